@@ -1,0 +1,171 @@
+"""The 25-number camera of EG3D: cam2world (16, row-major) followed by normalised intrinsics (9).
+
+World: x right, y up, z out of the face. Camera axes are OpenCV's: x right, y down, z forward. Intrinsics are
+divided by the image size, so the principal point is .5 and the focal length 4.2647 means a field of view of
+13.4 degrees. Angles are radians: yaw > 0 puts the camera at +x, pitch > 0 above the head; (0, 0) is frontal.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+RADIUS = 2.7
+FOCAL = 4.2647
+# Entries of the 25 numbers that change sign when a picture is mirrored left to right.
+_MIRRORED = (1, 2, 3, 4, 8)
+
+
+def check_cameras(cameras: Tensor) -> Tensor:
+    """Returns `cameras` if it is a finite [N, 25] tensor; raises ValueError with a sentence otherwise."""
+    if cameras.ndim != 2 or cameras.shape[1] != 25:
+        raise ValueError(f"Cameras must have shape [N, 25], but these have {list(cameras.shape)}.")
+    if cameras.device.type != "meta" and not bool(torch.isfinite(cameras).all()):
+        raise ValueError("Some camera holds a NaN or an infinite number. Align the photos again.")
+    return cameras
+
+
+def _vector(value: float | Tensor) -> Tensor:
+    return torch.as_tensor(value, dtype=torch.float32).reshape(-1)
+
+
+def look_at(
+    yaw: float | Tensor,
+    pitch: float | Tensor,
+    radius: float | Tensor = RADIUS,
+    pivot: tuple[float, float, float] | Tensor | None = None,
+    focal: float | Tensor = FOCAL,
+) -> Tensor:
+    """Cameras at `radius` from the origin that look at `pivot`.
+
+    Args:
+        yaw, pitch: radians, a number or [N]. Pitch is the true elevation of the camera.
+        radius: distance from the origin, in world units.
+        pivot: the point looked at; None is the origin.
+        focal: normalised focal length.
+
+    Returns:
+        [N, 25] float32; numbers and tensors of different length broadcast.
+    """
+    yaw, pitch, radius, focal = torch.broadcast_tensors(
+        _vector(yaw), _vector(pitch), _vector(radius), _vector(focal)
+    )
+    target = torch.zeros(3) if pivot is None else torch.as_tensor(pivot, dtype=torch.float32)
+    target = target.to(yaw.device)
+    position = radius[:, None] * torch.stack(
+        (yaw.sin() * pitch.cos(), pitch.sin(), yaw.cos() * pitch.cos()), dim=1
+    )
+    forward = torch.nn.functional.normalize(target - position, dim=1)
+    up = torch.zeros_like(forward)
+    up[:, 1] = 1
+    right = torch.nn.functional.normalize(torch.linalg.cross(forward, up), dim=1)
+    down = torch.linalg.cross(forward, right)
+    return pack(torch.stack((right, down, forward), dim=2), position, focal)
+
+
+def pack(rotation: Tensor, position: Tensor, focal: Tensor) -> Tensor:
+    """Rotation [N,3,3] (columns: right, down, forward), position [N,3] and focal [N] to cameras [N,25]."""
+    n = rotation.shape[0]
+    cam2world = rotation.new_zeros(n, 4, 4)
+    cam2world[:, :3, :3] = rotation
+    cam2world[:, :3, 3] = position
+    cam2world[:, 3, 3] = 1
+    intrinsics = rotation.new_zeros(n, 3, 3)
+    intrinsics[:, 0, 0] = intrinsics[:, 1, 1] = focal
+    intrinsics[:, 0, 2] = intrinsics[:, 1, 2] = 0.5
+    intrinsics[:, 2, 2] = 1
+    return torch.cat((cam2world.flatten(1), intrinsics.flatten(1)), dim=1)
+
+
+def cam2world(cameras: Tensor) -> Tensor:
+    """[N, 25] -> [N, 4, 4]."""
+    return cameras[:, :16].view(-1, 4, 4)
+
+
+def intrinsics(cameras: Tensor) -> Tensor:
+    """[N, 25] -> [N, 3, 3], divided by the image size."""
+    return cameras[:, 16:].view(-1, 3, 3)
+
+
+def angles(cameras: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Yaw, pitch and roll of the viewing direction, radians, each [N].
+
+    They are read from the rotation alone: a camera of `look_at` with pivot None gives its own yaw and pitch
+    back and roll 0. Roll > 0: the camera is turned clockwise about its own axis, as seen from behind it.
+    """
+    rotation = cam2world(cameras)[:, :3, :3]
+    right, forward = rotation[:, :, 0], rotation[:, :, 2]
+    yaw = torch.atan2(-forward[:, 0], -forward[:, 2])
+    pitch = torch.asin((-forward[:, 1]).clamp(-1, 1))
+    level = torch.stack((yaw.cos(), torch.zeros_like(yaw), -yaw.sin()), dim=1)
+    below = torch.linalg.cross(forward, level)
+    roll = torch.atan2((right * below).sum(1), (right * level).sum(1))
+    return yaw, pitch, roll
+
+
+def mirror(cameras: Tensor) -> Tensor:
+    """The camera that sees the mirrored head as this camera's mirrored picture: [N, 25] -> [N, 25]."""
+    sign = torch.ones(25, dtype=cameras.dtype)
+    sign[list(_MIRRORED)] = -1
+    return cameras * sign.to(cameras.device)
+
+
+def interpolate(start: Tensor, end: Tensor, t: Tensor) -> Tensor:
+    """Linear interpolation of the 25 numbers, as the paper does: [1 or N, 25] twice and t [N] -> [N, 25]."""
+    return torch.lerp(start, end, t.to(start)[:, None])
+
+
+def orbit(
+    frames: int,
+    yaw: float = 0.6,
+    pitch: float = 0.25,
+    radius: float = RADIUS,
+    pivot: tuple[float, float, float] | Tensor | None = None,
+    focal: float = FOCAL,
+    center_pitch: float = 0.0,
+) -> Tensor:
+    """A closed ellipse around the front: yaw swings to +-`yaw`, pitch to `center_pitch` +- `pitch`. [frames, 25]."""
+    return camera_path("ellipse", frames, yaw, pitch, radius, pivot, focal, center_pitch)
+
+
+def camera_path(
+    kind: str,
+    frames: int,
+    yaw: float = 0.6,
+    pitch: float = 0.25,
+    radius: float = RADIUS,
+    pivot: tuple[float, float, float] | Tensor | None = None,
+    focal: float = FOCAL,
+    center_pitch: float = 0.0,
+) -> Tensor:
+    """Cameras along a path; all but "sweep" are closed, so that a video loops without a stop.
+
+    Args:
+        kind: "ellipse" (yaw and pitch a quarter apart, the paper's orbit), "sweep" (yaw from -`yaw` to +`yaw`
+            at `center_pitch`), "swing" (there and back), "figure8".
+        frames: number of cameras, >= 1.
+        yaw, pitch: amplitudes in radians.
+
+    Returns:
+        [frames, 25].
+    """
+    if frames < 1:
+        raise ValueError(f"A camera path needs at least one frame, but {frames} were asked for.")
+    turn = torch.arange(frames) / frames * (2 * math.pi)
+    if kind == "ellipse":
+        yaws, pitches = yaw * turn.sin(), center_pitch + pitch * turn.cos()
+    elif kind == "sweep":
+        yaws = torch.linspace(-yaw, yaw, frames) if frames > 1 else torch.zeros(1)
+        pitches = torch.full((frames,), center_pitch)
+    elif kind == "swing":
+        yaws, pitches = yaw * turn.sin(), torch.full((frames,), center_pitch)
+    elif kind == "figure8":
+        yaws, pitches = yaw * turn.sin(), center_pitch + pitch * (2 * turn).sin()
+    else:
+        raise ValueError(f"Unknown camera path {kind!r}. Known: {', '.join(PATHS)}.")
+    return look_at(yaws, pitches, radius, pivot, focal)
+
+
+PATHS = ("ellipse", "swing", "sweep", "figure8")

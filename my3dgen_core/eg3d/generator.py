@@ -1,0 +1,182 @@
+"""The whole generator: latents and cameras in, pictures out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..camera import check_cameras
+from .backbone import PLANE_CHANNELS, Backbone
+from .config import GeneratorConfig
+from .superresolution import SuperResolution
+from .volume import Decoder, Jitter, Marched, plane_features, rays, render_rays
+
+# Samples decoded at a time without gradients: on a CPU what fits the cache, elsewhere what bounds the memory.
+_CPU_SAMPLES, _DEVICE_SAMPLES = 1 << 16, 1 << 22
+
+
+@dataclass
+class Rendering:
+    """image [B,3,R,R] and image_raw [B,3,r,r] in [-1, 1], not clipped; depth [B,1,r,r] along the ray in world
+    units; mask [B,1,r,r] = accumulated weight in [0, 1]; features [B,32,r,r], whose first three are image_raw."""
+
+    image: Tensor
+    image_raw: Tensor
+    depth: Tensor
+    mask: Tensor
+    features: Tensor
+
+
+class Generator(nn.Module):
+    """EG3D. Parameter names equal the official state-dict keys, so `load_state_dict(strict=True)` is the map."""
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = Backbone(config)
+        self.superresolution = SuperResolution(config)
+        self.decoder = Decoder(config.decoder_lr_mul)
+
+    @property
+    def num_ws(self) -> int:
+        return self.config.num_ws
+
+    @property
+    def w_avg(self) -> Tensor:
+        """The mean latent [w_dim]."""
+        return self.backbone.mapping.w_avg
+
+    def base_hash(self) -> str:
+        """SHA-256 over the state sorted by key, as float32, and the configuration: names these very weights."""
+        digest = hashlib.sha256(json.dumps(self.config.to_dict(), sort_keys=True).encode())
+        for key, value in sorted(self.state_dict().items()):
+            digest.update(key.encode())
+            digest.update(value.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def mapping(
+        self, z: Tensor, camera: Tensor, truncation_psi: float = 1.0, truncation_cutoff: int | None = None
+    ) -> Tensor:
+        """Noise to latents.
+
+        Args:
+            z: [B, z_dim], standard normal.
+            camera: [B, 25], the pose the mapping is conditioned on (the frontal one for free views).
+            truncation_psi: 1 keeps w, 0 gives the mean latent.
+            truncation_cutoff: only the first that many layers are truncated; None is all.
+
+        Returns:
+            ws [B, num_ws, w_dim].
+        """
+        return self.backbone.mapping(z, camera, truncation_psi, truncation_cutoff)
+
+    def planes(
+        self, ws: Tensor, noise_mode: str = "const", generator: torch.Generator | None = None
+    ) -> Tensor:
+        """ws [B, num_ws, w_dim] -> tri-planes [B, 3, 32, P, P]. They do not depend on the camera: keep them."""
+        self._check_ws(ws)
+        planes = self.backbone.synthesis(ws, noise_mode, generator)
+        return planes.unflatten(1, (3, PLANE_CHANNELS))
+
+    def render(
+        self,
+        ws: Tensor,
+        cameras: Tensor,
+        *,
+        neural_resolution: int | None = None,
+        planes: Tensor | None = None,
+        noise_mode: str = "const",
+        jitter: Jitter = None,
+        generator: torch.Generator | None = None,
+        quality: str = "exact",
+        chunk: int | None = None,
+    ) -> Rendering:
+        """Pictures of latents from cameras.
+
+        Args:
+            ws: [B, num_ws, w_dim].
+            cameras: [B, 25]; or one of ws and cameras has length 1 and is broadcast.
+            neural_resolution: pixels of the raw image; None: the generator's own.
+            planes: what `planes(ws)` gave, to save that work.
+            noise_mode: "const", "random" or "none", for the backbone.
+            jitter: where samples lie on their rays. None: fixed, evenly stratified; a number in [0, 1): every
+                random number is that one; a torch.Generator: random (training); (coarse [B,M,N,1], fine
+                [B*M,K]) tensors.
+            generator: for noise_mode "random".
+            quality: "exact". "fast" is reserved and renders the same.
+            chunk: rays a scene at a time; None: bounded memory without gradients, all at once with them.
+
+        Raises:
+            ValueError: wrong shapes, unknown noise mode or quality, a resolution the model cannot take.
+        """
+        if quality not in ("exact", "fast"):
+            raise ValueError(f"quality must be 'exact' or 'fast', not {quality!r}.")
+        check_cameras(cameras)
+        self._check_ws(ws)
+        resolution = neural_resolution or self.config.neural_resolution
+        if planes is None:
+            planes = self.planes(ws, noise_mode, generator)
+        batch = max(len(ws), len(cameras))
+        if not {len(ws), len(cameras), len(planes)} <= {1, batch}:
+            raise ValueError(
+                f"{len(ws)} latents, {len(planes)} planes and {len(cameras)} cameras do not fit: "
+                "equal counts pair up, a single one serves all."
+            )
+        cameras = cameras.expand(batch, -1).to(planes.dtype)
+        marched = self.march(planes.expand(batch, -1, -1, -1, -1), cameras, resolution, None, jitter, chunk)
+        square = (resolution, resolution)
+        features, depth, mask = (
+            v.transpose(1, 2).unflatten(2, square) for v in (marched.features, marched.depth, marched.weight)
+        )
+        features = features.contiguous()
+        image = self.superresolution(features, ws.expand(batch, -1, -1), generator)
+        return Rendering(image, features[:, :3], depth, mask, features)
+
+    def march(
+        self,
+        planes: Tensor,
+        cameras: Tensor,
+        resolution: int,
+        pixels: Tensor | None = None,
+        jitter: Jitter = None,
+        chunk: int | None = None,
+    ) -> Marched:
+        """Renders single pixels: planes [B,3,32,P,P], cameras [B,25], pixel numbers [M] or [B,M] (None: all).
+
+        Pixels are counted row by row in a picture of `resolution` x `resolution`.
+        """
+        origins, directions = rays(cameras, resolution, pixels)
+        if chunk is None and not torch.is_grad_enabled():
+            budget = _CPU_SAMPLES if planes.device.type == "cpu" else _DEVICE_SAMPLES
+            chunk = budget // (
+                len(planes) * max(self.config.depth_resolution, self.config.depth_resolution_importance)
+            )
+        return render_rays(planes, self.decoder, self.config, origins, directions, jitter, chunk)
+
+    def sample(
+        self, ws: Tensor, points: Tensor, *, planes: Tensor | None = None, chunk: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The radiance field itself: points [B, M, 3] -> raw density [B, M, 1] and colour features [B, M, 32].
+
+        The density that is marched is softplus(raw - 1). Colours lie in about [0, 1]; the first three are rgb.
+        """
+        if planes is None:
+            planes = self.planes(ws)
+        planes = planes.expand(len(points), -1, -1, -1, -1)
+        out = [
+            self.decoder(plane_features(planes, part, self.config.box_warp).mean(1))
+            for part in points.split(chunk or points.shape[1], dim=1)
+        ]
+        return torch.cat([o[0] for o in out], dim=1), torch.cat([o[1] for o in out], dim=1)
+
+    def _check_ws(self, ws: Tensor) -> None:
+        expected = (self.num_ws, self.config.w_dim)
+        if ws.ndim != 3 or ws.shape[1:] != expected:
+            raise ValueError(
+                f"This generator takes latents of shape [N, {expected[0]}, {expected[1]}], but these have "
+                f"{list(ws.shape)}. They belong to another generator."
+            )

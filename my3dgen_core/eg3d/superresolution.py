@@ -1,0 +1,90 @@
+"""Super-resolution: the raw feature image to the final one, by two StyleGAN2 blocks on the last w."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .backbone import PLANE_CHANNELS
+from .config import GeneratorConfig
+from .layers import SynthesisBlock, fir_kernel
+
+CONV_CLAMP = 256.0
+
+
+@dataclass(frozen=True)
+class Layout:
+    input_resolution: int
+    channels: tuple[int, int]
+    up: tuple[bool, bool]
+    resize_larger: bool = True
+    """False: a larger input is an error, as in the reference."""
+    spare_filter: bool = True
+    """The checkpoint holds an unused `superresolution.resample_filter`."""
+
+
+LAYOUTS = {
+    "8XDC": Layout(128, (256, 128), (True, True), spare_filter=False),
+    "8X": Layout(128, (128, 64), (True, True)),
+    "4X": Layout(128, (128, 64), (False, True), resize_larger=False),
+    "2X": Layout(64, (128, 64), (False, True)),
+}
+
+
+class SuperResolution(nn.Module):
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        layout = LAYOUTS[config.superresolution]
+        self.layout = layout
+        self.antialias = config.sr_antialias
+        self.noise_mode = config.sr_noise_mode
+        half = config.sr_num_fp16_res > 0
+        resolution, in_channels = layout.input_resolution, PLANE_CHANNELS
+        for i in range(2):
+            resolution *= 2 if layout.up[i] else 1
+            block = SynthesisBlock(
+                in_channels,
+                layout.channels[i],
+                config.w_dim,
+                resolution,
+                3,
+                up=layout.up[i],
+                conv_clamp=CONV_CLAMP if half else None,
+                half=half,
+            )
+            setattr(self, f"block{i}", block)
+            in_channels = layout.channels[i]
+        if resolution != config.img_resolution:
+            raise ValueError(
+                f"Super-resolution {config.superresolution} makes {resolution} px, "
+                f"but the generator says {config.img_resolution} px."
+            )
+        if layout.spare_filter:
+            self.register_buffer("resample_filter", fir_kernel())
+
+    def forward(self, features: Tensor, ws: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Feature image [B, 32, r, r] (rgb = its first three channels) and ws -> image [B, 3, R, R]."""
+        return self.upscale(self.resized(features), ws, generator)
+
+    def resized(self, features: Tensor) -> Tensor:
+        """The features at the resolution that the first block takes."""
+        size, target = features.shape[-1], self.layout.input_resolution
+        if size == target:
+            return features
+        if size > target and not self.layout.resize_larger:
+            raise ValueError(
+                f"This generator's super-resolution takes at most {target} px; "
+                f"use a neural resolution <= {target}, not {size}."
+            )
+        return F.interpolate(
+            features, (target, target), mode="bilinear", align_corners=False, antialias=self.antialias
+        )
+
+    def upscale(self, features: Tensor, ws: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """As `forward`, for features of the right scale: a patch of any size will do when noise is "none"."""
+        last = ws[:, -1:].expand(-1, 3, -1)
+        x, rgb = self.block0(features, features[:, :3], last, self.noise_mode, generator)
+        return self.block1(x, rgb, last, self.noise_mode, generator)[1]

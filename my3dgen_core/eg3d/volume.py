@@ -1,0 +1,238 @@
+"""Rays through tri-planes: sampling, decoding and compositing (EG3D section 4, NeRF's two passes).
+
+Shapes: B scenes, M rays each, N samples a ray. Densities are the decoder's raw output until they are marched.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..camera import cam2world, intrinsics
+from .backbone import PLANE_CHANNELS
+from .config import GeneratorConfig
+from .layers import FullyConnected
+
+Jitter = float | torch.Generator | tuple[Tensor, Tensor] | None
+_PAIRS = ((0, 1), (0, 2), (2, 0))  # XY, XZ and ZX: not YZ, which is how every released model was trained
+
+
+class Decoder(nn.Module):
+    """Mean plane features [..., 32] -> raw density [..., 1] and colour features [..., 32]."""
+
+    def __init__(self, lr_multiplier: float = 1.0) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            FullyConnected(PLANE_CHANNELS, 64, lr_multiplier=lr_multiplier),
+            nn.Softplus(),
+            FullyConnected(64, 1 + 32, lr_multiplier=lr_multiplier),
+        )
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        out = self.net(features)
+        return out[..., :1], out[..., 1:].sigmoid() * 1.002 - 0.001
+
+
+@dataclass
+class Marched:
+    """What came back along the rays: features [B, M, 32] in [-1, 1], depth and weight [B, M, 1]."""
+
+    features: Tensor
+    depth: Tensor
+    weight: Tensor
+
+
+def rays(cameras: Tensor, resolution: int, pixels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Rays through pixel centres.
+
+    Args:
+        cameras: [B, 25].
+        resolution: pixels along an edge.
+        pixels: row-major pixel numbers [M] or [B, M]; None: all of them.
+
+    Returns:
+        origins [B, 1, 3] and unit directions [B, M, 3].
+    """
+    pose, k = cam2world(cameras), intrinsics(cameras)
+    if pixels is None:
+        pixels = torch.arange(resolution * resolution, device=cameras.device)
+    x = (torch.remainder(pixels, resolution) + 0.5) / resolution
+    y = (torch.div(pixels, resolution, rounding_mode="floor") + 0.5) / resolution
+    x, y = x.to(cameras.dtype).expand(len(cameras), -1), y.to(cameras.dtype).expand(len(cameras), -1)
+    fx, fy, cx, cy, skew = (k[:, i, j, None] for i, j in ((0, 0), (1, 1), (0, 2), (1, 2), (0, 1)))
+    forward = torch.stack(
+        ((x - cx + cy * skew / fy - skew * y / fy) / fx, (y - cy) / fy, torch.ones_like(x)), dim=-1
+    )
+    directions = torch.einsum("bij,bmj->bmi", pose[:, :3, :3], forward)
+    return pose[:, None, :3, 3], F.normalize(directions, dim=-1)
+
+
+def box_limits(origins: Tensor, directions: Tensor, side: float) -> tuple[Tensor, Tensor]:
+    """Where rays enter and leave the cube of that side; (-1, -2) for rays that miss it. Each [B, M, 1]."""
+    inverse = 1 / directions
+    near, far = (-side / 2 - origins) * inverse, (side / 2 - origins) * inverse
+    start = torch.minimum(near, far).amax(-1, keepdim=True)
+    end = torch.maximum(near, far).amin(-1, keepdim=True)
+    missed = start > end
+    return start.masked_fill(missed, -1.0), end.masked_fill(missed, -2.0)
+
+
+def plane_features(planes: Tensor, points: Tensor, box_warp: float) -> Tensor:
+    """Features of each plane: planes [B, 3, 32, P, P] and points [B, M, 3] -> [B, 3, M, 32]."""
+    b, _, channels, height, width = planes.shape
+    points = points * (2 / box_warp)
+    grid = torch.stack([points[..., pair] for pair in _PAIRS], dim=1)
+    flat = planes.reshape(b * 3, channels, height, width).contiguous(memory_format=torch.channels_last)
+    grid = grid.reshape(b * 3, 1, -1, 2).to(flat.dtype)
+    sampled = F.grid_sample(flat, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return sampled.reshape(b, 3, channels, -1).transpose(2, 3)
+
+
+def march(
+    colors: Tensor, densities: Tensor, depths: Tensor, white_back: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Composites samples [B, M, N, ...] along rays.
+
+    Returns:
+        features [B, M, C] in [-1, 1], depth [B, M, 1] (NaN where nothing was hit), weights [B, M, N-1, 1].
+    """
+    delta = depths[:, :, 1:] - depths[:, :, :-1]
+    color = (colors[:, :, :-1] + colors[:, :, 1:]) / 2
+    density = F.softplus((densities[:, :, :-1] + densities[:, :, 1:]) / 2 - 1)
+    depth_mid = (depths[:, :, :-1] + depths[:, :, 1:]) / 2
+    alpha = 1 - torch.exp(-density * delta)
+    passed = torch.cumprod(1 - alpha + 1e-10, dim=2)
+    passed = torch.cat((torch.ones_like(passed[:, :, :1]), passed[:, :, :-1]), dim=2)
+    weights = alpha * passed
+    total = weights.sum(2)
+    features = (weights * color).sum(2)
+    depth = (weights * depth_mid).sum(2) / total
+    if white_back:
+        features = features + (1 - total)
+    return features * 2 - 1, depth, weights
+
+
+def sample_pdf(bins: Tensor, weights: Tensor, u: Tensor) -> Tensor:
+    """Inverse transform sampling: bins [R, n+1 or more], weights [R, n], u [R, k] in [0, 1] -> [R, k]."""
+    weights = weights + 1e-5
+    cdf = torch.cumsum(weights / weights.sum(-1, keepdim=True), dim=-1)
+    cdf = torch.cat((torch.zeros_like(cdf[:, :1]), cdf), dim=-1)
+    upper = torch.searchsorted(cdf, u.contiguous(), right=True)
+    lower = (upper - 1).clamp(min=0)
+    upper = upper.clamp(max=weights.shape[-1])
+    cdf_low, cdf_high = cdf.gather(1, lower), cdf.gather(1, upper)
+    low, high = bins.gather(1, lower), bins.gather(1, upper)
+    width = cdf_high - cdf_low
+    width = torch.where(width < 1e-5, torch.ones_like(width), width)
+    return low + (u - cdf_low) / width * (high - low)
+
+
+@torch.no_grad()
+def importance_depths(depths: Tensor, weights: Tensor, u: Tensor) -> Tensor:
+    """Fine depths where the coarse weights lie: [B, M, N, 1], [B, M, N-1, 1], u [B*M, K] -> [B, M, K, 1]."""
+    b, m, n, _ = depths.shape
+    flat, w = depths.reshape(b * m, n), weights.reshape(b * m, 1, n - 1)
+    w = F.avg_pool1d(F.max_pool1d(w, 2, 1, padding=1), 2, 1)[:, 0] + 0.01
+    middle = (flat[:, :-1] + flat[:, 1:]) / 2
+    # One bin more than weights: kept, because every released model was trained with it.
+    return sample_pdf(middle, w[:, 1:-1], u).reshape(b, m, -1, 1)
+
+
+def coarse_depths(
+    config: GeneratorConfig, origins: Tensor, directions: Tensor, noise: Tensor | float
+) -> Tensor:
+    """Stratified depths [B, M, N, 1]; `noise` in [0, 1) moves each sample within its stride."""
+    b, m = directions.shape[:2]
+    n = config.depth_resolution
+    steps = torch.linspace(0, 1, n, device=directions.device, dtype=directions.dtype).view(n, 1)
+    if config.ray_start == "auto":
+        start, end = box_limits(origins, directions, config.box_warp)
+        hit = end > start
+        nearest = torch.where(hit, start, torch.inf).amin()
+        farthest = torch.where(hit, start, -torch.inf).amax()  # of the starts: as the reference does
+        some = hit.any()
+        start = torch.where(hit | ~some, start, nearest)
+        end = torch.where(hit | ~some, end, farthest)
+        start, end = start[:, :, None], end[:, :, None]
+        depths = start + steps * (end - start)
+        return depths + noise * ((end - start) / (n - 1))
+    near, far = float(config.ray_start), float(config.ray_end)
+    if config.disparity_space_sampling:
+        steps = steps.expand(b, m, n, 1) + noise / (n - 1)
+        return 1 / (1 / near * (1 - steps) + 1 / far * steps)
+    depths = torch.linspace(near, far, n, device=directions.device, dtype=directions.dtype).view(n, 1)
+    return depths.expand(b, m, n, 1) + noise * ((far - near) / (n - 1))
+
+
+def _noise(jitter: Jitter, b: int, m: int, n: int, k: int, like: Tensor) -> tuple[Tensor | float, Tensor]:
+    """The uniform numbers of both passes: coarse (number or [b, m, n, 1]) and fine [b*m, k]."""
+    if jitter is None:
+        u = (torch.arange(k, device=like.device, dtype=like.dtype) + 0.5) / max(k, 1)
+        return 0.5, u.expand(b * m, k)
+    if isinstance(jitter, int | float):
+        return float(jitter), torch.full((b * m, k), float(jitter), device=like.device, dtype=like.dtype)
+    if isinstance(jitter, torch.Generator):
+        # drawn where the generator lives, so that one seed gives one picture on every device
+        place = {"generator": jitter, "device": jitter.device, "dtype": like.dtype}
+        return (
+            torch.rand(b, m, n, 1, **place).to(like.device),
+            torch.rand(b * m, k, **place).to(like.device),
+        )
+    coarse, fine = jitter
+    return coarse.to(like), fine.to(like)
+
+
+def render_rays(
+    planes: Tensor,
+    decoder: nn.Module,
+    config: GeneratorConfig,
+    origins: Tensor,
+    directions: Tensor,
+    jitter: Jitter = None,
+    chunk: int | None = None,
+) -> Marched:
+    """Two passes along rays: stratified samples, then samples where the first pass found something.
+
+    Args:
+        planes: [B, 3, 32, P, P].
+        origins: [B, 1 or M, 3]; directions [B, M, 3].
+        jitter: see `Generator.render`.
+        chunk: rays a scene worked on at a time; None is all. The result does not depend on it.
+
+    Depth is clamped to the range of all samples of the call, so the batch is one frame of reference.
+    """
+    b, m = directions.shape[:2]
+    n, k = config.depth_resolution, config.depth_resolution_importance
+    origins = origins.expand(-1, m, -1)
+    coarse, fine = _noise(jitter, b, m, n, k, directions)
+    depths = coarse_depths(config, origins, directions, coarse)
+    fine = fine.reshape(b, m, k)
+    chunk = m if chunk is None else max(1, chunk)
+
+    def decode(o: Tensor, d: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        points = (o[:, :, None] + t * d[:, :, None]).flatten(1, 2)
+        density, color = decoder(plane_features(planes, points, config.box_warp).mean(1))
+        return density.unflatten(1, t.shape[1:3]), color.unflatten(1, t.shape[1:3])
+
+    parts = []
+    for i in range(0, m, chunk):
+        o, d, t = origins[:, i : i + chunk], directions[:, i : i + chunk], depths[:, i : i + chunk]
+        density, color = decode(o, d, t)
+        if k > 0:
+            with torch.no_grad():
+                weights = march(color.detach()[..., :1], density.detach(), t)[2]
+            t_fine = importance_depths(t, weights, fine[:, i : i + chunk].reshape(-1, k))
+            density_fine, color_fine = decode(o, d, t_fine)
+            t, order = torch.sort(torch.cat((t, t_fine), dim=2), dim=2)
+            density = torch.cat((density, density_fine), dim=2).gather(2, order)
+            color = torch.cat((color, color_fine), dim=2)
+            color = color.gather(2, order.expand(-1, -1, -1, color.shape[-1]))
+        features, depth, weights = march(color, density, t, config.white_back)
+        parts.append((features, depth, weights.sum(2), t.amin().detach(), t.amax().detach()))
+    features, depth, weight = (torch.cat([p[i] for p in parts], dim=1) for i in range(3))
+    nearest, farthest = torch.stack([p[3] for p in parts]).amin(), torch.stack([p[4] for p in parts]).amax()
+    depth = torch.nan_to_num(depth, nan=float("inf")).clamp(nearest, farthest)
+    return Marched(features, depth, weight)
