@@ -1,0 +1,172 @@
+"""Photos to latents: the projection of PTI and EG3D-projector, in batches and on part of the pixels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .camera import look_at
+from .eg3d import Generator
+from .latents import Latents
+from .objective import PhotoObjective, check_photos
+
+OnStep = Callable[[int, int, dict[str, float], Tensor | None], None]
+SPACES = ("w", "w+")
+_W_SAMPLES = 600
+
+
+@dataclass(frozen=True)
+class InversionConfig:
+    """Settings of `invert`. The learning rate rises over the first 5 % and falls over the last quarter.
+
+    Example: `InversionConfig(steps=60, shared_steps=80, lr=0.05)` for some twenty photos of one person.
+    """
+
+    steps: int = 300
+    """Optimiser steps for every photo."""
+    shared_steps: int = 0
+    """Steps spent first on one latent for all photos. Set it when they show one person: each photo then starts
+    from the person instead of the mean face and needs far fewer steps of its own."""
+    space: str = "w"
+    """"w": one vector for all layers; "w+": one for each."""
+    lr: float = 0.02
+    seed: int = 0
+    batch_size: int = 32
+    """Photos worked on at the same time."""
+    rays_per_image: int = 256
+    """Raw pixels looked at in a step, on a lattice over the face; 0: the whole picture, at both resolutions."""
+    perceptual: float = 0.5
+    """Weight of the perceptual term."""
+    w_noise: float = 0.05
+    """Noise added to w early on, in units of its standard deviation: keeps the search off narrow minima."""
+    preview_every: int = 25
+    """Steps between two preview pictures; 0: none."""
+
+    def __post_init__(self) -> None:
+        if self.space not in SPACES:
+            raise ValueError(f"space must be one of {', '.join(SPACES)}, not {self.space!r}.")
+        if self.steps < 1 or self.shared_steps < 0 or self.batch_size < 1:
+            raise ValueError("steps and batch_size must be at least 1, shared_steps at least 0.")
+
+
+def invert(
+    generator: Generator,
+    images: Tensor,
+    cameras: Tensor,
+    config: InversionConfig = InversionConfig(),  # noqa: B008  frozen
+    masks: Tensor | None = None,
+    on_step: OnStep | None = None,
+) -> Latents:
+    """Finds the latent of each photo.
+
+    Args:
+        generator: frozen; apply an identity around the call to invert into a person (`personalized`).
+        images: [N, 3, H, H] in [-1, 1], any size.
+        cameras: [N, 25].
+        masks: [N, 1, H, H], 1 = invented pixel, not looked at.
+        on_step: called as (step, total, losses, preview [1, 3, R, R] or None); what it raises ends the work.
+
+    Returns:
+        `Latents` with ws [N, num_ws, w_dim], the cameras, and the mean loss of the last tenth of the steps [N].
+
+    Raises:
+        ValueError: photos, masks and cameras that do not belong together, pixels out of range.
+    """
+    check_photos(images, masks, cameras)
+    with torch.inference_mode(False), torch.enable_grad():
+        objective = PhotoObjective(generator, images, masks, config.perceptual)
+        cameras = cameras.detach().clone().to(generator.w_avg.device, torch.float32)
+        run = _Run(generator, objective, cameras, config, on_step)
+        start = run.w_avg.expand(1, -1, -1)
+        if config.shared_steps:
+            start = run.descend(start.clone(), None, config.shared_steps)[0]
+        found, losses = [], []
+        for index in torch.arange(len(images)).split(config.batch_size):
+            ws, loss = run.descend(start.expand(len(index), -1, -1).clone(), index, config.steps)
+            found.append(ws)
+            losses.append(loss)
+        ws = torch.cat(found).expand(-1, generator.num_ws, -1).clone()
+    return Latents(ws, cameras, torch.cat(losses), base_hash=generator.base_hash())
+
+
+class _Run:
+    def __init__(
+        self,
+        generator: Generator,
+        objective: PhotoObjective,
+        cameras: Tensor,
+        config: InversionConfig,
+        on_step: OnStep | None,
+    ) -> None:
+        self.generator, self.objective, self.cameras = generator, objective, cameras
+        self.config, self.on_step = config, on_step
+        self.rng = torch.Generator().manual_seed(config.seed)
+        rows = generator.num_ws if config.space == "w+" else 1
+        self.w_avg = generator.w_avg.detach().clone().to(torch.float32).expand(1, rows, -1)
+        self.w_std = self._w_std()
+        batches = math.ceil(len(objective) / config.batch_size)
+        self.total = config.shared_steps + batches * config.steps
+        self.done = 0
+
+    @torch.no_grad()
+    def _w_std(self) -> float:
+        config = self.generator.config
+        z = torch.randn(_W_SAMPLES, config.z_dim, generator=self.rng).to(self.w_avg.device)
+        front = look_at(0.0, 0.0, config.avg_camera_radius, config.avg_camera_pivot, config.focal)
+        w = self.generator.mapping(z, front.to(z).expand(len(z), -1))[:, 0]
+        return float((w - w.mean(0)).square().sum(1).mean().sqrt())
+
+    def descend(self, start: Tensor, index: Tensor | None, steps: int) -> tuple[Tensor, Tensor]:
+        """Optimises latents [B or 1, rows, w_dim]; index None: one latent, a few random photos a step."""
+        config, num_ws = self.config, self.generator.num_ws
+        variable = start.detach().clone().requires_grad_(True)
+        optimizer = torch.optim.Adam([variable], lr=config.lr, betas=(0.9, 0.999))
+        tail = max(1, steps // 10)
+        losses = torch.zeros(len(variable), device=variable.device)
+        for step in range(steps):
+            t = step / steps
+            ramp = min(1.0, (1 - t) / 0.25)
+            optimizer.param_groups[0]["lr"] = (
+                config.lr * (0.5 - 0.5 * math.cos(math.pi * ramp)) * min(1.0, (t + 1 / steps) / 0.05)
+            )
+            chosen = self._few() if index is None else index
+            noise = self.w_std * config.w_noise * max(0.0, 1 - t / 0.75) ** 2 / math.sqrt(variable.shape[-1])
+            drawn = torch.randn(variable.shape, generator=self.rng).to(variable)
+            ws = (variable + noise * drawn).expand(-1, num_ws, -1)
+            each = self._loss(ws, chosen)
+            optimizer.zero_grad(set_to_none=True)
+            each.sum().backward()
+            optimizer.step()
+            if step >= steps - tail:
+                losses += each.detach().mean() if index is None else each.detach()
+            self._report(float(each.detach().mean()), variable, chosen)
+        return variable.detach(), losses / tail
+
+    def _few(self) -> Tensor:
+        return torch.randperm(len(self.objective), generator=self.rng)[:4]
+
+    def _loss(self, ws: Tensor, index: Tensor) -> Tensor:
+        planes = self.generator.planes(ws)
+        cameras = self.cameras[index.to(self.cameras.device)]
+        planes = planes.expand(len(index), -1, -1, -1, -1)
+        if self.config.rays_per_image == 0:
+            return self.objective.whole(ws.expand(len(index), -1, -1), planes, cameras, index, self.rng)
+        side = min(self.objective.resolution, math.ceil(math.sqrt(self.config.rays_per_image)))
+        stride = self.objective.resolution // side
+        return self.objective.lattice(planes, cameras, index, stride, self.rng)
+
+    def _report(self, loss: float, variable: Tensor, index: Tensor) -> None:
+        self.done += 1
+        if self.on_step is None:
+            return
+        every = self.config.preview_every
+        preview = None
+        if every and (self.done % every == 0 or self.done == self.total):
+            with torch.no_grad():
+                ws = variable[:1].detach().expand(-1, self.generator.num_ws, -1)
+                preview = self.generator.render(ws, self.cameras[index[:1].to(self.cameras.device)]).image
+        self.on_step(self.done, self.total, {"loss": loss}, preview)

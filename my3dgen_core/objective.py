@@ -1,0 +1,152 @@
+"""How well latents and cameras explain photos: the one loss that inversion and tuning descend."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .camera import check_cameras
+from .eg3d import Generator
+from .losses import photo_loss, resize
+
+SR_MARGIN = 4
+"""Raw pixels at the rim of a patch that super-resolution sees with too little context."""
+
+
+class PhotoObjective:
+    """Photos as targets at the raw and at the final resolution.
+
+    A step looks at part of each picture, to save time:
+
+    - "lattice": every s-th raw pixel, at a random offset. The whole face at a glance, raw resolution only.
+    - "patch": a random square of raw pixels, then super-resolution on it. Both resolutions, fine detail.
+    - "whole": the reference's way, every pixel at both resolutions.
+    """
+
+    def __init__(
+        self, generator: Generator, images: Tensor, masks: Tensor | None, perceptual: float = 0.5
+    ) -> None:
+        """images [N,3,H,W] in [-1,1], square; masks [N,1,H,W], 1 = invented pixel, or None."""
+        check_photos(images, masks)
+        self.generator = generator
+        self.perceptual = perceptual
+        config = generator.config
+        self.resolution = config.neural_resolution
+        self.scale = config.img_resolution // config.neural_resolution
+        device = generator.w_avg.device
+        # A fresh copy outside inference mode: a host may hand in tensors that autograd refuses.
+        images = images.detach().clone().to(device, torch.float32)
+        self.final = resize(images, config.img_resolution)
+        self.raw = resize(images, self.resolution)
+        self.valid_final = self.valid_raw = None
+        if masks is not None and bool((masks > 0).any()):
+            valid = 1 - masks.detach().clone().to(device, torch.float32)
+            self.valid_final = resize(valid, config.img_resolution)
+            self.valid_raw = resize(valid, self.resolution)
+        layout = generator.superresolution.layout
+        self.patches_possible = (
+            layout.input_resolution == self.resolution and config.sr_noise_mode == "none"
+        )
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+    def lattice(
+        self, planes: Tensor, cameras: Tensor, index: Tensor, stride: int, rng: torch.Generator
+    ) -> Tensor:
+        """Loss [B] of photos `index` [B] on every `stride`-th raw pixel."""
+        n = self.resolution // stride
+        offset = torch.randint(stride, (2,), generator=rng).tolist()
+        line = torch.arange(n) * stride
+        pixels = ((line + offset[0])[:, None] * self.resolution + line + offset[1]).flatten()
+        pixels = pixels.to(planes.device)
+        marched = self.generator.march(planes, cameras, self.resolution, pixels, rng)
+        image = marched.features[..., :3].transpose(1, 2).unflatten(2, (n, n))
+
+        def thin(values: Tensor) -> Tensor:
+            return values[index].flatten(2)[:, :, pixels].unflatten(2, (n, n))
+
+        valid = None if self.valid_raw is None else thin(self.valid_raw)
+        return sum(photo_loss(image, thin(self.raw), valid, self.perceptual))  # type: ignore[return-value]
+
+    def patch(
+        self,
+        ws: Tensor,
+        planes: Tensor,
+        cameras: Tensor,
+        index: Tensor,
+        size: int,
+        rng: torch.Generator,
+    ) -> Tensor:
+        """Loss [B] of photos `index` [B] on a square of `size` raw pixels each, at both resolutions."""
+        if size >= self.resolution or not self.patches_possible:
+            return self.whole(ws, planes, cameras, index, rng)
+        b = len(index)
+        corner = torch.randint(self.resolution - size + 1, (b, 2), generator=rng)
+        line = torch.arange(size)
+        rows = corner[:, :1] + line  # [B, size]
+        columns = corner[:, 1:] + line
+        pixels = (rows[:, :, None] * self.resolution + columns[:, None]).flatten(1).to(planes.device)
+        marched = self.generator.march(planes, cameras, self.resolution, pixels, rng)
+        features = marched.features.transpose(1, 2).unflatten(2, (size, size))
+        image = self.generator.superresolution.upscale(features, ws)
+
+        def cut(values: Tensor, scale: int, margin: int) -> Tensor:
+            parts = [
+                values[i, :, r * scale : (r + size) * scale, c * scale : (c + size) * scale]
+                for i, (r, c) in zip(index.tolist(), corner.tolist(), strict=True)
+            ]
+            return trim(torch.stack(parts), margin)
+
+        def compare(image: Tensor, target: Tensor, valid: Tensor | None, scale: int, margin: int) -> Tensor:
+            known = None if valid is None else cut(valid, scale, margin)
+            losses = photo_loss(trim(image, margin), cut(target, scale, margin), known, self.perceptual)
+            return losses[0] + losses[1]
+
+        return compare(features[:, :3], self.raw, self.valid_raw, 1, 0) + compare(
+            image, self.final, self.valid_final, self.scale, SR_MARGIN * self.scale
+        )
+
+    def whole(
+        self, ws: Tensor, planes: Tensor, cameras: Tensor, index: Tensor, rng: torch.Generator | None
+    ) -> Tensor:
+        """Loss [B] of photos `index` [B] on whole pictures at both resolutions."""
+        rendering = self.generator.render(ws, cameras, planes=planes, jitter=rng)
+        total = ws.new_zeros(len(index))
+        for image, target, valid in (
+            (rendering.image_raw, self.raw, self.valid_raw),
+            (rendering.image, self.final, self.valid_final),
+        ):
+            known = None if valid is None else valid[index]
+            total = total + sum(photo_loss(image, target[index], known, self.perceptual))
+        return total
+
+
+def trim(images: Tensor, margin: int) -> Tensor:
+    """Cuts `margin` pixels from every side of [N, C, H, W]."""
+    return images[..., margin : images.shape[-2] - margin, margin : images.shape[-1] - margin]
+
+
+def check_photos(images: Tensor, masks: Tensor | None = None, cameras: Tensor | None = None) -> None:
+    """Raises ValueError with a sentence unless photos, masks and cameras belong together."""
+    if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3]:
+        raise ValueError(
+            f"Photos must be square pictures [N, 3, H, H], but these have shape {list(images.shape)}. "
+            "Align them first."
+        )
+    if len(images) == 0:
+        raise ValueError("There is no photo to work on.")
+    if images.device.type != "meta":
+        if not bool(torch.isfinite(images).all()):
+            raise ValueError("Some photo holds NaN or infinite pixels.")
+        if float(images.min()) < -1.01 or float(images.max()) > 1.01:
+            raise ValueError(
+                f"Photos must lie in [-1, 1], but these reach from {float(images.min()):.2f} "
+                f"to {float(images.max()):.2f}."
+            )
+    if masks is not None and masks.shape != (len(images), 1, *images.shape[2:]):
+        raise ValueError(f"Masks {list(masks.shape)} do not fit the photos {list(images.shape)}.")
+    if cameras is not None:
+        check_cameras(cameras)
+        if len(cameras) != len(images):
+            raise ValueError(f"There are {len(images)} photos but {len(cameras)} cameras.")
