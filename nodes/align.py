@@ -1,0 +1,111 @@
+"""Photos -> face crops with cameras."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from torch import Tensor
+
+from . import host, sockets
+
+
+class AlignFaces:
+    CATEGORY = "My3DGen"
+    DESCRIPTION = (
+        "Finds the face in every photo, crops it the way EG3D was trained, and works out its camera. "
+        "Photos that cannot be used are left out; the report says why."
+    )
+    RETURN_TYPES = ("IMAGE", sockets.CAMERA, "MASK", "STRING")
+    RETURN_NAMES = ("images", "cameras", "masks", "report")
+    OUTPUT_TOOLTIPS = (
+        "The face crops, 512 x 512, only of the photos that were kept.",
+        "One camera a crop.",
+        "1 where a crop reaches over the edge of its photo and was filled in: the losses leave it out.",
+        "A table: which photos were kept, their pose, and why the others were not.",
+    )
+    INPUT_IS_LIST = True
+    FUNCTION = "align"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "photos": ("IMAGE", {"tooltip": "Photos of one person: a list of any sizes, or a batch."}),
+                "face_models": (
+                    ["auto", *host.list_face_packs()],
+                    {
+                        "tooltip": "A face pack in models/insightface/models, such as buffalo_l. "
+                        "'auto' takes the first one found."
+                    },
+                ),
+                "which": (
+                    ["largest", "leftmost", "rightmost"],
+                    {"tooltip": "Which face to take where a photo shows several."},
+                ),
+                "upright": (
+                    "BOOLEAN",
+                    {"default": True, "tooltip": "Turn tilted heads upright before cropping."},
+                ),
+            },
+            "optional": {
+                "names": (
+                    "STRING",
+                    {
+                        "forceInput": True,
+                        "tooltip": "File names for the report, from Load Photos of a Person.",
+                    },
+                ),
+            },
+            "hidden": {"node_id": "UNIQUE_ID"},
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, face_models: list[str | None]) -> bool | str:
+        try:
+            host.find_face_pack(face_models[0] or "auto")
+        except FileNotFoundError as error:
+            return str(error)
+        return True
+
+    def align(
+        self,
+        photos: list[Tensor],
+        face_models: list[str],
+        which: list[str],
+        upright: list[bool],
+        names: list[str] | None = None,
+        node_id: list[str] | None = None,
+    ) -> dict[str, Any]:
+        from ..my3dgen_core import align_faces
+        from ..my3dgen_core.face import FaceModels, format_report
+
+        node = node_id[0] if node_id else None
+        models = FaceModels.from_folder(host.find_face_pack(face_models[0]))
+        with host.rendering():
+            aligned = align_faces(
+                _named_photos(photos, names),
+                models,
+                which=which[0],
+                upright=upright[0],
+                on_step=host.progress(node, "photo"),
+            )
+        report = format_report(aligned.report)
+        result = (
+            sockets.pictures_to_host(aligned.images),
+            sockets.Cameras(aligned.cameras),
+            sockets.mask_to_host(aligned.masks),
+            report,
+        )
+        return {"ui": host.report(node, report), "result": result}
+
+
+def _named_photos(photos: list[Tensor], names: list[str] | None) -> list[tuple[str, Any]]:
+    """A list of IMAGE batches -> (name, [H,W,3] array) of every photo; photos may differ in size."""
+    flat = [picture for batch in photos for picture in sockets.checked_pictures(batch, "The photos")]
+    names = names or []
+    if len(names) != len(flat):
+        names = [f"photo {index + 1}" for index in range(len(flat))]
+    return [
+        (os.path.basename(name), picture.cpu().numpy()) for name, picture in zip(names, flat, strict=True)
+    ]

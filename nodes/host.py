@@ -1,0 +1,291 @@
+"""The border with ComfyUI: the one file that imports comfy, folder_paths or server.
+
+Outside ComfyUI (tests, scripts) every function has a plain fallback: folders under the working directory, no
+progress bar, everything on the CPU.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+try:
+    import folder_paths
+except ImportError:
+    folder_paths = None
+
+log = logging.getLogger("my3dgen")
+
+GENERATORS, IDENTITIES, DIRECTIONS = "generators", "identities", "directions"
+_EXTENSIONS = {
+    GENERATORS: {".safetensors", ".pkl"},
+    IDENTITIES: {".safetensors", ".pkl", ".pt"},
+    DIRECTIONS: {".safetensors", ".npy", ".npz", ".pt"},
+}
+PREVIEW_PIXELS = 320
+TEXT_INTERVAL = 0.5
+# Bytes asked of ComfyUI's memory management beside the weights, for NVIDIA's 512 px generator.
+RENDER_MEMORY, TRAINING_MEMORY = 2 << 30, 8 << 30
+
+
+# --- Folders and files ------------------------------------------------------------------------------------
+
+
+def _models_root() -> Path:
+    return Path(folder_paths.models_dir) if folder_paths else Path.cwd() / "models"
+
+
+def input_root() -> Path:
+    return Path(folder_paths.get_input_directory()) if folder_paths else Path.cwd() / "input"
+
+
+def output_root() -> Path:
+    return Path(folder_paths.get_output_directory()) if folder_paths else Path.cwd() / "output"
+
+
+def _model_folders(kind: str) -> list[Path]:
+    """Where files of this kind are looked for; what SaveIdentity wrote under output/ counts too."""
+    if folder_paths:
+        return [Path(folder) for folder in folder_paths.get_folder_paths(f"my3dgen_{kind}")]
+    return [_models_root() / "my3dgen" / kind, output_root() / "my3dgen" / kind]
+
+
+def _register_model_folders() -> None:
+    for kind, extensions in _EXTENSIONS.items():
+        folders = [str(_models_root() / "my3dgen" / kind), str(output_root() / "my3dgen" / kind)]
+        known = folder_paths.folder_names_and_paths.get(f"my3dgen_{kind}", ([], set()))
+        folders += [folder for folder in known[0] if folder not in folders]  # from extra_model_paths.yaml
+        folder_paths.folder_names_and_paths[f"my3dgen_{kind}"] = (folders, extensions)
+
+
+def list_models(kind: str) -> list[str]:
+    """Names of the files of one kind, as LoadGenerator and LoadIdentity offer them."""
+    if folder_paths:
+        return list(folder_paths.get_filename_list(f"my3dgen_{kind}"))
+    found = ((f, folder) for folder in _model_folders(kind) for f in folder.rglob("*"))
+    return sorted(f.relative_to(folder).as_posix() for f, folder in found if f.suffix in _EXTENSIONS[kind])
+
+
+def find_model(kind: str, name: str) -> Path:
+    """The file with this name; FileNotFoundError says where it was looked for."""
+    for folder in _model_folders(kind):
+        path = _inside(folder, name)
+        if path is not None and path.is_file():
+            return path
+    raise FileNotFoundError(
+        f"There is no file {name!r} in {_model_folders(kind)[0]}. Put it there, or choose another one."
+    )
+
+
+def _inside(folder: Path, name: str) -> Path | None:
+    """folder/name, or None where that would be outside the folder."""
+    path = Path(os.path.abspath(folder / name))
+    return path if path.is_relative_to(os.path.abspath(folder)) else None
+
+
+def list_input_folders() -> list[str]:
+    """Folders under input/ that a user may have put photos in."""
+    root = input_root()
+    if not root.is_dir():
+        return []
+    return sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_dir())
+
+
+def find_input_folder(name: str) -> Path:
+    """A folder under input/; anything else is refused: a workflow from elsewhere must read no other file."""
+    path = _inside(input_root(), name)
+    if path is None or path == Path(os.path.abspath(input_root())):
+        raise ValueError(f"{name!r} is not a folder inside {input_root()}. Copy the photos into one there.")
+    if not path.is_dir():
+        raise FileNotFoundError(
+            f"There is no folder {name!r} in {input_root()}. Make it and put the photos in."
+        )
+    return path
+
+
+def _face_folders() -> list[Path]:
+    folders = [_models_root() / "insightface"]
+    if folder_paths and "insightface" in folder_paths.folder_names_and_paths:
+        folders += [Path(folder) for folder in folder_paths.get_folder_paths("insightface")]
+    return [folder / "models" for folder in dict.fromkeys(folders)]
+
+
+def list_face_packs() -> list[str]:
+    """Names of the folders with ONNX files under models/insightface/models."""
+    packs = (p for folder in _face_folders() if folder.is_dir() for p in folder.iterdir())
+    return sorted({p.name for p in packs if p.is_dir() and any(p.glob("*.onnx"))})
+
+
+def find_face_pack(name: str) -> Path:
+    """The folder of a face pack; "auto" is the first one found."""
+    packs = list_face_packs()
+    where = _face_folders()[0]
+    if not packs:
+        raise FileNotFoundError(
+            "No face models found. Put the .onnx files of a pack such as buffalo_l into "
+            f"{where / 'buffalo_l'}, or start from ready crops with Load Demo Person, which needs none."
+        )
+    if name == "auto":
+        name = packs[0]
+    if name not in packs:
+        raise FileNotFoundError(f"There is no face pack {name!r} in {where}. Found: {', '.join(packs)}.")
+    return next(folder / name for folder in _face_folders() if (folder / name).is_dir())
+
+
+def save_path(prefix: str, suffix: str) -> Path:
+    """A new file name under output/, numbered as core's own nodes do; never outside output/."""
+    root = str(output_root().absolute())
+    if folder_paths:
+        folder, name, number, _, _ = folder_paths.get_save_image_path(prefix, root)
+    else:
+        target = _inside(Path(root), prefix)
+        if target is None:
+            raise ValueError(f"{prefix!r} leaves the output folder. Choose a name inside it.")
+        folder, name = target.parent, target.name
+        folder.mkdir(parents=True, exist_ok=True)
+        number = 1 + sum(1 for f in folder.iterdir() if f.name.startswith(f"{name}_"))
+    return Path(folder) / f"{name}_{number:05}_{suffix}"
+
+
+def validate(value: str | None, find: Callable[[str], Path]) -> bool | str:
+    """For VALIDATE_INPUTS: True, or the sentence of what is missing. None is a value that comes by a link."""
+    if value is None:
+        return True
+    try:
+        find(value)
+    except (OSError, ValueError) as error:
+        return str(error)
+    return True
+
+
+def fingerprint(paths: list[Path]) -> str:
+    """A text that changes when one of the files does, for IS_CHANGED."""
+    stats = ((p, p.stat()) for p in paths if p.is_file())
+    return "|".join(f"{p}:{s.st_mtime_ns}:{s.st_size}" for p, s in stats)
+
+
+# --- Devices and modes ------------------------------------------------------------------------------------
+
+
+class _Resident:
+    """Stands in for ModelPatcher outside ComfyUI."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+
+def manage(model: nn.Module) -> Any:
+    """Hands a model to ComfyUI's memory management."""
+    if folder_paths is None:
+        return _Resident(model)
+    from comfy import model_management
+    from comfy.model_patcher import ModelPatcher
+
+    return ModelPatcher(model, model_management.get_torch_device(), model_management.unet_offload_device())
+
+
+def resident(patcher: Any, memory: int = 0) -> nn.Module:
+    """The model, on the device it computes on, with about `memory` bytes free beside it."""
+    if folder_paths is not None:
+        from comfy import model_management
+
+        # Moving weights under the executor's inference mode would make them inference tensors for good.
+        with torch.inference_mode(False):
+            model_management.load_models_gpu([patcher], memory_required=memory, force_full_load=True)
+    return patcher.model
+
+
+def to_host(tensor: Tensor) -> Tensor:
+    """To where ComfyUI wants what goes over a wire."""
+    if folder_paths is None:
+        return tensor.cpu()
+    from comfy import model_management
+
+    return tensor.to(model_management.intermediate_device())
+
+
+@contextmanager
+def training() -> Iterator[None]:
+    """Gradients on: the executor runs every node under inference mode."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+@contextmanager
+def rendering() -> Iterator[None]:
+    """No gradients, but no inference mode either: what is made of weights here must stay usable."""
+    with torch.inference_mode(False), torch.no_grad():
+        yield
+
+
+# --- Progress, previews, cancellation, text ---------------------------------------------------------------
+
+
+def check_cancelled() -> None:
+    """Raises ComfyUI's own exception when the user pressed cancel."""
+    if folder_paths is not None:
+        from comfy import model_management
+
+        model_management.throw_exception_if_processing_interrupted()
+
+
+def progress(node_id: str | None, what: str = "") -> Callable[..., None]:
+    """An `on_step` for the core: bar, preview, a line of text under the node, and cancellation.
+
+    Returns:
+        on_step(step, total, losses=None, image=None); image is [1, 3, h, w] in [-1, 1].
+    """
+    if folder_paths is None:
+        return lambda step, total, losses=None, image=None: None
+    from comfy.utils import ProgressBar
+
+    bar = ProgressBar(1, node_id=node_id)
+    shown = 0.0
+
+    def on_step(
+        step: int, total: int, losses: dict[str, float] | None = None, image: Tensor | None = None
+    ) -> None:
+        nonlocal shown
+        check_cancelled()
+        bar.update_absolute(step, total, None if image is None else ("JPEG", _picture(image), PREVIEW_PIXELS))
+        now = time.monotonic()
+        if now - shown > TEXT_INTERVAL or step >= total:
+            shown = now
+            terms = "  ".join(f"{name} {value:.4g}" for name, value in (losses or {}).items())
+            send_text(node_id, f"{what} {step}/{total}  {terms}".strip())
+
+    return on_step
+
+
+def _picture(image: Tensor) -> Any:
+    from PIL import Image
+
+    pixels = ((image.detach()[0].float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
+
+
+def send_text(node_id: str | None, text: str) -> None:
+    """Shows a text under a node, where a page is listening."""
+    server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+    if server is not None and node_id is not None:
+        server.send_progress_text(text, node_id, server.client_id)
+
+
+def report(node_id: str | None, text: str) -> dict[str, list[str]]:
+    """Logs a node's text, shows it under the node, and returns the `ui` that keeps it in the history."""
+    log.info("%s", text)
+    send_text(node_id, text)
+    return {"text": [text]}
+
+
+if folder_paths:
+    _register_model_folders()

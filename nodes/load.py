@@ -1,0 +1,211 @@
+"""What a workflow starts from: a generator, a folder of photos, the demo person."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import host, sockets
+
+CATEGORY = "My3DGen"
+STARTER = "starter"
+DEMO_PERSON = "demo person (bundled)"
+SPLITS = {"photos": "train", "held-out views": "held_out"}
+
+
+class LoadGenerator:
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "Loads an EG3D generator. 'starter' is the small one that comes with this pack; files from "
+        "models/my3dgen/generators are listed after it."
+    )
+    RETURN_TYPES = (sockets.MODEL,)
+    RETURN_NAMES = ("model",)
+    OUTPUT_TOOLTIPS = ("The generator, for Invert Photos, Train Identity and Render Head.",)
+    FUNCTION = "load"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        files = [STARTER, *host.list_models(host.GENERATORS)]
+        return {
+            "required": {
+                "file": (
+                    files,
+                    {"tooltip": "The generator: 'starter', or a file in models/my3dgen/generators."},
+                )
+            }
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, file: str | None) -> bool | str:
+        return file == STARTER or host.validate(file, lambda name: host.find_model(host.GENERATORS, name))
+
+    @classmethod
+    def IS_CHANGED(cls, file: str) -> str:
+        from ..my3dgen_core.checkpoint import starter_path
+
+        return host.fingerprint(
+            [starter_path() if file == STARTER else host.find_model(host.GENERATORS, file)]
+        )
+
+    def load(self, file: str) -> tuple[sockets.Model]:
+        from ..my3dgen_core import load_generator
+
+        path = STARTER if file == STARTER else host.find_model(host.GENERATORS, file)
+        with torch.inference_mode(False):
+            return (sockets.Model(host.manage(load_generator(path)), name=file),)
+
+
+class LoadPhotos:
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "Reads every picture in one folder under input/: any size, upright, in the order of their names. "
+        "Put 10 to 50 photos of one person there."
+    )
+    RETURN_TYPES = ("IMAGE", "STRING")
+    RETURN_NAMES = ("photos", "names")
+    OUTPUT_TOOLTIPS = (
+        "The photos as a list, each in its own size. Connect to Align Faces.",
+        "The file names, in the same order; Align Faces uses them in its report.",
+    )
+    OUTPUT_IS_LIST = (True, True)
+    FUNCTION = "load"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "folder": (
+                    [DEMO_PERSON, *host.list_input_folders()],
+                    {"tooltip": "A folder inside ComfyUI's input folder, or the demo person of this pack."},
+                ),
+                "at_most": (
+                    "INT",
+                    {"default": 50, "min": 1, "max": 1000, "tooltip": "Read only the first so many photos."},
+                ),
+                "longest_side": (
+                    "INT",
+                    {
+                        "default": 2048,
+                        "min": 256,
+                        "max": 8192,
+                        "step": 64,
+                        "tooltip": "Larger photos are shrunk to this many pixels, to save memory.",
+                    },
+                ),
+            },
+            "hidden": {"node_id": "UNIQUE_ID"},
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, folder: str | None) -> bool | str:
+        return folder == DEMO_PERSON or host.validate(folder, host.find_input_folder)
+
+    @classmethod
+    def IS_CHANGED(cls, folder: str, at_most: int, longest_side: int) -> str:
+        return host.fingerprint(_photo_files(folder)[:at_most])
+
+    def load(
+        self, folder: str, at_most: int, longest_side: int, node_id: str | None = None
+    ) -> dict[str, Any]:
+        from ..my3dgen_core.face.photos import read_photos
+
+        files = _photo_files(folder)[:at_most]
+        on_step = host.progress(node_id, "photo")
+        photos, names, bad = [], [], []
+        for index, photo in enumerate(read_photos(files)):
+            on_step(index, len(files))
+            if photo.pixels is None:
+                bad.append(photo.error)
+            else:
+                photos.append(_shrunk(photo.pixels, longest_side))
+                names.append(photo.name)
+        if not photos:
+            raise ValueError(f"No photo in {folder!r} can be read. {bad[0]}")
+        text = "\n".join([f"{len(photos)} photos from {folder}", *(f"skipped: {error}" for error in bad)])
+        return {"ui": host.report(node_id, text), "result": (photos, names)}
+
+
+class LoadDemoPerson:
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "The demo person of this pack: ready face crops with exact cameras, so that everything works without "
+        "face models. A head made by a computer, with marks that the starter generator has never seen."
+    )
+    RETURN_TYPES = ("IMAGE", sockets.CAMERA)
+    RETURN_NAMES = ("images", "cameras")
+    OUTPUT_TOOLTIPS = ("The face crops, one batch.", "Their cameras, in the same order.")
+    FUNCTION = "load"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "views": (
+                    list(SPLITS),
+                    {
+                        "tooltip": "'photos' to train on; 'held-out views' show the person from angles that "
+                        "no photo has, to judge the result."
+                    },
+                ),
+                "at_most": (
+                    "INT",
+                    {"default": 50, "min": 1, "max": 1000, "tooltip": "Load only the first so many views."},
+                ),
+            }
+        }
+
+    @classmethod
+    def IS_CHANGED(cls, views: str, at_most: int) -> str:
+        return host.fingerprint(_demo_files(views))
+
+    def load(self, views: str, at_most: int) -> tuple[torch.Tensor, sockets.Cameras]:
+        from ..my3dgen_core.face.photos import load_photo
+
+        table = _demo_cameras()[SPLITS[views]]
+        files = _demo_files(views)[:at_most]
+        images = torch.stack([torch.from_numpy(load_photo(file)) for file in files])
+        cameras = torch.tensor([table[file.name] for file in files], dtype=torch.float32)
+        return host.to_host(images.float() / 255), sockets.Cameras(cameras)
+
+
+def _photo_files(folder: str) -> list[Path]:
+    from ..my3dgen_core.face.photos import list_photos
+
+    return _demo_files("photos") if folder == DEMO_PERSON else list_photos(host.find_input_folder(folder))
+
+
+def _shrunk(pixels: Any, longest_side: int) -> torch.Tensor:
+    """Photo [H,W,3], uint8 or floats in 0..1 -> IMAGE [1,H,W,3] with sides of at most `longest_side`."""
+    image = torch.from_numpy(pixels)[None]
+    image = image.float() / 255 if image.dtype == torch.uint8 else image.float()
+    height, width = image.shape[1:3]
+    scale = longest_side / max(height, width)
+    if scale < 1:
+        size = (max(1, round(height * scale)), max(1, round(width * scale)))
+        image = torch.nn.functional.interpolate(
+            image.permute(0, 3, 1, 2), size, mode="bilinear", antialias=True
+        ).permute(0, 2, 3, 1)
+    return host.to_host(image.contiguous())
+
+
+def _demo_folder() -> Path:
+    from ..my3dgen_core.checkpoint import starter_path
+
+    return starter_path().parent / "demo_person"
+
+
+def _demo_cameras() -> dict[str, dict[str, list[float]]]:
+    """The demo person's file names and cameras, by split ("train", "held_out")."""
+    import json
+
+    file = _demo_folder() / "cameras.json"
+    if not file.is_file():
+        raise FileNotFoundError(f"The demo person is missing from this installation: there is no {file}.")
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def _demo_files(views: str) -> list[Path]:
+    return [_demo_folder() / name for name in sorted(_demo_cameras()[SPLITS[views]])]

@@ -1,0 +1,84 @@
+"""Latents and cameras -> pictures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from . import host, sockets
+from .rendering import depth_pictures, render_views
+
+if TYPE_CHECKING:
+    from ..my3dgen_core import Latents
+
+
+class Render:
+    CATEGORY = "My3DGen"
+    DESCRIPTION = (
+        "Renders heads. As many latents as cameras pair up one by one; one latent is seen from all "
+        "cameras; one camera sees all latents. Send the frames to Create Video or Save Animated WEBP."
+    )
+    RETURN_TYPES = ("IMAGE", "MASK", "IMAGE")
+    RETURN_NAMES = ("images", "head", "depth")
+    OUTPUT_TOOLTIPS = (
+        "The pictures, in the order of the cameras.",
+        "Where the head is (1) and where one looks past it (0).",
+        "Distance from the camera: near is white, background is black.",
+    )
+    FUNCTION = "render"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "model": (sockets.MODEL, {"tooltip": "A generator, with or without identities applied."}),
+                "latents": (sockets.LATENT, {"tooltip": "Which head: from Invert Photos or an identity."}),
+                "which": (
+                    [sockets.MEAN, sockets.EVERY, sockets.SINGLE],
+                    {
+                        "tooltip": "'mean': the person without any one photo's expression. 'every': all "
+                        "latents. 'single': the one numbered below."
+                    },
+                ),
+                "index": (
+                    "INT",
+                    {"default": 0, "min": 0, "max": 100000, "tooltip": "Which latent, with 'single'."},
+                ),
+                "batch_size": (
+                    "INT",
+                    {"default": 2, "min": 1, "max": 64, "tooltip": "Frames rendered at a time."},
+                ),
+            },
+            "optional": {
+                "cameras": (
+                    sockets.CAMERA,
+                    {"tooltip": "From where, such as a Camera Path. Without it each latent's own camera."},
+                ),
+            },
+            "hidden": {"node_id": "UNIQUE_ID"},
+        }
+
+    def render(
+        self,
+        model: sockets.Model,
+        latents: Latents,
+        which: str,
+        index: int,
+        batch_size: int,
+        cameras: sockets.Cameras | None = None,
+        node_id: str | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        sockets.check_latents(latents, model)
+        chosen = sockets.chosen(latents, which, index)
+        seen_from = cameras.values if cameras is not None else chosen.cameras
+        if seen_from is None:
+            raise ValueError("These latents have no cameras of their own: connect a Camera Path.")
+        with host.rendering(), model.ready(memory=host.RENDER_MEMORY) as generator:
+            views = render_views(generator, chosen.ws, seen_from, batch_size, host.progress(node_id, "frame"))
+            depth = depth_pictures(views.depth, views.mask)
+        return (
+            sockets.pictures_to_host(views.image),
+            sockets.mask_to_host(views.mask),
+            sockets.pictures_to_host(depth),
+        )

