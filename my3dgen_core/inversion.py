@@ -35,8 +35,8 @@ class InversionConfig:
     """"w": one vector for all layers; "w+": one for each."""
     lr: float = 0.02
     seed: int = 0
-    batch_size: int = 32
-    """Photos worked on at the same time."""
+    batch_size: int = 4
+    """Photos worked on at the same time. On a CPU more is slower: the activations no longer fit the cache."""
     rays_per_image: int = 256
     """Raw pixels looked at in a step, on a lattice over the face; 0: the whole picture, at both resolutions."""
     perceptual: float = 0.5
