@@ -5,9 +5,18 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from . import host, sockets
+
+CHOICES: dict[str, str | int] = {
+    "largest": "largest",
+    "first from the left": 0,
+    "second from the left": 1,
+    "third from the left": 2,
+    "most like the reference": "nearest",
+}
 
 
 class AlignFaces:
@@ -16,13 +25,14 @@ class AlignFaces:
         "Finds the face in every photo, crops it the way EG3D was trained, and works out its camera. "
         "Photos that cannot be used are left out; the report says why."
     )
-    RETURN_TYPES = ("IMAGE", sockets.CAMERA, "MASK", "STRING")
-    RETURN_NAMES = ("images", "cameras", "masks", "report")
+    RETURN_TYPES = ("IMAGE", sockets.CAMERA, "MASK", "STRING", "IMAGE")
+    RETURN_NAMES = ("images", "cameras", "masks", "report", "overview")
     OUTPUT_TOOLTIPS = (
         "The face crops, 512 x 512, only of the photos that were kept.",
         "One camera a crop.",
         "1 where a crop reaches over the edge of its photo and was filled in: the losses leave it out.",
         "A table: which photos were kept, their pose, and why the others were not.",
+        "The same as a picture: every crop with its pose, or why there is none.",
     )
     INPUT_IS_LIST = True
     FUNCTION = "align"
@@ -40,12 +50,20 @@ class AlignFaces:
                     },
                 ),
                 "which": (
-                    ["largest", "leftmost", "rightmost"],
+                    list(CHOICES),
                     {"tooltip": "Which face to take where a photo shows several."},
                 ),
                 "upright": (
                     "BOOLEAN",
                     {"default": True, "tooltip": "Turn tilted heads upright before cropping."},
+                ),
+                "same_person": (
+                    "BOOLEAN",
+                    {
+                        "default": True,
+                        "tooltip": "All photos show one person: one face shape is fitted to all of them, "
+                        "which makes their cameras agree better.",
+                    },
                 ),
             },
             "optional": {
@@ -55,6 +73,10 @@ class AlignFaces:
                         "forceInput": True,
                         "tooltip": "File names for the report, from Load Photos of a Person.",
                     },
+                ),
+                "reference": (
+                    "IMAGE",
+                    {"tooltip": "A photo of the person wanted, for 'most like the reference'."},
                 ),
             },
             "hidden": {"node_id": "UNIQUE_ID"},
@@ -74,20 +96,27 @@ class AlignFaces:
         face_models: list[str],
         which: list[str],
         upright: list[bool],
+        same_person: list[bool],
         names: list[str] | None = None,
+        reference: list[Tensor] | None = None,
         node_id: list[str] | None = None,
     ) -> dict[str, Any]:
         from ..my3dgen_core import align_faces
-        from ..my3dgen_core.face import FaceModels, format_report
+        from ..my3dgen_core.face import FaceModels, contact_sheet, format_report
 
         node = node_id[0] if node_id else None
+        choice = CHOICES[which[0]]
+        if choice == "nearest" and not reference:
+            raise ValueError("'most like the reference' needs a photo: connect one to reference.")
         models = FaceModels.from_folder(host.find_face_pack(face_models[0]))
         with host.rendering():
             aligned = align_faces(
                 _named_photos(photos, names),
                 models,
-                which=which[0],
+                which=choice,
+                reference=_named_photos(reference, None)[0][1] if reference else None,
                 upright=upright[0],
+                same_person=same_person[0],
                 on_step=host.progress(node, "photo"),
             )
         report = format_report(aligned.report)
@@ -96,8 +125,9 @@ class AlignFaces:
             sockets.Cameras(aligned.cameras),
             sockets.mask_to_host(aligned.masks),
             report,
+            host.to_host(torch.from_numpy(contact_sheet(aligned.report, aligned.images))[None].float() / 255),
         )
-        return {"ui": host.report(node, report), "result": result}
+        return {"ui": host.report(node, f"{models.describe()}\n{report}"), "result": result}
 
 
 def _named_photos(photos: list[Tensor], names: list[str] | None) -> list[tuple[str, Any]]:

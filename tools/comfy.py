@@ -90,7 +90,7 @@ def __getattr__(name):
 
 
 def _stand_ins() -> list[str]:
-    """torchvision and torchaudio, which core imports at its start, where (and only where) they are missing."""
+    """torchvision and torchaudio, which core imports at its start, only where they are missing."""
     folder = CACHE.parent / "stand-ins"
     missing = [name for name in ("torchvision", "torchaudio") if importlib.util.find_spec(name) is None]
     shutil.rmtree(folder, ignore_errors=True)
