@@ -1,0 +1,90 @@
+"""What the distillation asks of the generator: occupancy and colour at points, then composited rays."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from ..eg3d.generator import Generator
+from ..eg3d.volume import march
+from .bank import Rays
+
+# The decoder's density is multiplied by this while training (and the factor folded into its last layer when saving):
+# surfaces need densities in the hundreds, weights want to stay near 1.
+DENSITY_SCALE = 30.0
+
+
+def latents(generator: Generator, z: torch.Tensor) -> torch.Tensor:
+    """ws of z [B, z_dim]; the mapping ignores the camera."""
+    return generator.mapping(z, z.new_zeros(len(z), generator.config.c_dim))
+
+
+def point_loss(generator: Generator, rays: Rays, rng: torch.Generator) -> dict[str, torch.Tensor]:
+    """Occupancy just behind and before the first hit and anywhere before it; colour within .01 of the hit.
+
+    Only what a ray meets first is supervised: behind it lie mouth, sockets and other parts nobody sees.
+    """
+
+    def between(low: torch.Tensor | float, high: torch.Tensor | float) -> torch.Tensor:
+        return low + (high - low) * torch.rand(rays.depths.shape, generator=rng)
+
+    start, end = float(generator.config.ray_start), float(generator.config.ray_end)
+    hit, miss = rays.covers > 0.75, rays.covers < 0.01
+    depth = rays.depths
+    inside = torch.where(hit, depth + between(0.004, 0.030), depth + between(-0.08, 0.08))
+    before = torch.where(hit, depth - between(0.004, 0.030), depth + between(-0.25, 0.25))
+    free = torch.where(hit, between(start, depth - 0.006), between(start, end))
+    skin = depth + between(-0.010, 0.010)
+    t = torch.cat([inside, before, free, skin], dim=1)
+    points = rays.origins.repeat(1, 4, 1) + t * rays.directions.repeat(1, 4, 1)
+    planes = generator.planes(latents(generator, rays.z))
+    density, color = generator.sample(latents(generator, rays.z), points, planes=planes)
+    m = depth.shape[1]
+    known = (hit | miss).float()
+    labels = torch.cat([hit.float(), torch.zeros_like(depth), torch.zeros_like(depth)], dim=1)
+    occupancy = F.binary_cross_entropy_with_logits(density[:, : 3 * m], labels, reduction="none")
+    full = (rays.covers > 0.99).float()
+    error = (color[:, 3 * m :, :3] - rays.colours).abs().mean(dim=2, keepdim=True)
+    return {
+        "occupancy": (occupancy * known.repeat(1, 3, 1)).mean(),
+        "colour": 2 * (error * full).sum() / full.sum().clamp(min=1),
+    }
+
+
+def ray_loss(
+    generator: Generator, rays: Rays, rng: torch.Generator, coarse: int = 10, fine: int = 14
+) -> dict[str, torch.Tensor]:
+    """Composited colour and coverage against the truth: samples along the whole ray and densely around the hit.
+
+    Rays that miss are sampled densely at the depth of the nearest hit in their image, where halos form.
+    """
+    start, end = float(generator.config.ray_start), float(generator.config.ray_end)
+    b, m, _ = rays.depths.shape
+    steps = (torch.arange(coarse) + torch.rand(b, m, coarse, generator=rng)) / coarse
+    far = start + steps * (end - start)
+    window = torch.where(rays.covers > 0.99, 0.06, 0.16)
+    offsets = (torch.arange(fine) + torch.rand(b, m, fine, generator=rng)) / fine - 0.5
+    near = rays.depths + window * offsets
+    depths = torch.cat([far, near], dim=2).sort(dim=2).values[..., None]
+    points = (rays.origins[:, :, None] + depths * rays.directions[:, :, None]).flatten(1, 2)
+    ws = latents(generator, rays.z)
+    density, color = generator.sample(ws, points, planes=generator.planes(ws))
+    shape = (m, coarse + fine)
+    color, density = color[..., :3].unflatten(1, shape), DENSITY_SCALE * density.unflatten(1, shape)
+    seen, _, weights = march(color, density, depths, white_back=True)
+    return {
+        "colour": (seen - (2 * rays.colours - 1)).abs().mean(),
+        "coverage": 0.1 * (weights.sum(2) - rays.covers).abs().mean(),
+    }
+
+
+def image_loss(image: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
+    """L1 of the pixels and, as a perceptual term that needs no network, of differences at three scales."""
+    losses = {"pixels": (image - target).abs().mean()}
+    total = image.new_zeros(())
+    for _ in range(3):
+        for axis in (2, 3):
+            total = total + (image.diff(dim=axis) - target.diff(dim=axis)).abs().mean()
+        image, target = F.avg_pool2d(image, 2), F.avg_pool2d(target, 2)
+    losses["differences"] = 0.25 * total
+    return losses
