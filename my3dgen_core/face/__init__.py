@@ -1,0 +1,31 @@
+"""From photos to what EG3D wants: crops, camera labels, masks of invented pixels, and a report."""
+
+from .align import AlignedFaces, AlignmentError, align_faces
+from .crop import CropTransform, paste_back
+from .detect import FaceModelError, FaceModels
+from .photos import PhotoError, list_photos, load_photo, read_photos
+from .pose import angles_from_labels, labels_from_angles
+from .recognise import IdentityNetwork, embed
+from .report import FaceReport, contact_sheet, format_report, report_to_json
+
+__all__ = [
+    "AlignedFaces",
+    "AlignmentError",
+    "CropTransform",
+    "FaceModelError",
+    "FaceModels",
+    "FaceReport",
+    "IdentityNetwork",
+    "PhotoError",
+    "align_faces",
+    "angles_from_labels",
+    "contact_sheet",
+    "embed",
+    "format_report",
+    "labels_from_angles",
+    "list_photos",
+    "load_photo",
+    "paste_back",
+    "read_photos",
+    "report_to_json",
+]

@@ -1,0 +1,281 @@
+"""Photos of a person -> EG3D crops, camera labels, masks of invented pixels, and a report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from .crop import crop_transform, roll_of_points, warp_crop
+from .detect import FaceModelError, FaceModels, as_uint8, resize
+from .photos import Photo, count_photos, read_photos
+from .pose import PoseFit, angles_of_rotation, label_of_rotation, solve_pose, solve_poses
+from .recognise import align_to_template, embed
+from .report import FaceReport, contact_sheet, format_report, report_to_json
+from .search import Choose, chooser, search_face
+
+OnStep = Callable[[int, int, dict[str, float], torch.Tensor | None], None]
+
+MIN_BOX, SMALL_BOX = 30.0, 64.0
+BLURRED = 40.0
+LOW_INSIDE, CUT_BOX = 0.7, 0.3
+WIDE_YAW, MAX_YAW = 45.0, 60.0
+DIFFERENT_PERSON = 0.35
+_NEAR_DUPLICATE = 0.02  # mean difference of 32 x 32 crops, of 0..1
+
+
+class AlignmentError(ValueError):
+    """Too few photos could be used. `report` tells what happened to each."""
+
+    def __init__(self, message: str, report: list[FaceReport]) -> None:
+        super().__init__(message)
+        self.report = report
+
+
+@dataclass(frozen=True)
+class AlignedFaces:
+    """What `align_faces` gives: K kept faces and one report row for every input.
+
+    Attributes:
+        images: [K,3,512,512] in [-1,1].
+        cameras: [K,25] EG3D labels.
+        masks: [K,1,512,512], 1 where the photo had no pixel and the crop is invented.
+        kept: indices of the kept inputs.
+        report: one row an input.
+        embeddings: [K,512] ArcFace features of length 1, or None without an identity network.
+    """
+
+    images: torch.Tensor
+    cameras: torch.Tensor
+    masks: torch.Tensor
+    kept: list[int]
+    report: list[FaceReport]
+    embeddings: torch.Tensor | None = None
+
+    def table(self) -> str:
+        """The report as plain text."""
+        return format_report(self.report)
+
+    def to_json(self) -> str:
+        """The report as JSON."""
+        return report_to_json(self.report)
+
+    def sheet(self, size: int = 256, columns: int = 4) -> np.ndarray:
+        """The report as a picture [H,W,3] uint8."""
+        return contact_sheet(self.report, self.images, size, columns)
+
+
+@dataclass
+class _Kept:
+    image: torch.Tensor
+    mask: torch.Tensor
+    fit: PoseFit
+    points: np.ndarray
+    landmarks: np.ndarray | None
+    embedding: torch.Tensor | None
+    row: FaceReport = field(repr=False)
+
+
+def align_faces(
+    photos: Any,
+    face_models: FaceModels,
+    *,
+    which: str | int = "largest",
+    reference: Any = None,
+    upright: bool = True,
+    min_photos: int = 1,
+    max_yaw: float = MAX_YAW,
+    same_person: bool = False,
+    drop_different: bool = False,
+    det_size: int | None = None,
+    on_step: OnStep | None = None,
+) -> AlignedFaces:
+    """Find the face in each photo and make the crop and camera label that EG3D expects.
+
+    One bad photo never fails the batch: it is dropped and its report row says why. Order is the order of the
+    input, and the same batch gives the same result.
+
+    Args:
+        photos: a folder, or a list of paths, arrays of any size, tensors [N,3,H,W] in [-1,1] (see
+            `read_photos`).
+        face_models: from `FaceModels.from_folder`.
+        which: of several faces take the "largest", "leftmost", "rightmost", the "nearest" to `reference`, or
+            the n-th from the left (0, 1, ...; -1 is the last).
+        reference: a photo or an embedding [512] of the person wanted; needed for "nearest".
+        upright: turn the face upright; otherwise its roll stays in the crop and in the label.
+        min_photos: fewer kept photos are an error.
+        max_yaw: faces turned further (degrees) are dropped.
+        same_person: solve one face shape for all photos, which makes their labels agree better.
+        drop_different: drop photos that look like another person (3 photos or more) instead of warning.
+        det_size: a detector size to try first; tensors, being crops or renders, start with 320.
+        on_step: called after each photo as on_step(step, total, {}, crop or None); may raise to cancel.
+    Raises:
+        AlignmentError: fewer than `min_photos` can be used; PhotoError: the folder is missing or empty;
+        ValueError: `which` is not understood; FaceModelError: "nearest" without an identity network.
+    """
+    target = _reference_embedding(reference, face_models) if which == "nearest" else None
+    choose = chooser(which, target, face_models)
+    total = count_photos(photos)
+    report: list[FaceReport] = []
+    kept: list[_Kept] = []
+    for index, photo in enumerate(read_photos(photos)):
+        row = FaceReport(index, photo.name, reason=photo.error)
+        report.append(row)
+        found = _align_one(photo, row, face_models, choose, upright, max_yaw, det_size)
+        if found:
+            kept.append(found)
+        elif photo.pixels is not None:
+            row.thumbnail = _thumbnail(photo.pixels)
+        if on_step:
+            on_step(index + 1, total, {}, found.image[None] if found else None)
+    kept = _compare(kept, drop_different)
+    if len(kept) < max(min_photos, 1):
+        reasons = "; ".join(f"{row.name}: {row.reason}" for row in report if not row.kept)
+        need = f"at least {min_photos} are needed" if min_photos > 1 else "at least one is needed"
+        raise AlignmentError(
+            f"{len(kept)} of {len(report)} photos can be used, {need}. {reasons}".strip(), report
+        )
+    if same_person and len(kept) > 1:
+        _solve_together(kept)
+    embeddings = [item.embedding for item in kept if item.embedding is not None]
+    return AlignedFaces(
+        images=torch.stack([item.image for item in kept]),
+        cameras=torch.from_numpy(np.stack([label_of_rotation(item.fit.rotation) for item in kept])),
+        masks=torch.stack([item.mask for item in kept]),
+        kept=[item.row.index for item in kept],
+        report=report,
+        embeddings=torch.stack(embeddings) if len(embeddings) == len(kept) else None,
+    )
+
+
+def _align_one(
+    photo: Photo,
+    row: FaceReport,
+    models: FaceModels,
+    choose: Choose,
+    upright: bool,
+    max_yaw: float,
+    det_size: int | None,
+) -> _Kept | None:
+    """Fill the row; return the crop and pose, or None with `row.reason` set."""
+    pixels = photo.pixels
+    if pixels is None:
+        return None
+    if min(pixels.shape[:2]) < 16:
+        row.reason = f"The picture is only {pixels.shape[1]} x {pixels.shape[0]} pixels."
+        return None
+    candidate = search_face(pixels, row, models, choose, det_size or (320 if photo.is_crop else None))
+    if candidate is None:
+        return None
+    height, width = pixels.shape[:2]
+    face = candidate.face
+    left, top, right, bottom = face.box
+    row.score, row.box = round(face.score, 4), (float(left), float(top), float(right), float(bottom))
+    row.found_by = candidate.step
+    row.photo_roll = math.degrees(roll_of_points(face.points))
+    if face.size < MIN_BOX:
+        row.reason = f"The face is too small ({face.size:.0f} pixels; {MIN_BOX:.0f} are needed)."
+        return None
+    if ((face.points < 0) | (face.points > [width, height])).any():
+        row.reason = "The edge of the photo cuts through the eyes, nose or mouth."
+        return None
+
+    transform, image, mask = candidate.transform, candidate.image, candidate.mask
+    landmarks = candidate.landmarks
+    if not upright:
+        transform = crop_transform(face.points, (height, width), upright=False)
+        if landmarks is not None:
+            landmarks = transform.to_crop(candidate.transform.to_photo(landmarks))
+        image, mask = warp_crop(pixels, transform)
+    points = transform.to_crop(face.points)
+    fit = solve_pose(points, landmarks)
+    row.transform, row.points = transform, points
+    row.yaw, row.pitch, row.roll = (math.degrees(angle) for angle in angles_of_rotation(fit.rotation))
+    if abs(row.yaw) > max_yaw:
+        row.reason = f"The head is turned {abs(row.yaw):.0f} degrees; {max_yaw:.0f} is the limit."
+        return None
+    row.inside = 1 - float(mask.mean())
+    row.blur = _sharpness(image, points)
+    seen = max(min(right, width) - max(left, 0), 0) * max(min(bottom, height) - max(top, 0), 0)
+    cut = 1 - seen / max((right - left) * (bottom - top), 1e-9)
+    if face.size < SMALL_BOX:
+        row.warnings.append(f"The face is small ({face.size:.0f} pixels).")
+    if row.inside < LOW_INSIDE:
+        row.warnings.append(f"Only {row.inside:.0%} of the crop is in the photo.")
+    if cut > CUT_BOX:
+        row.warnings.append("The edge of the photo cuts the face.")
+    if row.blur < BLURRED:
+        row.warnings.append("The face is blurred.")
+    if abs(row.yaw) > WIDE_YAW:
+        row.warnings.append(f"The head is turned {abs(row.yaw):.0f} degrees.")
+    embedding = _embedding(image, points, models)
+    row.kept = True
+    return _Kept(image, mask, fit, points, landmarks, embedding, row)
+
+
+def _reference_embedding(reference: Any, models: FaceModels) -> torch.Tensor | None:
+    if reference is None:
+        return None
+    if not models.has_recognition:
+        raise FaceModelError("Choosing the nearest face needs an ArcFace network in the face model folder.")
+    if isinstance(reference, (np.ndarray, torch.Tensor)) and reference.ndim == 1:
+        vector = torch.as_tensor(reference, dtype=torch.float32)
+        return vector / vector.norm().clamp(min=1e-9)
+    found = align_faces(reference, models).embeddings
+    assert found is not None  # there is a recognition network
+    mean = found.mean(0)
+    return mean / mean.norm().clamp(min=1e-9)
+
+
+def _thumbnail(pixels: np.ndarray, longest: int = 256) -> np.ndarray:
+    scale = min(1.0, longest / max(pixels.shape[:2]))
+    return resize(as_uint8(pixels), *(max(1, round(side * scale)) for side in pixels.shape[:2]))
+
+
+def _embedding(image: torch.Tensor, points: np.ndarray, models: FaceModels) -> torch.Tensor | None:
+    return embed(image[None], models, points[None])[0][0] if models.has_recognition else None
+
+
+def _sharpness(image: torch.Tensor, points: np.ndarray) -> float:
+    """Variance of the Laplacian of the grey 112 x 112 face, in grey levels of 255."""
+    face = align_to_template(image[None], points[None])[0]
+    grey = (face[0] * 0.299 + face[1] * 0.587 + face[2] * 0.114) * 127.5
+    around = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]
+    return float((around - 4 * grey[1:-1, 1:-1]).var())
+
+
+def _compare(kept: list[_Kept], drop_different: bool) -> list[_Kept]:
+    """Look at the photos as a set: who does not belong, and who is there twice."""
+    vectors = [item.embedding for item in kept if item.embedding is not None]
+    if len(vectors) == len(kept) and len(kept) >= 2:
+        cosines = torch.stack(vectors) @ torch.stack(vectors).T
+        medoid = int(cosines.sum(1).argmax())
+        for item, cosine in zip(kept, cosines[medoid].tolist(), strict=True):
+            item.row.identity = cosine
+            if cosine < DIFFERENT_PERSON and len(kept) >= 3:
+                sentence = f"Is this a different person? (likeness {cosine:.2f})"
+                if drop_different:
+                    item.row.kept, item.row.reason = False, sentence
+                else:
+                    item.row.warnings.append(sentence)
+    kept = [item for item in kept if item.row.kept]
+    small = [torch.nn.functional.adaptive_avg_pool2d(item.image, 32) / 2 for item in kept]
+    for i, item in enumerate(kept):
+        for j in range(i):
+            if (small[i] - small[j]).abs().mean() < _NEAR_DUPLICATE:
+                item.row.warnings.append(f"Nearly the same picture as {kept[j].row.name}.")
+                break
+    return kept
+
+
+def _solve_together(kept: list[_Kept]) -> None:
+    fits = solve_poses([item.points for item in kept], [item.landmarks for item in kept])
+    for item, fit in zip(kept, fits, strict=True):
+        item.fit = fit
+        item.row.yaw, item.row.pitch, item.row.roll = (
+            math.degrees(a) for a in angles_of_rotation(fit.rotation)
+        )

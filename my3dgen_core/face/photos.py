@@ -1,0 +1,256 @@
+"""Photos from anywhere, as upright RGB arrays: files, folders, numpy arrays and tensors.
+
+A *photo* is H x W x 3, RGB, upright (EXIF orientation applied): uint8 (0..255), or float32 (0..1) where it
+came as floats. Reading one bad file raises `PhotoError` with a sentence; `read_photos` turns that into a row.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+PHOTO_SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".webp",
+    ".bmp",
+    ".tif",
+    ".tiff",
+    ".gif",
+    ".heic",
+    ".heif",
+    ".avif",
+)
+_HEIC_SUFFIXES = (".heic", ".heif")
+_GREY = 128  # what shows through transparent pixels
+
+
+class PhotoError(ValueError):
+    """A picture that cannot be used; the message is a sentence for the user."""
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One input: `pixels` [H,W,3] uint8 or float32 in 0..1, or None with the `error` that says why."""
+
+    name: str
+    pixels: np.ndarray | None
+    error: str = ""
+    is_crop: bool = False  # came as an image tensor: a render or a ready crop, whose face fills the frame
+
+
+def list_photos(folder: str | Path) -> list[Path]:
+    """The picture files directly inside a folder, in the order of their names (photo2 before photo10).
+
+    Raises:
+        PhotoError: the folder does not exist or holds no pictures.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise PhotoError(f"The folder {folder} does not exist.")
+    found = [p for p in folder.iterdir() if p.suffix.lower() in PHOTO_SUFFIXES and not p.name.startswith(".")]
+    if not found:
+        raise PhotoError(
+            f"There is no picture in {folder}. Put photos there ({', '.join(PHOTO_SUFFIXES[:6])})."
+        )
+    return sorted(found, key=_natural_key)
+
+
+def _natural_key(path: Path) -> tuple[list[tuple[int, int, str]], str]:
+    parts = re.split(r"(\d+)", path.name.lower())
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts], path.name
+
+
+def read_photos(photos: Any) -> Iterator[Photo]:
+    """Read photos one by one; a bad one comes as a `Photo` with `error` set instead of an exception.
+
+    Args:
+        photos: a folder, a path, an array, a tensor [N,3,H,W] or [3,H,W] in [-1,1], or a list of paths,
+            arrays, tensors and (name, path | array | tensor) pairs. Arrays are H x W, H x W x 1, x 3 or x 4:
+            uint8, uint16, or floats in 0..1. Colours are RGB.
+    """
+    for name, source in _named(photos):
+        try:
+            if isinstance(source, torch.Tensor):
+                yield Photo(name, _from_tensor(source), is_crop=True)
+            elif isinstance(source, np.ndarray):
+                yield Photo(name, _from_array(source))
+            else:
+                yield Photo(name, load_photo(source))
+        except PhotoError as error:
+            yield Photo(name, None, str(error))
+
+
+def count_photos(photos: Any) -> int:
+    """How many photos `read_photos` will give, without reading them."""
+    return sum(1 for _ in _named(photos))
+
+
+def _named(photos: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(photos, (str, Path)):
+        path = Path(photos)
+        if path.is_dir():
+            yield from ((p.name, p) for p in list_photos(path))
+        else:
+            yield path.name, path
+        return
+    if isinstance(photos, (np.ndarray, torch.Tensor)):
+        photos = list(photos) if photos.ndim == 4 else [photos]
+    if not isinstance(photos, Iterable):
+        raise TypeError(
+            f"photos must be a folder, a list of paths, arrays or tensors, not {type(photos).__name__}."
+        )
+    index = 0
+    for item in photos:
+        name, source = item if _is_named(item) else ("", item)
+        if isinstance(source, (str, Path)):
+            yield name or Path(source).name, source
+            index += 1
+        elif isinstance(source, (np.ndarray, torch.Tensor)):
+            for part in source if source.ndim == 4 else (source,):
+                yield name or f"image {index + 1}", part
+                index += 1
+        else:
+            raise TypeError(
+                f"Photo {index + 1} is a {type(source).__name__}; give a path, an array or a tensor."
+            )
+
+
+def _is_named(item: Any) -> bool:
+    return (
+        isinstance(item, Sequence)
+        and not isinstance(item, str)
+        and len(item) == 2
+        and isinstance(item[0], str)
+    )
+
+
+def _from_tensor(image: torch.Tensor) -> np.ndarray:
+    """[3,H,W] (or [1,H,W]) in [-1,1] -> [H,W,3] float32 in 0..1."""
+    if image.ndim != 3 or image.shape[0] not in (1, 3):
+        raise PhotoError(f"An image tensor must be [3, H, W] in [-1, 1], this one is {list(image.shape)}.")
+    values = image.detach().to("cpu", torch.float32)
+    if not torch.isfinite(values).all():
+        raise PhotoError("The picture holds NaN or infinite values.")
+    pixels = ((values.clamp(-1, 1) + 1) / 2).permute(1, 2, 0).numpy()
+    return np.ascontiguousarray(np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels)
+
+
+def _from_array(pixels: np.ndarray) -> np.ndarray:
+    if pixels.ndim == 2:
+        pixels = pixels[:, :, None]
+    if pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4) or 0 in pixels.shape:
+        raise PhotoError(
+            f"A photo array must be [H, W], [H, W, 3] or [H, W, 4], this one is {list(pixels.shape)}."
+        )
+    if pixels.dtype == np.uint16:
+        pixels = np.round(pixels / 257.0).astype(np.uint8)
+    elif pixels.dtype.kind == "f":
+        pixels = pixels.astype(np.float32)
+        if not np.isfinite(pixels).all():
+            raise PhotoError("The picture holds NaN or infinite values.")
+        if pixels.min() < -0.01 or pixels.max() > 1.01:
+            raise PhotoError(
+                f"A float photo must lie in 0..1, this one lies in {pixels.min():.3g}..{pixels.max():.3g}."
+            )
+        pixels = pixels.clip(0, 1)
+    elif pixels.dtype == np.bool_:
+        pixels = pixels.astype(np.uint8) * 255
+    elif pixels.dtype != np.uint8:
+        raise PhotoError(f"A photo array must be uint8, uint16 or float, this one is {pixels.dtype}.")
+    if pixels.shape[2] == 4:
+        full = 255.0 if pixels.dtype == np.uint8 else 1.0
+        alpha = pixels[:, :, 3:].astype(np.float32) / full
+        mixed = pixels[:, :, :3] * alpha + (_GREY / 255 * full) * (1 - alpha)
+        pixels = np.round(mixed).astype(np.uint8) if full == 255 else mixed.astype(np.float32)
+    if pixels.shape[2] == 1:
+        pixels = np.repeat(pixels, 3, axis=2)
+    return np.ascontiguousarray(pixels)
+
+
+def load_photo(path: str | Path) -> np.ndarray:
+    """Read one picture file as H x W x 3 uint8 RGB, upright, colours converted to sRGB.
+
+    EXIF orientation is applied; 16-bit greys are scaled by 1/257; transparency shows mid-grey; CMYK, grey
+    and palette files become RGB. HEIC is read when pillow-heif is installed.
+
+    Raises:
+        PhotoError: the file is missing, corrupt, too large to be a photo, or of a kind that cannot be read.
+    """
+    from PIL import Image, ImageOps
+
+    path = Path(path)
+    if not path.is_file():
+        raise PhotoError(f"{path.name} does not exist.")
+    if path.suffix.lower() in _HEIC_SUFFIXES:
+        _register_heif(path.name)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # "this image might be a bomb" at half the limit; above it Pillow raises
+            with Image.open(path) as image:
+                image.load()
+                return _from_array(_to_array(ImageOps.exif_transpose(image)))
+    except Image.DecompressionBombError as error:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
+        raise PhotoError(f"{path.name} has more than {limit} million pixels. Save a smaller copy.") from error
+    except PhotoError:
+        raise
+    except (OSError, SyntaxError, ValueError, TypeError, IndexError, MemoryError, EOFError) as error:
+        # Pillow's readers raise all of these for damaged files
+        raise PhotoError(
+            f"{path.name} cannot be read as a picture ({error or type(error).__name__})."
+        ) from error
+
+
+def _register_heif(name: str) -> None:
+    try:
+        import pillow_heif
+    except ImportError as error:
+        raise PhotoError(
+            f"{name} is a HEIC photo, which needs one more package: pip install pillow-heif. "
+            "Or save it as JPEG."
+        ) from error
+    pillow_heif.register_heif_opener()
+
+
+def _to_array(image: Any) -> np.ndarray:
+    """A loaded PIL image of any mode -> array for `_from_array`."""
+    if image.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I"):
+        values = np.asarray(image).astype(np.int64)
+        return np.round(values.clip(0, 65535) / 257.0).astype(np.uint8)
+    if image.mode == "F":
+        values = np.asarray(image)
+        return values / 255.0 if np.nanmax(values) > 1.01 else values
+    if image.mode in ("LA", "La", "PA", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+    if image.mode == "RGBA":
+        return np.array(image)
+    return np.array(_to_srgb(image))
+
+
+def _to_srgb(image: Any) -> Any:
+    """Convert by the embedded colour profile (phones write Display P3) where there is a usable one."""
+    from PIL import ImageCms
+
+    profile = image.info.get("icc_profile")
+    if profile and image.mode in ("RGB", "CMYK", "L"):
+        try:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            if "srgb" not in (ImageCms.getProfileDescription(source) or "").lower():
+                target = ImageCms.createProfile("sRGB")
+                converted = ImageCms.profileToProfile(image, source, target, outputMode="RGB")
+                return converted if converted is not None else image.convert("RGB")
+        except (ImageCms.PyCMSError, OSError, ValueError):
+            pass  # a damaged profile: the picture itself is still good
+    return image.convert("RGB")

@@ -1,0 +1,276 @@
+"""Camera labels of face crops: a maximum-a-posteriori fit of a small shape model to landmarks.
+
+An EG3D crop is a pinhole picture with focal length 4.2647 (in crop widths), so a head pose solved in crop
+pixels with that focal length is the camera label. The shape model (means and modes of 5 and of 21 + 5 face
+points) comes from CC0 heads of MakeHuman; it replaces the licensed face model of the original pipeline.
+
+Angles: yaw > 0 means the camera stands at +x (the viewer's right), pitch > 0 above, roll > 0 that the head
+leans clockwise in the picture.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .crop import CROP_SIZE, weak_perspective
+
+FOCAL = 4.2647
+RADIUS = 2.7
+_PIXELS = FOCAL * CROP_SIZE
+_DISTANCE = 10.0  # of the camera from the face's origin, in decimetres
+_WORLD_PER_DECIMETRE = 0.27
+_WORLD_OFFSET = np.array([0.0, 0.006, 0.161])  # of the face's origin in EG3D's world
+SIGMA_DETECTED = 5.0  # pixels of 512: detector and landmark noise together with what the modes cannot say
+_PITCH_MEAN, _PITCH_SD = math.radians(4.0), math.radians(8.0)
+
+
+@dataclass(frozen=True)
+class ShapePrior:
+    """A linear model of face points: points = mean + coefficients @ modes, coefficients ~ N(0, 1).
+
+    mean [M,3], modes [m,M,3] in decimetres; dense: which of the 106 landmarks the first points are ([] for
+    none); the last five points are the detector's.
+    """
+
+    mean: np.ndarray
+    modes: np.ndarray
+    dense: np.ndarray
+
+
+@lru_cache(maxsize=1)
+def _prior_arrays() -> dict[str, np.ndarray]:
+    with np.load(Path(__file__).with_name("pose_prior.npz")) as data:
+        return {name: data[name].astype(np.int64 if name == "idx106" else np.float64) for name in data.files}
+
+
+def shape_prior(dense: bool) -> ShapePrior:
+    """The model of 21 eye and nose landmarks + 5 detector points (15 modes), or of the 5 alone (8 modes)."""
+    arrays = _prior_arrays()
+    if dense:
+        return ShapePrior(arrays["mean26"], arrays["modes26"], arrays["idx106"])
+    return ShapePrior(arrays["mean5"], arrays["modes5"], np.zeros(0, np.int64))
+
+
+@dataclass(frozen=True)
+class PoseFit:
+    """One solved view: x_cam = rotation @ X + translation (OpenCV camera; X in decimetres, y up, z out of
+    the face).
+
+    coefficients [m] of the shape modes; error: rms distance of the points, in pixels of a 512 crop; cost:
+    the objective.
+    """
+
+    rotation: np.ndarray
+    translation: np.ndarray
+    coefficients: np.ndarray
+    error: float
+    cost: float
+
+
+def solve_pose(
+    points: np.ndarray, landmarks: np.ndarray | None = None, sigma: float = SIGMA_DETECTED
+) -> PoseFit:
+    """Head pose from the points of one crop.
+
+    Args:
+        points: [5,2] the detector's points in the 512 crop (edge coordinates).
+        landmarks: [106,2] in the same crop, or None.
+        sigma: standard deviation of a point's error, in pixels.
+    """
+    return solve_poses([points], [landmarks], sigma)[0]
+
+
+def solve_poses(
+    points: Sequence[np.ndarray], landmarks: Sequence[np.ndarray | None], sigma: float = SIGMA_DETECTED
+) -> list[PoseFit]:
+    """Poses of several crops *of one person*: one shape for all of them, so that the labels agree.
+
+    Arguments as `solve_pose`, one each a crop; the dense model is used when every crop has landmarks.
+    """
+    dense = all(found is not None for found in landmarks)
+    prior = shape_prior(dense)
+    views = []
+    for five, many in zip(points, landmarks, strict=True):
+        first = np.zeros((0, 2)) if many is None or not dense else np.asarray(many, np.float64)[prior.dense]
+        views.append(np.concatenate([first, np.asarray(five, np.float64)]))
+    return solve_shape_and_poses(np.stack(views), prior, sigma)
+
+
+def solve_shape_and_poses(views: np.ndarray, prior: ShapePrior, sigma: float) -> list[PoseFit]:
+    """Minimise reprojection error / sigma + coefficients + pitch prior, from two starts a view.
+
+    Args:
+        views: [K,M,2] pixels of the 512 crop, in the order of the prior's points.
+        prior: the shape model; its coefficients are shared by the K views.
+        sigma: standard deviation of a point's error, in pixels.
+    """
+    singles = []
+    for view in views:
+        fits = [
+            _levenberg_marquardt(view[None], [start], prior, sigma)[0] for start in _starts(view, prior.mean)
+        ]
+        singles.append(min(fits, key=lambda fit: fit.cost))
+    if len(views) == 1:
+        return singles
+    return _levenberg_marquardt(views, [(fit.rotation, fit.translation) for fit in singles], prior, sigma)
+
+
+def _starts(view: np.ndarray, mean: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Weak perspective as it is, and the same view with its pitch set to zero."""
+    rows, scale, shift = weak_perspective(view * [1, -1], mean)
+    right, up = rows[0], rows[1] - rows[0] * (rows[0] @ rows[1])
+    up = up / max(float(np.linalg.norm(up)), 1e-9)
+    rotation = np.stack([right, -up, -np.cross(right, up)])
+    depth = _PIXELS / max(scale, 1e-6)
+    translation = np.array([shift[0] - CROP_SIZE / 2, -shift[1] - CROP_SIZE / 2, _PIXELS]) * depth / _PIXELS
+    yaw, _, roll = angles_of_rotation(rotation)
+    return [(rotation, translation), (rotation_of_angles(yaw, 0.0, roll), translation)]
+
+
+def _levenberg_marquardt(
+    views: np.ndarray,
+    starts: Sequence[tuple[np.ndarray, np.ndarray]],
+    prior: ShapePrior,
+    sigma: float,
+    steps: int = 60,
+) -> list[PoseFit]:
+    count, modes = len(views), len(prior.modes)
+    rotations = np.stack([start[0] for start in starts])
+    translations = np.stack([start[1] for start in starts])
+    coefficients = np.zeros(modes)
+    residual, jacobian = _linearise(views, rotations, translations, coefficients, prior, sigma)
+    cost, damping = float(residual @ residual), 1e-3
+    for _ in range(steps):
+        normal, gradient = jacobian.T @ jacobian, jacobian.T @ residual
+        step = np.linalg.solve(normal + damping * np.diag(np.diag(normal) + 1e-9), -gradient)
+        moves = step[: 6 * count].reshape(count, 6)
+        trial_r = np.stack([_exponential(move[:3]) @ r for move, r in zip(moves, rotations, strict=True)])
+        trial_t, trial_c = translations + moves[:, 3:], coefficients + step[6 * count :]
+        trial, trial_jacobian = _linearise(views, trial_r, trial_t, trial_c, prior, sigma)
+        trial_cost = float(trial @ trial)
+        if trial_cost < cost:
+            done = cost - trial_cost < 1e-9 * (1 + cost)
+            rotations, translations, coefficients = trial_r, trial_t, trial_c
+            residual, jacobian, cost, damping = trial, trial_jacobian, trial_cost, max(damping / 5, 1e-9)
+            if done:
+                break
+        else:
+            damping *= 8
+            if damping > 1e9:
+                break
+    pixels = residual[: views.size].reshape(count, -1, 2) * sigma
+    errors = np.sqrt((pixels**2).sum(-1).mean(-1))
+    return [
+        PoseFit(rotations[k], translations[k], coefficients, float(errors[k]), cost) for k in range(count)
+    ]
+
+
+def _linearise(
+    views: np.ndarray,
+    rotations: np.ndarray,
+    translations: np.ndarray,
+    coefficients: np.ndarray,
+    prior: ShapePrior,
+    sigma: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Residuals [2KM + K + m], and their derivatives by each view (6 numbers) and the coefficients."""
+    count, points, modes = len(views), views.shape[1], len(coefficients)
+    shape = prior.mean + np.tensordot(coefficients, prior.modes, 1)
+    turned = shape @ rotations.transpose(0, 2, 1)  # [K,M,3]
+    camera = turned + translations[:, None]
+    depth = camera[..., 2:].clip(0.5)
+    ratio = camera[..., :2] / depth
+    by_camera = np.zeros((count, points, 2, 3))  # d pixel / d camera point
+    by_camera[..., 0, 0] = by_camera[..., 1, 1] = 1
+    by_camera[..., 2] = -ratio
+    by_camera *= (_PIXELS / sigma) / depth[..., None]
+
+    rows = 2 * points
+    jacobian = np.zeros((count * rows + count + modes, 6 * count + modes))
+    pitch_residual = np.zeros(count)
+    moved_modes = np.einsum("kij,mpj->kpim", rotations, prior.modes)
+    for k in range(count):
+        at = slice(k * rows, (k + 1) * rows)
+        cross = np.zeros((points, 3, 3))  # d (w x turned) / d w
+        x, y, z = turned[k].T
+        cross[:, 0, 1], cross[:, 0, 2], cross[:, 1, 0] = z, -y, -z
+        cross[:, 1, 2], cross[:, 2, 0], cross[:, 2, 1] = x, y, -x
+        jacobian[at, 6 * k : 6 * k + 3] = (by_camera[k] @ cross).reshape(rows, 3)
+        jacobian[at, 6 * k + 3 : 6 * k + 6] = by_camera[k].reshape(rows, 3)
+        jacobian[at, 6 * count :] = (by_camera[k] @ moved_modes[k]).reshape(rows, modes)
+        sine = float(np.clip(-rotations[k, 2, 1], -0.999, 0.999))
+        pitch_residual[k] = (math.asin(sine) - _PITCH_MEAN) / _PITCH_SD
+        slope = 1 / (math.sqrt(1 - sine * sine) * _PITCH_SD)
+        jacobian[count * rows + k, 6 * k : 6 * k + 2] = [
+            -rotations[k, 1, 1] * slope,
+            rotations[k, 0, 1] * slope,
+        ]
+    jacobian[count * rows + count :, 6 * count :] = np.eye(modes)
+    pixels = (ratio * _PIXELS + CROP_SIZE / 2 - views) / sigma
+    return np.concatenate([pixels.reshape(-1), pitch_residual, coefficients]), jacobian
+
+
+def _exponential(w: np.ndarray) -> np.ndarray:
+    """Rotation matrix of a rotation vector (Rodrigues)."""
+    angle = float(np.linalg.norm(w))
+    if angle < 1e-12:
+        return np.eye(3)
+    k = np.array([[0, -w[2], w[1]], [w[2], 0, -w[0]], [-w[1], w[0], 0]]) / angle
+    return np.eye(3) + math.sin(angle) * k + (1 - math.cos(angle)) * k @ k
+
+
+def project(points: np.ndarray, rotation: np.ndarray, translation: np.ndarray) -> np.ndarray:
+    """Pixels [M,2] of the 512 crop where face points [M,3] (decimetres) appear."""
+    camera = points @ rotation.T + translation
+    return camera[:, :2] / camera[:, 2:] * _PIXELS + CROP_SIZE / 2
+
+
+def angles_of_rotation(rotation: np.ndarray) -> tuple[float, float, float]:
+    """Yaw, pitch, roll in radians of a world-to-camera rotation [3,3]."""
+    forward = rotation[2]
+    yaw = math.atan2(-forward[0], -forward[2])
+    pitch = math.asin(float(np.clip(-forward[1], -1, 1)))
+    level = rotation_of_angles(yaw, pitch, 0.0)
+    lean = rotation @ level.T  # a turn about the camera's z axis
+    return yaw, pitch, math.atan2(lean[1, 0], lean[0, 0])
+
+
+def rotation_of_angles(yaw: float, pitch: float, roll: float) -> np.ndarray:
+    """World-to-camera rotation [3,3] (OpenCV camera, y-up world) of angles in radians."""
+    forward = -np.array([math.sin(yaw) * math.cos(pitch), math.sin(pitch), math.cos(yaw) * math.cos(pitch)])
+    right = np.array([math.cos(yaw), 0.0, -math.sin(yaw)])
+    level = np.stack([right, np.cross(forward, right), forward])
+    c, s = math.cos(roll), math.sin(roll)
+    return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]) @ level
+
+
+def label_of_rotation(rotation: np.ndarray) -> np.ndarray:
+    """The camera label [25] of a head rotation (world to camera).
+
+    EG3D's labels are a function of the rotation alone: the camera looks at the face from 2.7 units.
+    """
+    position = -rotation[2] * _DISTANCE * _WORLD_PER_DECIMETRE + _WORLD_OFFSET
+    cam2world = np.eye(4)
+    cam2world[:3, :3] = rotation.T
+    cam2world[:3, 3] = position / np.linalg.norm(position) * RADIUS
+    intrinsics = np.array([FOCAL, 0, 0.5, 0, FOCAL, 0.5, 0, 0, 1])
+    return np.concatenate([cam2world.reshape(-1), intrinsics]).astype(np.float32)
+
+
+def angles_from_labels(cameras: torch.Tensor) -> torch.Tensor:
+    """Camera labels [N,25] -> [N,3] yaw, pitch, roll in radians (of the head as the camera sees it)."""
+    matrices = cameras[:, :16].detach().double().cpu().numpy().reshape(-1, 4, 4)[:, :3, :3]
+    return torch.tensor([angles_of_rotation(m.T) for m in matrices], dtype=torch.float32).reshape(-1, 3)
+
+
+def labels_from_angles(angles: torch.Tensor) -> torch.Tensor:
+    """[N,3] yaw, pitch, roll in radians -> camera labels [N,25]."""
+    rows = [label_of_rotation(rotation_of_angles(*row)) for row in angles.detach().double().cpu().tolist()]
+    return torch.from_numpy(np.stack(rows)) if rows else torch.zeros(0, 25)

@@ -1,0 +1,166 @@
+"""Which face of a photo to take, and whether it is one: the detection ladder with its gate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from .crop import CROP_SIZE, CropTransform, crop_transform, roll_of_points, warp_crop
+from .detect import Face, FaceModels, as_uint8, detection_ladder
+from .recognise import embed, largest
+from .report import FaceReport
+
+Choose = Callable[[list[Face], np.ndarray], Face | None]
+
+# Measured on real photos and renders: good faces 4-10 pixels apart, 60 degrees of yaw 17-20, wrong
+# detections 48-70.
+GOOD_AGREEMENT, MAX_DISAGREEMENT = 12.0, 28.0
+_LEANING = math.radians(20)
+# the detector's five points among the 106: outlines of the two eyes, nose tip, mouth corners
+_LEFT_EYE, _RIGHT_EYE, _NOSE_MOUTH = [35, 41, 42, 39, 37, 36], [89, 95, 96, 93, 91, 90], [86, 52, 61]
+
+
+@dataclass
+class Candidate:
+    """A face looked at closely: its upright crop, landmarks there, and how well the two networks agree."""
+
+    face: Face
+    step: str
+    transform: CropTransform
+    image: torch.Tensor
+    mask: torch.Tensor
+    landmarks: np.ndarray | None
+    agreement: float | None
+
+    @property
+    def doubt(self) -> float:
+        """The agreement in pixels; without landmarks the detector's score on a similar scale."""
+        return self.agreement if self.agreement is not None else 48 * (1 - self.face.score)
+
+
+def search_face(
+    pixels: np.ndarray,
+    row: FaceReport,
+    models: FaceModels,
+    choose: Choose,
+    det_size: int | None,
+) -> Candidate | None:
+    """Climb the detection ladder until a face passes the gate; turn the photo when it passes only just.
+
+    A detector also sees faces in faces that stand on their head, so a doubtful one has to compete with the
+    turned ones. What was found, or why nothing was, goes into the row.
+    """
+    row.reason = "No face was found."
+    best: Candidate | None = None
+    for turned in (False, True):
+        for step, faces in detection_ladder(models, pixels, det_size, turned):
+            row.faces = max(row.faces, len(faces))
+            face = choose(faces, pixels)
+            if face is None:
+                row.reason = f"The face asked for is not there: {row.faces} found in the photo."
+                continue
+            try:
+                found = _look_closely(pixels, face, step, models)
+            except ValueError:
+                continue  # five points that span no face
+            if best is None or _is_better(found, best):
+                best = found
+            if best.doubt <= (GOOD_AGREEMENT if turned else MAX_DISAGREEMENT):
+                break
+        if best and best.doubt <= GOOD_AGREEMENT:
+            break
+    if best is None:
+        return None
+    row.agreement, row.score = best.agreement, round(best.face.score, 4)
+    if best.doubt > MAX_DISAGREEMENT:
+        row.reason = f"What was found is probably no face (its points disagree by {best.doubt:.0f} pixels)."
+        return None
+    row.reason = ""
+    return best
+
+
+def _is_better(new: Candidate, old: Candidate) -> bool:
+    """Whether to take a later candidate: a doubtful face is only replaced by itself, seen better."""
+    if new.doubt >= old.doubt:
+        return False
+    between = (new.face.box[:2] + new.face.box[2:] - old.face.box[:2] - old.face.box[2:]) / 2
+    same_place = float(np.linalg.norm(between)) < 0.5 * max(new.face.size, old.face.size)
+    return old.doubt > MAX_DISAGREEMENT or (same_place and new.face.score >= old.face.score)
+
+
+def _look_closely(pixels: np.ndarray, face: Face, step: str, models: FaceModels) -> Candidate:
+    photo_size = (pixels.shape[0], pixels.shape[1])
+    if abs(roll_of_points(face.points)) > _LEANING:
+        face = _see_upright(pixels, face, models)
+    transform = crop_transform(face.points, photo_size)
+    image, mask = warp_crop(pixels, transform)
+    if not models.has_landmarks:
+        return Candidate(face, step, transform, image, mask, None, None)
+    centre = transform.to_crop((face.box[:2] + face.box[2:]) / 2)
+    half = np.full(2, float((face.box[2:] - face.box[:2]).max()) / 2 * transform.scale)
+    # invented pixels may show half a face: the landmark network sees grey there
+    crop = ((image * (1 - mask) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+    landmarks = models.landmarks(crop, np.concatenate([centre - half, centre + half]))
+    assert landmarks is not None
+    same = np.stack([landmarks[_LEFT_EYE].mean(0), landmarks[_RIGHT_EYE].mean(0), *landmarks[_NOSE_MOUTH]])
+    agreement = float(np.linalg.norm(same - transform.to_crop(face.points), axis=1).mean())
+    return Candidate(face, step, transform, image, mask, landmarks, agreement)
+
+
+def _see_upright(pixels: np.ndarray, face: Face, models: FaceModels) -> Face:
+    """Detect a leaning face once more where it stands upright: its points are better there."""
+    crop = crop_transform(face.points, (pixels.shape[0], pixels.shape[1]))
+    size, zoom = 640, 0.625  # twice the crop's field of view
+    matrix = crop.matrix * zoom
+    matrix[:, 2] += size / 2 - zoom * CROP_SIZE / 2
+    wide = CropTransform(matrix, crop.photo_size, size)
+    image, mask = warp_crop(pixels, wide)
+    faces = models.detect(((image * (1 - mask) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy(), size)
+    middles = [float(np.abs(found.points.mean(0) - size / 2).max()) for found in faces]
+    if not faces or min(middles) > 0.15 * size:
+        return face
+    found = faces[int(np.argmin(middles))]
+    centre = wide.to_photo((found.box[:2] + found.box[2:]) / 2)
+    half = (found.box[2:] - found.box[:2]) / 2 / wide.scale
+    return Face(np.concatenate([centre - half, centre + half]), found.score, wide.to_photo(found.points))
+
+
+def chooser(which: str | int, target: torch.Tensor | None, models: FaceModels) -> Choose:
+    """A function that picks one of the faces of a photo, or None.
+
+    Args:
+        which: "largest", "leftmost", "rightmost", "nearest", or a number from the left (negative: right).
+        target: [512] the embedding that "nearest" means.
+    Raises:
+        ValueError: `which` is none of these, or "nearest" comes without a target.
+    """
+    if which == "largest":
+        return lambda faces, pixels: largest(faces)
+    if which == "nearest" and target is not None:
+        wanted = target
+
+        def nearest(faces: list[Face], pixels: np.ndarray) -> Face:
+            image = torch.from_numpy(as_uint8(pixels)).permute(2, 0, 1)[None].float() / 127.5 - 1
+            points = np.stack([face.points for face in faces])
+            found, _ = embed(image.expand(len(faces), -1, -1, -1), models, points)
+            return faces[int((found @ wanted).argmax())]
+
+        return nearest
+    if which == "nearest":
+        raise ValueError('which="nearest" needs a reference: a photo or an embedding of the person.')
+    place = {"leftmost": 0, "rightmost": -1}.get(which) if isinstance(which, str) else which
+    if place is None or isinstance(place, bool):
+        raise ValueError(
+            'which must be "largest", "leftmost", "rightmost", "nearest" or a number from the left, '
+            f"not {which!r}."
+        )
+
+    def from_the_left(faces: list[Face], pixels: np.ndarray) -> Face | None:
+        in_order = sorted(faces, key=lambda face: face.box[0] + face.box[2])
+        return in_order[place] if -len(faces) <= place < len(faces) else None
+
+    return from_the_left
