@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from .eg3d import Generator
 from .eg3d.layers import FullyConnected, SynthesisLayer, ToRGB
+from .randomness import uniform
 
 if TYPE_CHECKING:
     from .identity import Identity
@@ -93,7 +94,7 @@ class Adapter:
             raise ValueError(f"rank must be at least 1, not {rank}.")
         if layout not in LAYOUTS:
             raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, not {layout!r}.")
-        draw = torch.Generator().manual_seed(seed)
+        draw = torch.Generator().manual_seed(seed)  # the CPU's: one seed, one adapter on every device
         tensors: dict[str, Tensor] = {}
         for name, module in adapted_modules(generator).items():
             weight = module.weight
@@ -101,8 +102,7 @@ class Adapter:
             columns = weight[0].numel()
             width = rank * (weight.shape[-1] if weight.ndim == 4 and layout == "released" else 1)
             bound = 1 / math.sqrt(columns)  # kaiming_uniform with a = sqrt(5)
-            down = torch.rand(width, columns, generator=draw) * (2 * bound) - bound
-            tensors[name + DOWN] = down.to(weight.device, torch.float32)
+            tensors[name + DOWN] = uniform((width, columns), draw, weight.device) * (2 * bound) - bound
             tensors[name + UP] = torch.zeros(weight.shape[0], width, device=weight.device)
         parameters = dict(generator.named_parameters())
         for name in extra_parameters(generator, trainable):
@@ -176,7 +176,7 @@ def affine_gains(generator: nn.Module) -> dict[str, float]:
 
 
 @contextmanager
-def swapped(generator: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+def swapped(generator: Generator, tensors: Mapping[str, Tensor]) -> Iterator[None]:
     """Within the block the generator computes with `tensors` in place of its parameters of those names.
 
     The parameters themselves are never written to, and are back in their places after the block whatever happens
@@ -187,13 +187,17 @@ def swapped(generator: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[Non
         owner, _, leaf = name.rpartition(".")
         places.append((generator.get_submodule(owner), leaf))
     kept = [module._parameters[leaf] for module, leaf in places]
+    outer = generator.replaced
     try:
+        # an enclosing block may have replaced some already: theirs are the generator's own
+        generator.replaced = {**dict(zip(tensors, kept, strict=True)), **outer}  # type: ignore[arg-type]
         for (module, leaf), tensor in zip(places, tensors.values(), strict=True):
             module._parameters[leaf] = tensor  # type: ignore[assignment]  # as torch.func.functional_call does
         yield
     finally:
         for (module, leaf), parameter in zip(places, kept, strict=True):
             module._parameters[leaf] = parameter
+        generator.replaced = outer
 
 
 @contextmanager

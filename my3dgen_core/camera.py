@@ -27,8 +27,10 @@ def check_cameras(cameras: Tensor) -> Tensor:
     return cameras
 
 
-def _vector(value: float | Tensor) -> Tensor:
-    return torch.as_tensor(value, dtype=torch.float32).reshape(-1)
+def _vector(value: float | Tensor, device: torch.device | None) -> Tensor:
+    if isinstance(value, Tensor):
+        return value.to(device, torch.float32).reshape(-1)
+    return torch.full((1,), float(value), device=device)
 
 
 def look_at(
@@ -37,6 +39,7 @@ def look_at(
     radius: float | Tensor = RADIUS,
     pivot: tuple[float, float, float] | Tensor | None = None,
     focal: float | Tensor = FOCAL,
+    device: torch.device | None = None,
 ) -> Tensor:
     """Cameras at `radius` from the origin that look at `pivot`.
 
@@ -45,15 +48,16 @@ def look_at(
         radius: distance from the origin, in world units.
         pivot: the point looked at; None is the origin.
         focal: normalised focal length.
+        device: of the result; None: the CPU.
 
     Returns:
         [N, 25] float32; numbers and tensors of different length broadcast.
     """
     yaw, pitch, radius, focal = torch.broadcast_tensors(
-        _vector(yaw), _vector(pitch), _vector(radius), _vector(focal)
+        *(_vector(value, device) for value in (yaw, pitch, radius, focal))
     )
-    target = torch.zeros(3) if pivot is None else torch.as_tensor(pivot, dtype=torch.float32)
-    target = target.to(yaw.device)
+    x, y, z = (0.0, 0.0, 0.0) if pivot is None else pivot
+    target = torch.cat([_vector(value, device) for value in (x, y, z)])
     position = radius[:, None] * torch.stack(
         (yaw.sin() * pitch.cos(), pitch.sin(), yaw.cos() * pitch.cos()), dim=1
     )

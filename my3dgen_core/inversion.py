@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .camera import look_at
 from .eg3d import Generator
 from .latents import Latents
-from .objective import PhotoObjective, check_photos
+from .objective import Draw, PhotoObjective, check_photos, front_camera
+from .randomness import Shuffled, normal
 
 OnStep = Callable[[int, int, dict[str, float], Tensor | None], None]
 SPACES = ("w", "w+")
@@ -85,7 +85,8 @@ def invert(
         if config.shared_steps:
             start = run.descend(start.clone(), None, config.shared_steps)[0]
         found, losses = [], []
-        for index in torch.arange(len(images)).split(config.batch_size):
+        for first in range(0, len(images), config.batch_size):
+            index = list(range(len(images)))[first : first + config.batch_size]
             ws, loss = run.descend(start.expand(len(index), -1, -1).clone(), index, config.steps)
             found.append(ws)
             losses.append(loss)
@@ -104,7 +105,8 @@ class _Run:
     ) -> None:
         self.generator, self.objective, self.cameras = generator, objective, cameras
         self.config, self.on_step = config, on_step
-        self.rng = torch.Generator().manual_seed(config.seed)
+        self.draw = Draw(config.seed, generator.w_avg.device)
+        self.few = Shuffled(len(objective), config.seed)
         rows = generator.num_ws if config.space == "w+" else 1
         self.w_avg = generator.w_avg.detach().clone().to(torch.float32).expand(1, rows, -1)
         self.w_std = self._w_std()
@@ -113,14 +115,14 @@ class _Run:
         self.done = 0
 
     @torch.no_grad()
-    def _w_std(self) -> float:
+    def _w_std(self) -> Tensor:
         config = self.generator.config
-        z = torch.randn(_W_SAMPLES, config.z_dim, generator=self.rng).to(self.w_avg.device)
-        front = look_at(0.0, 0.0, config.avg_camera_radius, config.avg_camera_pivot, config.focal)
-        w = self.generator.mapping(z, front.to(z).expand(len(z), -1))[:, 0]
-        return float((w - w.mean(0)).square().sum(1).mean().sqrt())
+        z = normal((_W_SAMPLES, config.z_dim), self.draw.samples, self.w_avg.device)
+        front = front_camera(config, z.device)
+        w = self.generator.mapping(z, front.expand(len(z), -1))[:, 0]
+        return (w - w.mean(0)).square().sum(1).mean().sqrt()
 
-    def descend(self, start: Tensor, index: Tensor | None, steps: int) -> tuple[Tensor, Tensor]:
+    def descend(self, start: Tensor, index: list[int] | None, steps: int) -> tuple[Tensor, Tensor]:
         """Optimises latents [B or 1, rows, w_dim]; index None: one latent, a few random photos a step."""
         config, num_ws = self.config, self.generator.num_ws
         variable = start.detach().clone().requires_grad_(True)
@@ -133,9 +135,9 @@ class _Run:
             optimizer.param_groups[0]["lr"] = (
                 config.lr * (0.5 - 0.5 * math.cos(math.pi * ramp)) * min(1.0, (t + 1 / steps) / 0.05)
             )
-            chosen = self._few() if index is None else index
+            chosen = self.few.take(min(4, len(self.objective))) if index is None else index
             noise = self.w_std * config.w_noise * max(0.0, 1 - t / 0.75) ** 2 / math.sqrt(variable.shape[-1])
-            drawn = torch.randn(variable.shape, generator=self.rng).to(variable)
+            drawn = normal(tuple(variable.shape), self.draw.samples, variable.device)
             ws = (variable + noise * drawn).expand(-1, num_ws, -1)
             each = self._loss(ws, chosen)
             optimizer.zero_grad(set_to_none=True)
@@ -143,23 +145,20 @@ class _Run:
             optimizer.step()
             if step >= steps - tail:
                 losses += each.detach().mean() if index is None else each.detach()
-            self._report(float(each.detach().mean()), variable, chosen)
+            self._report(each.detach().mean(), variable, chosen)
         return variable.detach(), losses / tail
 
-    def _few(self) -> Tensor:
-        return torch.randperm(len(self.objective), generator=self.rng)[:4]
-
-    def _loss(self, ws: Tensor, index: Tensor) -> Tensor:
+    def _loss(self, ws: Tensor, index: list[int]) -> Tensor:
         planes = self.generator.planes(ws)
-        cameras = self.cameras[index.to(self.cameras.device)]
+        cameras = self.cameras[index]
         planes = planes.expand(len(index), -1, -1, -1, -1)
         if self.config.rays_per_image == 0:
-            return self.objective.whole(ws.expand(len(index), -1, -1), planes, cameras, index, self.rng)
+            return self.objective.whole(ws.expand(len(index), -1, -1), planes, cameras, index, self.draw)
         side = min(self.objective.resolution, math.ceil(math.sqrt(self.config.rays_per_image)))
         stride = self.objective.resolution // side
-        return self.objective.lattice(planes, cameras, index, stride, self.rng)
+        return self.objective.lattice(planes, cameras, index, stride, self.draw)
 
-    def _report(self, loss: float, variable: Tensor, index: Tensor) -> None:
+    def _report(self, loss: Tensor, variable: Tensor, index: list[int]) -> None:
         self.done += 1
         if self.on_step is None:
             return
@@ -168,5 +167,5 @@ class _Run:
         if every and (self.done % every == 0 or self.done == self.total):
             with torch.no_grad():
                 ws = variable[:1].detach().expand(-1, self.generator.num_ws, -1)
-                preview = self.generator.render(ws, self.cameras[index[:1].to(self.cameras.device)]).image
-        self.on_step(self.done, self.total, {"loss": loss}, preview)
+                preview = self.generator.render(ws, self.cameras[index[:1]]).image
+        self.on_step(self.done, self.total, {"loss": float(loss)}, preview)

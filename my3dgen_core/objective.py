@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import random
+
 import torch
 from torch import Tensor
 
-from .camera import check_cameras
-from .eg3d import Generator
+from .camera import check_cameras, look_at
+from .eg3d import Generator, GeneratorConfig
 from .losses import photo_loss, resize
+from .randomness import seeded
 
 SR_MARGIN = 4
 """Raw pixels at the rim of a patch that super-resolution sees with too little context."""
+
+
+class Draw:
+    """The chance in a step: where in the picture to look, and where on the rays."""
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self.places = random.Random(seed)
+        self.samples = seeded(seed, device)
 
 
 class PhotoObjective:
@@ -44,23 +55,18 @@ class PhotoObjective:
             self.valid_final = resize(valid, config.img_resolution)
             self.valid_raw = resize(valid, self.resolution)
         layout = generator.superresolution.layout
-        self.patches_possible = (
-            layout.input_resolution == self.resolution and config.sr_noise_mode == "none"
-        )
+        self.patches_possible = layout.input_resolution == self.resolution and config.sr_noise_mode == "none"
 
     def __len__(self) -> int:
         return len(self.raw)
 
-    def lattice(
-        self, planes: Tensor, cameras: Tensor, index: Tensor, stride: int, rng: torch.Generator
-    ) -> Tensor:
-        """Loss [B] of photos `index` [B] on every `stride`-th raw pixel."""
+    def lattice(self, planes: Tensor, cameras: Tensor, index: list[int], stride: int, draw: Draw) -> Tensor:
+        """Loss [B] of photos `index` on every `stride`-th raw pixel."""
         n = self.resolution // stride
-        offset = torch.randint(stride, (2,), generator=rng).tolist()
-        line = torch.arange(n) * stride
-        pixels = ((line + offset[0])[:, None] * self.resolution + line + offset[1]).flatten()
-        pixels = pixels.to(planes.device)
-        marched = self.generator.march(planes, cameras, self.resolution, pixels, rng)
+        top, left = draw.places.randrange(stride), draw.places.randrange(stride)
+        line = torch.arange(n, device=planes.device) * stride
+        pixels = ((line + top)[:, None] * self.resolution + line + left).flatten()
+        marched = self.generator.march(planes, cameras, self.resolution, pixels, draw.samples)
         image = marched.features[..., :3].transpose(1, 2).unflatten(2, (n, n))
 
         def thin(values: Tensor) -> Tensor:
@@ -74,27 +80,28 @@ class PhotoObjective:
         ws: Tensor,
         planes: Tensor,
         cameras: Tensor,
-        index: Tensor,
+        index: list[int],
         size: int,
-        rng: torch.Generator,
+        draw: Draw,
     ) -> Tensor:
-        """Loss [B] of photos `index` [B] on a square of `size` raw pixels each, at both resolutions."""
+        """Loss [B] of photos `index` on a square of `size` raw pixels each, at both resolutions."""
         if size >= self.resolution or not self.patches_possible:
-            return self.whole(ws, planes, cameras, index, rng)
-        b = len(index)
-        corner = torch.randint(self.resolution - size + 1, (b, 2), generator=rng)
-        line = torch.arange(size)
+            return self.whole(ws, planes, cameras, index, draw)
+        last = self.resolution - size
+        corners = [(draw.places.randint(0, last), draw.places.randint(0, last)) for _ in index]
+        corner = torch.tensor(corners, device=planes.device)
+        line = torch.arange(size, device=planes.device)
         rows = corner[:, :1] + line  # [B, size]
         columns = corner[:, 1:] + line
-        pixels = (rows[:, :, None] * self.resolution + columns[:, None]).flatten(1).to(planes.device)
-        marched = self.generator.march(planes, cameras, self.resolution, pixels, rng)
+        pixels = (rows[:, :, None] * self.resolution + columns[:, None]).flatten(1)
+        marched = self.generator.march(planes, cameras, self.resolution, pixels, draw.samples)
         features = marched.features.transpose(1, 2).unflatten(2, (size, size))
         image = self.generator.superresolution.upscale(features, ws)
 
         def cut(values: Tensor, scale: int, margin: int) -> Tensor:
             parts = [
                 values[i, :, r * scale : (r + size) * scale, c * scale : (c + size) * scale]
-                for i, (r, c) in zip(index.tolist(), corner.tolist(), strict=True)
+                for i, (r, c) in zip(index, corners, strict=True)
             ]
             return trim(torch.stack(parts), margin)
 
@@ -107,11 +114,9 @@ class PhotoObjective:
             image, self.final, self.valid_final, self.scale, SR_MARGIN * self.scale
         )
 
-    def whole(
-        self, ws: Tensor, planes: Tensor, cameras: Tensor, index: Tensor, rng: torch.Generator | None
-    ) -> Tensor:
-        """Loss [B] of photos `index` [B] on whole pictures at both resolutions."""
-        rendering = self.generator.render(ws, cameras, planes=planes, jitter=rng)
+    def whole(self, ws: Tensor, planes: Tensor, cameras: Tensor, index: list[int], draw: Draw) -> Tensor:
+        """Loss [B] of photos `index` on whole pictures at both resolutions."""
+        rendering = self.generator.render(ws, cameras, planes=planes, jitter=draw.samples)
         total = ws.new_zeros(len(index))
         for image, target, valid in (
             (rendering.image_raw, self.raw, self.valid_raw),
@@ -150,3 +155,8 @@ def check_photos(images: Tensor, masks: Tensor | None = None, cameras: Tensor | 
         check_cameras(cameras)
         if len(cameras) != len(images):
             raise ValueError(f"There are {len(images)} photos but {len(cameras)} cameras.")
+
+
+def front_camera(config: GeneratorConfig, device: torch.device) -> Tensor:
+    """The camera [1, 25] that the mapping is conditioned on when nothing else is asked for."""
+    return look_at(0.0, 0.0, config.avg_camera_radius, config.avg_camera_pivot, config.focal, device)

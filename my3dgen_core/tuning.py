@@ -14,7 +14,8 @@ from .adapter import DIFF, Adapter, swapped
 from .eg3d import Generator
 from .identity import Identity
 from .latents import Latents
-from .objective import PhotoObjective, check_photos
+from .objective import Draw, PhotoObjective, check_photos
+from .randomness import Shuffled
 
 OnStep = Callable[[int, int, dict[str, float], Tensor | None], None]
 METHODS = ("lora", "full")
@@ -102,8 +103,8 @@ def personalize(
         optimizer = torch.optim.Adam(parameter_groups(adapter, config), betas=(0.0, 0.99))
         rates = [group["lr"] for group in optimizer.param_groups]
         parameters = dict(generator.named_parameters())
-        rng = torch.Generator().manual_seed(config.seed)
-        order = Shuffled(len(images), rng)
+        draw = Draw(config.seed, device)
+        order = Shuffled(len(images), config.seed)
         history: list[float] = []
         for step in range(config.steps):
             decay = 0.05 + 0.95 * (0.5 + 0.5 * math.cos(math.pi * step / config.steps))
@@ -114,7 +115,7 @@ def personalize(
                 ws, cameras = fixed.ws[index], fixed.cameras[index]
                 planes = generator.planes(ws)
                 size = config.patch or objective.resolution
-                loss = objective.patch(ws, planes, cameras, index, size, rng).mean()
+                loss = objective.patch(ws, planes, cameras, index, size, draw).mean()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             history.append(float(loss.detach()))
@@ -152,21 +153,6 @@ def parameter_groups(adapter: Adapter, config: TuningConfig) -> list[dict[str, o
             rate = config.lr
         groups.setdefault(rate, []).append(tensor)
     return [{"params": tensors, "lr": rate} for rate, tensors in groups.items()]
-
-
-class Shuffled:
-    """Indices below n in random order, every one once before any comes again."""
-
-    def __init__(self, n: int, rng: torch.Generator) -> None:
-        self.n, self.rng = n, rng
-        self.waiting: list[int] = []
-
-    def take(self, count: int) -> Tensor:
-        """The next `count` indices, int64 [count]."""
-        while len(self.waiting) < count:
-            self.waiting += torch.randperm(self.n, generator=self.rng).tolist()
-        taken, self.waiting = self.waiting[:count], self.waiting[count:]
-        return torch.tensor(taken)
 
 
 @torch.no_grad()

@@ -40,6 +40,8 @@ class Generator(nn.Module):
         self.backbone = Backbone(config)
         self.superresolution = SuperResolution(config)
         self.decoder = Decoder(config.decoder_lr_mul)
+        self.replaced: dict[str, nn.Parameter] = {}
+        """The generator's own parameters while others stand in for them (see `adapter.swapped`)."""
 
     @property
     def num_ws(self) -> int:
@@ -51,9 +53,12 @@ class Generator(nn.Module):
         return self.backbone.mapping.w_avg
 
     def base_hash(self) -> str:
-        """SHA-256 over the state sorted by key, as float32, and the configuration: names these very weights."""
+        """SHA-256 over the state sorted by key, as float32, and the configuration: names these very weights.
+
+        An identity in effect does not change it: it names the base.
+        """
         digest = hashlib.sha256(json.dumps(self.config.to_dict(), sort_keys=True).encode())
-        for key, value in sorted(self.state_dict().items()):
+        for key, value in sorted({**self.state_dict(), **self.replaced}.items()):
             digest.update(key.encode())
             digest.update(value.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
         return digest.hexdigest()

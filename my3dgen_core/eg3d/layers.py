@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..randomness import normal
+
 LRELU_SLOPE = 0.2
 LRELU_GAIN = math.sqrt(2)
 
@@ -145,7 +147,7 @@ class SynthesisLayer(nn.Module):
             x = x + (noise * self.noise_strength).to(x.dtype)
         elif noise_mode == "random":
             shape = (x.shape[0], 1, *x.shape[2:])
-            noise = torch.randn(shape, generator=generator, device=x.device, dtype=torch.float32)
+            noise = normal(shape, generator, x.device)
             x = x + (noise * self.noise_strength).to(x.dtype)
         elif noise_mode != "none":
             raise ValueError(f"noise_mode must be 'const', 'random' or 'none', not {noise_mode!r}.")

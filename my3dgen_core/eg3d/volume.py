@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..camera import cam2world, intrinsics
+from ..randomness import uniform
 from .backbone import PLANE_CHANNELS
 from .config import GeneratorConfig
 from .layers import FullyConnected
@@ -175,12 +176,8 @@ def _noise(jitter: Jitter, b: int, m: int, n: int, k: int, like: Tensor) -> tupl
     if isinstance(jitter, int | float):
         return float(jitter), torch.full((b * m, k), float(jitter), device=like.device, dtype=like.dtype)
     if isinstance(jitter, torch.Generator):
-        # drawn where the generator lives, so that one seed gives one picture on every device
-        place = {"generator": jitter, "device": jitter.device, "dtype": like.dtype}
-        return (
-            torch.rand(b, m, n, 1, **place).to(like.device),
-            torch.rand(b * m, k, **place).to(like.device),
-        )
+        coarse = uniform((b, m, n, 1), jitter, like.device)
+        return coarse.to(like.dtype), uniform((b * m, k), jitter, like.device).to(like.dtype)
     coarse, fine = jitter
     return coarse.to(like), fine.to(like)
 

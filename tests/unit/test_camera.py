@@ -1,0 +1,88 @@
+"""The 25-number camera: where it stands, what it looks at, how it is mirrored and moved."""
+
+import math
+
+import pytest
+import torch
+from my3dgen_core import camera_path, interpolate, look_at, mirror, orbit
+from my3dgen_core.camera import PATHS, angles, cam2world, check_cameras, intrinsics
+
+
+def test_the_frontal_camera_stands_on_the_z_axis_with_opencv_axes():
+    camera = look_at(0.0, 0.0)
+    pose = cam2world(camera)[0]
+    assert torch.allclose(pose[:3, :3], torch.diag(torch.tensor([1.0, -1.0, -1.0])), atol=1e-6)
+    assert torch.allclose(pose[:3, 3], torch.tensor([0.0, 0.0, 2.7]))
+    expected = torch.tensor([[4.2647, 0, 0.5], [0, 4.2647, 0.5], [0, 0, 1]])
+    assert torch.allclose(intrinsics(camera)[0], expected)
+
+
+def test_positive_yaw_is_at_positive_x_and_positive_pitch_above():
+    assert cam2world(look_at(0.4, 0.0))[0, 0, 3] > 1
+    assert cam2world(look_at(0.0, 0.4))[0, 1, 3] == pytest.approx(2.7 * math.sin(0.4), abs=1e-5)
+
+
+@pytest.mark.parametrize("pivot", [None, (0.0, 0.0, 0.2), (0.1, -0.1, 0.0)])
+def test_the_camera_stands_at_the_radius_and_looks_at_the_pivot(pivot):
+    camera = look_at(torch.tensor([0.5, -1.0]), torch.tensor([0.2, -0.3]), 2.7, pivot)
+    pose = cam2world(camera)
+    position, forward = pose[:, :3, 3], pose[:, :3, 2]
+    assert torch.allclose(position.norm(dim=1), torch.full((2,), 2.7), atol=1e-5)
+    to_pivot = torch.tensor(pivot or (0.0, 0.0, 0.0)) - position
+    assert torch.allclose(torch.nn.functional.normalize(to_pivot, dim=1), forward, atol=1e-6)
+    assert torch.allclose(torch.linalg.det(pose[:, :3, :3]), torch.ones(2), atol=1e-5)
+
+
+def test_angles_come_back():
+    yaw, pitch = torch.tensor([0.0, 0.5, -1.0]), torch.tensor([0.3, -0.2, 0.1])
+    back = angles(look_at(yaw, pitch))
+    assert torch.allclose(back[0], yaw, atol=1e-5)
+    assert torch.allclose(back[1], pitch, atol=1e-5)
+    assert torch.allclose(back[2], torch.zeros(3), atol=1e-5)
+
+
+def test_mirroring_negates_yaw_and_twice_is_nothing():
+    camera = look_at(0.5, 0.2)
+    assert torch.allclose(mirror(camera), look_at(-0.5, 0.2), atol=1e-6)
+    assert torch.equal(mirror(mirror(camera)), camera)
+
+
+def test_interpolation_ends_are_exact():
+    a, b = look_at(-0.5, 0.0), look_at(0.5, 0.2)
+    path = interpolate(a, b, torch.tensor([0.0, 0.5, 1.0]))
+    assert torch.equal(path[0], a[0])
+    assert torch.equal(path[2], b[0])
+
+
+@pytest.mark.parametrize("kind", PATHS)
+def test_paths_have_the_frames_asked_for_and_stay_within_their_amplitude(kind):
+    path = camera_path(kind, 24, yaw=0.6, pitch=0.2)
+    yaw, pitch, roll = angles(path)
+    assert path.shape == (24, 25)
+    assert float(yaw.abs().max()) <= 0.6 + 1e-5
+    assert float(pitch.abs().max()) <= 0.2 + 1e-5
+    assert float(roll.abs().max()) <= 1e-5
+
+
+def test_an_orbit_closes_without_repeating_its_first_frame():
+    path = orbit(36)
+    steps = (path.roll(-1, 0) - path)[:, [3, 7, 11]].norm(dim=1)
+    assert float(steps.max()) < 2.5 * float(steps.mean())
+    assert float(steps.min()) > 0
+
+
+@pytest.mark.parametrize("frames", [0, -3])
+def test_a_path_without_frames_gets_a_sentence(frames):
+    with pytest.raises(ValueError, match="at least one frame"):
+        camera_path("ellipse", frames)
+
+
+def test_an_unknown_path_names_the_known_ones():
+    with pytest.raises(ValueError, match="ellipse"):
+        camera_path("zigzag", 3)
+
+
+@pytest.mark.parametrize("bad", [torch.zeros(25), torch.zeros(2, 16), torch.full((1, 25), float("nan"))])
+def test_bad_cameras_get_a_sentence(bad):
+    with pytest.raises(ValueError, match=r"(?i)camera"):
+        check_cameras(bad)
