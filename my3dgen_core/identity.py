@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from .adapter import DIFF, DOWN, UP, Adapter
-from .checkpoint import CheckpointError, write_safetensors
+from .checkpoint import CheckpointError, is_safetensors, write_safetensors
 from .latents import Latents
 
 FORMAT = "my3dgen.identity"
@@ -86,7 +86,7 @@ class Identity:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Identity:
-        """Reads a file of `save`.
+        """Reads a file of `save`, or the person out of a My3DGen snapshot (`snapshot.split_snapshot`).
 
         Raises:
             FileNotFoundError: no such file.
@@ -95,6 +95,10 @@ class Identity:
         file = Path(path)
         if not file.is_file():
             raise FileNotFoundError(f"There is no identity at {file}.")
+        if not is_safetensors(file):
+            from .snapshot import split_snapshot  # which makes identities
+
+            return split_snapshot(file)[1]
         try:
             with safe_open(file, framework="pt") as opened:
                 metadata = opened.metadata() or {}

@@ -1,0 +1,79 @@
+"""The command line: `python -m my3dgen_core convert in.pkl out.safetensors`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from pathlib import Path
+
+import torch
+
+from .checkpoint import CheckpointError, convert, save_generator
+from .snapshot import is_snapshot, split_snapshot
+
+# Subcommands that live in a module of their own: it has `add_arguments(parser)` and `main(args)`.
+MODULES = {"evaluate": ("evaluation", "reproduce the paper's measurements")}
+
+
+def convert_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", type=Path, help="an official .pkl, a fine-tune, a .pt or .safetensors")
+    parser.add_argument("target", type=Path, help="the .safetensors file to write")
+    parser.add_argument("--half", action="store_true", help="float16: half the size, slightly other numbers")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
+    parser.add_argument(
+        "--identity",
+        type=Path,
+        metavar="FILE",
+        help="of a My3DGen snapshot: also write the person (.safetensors)",
+    )
+    parser.add_argument(
+        "--merged", action="store_true", help="of a My3DGen snapshot: write base and person as one generator"
+    )
+
+
+def run_convert(args: argparse.Namespace) -> None:
+    dtype = torch.float16 if args.half else torch.float32
+    if args.identity is None and not args.merged:
+        generator = convert(args.source, args.target, dtype, args.overwrite)
+    else:
+        for file in filter(None, (args.target, args.identity)):
+            if file.exists() and not args.overwrite:
+                raise FileExistsError(f"{file} exists already. Choose another name, or use --overwrite.")
+        generator, identity = split_snapshot(args.source)
+        adapter = identity.adapter if args.merged else None
+        provenance = {**identity.provenance, "base_hash": identity.base_hash}
+        save_generator(generator, args.target, dtype, adapter=adapter, provenance=provenance)
+        if args.identity is not None:
+            identity.save(args.identity)
+            print(f"{args.identity}: {identity.adapter.parameter_count} numbers of one person")
+    print(f"{args.target}: {generator.config.img_resolution} px, base hash {generator.base_hash()}")
+    if not args.merged and args.identity is None and is_snapshot(args.source):
+        print("It was a My3DGen snapshot: this is its base. Add --identity FILE to keep the person.")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one subcommand; 0 if it went well, 2 for a mistake in the input, with a sentence on stderr."""
+    parser = argparse.ArgumentParser("my3dgen_core", description="Personal 3D heads from photos.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    converter = commands.add_parser("convert", help="write any generator as safetensors")
+    convert_arguments(converter)
+    converter.set_defaults(run=run_convert)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    for name, (module_name, text) in MODULES.items():
+        command = commands.add_parser(name, help=text)
+        if arguments[:1] == [name]:  # only then is it imported
+            module = importlib.import_module(f".{module_name}", __package__)
+            module.add_arguments(command)
+            command.set_defaults(run=module.main)
+    args = parser.parse_args(arguments)
+    try:
+        args.run(args)
+    except (CheckpointError, FileNotFoundError, FileExistsError, ValueError) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
