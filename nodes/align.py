@@ -65,6 +65,14 @@ class AlignFaces:
                         "which makes their cameras agree better.",
                     },
                 ),
+                "drop_different": (
+                    "BOOLEAN",
+                    {
+                        "default": False,
+                        "tooltip": "Leave out photos that look like someone else than most of them. Off: the "
+                        "report only says so.",
+                    },
+                ),
             },
             "optional": {
                 "names": (
@@ -97,6 +105,7 @@ class AlignFaces:
         which: list[str],
         upright: list[bool],
         same_person: list[bool],
+        drop_different: list[bool],
         names: list[str] | None = None,
         reference: list[Tensor] | None = None,
         node_id: list[str] | None = None,
@@ -117,6 +126,7 @@ class AlignFaces:
                 reference=_named_photos(reference, None)[0][1] if reference else None,
                 upright=upright[0],
                 same_person=same_person[0],
+                drop_different=drop_different[0],
                 on_step=host.progress(node, "photo"),
             )
         report = format_report(aligned.report)

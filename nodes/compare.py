@@ -84,6 +84,8 @@ class Compare:
         node_id: str | None = None,
     ) -> dict[str, Any]:
         from ..my3dgen_core import Latents, look_at
+        from ..my3dgen_core.evaluation import psnr
+        from ..my3dgen_core.losses import resize
 
         photos = sockets.crops_to_core(images, "The photos")
         sockets.check_latents(anchors, pretrained)
@@ -111,7 +113,8 @@ class Compare:
                     render_views(generator, ws, side.expand(len(ws), -1), on_step=on_step).image
                     for side in sides.split(1)
                 )
-            scores = [[_psnr(a, b) for a, b in zip(views, photos, strict=True)] for views in (before, after)]
+            truth = resize(photos, before.shape[-1])
+            scores = [psnr(before, truth).tolist(), psnr(after, truth).tolist()]
         text = (
             f"PSNR over {len(shown)} {'photos' if cameras is None else 'views'}: pretrained "
             f"{_mean(scores[0]):.2f} dB, personalised {_mean(scores[1]):.2f} dB "
@@ -134,14 +137,6 @@ class Compare:
             cell=cell,
         )
         return {"ui": host.report(node_id, text), "result": (host.to_host(picture), text)}
-
-
-def _psnr(picture: Tensor, photo: Tensor) -> float:
-    """Of a rendered [3,H,W] in [-1,1] against a photo, at the rendered size."""
-    size = picture.shape[-2:]
-    target = torch.nn.functional.interpolate(photo[None], size, mode="bilinear", antialias=True)[0]
-    error = (picture.clamp(-1, 1) - target.clamp(-1, 1)).square().mean().clamp_min(1e-10)
-    return float(10 * torch.log10(4 / error))
 
 
 def _mean(values: list[float]) -> float:

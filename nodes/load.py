@@ -12,7 +12,7 @@ from . import host, sockets
 CATEGORY = "My3DGen"
 STARTER = "starter"
 DEMO_PERSON = "demo person (bundled)"
-SPLITS = {"photos": "train", "held-out views": "held_out"}
+PHOTOS, HELD_OUT = "photos", "held-out views"
 
 
 class LoadGenerator:
@@ -144,7 +144,7 @@ class LoadDemoPerson:
         return {
             "required": {
                 "views": (
-                    list(SPLITS),
+                    [PHOTOS, HELD_OUT],
                     {
                         "tooltip": "'photos' to train on; 'held-out views' show the person from angles that "
                         "no photo has, to judge the result."
@@ -159,22 +159,21 @@ class LoadDemoPerson:
 
     @classmethod
     def IS_CHANGED(cls, views: str, at_most: int) -> str:
-        return host.fingerprint(_demo_files(views))
+        return host.fingerprint([_demo_folder() / "cameras.json"])
 
     def load(self, views: str, at_most: int) -> tuple[torch.Tensor, sockets.Cameras]:
-        from ..my3dgen_core.face.photos import load_photo
+        from ..my3dgen_core.evaluation import read_demo_person
 
-        table = _demo_cameras()[SPLITS[views]]
-        files = _demo_files(views)[:at_most]
-        images = torch.stack([torch.from_numpy(load_photo(file)) for file in files])
-        cameras = torch.tensor([table[file.name] for file in files], dtype=torch.float32)
-        return host.to_host(images.float() / 255), sockets.Cameras(cameras)
+        photos, cameras, held_out, held_out_cameras = read_demo_person()
+        if views == HELD_OUT:
+            photos, cameras = held_out, held_out_cameras
+        return sockets.pictures_to_host(photos[:at_most]), sockets.Cameras(cameras[:at_most])
 
 
 def _photo_files(folder: str) -> list[Path]:
     from ..my3dgen_core.face.photos import list_photos
 
-    return _demo_files("photos") if folder == DEMO_PERSON else list_photos(host.find_input_folder(folder))
+    return list_photos(_demo_folder() / "photos" if folder == DEMO_PERSON else host.find_input_folder(folder))
 
 
 def _shrunk(pixels: Any, longest_side: int) -> torch.Tensor:
@@ -192,20 +191,6 @@ def _shrunk(pixels: Any, longest_side: int) -> torch.Tensor:
 
 
 def _demo_folder() -> Path:
-    from ..my3dgen_core.checkpoint import starter_path
+    from ..my3dgen_core import evaluation
 
-    return starter_path().parent / "demo_person"
-
-
-def _demo_cameras() -> dict[str, dict[str, list[float]]]:
-    """The demo person's file names and cameras, by split ("train", "held_out")."""
-    import json
-
-    file = _demo_folder() / "cameras.json"
-    if not file.is_file():
-        raise FileNotFoundError(f"The demo person is missing from this installation: there is no {file}.")
-    return json.loads(file.read_text(encoding="utf-8"))
-
-
-def _demo_files(views: str) -> list[Path]:
-    return [_demo_folder() / name for name in sorted(_demo_cameras()[SPLITS[views]])]
+    return evaluation.DEMO_PERSON

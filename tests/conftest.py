@@ -1,4 +1,4 @@
-"""Loads the pack as ComfyUI does, by path and under a name of its own, with one copy of the core in the process."""
+"""Loads the pack as ComfyUI does, by path and under its own name; the core is there once in the process."""
 
 from __future__ import annotations
 

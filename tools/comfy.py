@@ -126,8 +126,16 @@ class Result:
 class Server:
     """A running ComfyUI. Use it as a context manager: it is stopped at the end."""
 
-    def __init__(self, base: Path, *, environment: dict[str, str] | None = None, port: int = 0) -> None:
+    def __init__(
+        self,
+        base: Path,
+        *,
+        output: Path | None = None,
+        environment: dict[str, str] | None = None,
+        port: int = 0,
+    ) -> None:
         self.base = make_base(base.resolve())
+        self.output = output.resolve() if output else self.base / "output"
         self.environment = environment or {}
         self.port = port or _free_port()
         self.address = f"127.0.0.1:{self.port}"
@@ -149,6 +157,7 @@ class Server:
         known = (comfyui / "comfy" / "cli_args.py").read_text(encoding="utf-8")
         command = [sys.executable, "main.py", "--listen", "127.0.0.1", "--port", str(self.port)]
         command += ["--base-directory", str(self.base), "--disable-auto-launch"]
+        command += ["--output-directory", str(self.output)]
         command += [] if _has_gpu() else ["--cpu"]
         command += ["--disable-api-nodes"] if "--disable-api-nodes" in known else []
         if "--database-url" in known:
@@ -262,7 +271,7 @@ class Server:
             if node is None or name == node:
                 entries = (e for values in output.values() if isinstance(values, list) for e in values)
                 found += [
-                    self.base / "output" / e["subfolder"] / e["filename"]
+                    self.output / e["subfolder"] / e["filename"]
                     for e in entries
                     if isinstance(e, dict) and e.get("type") == "output"
                 ]

@@ -1,0 +1,48 @@
+# Both commands make .venv and install what they need; the README has every step for people without make.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help install fixtures demo demo-real test test-ui lint serve clean
+
+help:
+	@echo "make demo       personalise the demo person from photos, in a real ComfyUI; results in ./output"
+	@echo "make demo-real  the same with photographs of a real person"
+	@echo "make test       every test (the browser's too where chromium is installed)"
+	@echo "make test-ui    the browser tests alone"
+	@echo "make lint       ruff and mypy"
+	@echo "make serve      a ComfyUI with this pack on http://127.0.0.1:8188"
+
+install: .venv/.installed
+
+.venv/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[dev,faces,starter,comfyui]'
+	touch $@
+
+demo: install
+	$(BIN)/python tools/demo.py
+
+demo-real: install
+	$(BIN)/python tools/demo.py real
+
+fixtures: install
+	$(BIN)/python tools/comfy.py
+	$(BIN)/python tools/face_test_pack.py build/face
+
+test: fixtures
+	$(BIN)/python -m pytest tests
+
+test-ui: fixtures
+	@command -v chromium >/dev/null || { echo "The browser tests need chromium: apt-get install chromium"; exit 1; }
+	$(BIN)/python -m pytest tests/ui
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy my3dgen_core
+
+serve: fixtures
+	$(BIN)/python tools/comfy.py serve
+
+clean:
+	rm -rf build output .venv

@@ -1,0 +1,77 @@
+"""A real ComfyUI for the tests in this folder, with two small generators of random weights in its models."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import comfy
+import face_test_pack
+import pytest
+import torch
+from prompts import Prompt
+
+from my3dgen_core import Generator, GeneratorConfig, save_generator
+
+
+def tiny_generator(seed: int) -> Generator:
+    """A generator small enough to train in seconds. Its pictures mean nothing."""
+    torch.manual_seed(seed)
+    config = GeneratorConfig(
+        z_dim=8,
+        w_dim=16,
+        img_resolution=128,
+        plane_resolution=16,
+        channel_base=256,
+        channel_max=16,
+        superresolution="2X",
+        neural_resolution=64,
+        depth_resolution=4,
+        depth_resolution_importance=4,
+        sr_num_fp16_res=0,
+    )
+    return Generator(config).eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def face_pack(root: Path) -> Path:
+    """The folder of the small face pack that tests may download."""
+    return face_test_pack.make_pack(root / "build" / "face")
+
+
+@pytest.fixture(scope="session")
+def base(root: Path, face_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ComfyUI's folders: generators tiny and other, the face pack, an empty pack beside ours."""
+    base = comfy.make_base(tmp_path_factory.mktemp("comfy"))
+    for seed, name in enumerate(("tiny", "other")):
+        save_generator(
+            tiny_generator(seed), base / "models" / "my3dgen" / "generators" / f"{name}.safetensors"
+        )
+    (base / "models" / "insightface").symlink_to(face_pack.parents[1])
+    empty = base / "custom_nodes" / "empty_pack"
+    empty.mkdir()
+    (empty / "__init__.py").write_text("NODE_CLASS_MAPPINGS = {}\n")
+    return base
+
+
+@pytest.fixture(scope="session")
+def server(base: Path) -> Iterator[comfy.Server]:
+    # One thread: tiny tensors gain nothing by more, and lose much on a busy machine.
+    with comfy.Server(base, environment={"OMP_NUM_THREADS": "1"}) as running:
+        yield running
+
+
+@pytest.fixture
+def workflow(root: Path) -> Callable[[str], Prompt]:
+    """An API workflow as it ships, with few steps: enough to see that everything runs."""
+
+    def load(name: str) -> Prompt:
+        prompt = json.loads((root / "workflows" / "api" / f"{name}.json").read_text(encoding="utf-8"))
+        few = {"steps": 2, "shared_steps": 2, "frames": 3, "rows": 2, "at_most": 4}
+        for node in prompt.values():
+            inputs = node["inputs"]
+            inputs.update({key: min(few[key], inputs[key]) for key in few.keys() & inputs.keys()})
+        return prompt
+
+    return load

@@ -1,0 +1,76 @@
+"""API prompts for the tests that run in a real ComfyUI, on generators of random weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Prompt = dict[str, Any]
+
+
+def tiny_prompt(**changes: dict[str, Any]) -> Prompt:
+    """Invert, train, apply and render on grey pictures; `changes` are node name -> inputs to set."""
+    prompt: Prompt = {
+        "load": node("LoadGenerator", file="tiny.safetensors"),
+        "photos": {
+            "class_type": "EmptyImage",
+            "inputs": {"width": 64, "height": 64, "batch_size": 4, "color": 8421504},
+        },
+        "cameras": path(4),
+        "invert": node(
+            "Invert",
+            model=["load", 0],
+            images=["photos", 0],
+            cameras=["cameras", 0],
+            steps=2,
+            shared_steps=2,
+            space="w",
+            learning_rate=0.05,
+            batch_size=4,
+            seed=0,
+        ),
+        "train": node(
+            "TrainIdentity",
+            model=["load", 0],
+            images=["photos", 0],
+            anchors=["invert", 0],
+            steps=3,
+            rank=1,
+            learning_rate=0.01,
+            batch_size=2,
+            seed=0,
+        ),
+        "apply": node("ApplyIdentity", model=["load", 0], identity=["train", 0], strength=1.0),
+        "orbit": path(3),
+        "render": render("apply"),
+        "save": save("render"),
+    }
+    for name, inputs in changes.items():
+        prompt[name]["inputs"].update(inputs)
+    return prompt
+
+
+def node(kind: str, **inputs: Any) -> Prompt:
+    return {"class_type": f"My3DGen{kind}", "inputs": inputs}
+
+
+def path(frames: int) -> Prompt:
+    return node("CameraPath", path="swing", frames=frames, yaw=20.0, pitch=10.0, center_pitch=0.0)
+
+
+def render(model: str, batch_size: int = 2) -> Prompt:
+    return node(
+        "Render",
+        model=[model, 0],
+        latents=["invert", 0],
+        which="mean",
+        index=0,
+        batch_size=batch_size,
+        cameras=["orbit", 0],
+    )
+
+
+def save(images: str) -> Prompt:
+    return {
+        "class_type": "SaveImage",
+        "inputs": {"images": [images, 0], "filename_prefix": f"tests/{images}"},
+    }

@@ -1,0 +1,141 @@
+"""The main job, headlessly in a real ComfyUI: photos of one person in, a personal 3D head out.
+
+    python tools/demo.py           # the demo person of this pack, whose true looks from every side are known
+    python tools/demo.py real      # photographs: three of one man among portraits of others
+
+Everything is written under ./output. ComfyUI is the one at COMFYUI_PATH, else one from the package index.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import comfy
+import face_test_pack
+
+ROOT = comfy.ROOT
+WORKFLOW = ROOT / "workflows" / "api" / "personalize.json"
+DEMO_PERSON = ROOT / "my3dgen_core" / "starter" / "demo_person" / "photos"
+FACES = ROOT / "build" / "face"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("who", nargs="?", choices=("demo", "real"), default="demo")
+    parser.add_argument("--output", type=Path, default=ROOT / "output", help="where results go")
+    parser.add_argument("--quick", action="store_true", help="a few steps only, to see that everything runs")
+    arguments = parser.parse_args()
+    try:
+        run(arguments.who, arguments.output, arguments.quick)
+    except (comfy.ComfyError, RuntimeError, OSError) as error:
+        print(f"\nThe demo failed: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def run(who: str, output: Path, quick: bool) -> None:
+    base = comfy.make_base(ROOT / "build" / "demo")
+    models = face_test_pack.make_pack(FACES)
+    link(base / "models" / "insightface", models.parents[1])
+    folder = base / "input" / f"{who}_person"
+    photos = copy_photos(who, folder)
+    prompt = make_prompt(folder.name, who, quick)
+    print(f"{len(photos)} photos in {folder.relative_to(ROOT)}; starting ComfyUI ...", flush=True)
+    began = time.monotonic()
+    with comfy.Server(base, output=output) as server:
+        print(f"ready after {time.monotonic() - began:.0f} s; {WORKFLOW.relative_to(ROOT)}:", flush=True)
+        result = server.run(prompt, Progress(prompt))
+        if result.status != "success":
+            node = prompt.get(result.error_node, {})
+            raise comfy.ComfyError(
+                f"{node.get('_meta', {}).get('title', 'the prompt')}: {result.error or result.status}\n"
+                f"ComfyUI's log: {server.log}"
+            )
+        tell(prompt, result, server, time.monotonic() - began)
+
+
+def link(place: Path, target: Path) -> None:
+    if place.is_symlink() or place.exists():
+        place.unlink() if place.is_symlink() else shutil.rmtree(place)
+    place.symlink_to(target, target_is_directory=True)
+
+
+def copy_photos(who: str, folder: Path) -> list[Path]:
+    """Fills a folder under ComfyUI's input, as a user would."""
+    if who == "demo":
+        place = DEMO_PERSON
+    else:
+        place = face_test_pack.fetch_photos(FACES)
+    sources = sorted(p for p in place.iterdir() if p.is_file())
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return [Path(shutil.copy(source, folder)) for source in sources]
+
+
+def make_prompt(folder: str, who: str, quick: bool) -> dict[str, Any]:
+    """The workflow as it ships, with this folder; portraits of other people are to be left out."""
+    prompt = json.loads(WORKFLOW.read_text(encoding="utf-8"))
+    for node in prompt.values():
+        inputs = node["inputs"]
+        if node["class_type"] == "My3DGenLoadPhotos":
+            inputs["folder"] = folder
+        if node["class_type"] == "My3DGenAlignFaces":
+            inputs["drop_different"] = who == "real"
+        if "filename_prefix" in inputs:
+            inputs["filename_prefix"] = inputs["filename_prefix"].replace("/person", f"/{folder}")
+        if quick:
+            few = {"steps": 3, "shared_steps": 3, "frames": 4, "rows": 2}
+            inputs.update({name: min(few[name], inputs[name]) for name in few.keys() & inputs.keys()})
+    return prompt
+
+
+class Progress:
+    """Prints each stage when it begins, and how far it is where someone is watching."""
+
+    def __init__(self, prompt: dict[str, Any]) -> None:
+        self.prompt = prompt
+
+    def __call__(self, kind: str, data: dict[str, Any]) -> None:
+        if kind == "executing" and data["node"] in self.prompt:
+            title = self.prompt[data["node"]]["_meta"]["title"]
+            print(f"\r  {title:<60}", end="\n" if not sys.stdout.isatty() else "", flush=True)
+        elif kind == "progress" and sys.stdout.isatty():
+            title = self.prompt[data["node"]]["_meta"]["title"]
+            print(f"\r  {title}  {data['value']}/{data['max']:<20}", end="", flush=True)
+        if kind == "executing" and data["node"] is None:
+            print()
+
+
+def tell(prompt: dict[str, Any], result: comfy.Result, server: comfy.Server, seconds: float) -> None:
+    """The summary: report on the photos, likeness, sizes, times, files, licence of the face models."""
+    by_class = {node["class_type"]: name for name, node in prompt.items()}
+    print(f"\nPhotos\n{result.text(by_class['My3DGenAlignFaces'])}")
+    print("\nResult")
+    for kind in ("My3DGenTrainIdentity", "My3DGenSaveIdentity", "My3DGenCompare"):
+        print(f"  {result.text(by_class[kind])}")
+    print("\nTime")
+    for name, spent in result.seconds.items():
+        if spent >= 0.5:
+            print(f"  {spent:7.1f} s  {prompt[name]['_meta']['title']}")
+    print(f"  {seconds:7.1f} s  in all, with the start of ComfyUI")
+    print("\nFiles")
+    for name in prompt:
+        files = server.files(result, name)
+        if len(files) > 2:
+            print(f"  {len(files)} frames: {files[0]} ... {files[-1].name}")
+        else:
+            for file in files:
+                print(f"  {file}")
+    print(f"\n{face_test_pack.LICENCE_LINE}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""ComfyUI's own page in a browser without a screen: makes the workflow files that users open, and tests them.
+
+python tools/page.py           # workflows/NAME.json from workflows/api/NAME.json, for every NAME
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import comfy
+
+WORKFLOWS = comfy.ROOT / "workflows"
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+READY = "window.app?.graph && Object.keys(LiteGraph.registered_node_types).length > 100"
+# Columns from left to right as the data flows, wide enough for every name.
+TO_UI = """
+async (prompt) => {
+  await app.loadApiJson(prompt, "workflow");
+  for (const node of app.graph._nodes) {
+    const size = node.computeSize();
+    node.size = [Math.max(300, size[0]), size[1]];
+  }
+  app.graph.arrange(60);
+  return app.graph.serialize();
+}
+"""
+TO_API = """
+async (workflow) => {
+  await app.loadGraphData(workflow);
+  return (await app.graphToPrompt()).output;
+}
+"""
+
+
+def browser_path() -> str | None:
+    """The browser, from CHROMIUM or the PATH; None where there is none."""
+    return os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+@contextmanager
+def open_page(server: comfy.Server) -> Iterator[Any]:
+    """A playwright page with ComfyUI loaded and the dialog of the first start closed."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=browser_path(), args=ARGUMENTS)
+        try:
+            page = browser.new_page(viewport={"width": 1600, "height": 1000})
+            page.goto(f"http://{server.address}", wait_until="domcontentloaded")
+            page.wait_for_function(READY, timeout=120_000)
+            page.keyboard.press("Escape")
+            yield page
+        finally:
+            browser.close()
+
+
+def same_prompt(prompt: dict[str, Any]) -> dict[str, Any]:
+    """A prompt as it can be compared: what runs, without titles and texts that the page adds."""
+    return {
+        name: {
+            "class_type": node["class_type"],
+            "inputs": {key: value for key, value in node["inputs"].items() if key != "preview"},
+        }
+        for name, node in prompt.items()
+    }
+
+
+def main() -> int:
+    if browser_path() is None:
+        print("This needs chromium: apt-get install chromium, or set CHROMIUM.", file=sys.stderr)
+        return 1
+    with tempfile.TemporaryDirectory() as folder, comfy.Server(Path(folder)) as server:
+        for source in sorted((WORKFLOWS / "api").glob("*.json")):
+            prompt = json.loads(source.read_text(encoding="utf-8"))
+            with open_page(server) as page:
+                workflow = page.evaluate(TO_UI, prompt)
+                back = page.evaluate(TO_API, workflow)
+            if same_prompt(back) != same_prompt(prompt):
+                print(f"{source.name} does not come back from the page as it was.", file=sys.stderr)
+                return 1
+            target = WORKFLOWS / source.name
+            target.write_text(json.dumps(workflow, indent=1) + "\n", encoding="utf-8")
+            print(target)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
