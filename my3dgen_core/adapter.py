@@ -1,13 +1,14 @@
 """The low-rank update of a generator: W + up @ down, added to the stored weight before modulation.
 
-My3DGen (WACV 2025, section 3): the adapted modules are every convolution, ToRGB and affine of the backbone's
-synthesis and of super-resolution; mapping never, so that directions in W stay valid. Two layouts of a k x k kernel:
+My3DGen (WACV 2025, section 3): the adapted modules are every convolution, ToRGB and affine of the
+backbone's synthesis and of super-resolution; mapping never, so that directions in W stay valid. Two layouts
+of a k x k kernel:
 
 - "released" (the authors' code): down [r*k, in*k*k], up [out, r*k], so that "rank r" has matrix rank r*k.
 - "lycoris": down [r, in*k*k], up [out, r].
 
-An affine's update is added to its output without the layer's own weight gain, hence the division here: that path
-moves about sqrt(w_dim) times faster at the same step and deserves a learning rate of its own.
+An affine's update is added to its output without the layer's own weight gain, hence the division here: that
+path moves about sqrt(w_dim) times faster at the same step and deserves a learning rate of its own.
 """
 
 from __future__ import annotations
@@ -46,8 +47,9 @@ def adapted_modules(generator: nn.Module) -> dict[str, nn.Module]:
 def extra_parameters(generator: nn.Module, trainable: str) -> list[str]:
     """Parameters trained directly, beside the low-rank tensors.
 
-    "lora": none. "released": all biases, noise strengths and the constant input of the adapted networks, as the
-    authors' code does. "paper": biases, noise strengths and the decoder, whose count at rank 1 is the paper's 240K.
+    "lora": none. "released": all biases, noise strengths and the constant input of the adapted networks, as
+    the authors' code does. "paper": biases, noise strengths and the decoder, whose count at rank 1 is the
+    paper's 240K.
     """
     if trainable not in TRAINABLE:
         raise ValueError(f"trainable must be one of {', '.join(TRAINABLE)}, not {trainable!r}.")
@@ -77,7 +79,8 @@ class Adapter:
     layout: str = "released"
     scaling: float = 1.0
     gains: dict[str, float] = field(default_factory=dict)
-    """1 / weight gain of the modules (affines) whose update is added to the output, not to the stored weight."""
+    """1 / weight gain of the modules (affines) whose update is added to the output, not to the stored
+    weight."""
 
     @classmethod
     def create(
@@ -179,8 +182,8 @@ def affine_gains(generator: nn.Module) -> dict[str, float]:
 def swapped(generator: Generator, tensors: Mapping[str, Tensor]) -> Iterator[None]:
     """Within the block the generator computes with `tensors` in place of its parameters of those names.
 
-    The parameters themselves are never written to, and are back in their places after the block whatever happens
-    in it. Gradients flow into `tensors`.
+    The parameters themselves are never written to, and are back in their places after the block whatever
+    happens in it. Gradients flow into `tensors`.
     """
     places = []
     for name in tensors:
@@ -192,7 +195,8 @@ def swapped(generator: Generator, tensors: Mapping[str, Tensor]) -> Iterator[Non
         # an enclosing block may have replaced some already: theirs are the generator's own
         generator.replaced = {**dict(zip(tensors, kept, strict=True)), **outer}  # type: ignore[arg-type]
         for (module, leaf), tensor in zip(places, tensors.values(), strict=True):
-            module._parameters[leaf] = tensor  # type: ignore[assignment]  # as torch.func.functional_call does
+            # a plain tensor among the parameters, as torch.func.functional_call does it
+            module._parameters[leaf] = tensor  # type: ignore[assignment]
         yield
     finally:
         for (module, leaf), parameter in zip(places, kept, strict=True):

@@ -53,20 +53,19 @@ def look_at(
     Returns:
         [N, 25] float32; numbers and tensors of different length broadcast.
     """
-    yaw, pitch, radius, focal = torch.broadcast_tensors(
-        *(_vector(value, device) for value in (yaw, pitch, radius, focal))
-    )
+    numbers = [_vector(value, device) for value in (yaw, pitch, radius, focal)]
+    yaws, pitches, radii, focals = torch.broadcast_tensors(*numbers)
     x, y, z = (0.0, 0.0, 0.0) if pivot is None else pivot
     target = torch.cat([_vector(value, device) for value in (x, y, z)])
-    position = radius[:, None] * torch.stack(
-        (yaw.sin() * pitch.cos(), pitch.sin(), yaw.cos() * pitch.cos()), dim=1
+    position = radii[:, None] * torch.stack(
+        (yaws.sin() * pitches.cos(), pitches.sin(), yaws.cos() * pitches.cos()), dim=1
     )
     forward = torch.nn.functional.normalize(target - position, dim=1)
     up = torch.zeros_like(forward)
     up[:, 1] = 1
     right = torch.nn.functional.normalize(torch.linalg.cross(forward, up), dim=1)
     down = torch.linalg.cross(forward, right)
-    return pack(torch.stack((right, down, forward), dim=2), position, focal)
+    return pack(torch.stack((right, down, forward), dim=2), position, focals)
 
 
 def pack(rotation: Tensor, position: Tensor, focal: Tensor) -> Tensor:
@@ -130,7 +129,10 @@ def orbit(
     focal: float = FOCAL,
     center_pitch: float = 0.0,
 ) -> Tensor:
-    """A closed ellipse around the front: yaw swings to +-`yaw`, pitch to `center_pitch` +- `pitch`. [frames, 25]."""
+    """A closed ellipse around the front, [frames, 25].
+
+    Yaw swings to +-`yaw`, pitch to `center_pitch` +- `pitch`, both in radians.
+    """
     return camera_path("ellipse", frames, yaw, pitch, radius, pivot, focal, center_pitch)
 
 

@@ -1,8 +1,9 @@
 """Does the personal prior know the person? Views that no photo had, against the truth.
 
-The protocol: photos -> anchors -> identity, then the mean anchor is rendered from held-out cameras, once with the
-pretrained generator and once with the personalised one. PSNR and SSIM compare with the true picture; identity is the
-cosine of ArcFace embeddings with the training photos (My3DGen, WACV 2025, section 4).
+The protocol: photos -> anchors -> identity, then the mean anchor is rendered from held-out cameras, once
+with the pretrained generator and once with the personalised one. PSNR and SSIM compare with the true
+picture; identity is the cosine of ArcFace embeddings with the training photos (My3DGen, WACV 2025, section
+4).
 """
 
 from __future__ import annotations
@@ -34,9 +35,10 @@ DEMO_PERSON = Path(__file__).parent / "starter" / "demo_person"
 class Scores:
     """Means over the held-out views.
 
-    psnr in dB over the whole picture; ssim; identity: mean cosine with the training photos, worst: that of the worst
-    view; auc: how often a view is nearer to the training photos than a random head of the same generator is;
-    faces: the share of views in which a face was found. The last four are None without face models.
+    psnr in dB over the whole picture; ssim; identity: mean cosine with the training photos, worst: that of
+    the worst view; auc: how often a view is nearer to the training photos than a random head of the same
+    generator is; faces: the share of views in which a face was found. The last four are None without face
+    models.
     """
 
     psnr: float
@@ -135,7 +137,8 @@ def evaluate(
         face_models: with an ArcFace network; None leaves identity out.
 
     Returns:
-        "pretrained", "personalised" and "truth" (the true views against the photos: the best one can hope for).
+        "pretrained", "personalised" and "truth" (the true views against the photos: the best one can hope
+        for).
     """
     mean = identity.anchors.mean().to(generator.w_avg.device)
     others = strangers(generator) if face_models is not None else None
@@ -174,7 +177,7 @@ def read_demo_person() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
     def read(part: str) -> tuple[Tensor, Tensor]:
         names = sorted(labels[part])
-        pictures = [torch.from_numpy(load_photo(DEMO_PERSON / name).pixels.copy()) for name in names]
+        pictures = [torch.from_numpy(load_photo(DEMO_PERSON / name).copy()) for name in names]
         images = torch.stack(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
         return images, torch.tensor([labels[part][name] for name in names])
 

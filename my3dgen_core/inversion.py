@@ -29,8 +29,8 @@ class InversionConfig:
     steps: int = 300
     """Optimiser steps for every photo."""
     shared_steps: int = 0
-    """Steps spent first on one latent for all photos. Set it when they show one person: each photo then starts
-    from the person instead of the mean face and needs far fewer steps of its own."""
+    """Steps spent first on one latent for all photos. Set it when they show one person: each photo then
+    starts from the person instead of the mean face and needs far fewer steps of its own."""
     space: str = "w"
     """"w": one vector for all layers; "w+": one for each."""
     lr: float = 0.02
@@ -38,7 +38,8 @@ class InversionConfig:
     batch_size: int = 4
     """Photos worked on at the same time. On a CPU more is slower: the activations no longer fit the cache."""
     rays_per_image: int = 256
-    """Raw pixels looked at in a step, on a lattice over the face; 0: the whole picture, at both resolutions."""
+    """Raw pixels looked at in a step, on a lattice over the face; 0: the whole picture, at both
+    resolutions."""
     perceptual: float = 0.5
     """Weight of the perceptual term."""
     w_noise: float = 0.05
@@ -57,7 +58,7 @@ def invert(
     generator: Generator,
     images: Tensor,
     cameras: Tensor,
-    config: InversionConfig = InversionConfig(),  # noqa: B008  frozen
+    config: InversionConfig = InversionConfig(),
     masks: Tensor | None = None,
     on_step: OnStep | None = None,
 ) -> Latents:
@@ -71,7 +72,8 @@ def invert(
         on_step: called as (step, total, losses, preview [1, 3, R, R] or None); what it raises ends the work.
 
     Returns:
-        `Latents` with ws [N, num_ws, w_dim], the cameras, and the mean loss of the last tenth of the steps [N].
+        `Latents` with ws [N, num_ws, w_dim], the cameras, and the mean loss of the last tenth of the steps
+        [N].
 
     Raises:
         ValueError: photos, masks and cameras that do not belong together, pixels out of range.

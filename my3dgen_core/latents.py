@@ -44,8 +44,9 @@ class Latents:
 
     def to(self, device: torch.device | str) -> Latents:
         """The same on another device."""
-        moved = (
-            None if value is None else value.to(device)
-            for value in (self.ws, self.cameras, self.losses, self.alphas)
-        )
-        return Latents(*moved, base_hash=self.base_hash)
+
+        def move(value: Tensor | None) -> Tensor | None:
+            return None if value is None else value.to(device)
+
+        moved = move(self.cameras), move(self.losses), move(self.alphas)
+        return Latents(self.ws.to(device), *moved, self.base_hash)

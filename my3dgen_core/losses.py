@@ -1,8 +1,8 @@
 """What a rendering is compared by.
 
-The perceptual term is the L1 distance of Laplacian pyramids (Ling and Okada 2006; "Lap1" of Bojanowski et al.,
-GLO, ICML 2018). It needs no download and no licence, works on patches of any size, and weighs edges at every
-scale, which is what a pixel loss alone blurs away.
+The perceptual term is the L1 distance of Laplacian pyramids (Ling and Okada 2006; "Lap1" of Bojanowski et
+al., GLO, ICML 2018). It needs no download and no licence, works on patches of any size, and weighs edges at
+every scale, which is what a pixel loss alone blurs away.
 """
 
 from __future__ import annotations

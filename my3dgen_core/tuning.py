@@ -1,10 +1,10 @@
-"""Anchors to a personal generator: My3DGen's training (WACV 2025, section 3), and full fine-tuning beside it."""
+"""Anchors to a personal generator: My3DGen's training (WACV 2025, section 3), or full fine-tuning."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -25,8 +25,8 @@ METHODS = ("lora", "full")
 class TuningConfig:
     """Settings of `personalize`.
 
-    Adam without momentum, as the paper; the rates fall to a twentieth along a cosine, which reaches the loss of
-    a constant rate in a fraction of the steps. Example: `TuningConfig(steps=400, rank=1)`.
+    Adam without momentum, as the paper; the rates fall to a twentieth along a cosine, which reaches the
+    loss of a constant rate in a fraction of the steps. Example: `TuningConfig(steps=400, rank=1)`.
     """
 
     steps: int = 400
@@ -37,12 +37,14 @@ class TuningConfig:
     layout: str = "released"
     """Shape of the low-rank update of a 3x3 kernel: "released" (the authors' code) or "lycoris" (leaner)."""
     trainable: str = "paper"
-    """Trained beside the low-rank tensors: "lora" nothing, "released" biases, noise strengths and the constant
-    input, "paper" biases, noise strengths and the decoder (240,030 numbers at ffhq512-128, rank 1)."""
+    """Trained beside the low-rank tensors: "lora" nothing, "released" biases, noise strengths and the
+    constant input, "paper" biases, noise strengths and the decoder (240,030 numbers at ffhq512-128, rank
+    1)."""
     batch_size: int = 2
     """Photos a step."""
     patch: int = 32
-    """Edge in raw pixels of the square looked at in each photo and step; 0: whole pictures, as in the paper."""
+    """Edge in raw pixels of the square looked at in each photo and step; 0: whole pictures, as in the
+    paper."""
     lr: float = 1e-2
     """Rate of convolutions and ToRGB."""
     affine_lr: float = 2e-3
@@ -66,7 +68,7 @@ def personalize(
     generator: Generator,
     images: Tensor,
     anchors: Latents,
-    config: TuningConfig = TuningConfig(),  # noqa: B008  frozen
+    config: TuningConfig = TuningConfig(),
     masks: Tensor | None = None,
     on_step: OnStep | None = None,
 ) -> Identity:
@@ -77,7 +79,7 @@ def personalize(
         images: [N, 3, H, H] in [-1, 1], any size.
         anchors: the photos' latents with their cameras, from `invert`; both stay as they are.
         masks: [N, 1, H, H], 1 = invented pixel, not looked at.
-        on_step: called as (step, total, losses, preview [1, 3, R, R] or None); what it raises ends the training.
+        on_step: called as (step, total, losses, preview [1, 3, R, R] or None); what it raises ends the work.
 
     Returns:
         `Identity` with the adapter, the anchors, the settings and the loss of every step.
@@ -157,7 +159,7 @@ def parameter_groups(adapter: Adapter, config: TuningConfig) -> list[dict[str, o
 
 @torch.no_grad()
 def _preview(
-    generator: Generator, adapter: Adapter, parameters: dict[str, Tensor], anchors: Latents
+    generator: Generator, adapter: Adapter, parameters: Mapping[str, Tensor], anchors: Latents
 ) -> Tensor:
     assert anchors.cameras is not None
     with swapped(generator, adapter.composed(parameters)):

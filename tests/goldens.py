@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from my3dgen_core import Generator, GeneratorConfig
 from safetensors.torch import load_file
 from torch import Tensor
+
+from my3dgen_core import Generator, GeneratorConfig
 
 FOLDER = Path(__file__).parent / "data" / "goldens"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import torch
+
 from my3dgen_core import Generator, GeneratorConfig
 
 CONFIG = GeneratorConfig(

@@ -100,7 +100,8 @@ class GeneratorConfig:
         Args:
             init_kwargs: z_dim, c_dim, w_dim, img_resolution, mapping_kwargs, channel_base, channel_max,
                 rendering_kwargs, sr_num_fp16_res, conv_clamp; others do not change the function computed.
-            neural_resolution: the resolution the volume is rendered at; None: the super-resolution's own input.
+            neural_resolution: the resolution the volume is rendered at; None: the super-resolution's own
+            input.
 
         Raises:
             ValueError: a setting that would need other code than this.

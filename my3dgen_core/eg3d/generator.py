@@ -21,8 +21,11 @@ _CPU_SAMPLES, _DEVICE_SAMPLES = 1 << 16, 1 << 22
 
 @dataclass
 class Rendering:
-    """image [B,3,R,R] and image_raw [B,3,r,r] in [-1, 1], not clipped; depth [B,1,r,r] along the ray in world
-    units; mask [B,1,r,r] = accumulated weight in [0, 1]; features [B,32,r,r], whose first three are image_raw."""
+    """What `Generator.render` gives; r is the neural resolution.
+
+    image [B,3,R,R] and image_raw [B,3,r,r] in [-1, 1], not clipped; depth [B,1,r,r] along the ray in world
+    units; mask [B,1,r,r], the accumulated weight in [0, 1]; features [B,32,r,r], image_raw its first three.
+    """
 
     image: Tensor
     image_raw: Tensor
@@ -32,7 +35,10 @@ class Rendering:
 
 
 class Generator(nn.Module):
-    """EG3D. Parameter names equal the official state-dict keys, so `load_state_dict(strict=True)` is the map."""
+    """EG3D.
+
+    Parameter names equal the official state-dict keys, so `load_state_dict(strict=True)` is the map.
+    """
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
@@ -82,7 +88,7 @@ class Generator(nn.Module):
     def planes(
         self, ws: Tensor, noise_mode: str = "const", generator: torch.Generator | None = None
     ) -> Tensor:
-        """ws [B, num_ws, w_dim] -> tri-planes [B, 3, 32, P, P]. They do not depend on the camera: keep them."""
+        """ws [B, num_ws, w_dim] -> tri-planes [B, 3, 32, P, P]. No camera goes in: keep them for a path."""
         self._check_ws(ws)
         planes = self.backbone.synthesis(ws, noise_mode, generator)
         return planes.unflatten(1, (3, PLANE_CHANNELS))
@@ -165,9 +171,9 @@ class Generator(nn.Module):
     def sample(
         self, ws: Tensor, points: Tensor, *, planes: Tensor | None = None, chunk: int | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The radiance field itself: points [B, M, 3] -> raw density [B, M, 1] and colour features [B, M, 32].
+        """The radiance field: points [B, M, 3] -> raw density [B, M, 1] and colour features [B, M, 32].
 
-        The density that is marched is softplus(raw - 1). Colours lie in about [0, 1]; the first three are rgb.
+        The density that is marched is softplus(raw - 1). Colours lie in about [0, 1]; the first three: rgb.
         """
         if planes is None:
             planes = self.planes(ws)

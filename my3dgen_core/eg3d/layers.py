@@ -198,11 +198,11 @@ class SynthesisBlock(nn.Module):
         *,
         up: bool = True,
         conv_clamp: float | None = None,
-        half: bool = False,
+        fp16: bool = False,
     ) -> None:
         super().__init__()
         self.up = up
-        self.half = half
+        self.fp16 = fp16
         self.first = in_channels == 0
         self.register_buffer("resample_filter", fir_kernel())
         if self.first:
@@ -228,7 +228,7 @@ class SynthesisBlock(nn.Module):
             x = self.const.to(torch.float32).expand(ws.shape[0], -1, -1, -1)
         else:
             assert x is not None
-            dtype = torch.float16 if self.half and x.device.type != "cpu" else torch.float32
+            dtype = torch.float16 if self.fp16 and x.device.type != "cpu" else torch.float32
             x = self.conv0(x.to(dtype), next(latents), noise_mode, generator)
         x = self.conv1(x, next(latents), noise_mode, generator)
         rgb = self.torgb(x, next(latents)).to(torch.float32)

@@ -35,13 +35,16 @@ LAYOUTS = {
 
 
 class SuperResolution(nn.Module):
+    block0: SynthesisBlock
+    block1: SynthesisBlock
+
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
         layout = LAYOUTS[config.superresolution]
         self.layout = layout
         self.antialias = config.sr_antialias
         self.noise_mode = config.sr_noise_mode
-        half = config.sr_num_fp16_res > 0
+        fp16 = config.sr_num_fp16_res > 0
         resolution, in_channels = layout.input_resolution, PLANE_CHANNELS
         for i in range(2):
             resolution *= 2 if layout.up[i] else 1
@@ -52,8 +55,8 @@ class SuperResolution(nn.Module):
                 resolution,
                 3,
                 up=layout.up[i],
-                conv_clamp=CONV_CLAMP if half else None,
-                half=half,
+                conv_clamp=CONV_CLAMP if fp16 else None,
+                fp16=fp16,
             )
             setattr(self, f"block{i}", block)
             in_channels = layout.channels[i]

@@ -123,10 +123,13 @@ class FaceModels:
         usable = [name for name in wanted if name in available]
         if not usable:
             raise FaceModelError(f"onnxruntime offers {', '.join(available)}, but not {', '.join(wanted)}.")
+        # waiting threads must not spin: beside a busy program (training, another sampler) that costs tenfold
+        options = onnxruntime.SessionOptions()
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         networks = {}
         for role, file in files.items():
             with contextlib.redirect_stdout(io.StringIO()):  # insightface 0.7.3 prints its providers
-                networks[role] = model_zoo.get_model(str(file), providers=usable)
+                networks[role] = model_zoo.get_model(str(file), providers=usable, sess_options=options)
             if networks[role] is None:
                 raise FaceModelError(f"insightface does not know what to do with {file.name}. {MODELS_HINT}")
         _accept_batched_outputs(networks[DETECTION])
@@ -157,20 +160,20 @@ class FaceModels:
         Returns:
             faces with a score above 0.5, best first.
         """
-        size = self._fixed_size or size
+        side = self._fixed_size or size  # a detector with a fixed input gets smaller pictures on a larger canvas
         height, width = image.shape[:2]
-        scale = size / (max(height, width) * (1 + 2 * pad))
+        scale = min(size, side) / (max(height, width) * (1 + 2 * pad))
         small = resize(image, max(1, round(height * scale)), max(1, round(width * scale)))
         offset = round(pad * max(height, width) * scale)
-        canvas = np.zeros((size, size, 3), np.uint8)
+        canvas = np.zeros((side, side, 3), np.uint8)
         inside = canvas[offset : offset + small.shape[0], offset : offset + small.shape[1]]
         inside[:] = small[: inside.shape[0], : inside.shape[1], ::-1]  # insightface works in BGR
-        boxes, points = self._detector.detect(canvas, input_size=(size, size))
+        boxes, points = self._detector.detect(canvas, input_size=(side, side))
         if points is None or len(boxes) == 0:
             return []
         to_image = np.array([width / small.shape[1], height / small.shape[0]])
-        corners = (boxes[:, :4].reshape(-1, 2, 2) + 0.5 - offset) * to_image
-        points = (points + 0.5 - offset) * to_image
+        corners = (boxes[:, :4].reshape(-1, 2, 2) - offset) * to_image
+        points = (points - offset) * to_image
         return [
             Face(corners[i].reshape(4), float(boxes[i, 4]), points[i])
             for i in np.argsort(-boxes[:, 4], kind="stable")
@@ -259,7 +262,7 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Antialiased resize of [H,W,3] uint8."""
     if image.shape[:2] == (height, width):
         return image
-    tensor = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
+    tensor = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
     small = F.interpolate(tensor, (height, width), mode="bilinear", antialias=True, align_corners=False)
     return small[0].permute(1, 2, 0).contiguous().numpy()
 

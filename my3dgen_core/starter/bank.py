@@ -1,8 +1,9 @@
 """A bank of supervised rays: what cameras see of many heads, written once in shards and read at random.
 
-Each head has a few cameras; each camera has rays through random places of its image: some anywhere, some next to
-silhouettes and depth edges, some on eyes, nose and mouth. A ray knows the colour and coverage of its pixel
-(supersampled) and the depth of its first hit, or the depth of the nearest hit in the image when it misses.
+Each head has a few cameras; each camera has rays through random places of its image: some anywhere, some
+next to silhouettes and depth edges, some on eyes, nose and mouth. A ray knows the colour and coverage of
+its pixel (supersampled) and the depth of its first hit, or the depth of the nearest hit in the image when
+it misses.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ _COARSE = 64  # pixels of the picture in which edges are looked for
 
 
 def write_shard(path: Path, seed: int) -> None:
-    """Writes one shard (a folder-free .npz, not compressed) of fresh heads; the same seed gives the same shard."""
+    """Writes one shard (a folder-free .npz, not compressed) of fresh heads; the same seed gives the same
+    shard."""
     from .caster import cast
     from .factors import Z_DIM, looks
-    from .heads import photograph, posed_vertices, random_cameras, scene_of
     from .headmesh import head_model
+    from .heads import photograph, posed_vertices, random_cameras, scene_of
 
     model = head_model()
     rng = np.random.default_rng([seed, 20240607])
@@ -42,8 +44,10 @@ def write_shard(path: Path, seed: int) -> None:
         heads = np.repeat(np.arange(count), CAMERAS_PER_HEAD)
         _, depth, mask = photograph(scene, cams, heads, _COARSE, grid=1)
         chosen = np.stack(
-            [_choose(depth[i, 0].numpy(), mask[i, 0].numpy(), landmarks[heads[i]], cams[i].numpy(), rng)
-             for i in range(len(cams))]
+            [
+                _choose(depth[i, 0].numpy(), mask[i, 0].numpy(), landmarks[heads[i]], cams[i].numpy(), rng)
+                for i in range(len(cams))
+            ]
         )
         ray_camera = np.repeat(np.arange(len(cams)), RAYS_PER_CAMERA)
         seen = cast(scene, cams.numpy(), heads, ray_camera, chosen.reshape(-1, 2), FOOTPRINT, 2)
@@ -78,14 +82,17 @@ def _project(points: np.ndarray, camera: np.ndarray) -> np.ndarray:
 def _choose(
     depth: np.ndarray, mask: np.ndarray, landmarks: np.ndarray, camera: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """Places of rays in the image [RAYS, 2]: 35 % anywhere, 35 % at edges, 30 % around eyes, nose and mouth."""
+    """Places of rays in the image [RAYS, 2]: 35 % anywhere, 35 % at edges, 30 % around eyes, nose and
+    mouth."""
     padded = np.pad(np.where(mask > 0, depth, 9.0), 1, mode="edge")
     windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3))
     edges = np.argwhere(windows.max((2, 3)) - windows.min((2, 3)) > 0.06)
     counts = [int(0.35 * RAYS_PER_CAMERA), int(0.30 * RAYS_PER_CAMERA)]
     counts.append(RAYS_PER_CAMERA - sum(counts))
     anywhere = rng.random((counts[2], 2))
-    at_edges = edges[rng.integers(0, len(edges), counts[0])] if len(edges) else rng.random((counts[0], 2)) * _COARSE
+    at_edges = (
+        edges[rng.integers(0, len(edges), counts[0])] if len(edges) else rng.random((counts[0], 2)) * _COARSE
+    )
     at_edges = (at_edges[:, ::-1] + rng.random((counts[0], 2))) / _COARSE
     face = _project(landmarks, camera)[rng.integers(0, 5, counts[1])]
     face = face + rng.normal(size=(counts[1], 2)) * np.array([0.055, 0.045])
@@ -134,7 +141,9 @@ class Bank:
 
     def batch(self, heads: int, rays: int, rng: np.random.Generator) -> Rays:
         """`heads` random heads with `rays` random rays each, over all their cameras."""
-        parts: dict[str, list[np.ndarray]] = {name: [] for name in ("z", "cam", "pixels", "colours", "covers", "depths")}
+        parts: dict[str, list[np.ndarray]] = {
+            name: [] for name in ("z", "cam", "pixels", "colours", "covers", "depths")
+        }
         for _ in range(heads):
             shard = self.shards[self.names[rng.integers(len(self.names))]]
             head = rng.integers(HEADS_PER_SHARD)
@@ -150,7 +159,12 @@ class Bank:
         local = torch.cat([uv, torch.ones_like(uv[..., :1])], dim=2)
         directions = torch.nn.functional.normalize((pose[..., :3, :3] @ local[..., None])[..., 0], dim=2)
         return Rays(
-            t["z"], pose[..., :3, 3], directions, t["colours"] / 255, t["covers"] / 255, t["depths"] + DEPTH_ORIGIN
+            t["z"],
+            pose[..., :3, 3],
+            directions,
+            t["colours"] / 255,
+            t["covers"] / 255,
+            t["depths"] + DEPTH_ORIGIN,
         )
 
 
@@ -158,10 +172,14 @@ def main() -> None:
     import argparse
     import time
 
-    parser = argparse.ArgumentParser(description="Write ray shards; run two of these with --part 0/2 and 1/2.")
+    parser = argparse.ArgumentParser(
+        description="Write ray shards; run two of these with --part 0/2 and 1/2."
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--shards", type=int, default=48)
-    parser.add_argument("--part", default="0/1", help="i/n: this process makes every n-th shard, from the i-th")
+    parser.add_argument(
+        "--part", default="0/1", help="i/n: this process makes every n-th shard, from the i-th"
+    )
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     index, count = (int(v) for v in arguments.part.split("/"))
@@ -171,7 +189,7 @@ def main() -> None:
         if not path.exists():
             start = time.time()
             write_shard(path, shard)
-            print(f"{path.name} {time.time() - start:.1f} s", flush=True)
+            print(f"{path.name} {time.time() - start:.1f} s", flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

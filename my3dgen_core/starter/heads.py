@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -11,20 +10,23 @@ import numpy as np
 import torch
 
 from .factors import Looks, looks
-from .headmesh import EYE_LEFT, EYE_RIGHT, SKIN, HeadModel, head_model
+from .headmesh import EYE_LEFT, EYE_RIGHT, HeadModel, head_model
 
 if TYPE_CHECKING:
     from .caster import Scene
 
 # Hairline height (canonical y) over the azimuth around the skull: forehead, temple, sideburn, ear, nape.
 _HAIRLINE_ANGLES = np.radians([0, 20, 38, 55, 68, 80, 95, 115, 135, 160, 180])
-_HAIRLINE_HEIGHTS = np.array([0.236, 0.232, 0.208, 0.180, 0.110, -0.010, 0.010, -0.060, -0.115, -0.140, -0.145])
+_HAIRLINE_HEIGHTS = np.array(
+    [0.236, 0.232, 0.208, 0.180, 0.110, -0.010, 0.010, -0.060, -0.115, -0.140, -0.145]
+)
 _SKULL_AXIS_Z = 0.0
 
 
 @dataclass(frozen=True)
 class Extra:
-    """Geometry added to every head of a batch (glasses): vertices [B, N, 3] and triangles [M, 3], one part number."""
+    """Geometry added to every head of a batch (glasses): vertices [B, N, 3] and triangles [M, 3], one part
+    number."""
 
     vertices: np.ndarray
     triangles: np.ndarray
@@ -33,7 +35,8 @@ class Extra:
 
 @lru_cache(maxsize=1)
 def _static() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Vertex attributes [V, 9], the eyeballs' centres in canonical coordinates [2, 3], and the hair height [V]."""
+    """Vertex attributes [V, 9], the eyeballs' centres in canonical coordinates [2, 3], and the hair height
+    [V]."""
     model = head_model()
     canonical = model.canonical
     angle = np.arctan2(np.abs(canonical[:, 0]), canonical[:, 2] - _SKULL_AXIS_Z)
@@ -42,14 +45,17 @@ def _static() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     attributes = np.concatenate(
         [canonical, model.fields[:, :3], hair[:, None], openness[:, None], model.fields[:, 3:]], axis=1
     )
-    eyes = [canonical[np.unique(model.triangles[model.parts == part])].mean(axis=0) for part in (EYE_LEFT, EYE_RIGHT)]
+    eyes = [
+        canonical[np.unique(model.triangles[model.parts == part])].mean(axis=0)
+        for part in (EYE_LEFT, EYE_RIGHT)
+    ]
     return attributes.astype(np.float32), np.stack(eyes), hair
 
 
 def posed_vertices(look: Looks, model: HeadModel) -> np.ndarray:
     """World vertices [B, V, 3] with expression and hair, aligned by the same head's neutral face."""
-    from .factors import Expression
     from .caster import vertex_normals
+    from .factors import Expression
 
     batch = len(look.local)
     neutral = Expression.neutral(batch).actions(model.action_labels)
@@ -126,13 +132,14 @@ def truth(
         resolution: side of the images in pixels.
 
     Returns:
-        images [B,3,R,R] in [-1,1] on white, supersampled; depth [B,1,R,R] along the ray in world units (0 where the
-        head is not); mask [B,1,R,R], the covered part of each pixel.
+        images [B,3,R,R] in [-1,1] on white, supersampled; depth [B,1,R,R] along the ray in world units (0
+        where the head is not); mask [B,1,R,R], the covered part of each pixel.
     """
     count = max(len(z), len(cameras))
     if {len(z), len(cameras)} - {1, count} or cameras.ndim != 2 or cameras.shape[1] != 25:
         raise ValueError(
-            f"Give one camera [25] for each z (or a single one): z is {list(z.shape)}, cameras {list(cameras.shape)}."
+            f"Give one camera [25] for each z (or a single one): z is {list(z.shape)}, "
+            f"cameras {list(cameras.shape)}."
         )
     scene = scene_of(looks(z, head_model()))
     heads = np.arange(count) if len(z) == count else np.zeros(count, int)
@@ -142,13 +149,16 @@ def truth(
 def random_cameras(
     count: int, rng: np.random.Generator, yaw: float = 60.0, pitch: float = 25.0, wander: float = 0.0
 ) -> torch.Tensor:
-    """Cameras [N, 25] with uniform yaw and pitch (degrees); `wander` moves the point looked at, as photos do."""
+    """Cameras [N, 25] with uniform yaw and pitch (degrees); `wander` moves the point looked at, as photos
+    do."""
     from ..camera import look_at
 
     yaws = np.radians(rng.uniform(-yaw, yaw, count))
     pitches = np.radians(rng.uniform(-pitch, pitch, count))
-    pivots = np.stack([np.zeros(count), wander * 0.1 * rng.uniform(-1, 1, count), wander * rng.uniform(0, 1, count)], 1)
-    rows = [look_at(float(y), float(p), pivot=tuple(v)) for y, p, v in zip(yaws, pitches, pivots)]
+    pivots = np.stack(
+        [np.zeros(count), wander * 0.1 * rng.uniform(-1, 1, count), wander * rng.uniform(0, 1, count)], 1
+    )
+    rows = [
+        look_at(float(y), float(p), pivot=tuple(v)) for y, p, v in zip(yaws, pitches, pivots, strict=True)
+    ]
     return torch.cat(rows)
-
-

@@ -16,7 +16,8 @@ from .objectives import latents
 
 @dataclass
 class HeldOut:
-    """Views of unseen heads: z [B, 64], cameras [B, V, 25], images [B, V, 3, 128, 128], depth and mask alike."""
+    """Views of unseen heads: z [B, 64], cameras [B, V, 25], images [B, V, 3, 128, 128], depth and mask
+    alike."""
 
     z: torch.Tensor
     cameras: torch.Tensor
@@ -36,8 +37,9 @@ class HeldOut:
 
 @dataclass
 class Scores:
-    """Means over views: PSNR in dB (peak 2, images clipped) of the whole image, two pixels inside the head, of the raw
-    image rendered at full size, of a constant mean head; SSIM; depth error in world units; IoU of the mask."""
+    """Means over views: PSNR in dB (peak 2, images clipped) of the whole image, two pixels inside the head,
+    of the raw image rendered at full size, of a constant mean head; SSIM; depth error in world units; IoU
+    of the mask."""
 
     psnr: float
     psnr_inside: float
@@ -85,7 +87,8 @@ def inside(mask: torch.Tensor, pixels: int = 2) -> torch.Tensor:
 
 @torch.no_grad()
 def measure(generator: Generator, held_out: HeldOut) -> Scores:
-    """Scores of a finished generator (density scale folded in). Before super-resolution is trained, look at `raw`."""
+    """Scores of a finished generator (density scale folded in). Before super-resolution is trained, look at
+    `raw`."""
     rows = []
     size = held_out.images.shape[-1]
     for i in range(len(held_out.z)):

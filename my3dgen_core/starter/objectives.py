@@ -9,8 +9,8 @@ from ..eg3d.generator import Generator
 from ..eg3d.volume import march
 from .bank import Rays
 
-# The decoder's density is multiplied by this while training (and the factor folded into its last layer when saving):
-# surfaces need densities in the hundreds, weights want to stay near 1.
+# The decoder's density is multiplied by this while training (and the factor folded into its last layer when
+# saving): surfaces need densities in the hundreds, weights want to stay near 1.
 DENSITY_SCALE = 30.0
 
 
@@ -54,7 +54,8 @@ def point_loss(generator: Generator, rays: Rays, rng: torch.Generator) -> dict[s
 def ray_loss(
     generator: Generator, rays: Rays, rng: torch.Generator, coarse: int = 10, fine: int = 14
 ) -> dict[str, torch.Tensor]:
-    """Composited colour and coverage against the truth: samples along the whole ray and densely around the hit.
+    """Composited colour and coverage against the truth: samples along the whole ray and densely around the
+    hit.
 
     Rays that miss are sampled densely at the depth of the nearest hit in their image, where halos form.
     """

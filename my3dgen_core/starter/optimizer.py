@@ -1,8 +1,10 @@
-"""Muon: momentum whose matrices are made orthogonal before each step. In float32 and batched over equal shapes.
+"""Muon: momentum whose matrices are made orthogonal before each step. In float32 and batched over equal
+shapes.
 
-Equalised learning rates keep weights at size 1, where Adam's usual steps do next to nothing in supervised work; an
-orthogonal update of mean square 1 moves every direction of a weight matrix equally. torch.optim.Muon computes in
-bfloat16, which a CPU without the instructions emulates slowly, and takes only two-dimensional parameters.
+Equalised learning rates keep weights at size 1, where Adam's usual steps do next to nothing in supervised
+work; an orthogonal update of mean square 1 moves every direction of a weight matrix equally.
+torch.optim.Muon computes in bfloat16, which a CPU without the instructions emulates slowly, and takes only
+two-dimensional parameters.
 """
 
 from __future__ import annotations
@@ -27,9 +29,12 @@ def orthogonalize(matrices: torch.Tensor, steps: int = 5) -> torch.Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """SGD with Nesterov momentum and orthogonalised updates of mean square 1; convolutions count as [out, in*k*k]."""
+    """SGD with Nesterov momentum and orthogonalised updates of mean square 1; convolutions count as [out,
+    in*k*k]."""
 
-    def __init__(self, parameters: Iterable[torch.nn.Parameter], lr: float = 1e-2, momentum: float = 0.95) -> None:
+    def __init__(
+        self, parameters: Iterable[torch.nn.Parameter], lr: float = 1e-2, momentum: float = 0.95
+    ) -> None:
         super().__init__(parameters, {"lr": lr, "momentum": momentum})
 
     @torch.no_grad()
@@ -47,5 +52,7 @@ class Muon(torch.optim.Optimizer):
                 by_shape.setdefault((update.shape[0], update.shape[1]), []).append((parameter, update))
             for (rows, columns), items in by_shape.items():
                 scale = group["lr"] * max(rows, columns) ** 0.5
-                for (parameter, _), update in zip(items, orthogonalize(torch.stack([u for _, u in items]))):
+                for (parameter, _), update in zip(
+                    items, orthogonalize(torch.stack([u for _, u in items])), strict=True
+                ):
                     parameter.sub_(update.view_as(parameter), alpha=scale)

@@ -1,7 +1,8 @@
 """Persons outside the prior: what personalisation has to learn, with the truth from every angle.
 
-A person has local shape changes, colours and marks that no factor of the prior controls: ruddy skin, unusual hair,
-a birthmark, moles, a scar, sometimes freckles, a face tattoo or glasses. Everything follows from the seed.
+A person has local shape changes, colours and marks that no factor of the prior controls: ruddy skin,
+unusual hair, a birthmark, moles, a scar, sometimes freckles, a face tattoo or glasses. Everything follows
+from the seed.
 """
 
 from __future__ import annotations
@@ -14,12 +15,19 @@ import torch
 
 from .factors import NAMES, Z_DIM, Expression, Looks, looks
 from .glasses import glasses
-from .heads import Extra, photograph, scene_of
 from .headmesh import GLASSES, SKIN, HeadModel, head_model
+from .heads import Extra, photograph, scene_of
 
 RESERVED_SEEDS = 9000  # from here on: acceptance only
 _HAIR = np.array(
-    [[0.62, 0.20, 0.08], [0.10, 0.32, 0.38], [0.45, 0.14, 0.38], [0.72, 0.62, 0.55], [0.70, 0.30, 0.12], [0.16, 0.17, 0.30]]
+    [
+        [0.62, 0.20, 0.08],
+        [0.10, 0.32, 0.38],
+        [0.45, 0.14, 0.38],
+        [0.72, 0.62, 0.55],
+        [0.70, 0.30, 0.12],
+        [0.16, 0.17, 0.30],
+    ]
 )
 _MAX_MARKS = 24
 
@@ -53,14 +61,19 @@ class Person:
         images = []
         for camera in cameras:
             look = dataclasses.replace(self.look, expression=_expression(rng))
-            images.append(photograph(scene_of(look, self.extra), camera[None], np.zeros(1, int), resolution, 4)[0])
+            images.append(
+                photograph(scene_of(look, self.extra), camera[None], np.zeros(1, int), resolution, 4)[0]
+            )
         return torch.cat(images), cameras
 
     def render(
         self, cameras: torch.Tensor, resolution: int
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The neutral face from cameras [N, 25]: images [N,3,R,R] in [-1,1], depth [N,1,R,R], mask [N,1,R,R]."""
-        return photograph(scene_of(self.look, self.extra), cameras, np.zeros(len(cameras), int), resolution, 4)
+        """The neutral face from cameras [N, 25]: images [N,3,R,R] in [-1,1], depth [N,1,R,R], mask
+        [N,1,R,R]."""
+        return photograph(
+            scene_of(self.look, self.extra), cameras, np.zeros(len(cameras), int), resolution, 4
+        )
 
 
 def person(seed: int) -> Person:
@@ -95,7 +108,9 @@ def _own_shape(model: HeadModel, rng: np.random.Generator) -> np.ndarray:
     stems = [label[2:] if label[:2] in ("l-", "r-") else label for label in labels]
     common = {stem: rng.normal(scale=0.16) for stem in sorted(set(stems))}
     values = np.array([common[stem] + rng.normal(scale=0.05) for stem in stems])
-    calm = np.array([0.3 if "trans-out" in label or "neck" in label or "head-angle" in label else 1.0 for label in labels])
+    calm = np.array(
+        [0.3 if "trans-out" in label or "neck" in label or "head-angle" in label else 1.0 for label in labels]
+    )
     return (values * calm)[None]
 
 
@@ -107,7 +122,8 @@ def _on_skin(model: HeadModel, guess: tuple[float, float, float]) -> np.ndarray:
 
 
 def _marks(model: HeadModel, rng: np.random.Generator, skin: np.ndarray) -> np.ndarray:
-    """Marks [M, 8] for the caster: a birthmark on a cheek, moles, a scar, perhaps a tattoo on the other cheek."""
+    """Marks [M, 8] for the caster: a birthmark on a cheek, moles, a scar, perhaps a tattoo on the other
+    cheek."""
     side = rng.choice([-1.0, 1.0])
     dark, wine = skin * np.array([0.32, 0.24, 0.22]), skin * np.array([0.62, 0.26, 0.30])
     rows: list[np.ndarray] = []
@@ -122,23 +138,41 @@ def _marks(model: HeadModel, rng: np.random.Generator, skin: np.ndarray) -> np.n
     # A birthmark from the cheek towards the ear: it shows from the front and from that side.
     centre = np.array([side * 0.130, rng.uniform(-0.05, 0.02), 0.135])
     disc(_on_skin(model, tuple(centre)), rng.uniform(0.026, 0.036), wine, 0.25)
-    disc(_on_skin(model, tuple(centre + [side * 0.022, -0.030, -0.03])), rng.uniform(0.018, 0.026), wine, 0.3)
+    disc(
+        _on_skin(model, tuple(centre + np.array([side * 0.022, -0.030, -0.03]))),
+        rng.uniform(0.018, 0.026),
+        wine,
+        0.3,
+    )
     for _ in range(int(rng.integers(3, 6))):
         guess = (rng.uniform(-0.14, 0.14), rng.uniform(-0.18, 0.20), 0.17)
         disc(_on_skin(model, guess), rng.uniform(0.006, 0.009), dark, 0.4)
     # A mole on each temple and one on the neck, for the profiles.
     for sign in (-1.0, 1.0):
-        disc(_on_skin(model, (sign * 0.165, rng.uniform(0.05, 0.12), 0.05)), rng.uniform(0.007, 0.010), dark, 0.4)
+        disc(
+            _on_skin(model, (sign * 0.165, rng.uniform(0.05, 0.12), 0.05)),
+            rng.uniform(0.007, 0.010),
+            dark,
+            0.4,
+        )
     disc(_on_skin(model, (-side * 0.10, rng.uniform(-0.30, -0.24), 0.02)), 0.010, dark, 0.4)
     if rng.random() < 0.7:
         start = _on_skin(model, (-side * rng.uniform(0.03, 0.08), 0.205, 0.22))
-        line(start, _on_skin(model, (start[0] - side * 0.035, 0.145, 0.22)), 0.0045, skin * np.array([1.10, 0.72, 0.70]))
+        line(
+            start,
+            _on_skin(model, (start[0] - side * 0.035, 0.145, 0.22)),
+            0.0045,
+            skin * np.array([1.10, 0.72, 0.70]),
+        )
     if rng.random() < 0.5:
         ink = np.array([0.10, 0.16, 0.24])
         for k in range(3):
             y = -0.060 - 0.022 * k
             line(
-                _on_skin(model, (-side * 0.105, y, 0.155)), _on_skin(model, (-side * 0.150, y + 0.02, 0.08)), 0.0055, ink
+                _on_skin(model, (-side * 0.105, y, 0.155)),
+                _on_skin(model, (-side * 0.150, y + 0.02, 0.08)),
+                0.0055,
+                ink,
             )
     marks = np.zeros((_MAX_MARKS, 8))
     marks[: len(rows)] = rows
@@ -168,7 +202,9 @@ def _spread_cameras(n: int, rng: np.random.Generator, yaw: float, pitch: float) 
 
     yaws = -yaw + 2 * yaw * (rng.permutation(n) + rng.random(n)) / n
     pitches = rng.uniform(-pitch, pitch, n)
-    return torch.cat([look_at(float(np.radians(y)), float(np.radians(p))) for y, p in zip(yaws, pitches)])
+    return torch.cat(
+        [look_at(float(np.radians(y)), float(np.radians(p))) for y, p in zip(yaws, pitches, strict=True)]
+    )
 
 
 def _fitted_glasses(look: Looks, model: HeadModel) -> Extra:
@@ -177,5 +213,3 @@ def _fitted_glasses(look: Looks, model: HeadModel) -> Extra:
     vertices = model.vertices(model.coefficients(look.phenotypes, look.local, actions))
     points, triangles = glasses(model.landmarks(vertices)[0].numpy(), vertices[0].numpy(), model)
     return Extra(points[None].astype(np.float32), triangles.astype(np.int32), GLASSES)
-
-

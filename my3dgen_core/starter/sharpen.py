@@ -1,59 +1,77 @@
-"""The last stage: super-resolution, trained alone on stored raw features of many images."""
+"""The last stage: super-resolution alone, on raw features of crops. No gradient enters the volume.
+
+Rendering a crop's features costs more than a step on it, so crops are kept and each is drawn a few times;
+new ones arrive all the time (a small fixed set is overfitted within minutes).
+"""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 
 from ..eg3d.generator import Generator
-from .factors import Z_DIM
-from .heads import photograph, random_cameras, scene_of
+from .factors import Z_DIM, looks
+from .headmesh import head_model
+from .heads import random_cameras, scene_of
 from .objectives import image_loss, latents
 from .optimizer import Muon
 
-CAMERAS_PER_HEAD = 4
-CROP = 32  # raw pixels
+HEADS, BATCH, BATCHES_PER_HEADS = 4, 8, 3
+STEPS_PER_BATCH = 3
+CROP = 32  # raw pixels along an edge
+BORDER = (
+    6  # image pixels at the edge of a crop, where the convolutions see zeros instead of the rest of the image
+)
 
 
-@torch.no_grad()
-def _store(generator: Generator, seconds: float, log: Callable[[str], None]) -> dict[str, torch.Tensor]:
-    """Raw features [N,32,64,64], latents [N,w_dim] and true images [N,3,128,128] of fresh heads, for some seconds."""
-    from .factors import looks
-    from .headmesh import head_model
+def crops(generator: Generator, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Endless fresh batches: features [B,32,CROP,CROP], ws [B,1,w_dim], true crops [B,3,E,E] with E = CROP
+    * scale.
 
-    rng, draw = np.random.default_rng(55_000), torch.Generator().manual_seed(55_000)
-    parts: dict[str, list[torch.Tensor]] = {"features": [], "w": [], "images": []}
-    size = generator.config.img_resolution
-    end = time.time() + seconds
-    while time.time() < end:
-        z = torch.randn(4, Z_DIM, generator=draw)
+    Features come from the real two-pass sampler of the finished volume, truths are ray-cast, both only in
+    the crop.
+    """
+    from .caster import cast
+
+    rng, draw = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
+    side, size = generator.config.neural_resolution, generator.config.img_resolution
+    scale = size // side
+    edge = CROP * scale
+    heads = np.arange(BATCH) % HEADS
+    while True:
+        z = torch.randn(HEADS, Z_DIM, generator=draw)
         scene = scene_of(looks(z, head_model()))
-        ws = latents(generator, z)
-        planes = generator.planes(ws)
-        for head in range(len(z)):
-            cameras = random_cameras(CAMERAS_PER_HEAD, rng, yaw=64, pitch=28, wander=0.1)
-            images = photograph(scene, cameras, np.full(CAMERAS_PER_HEAD, head), size, grid=3)[0]
-            one = planes[head : head + 1].expand(CAMERAS_PER_HEAD, -1, -1, -1, -1)
-            marched = generator.march(one, cameras, generator.config.neural_resolution)
-            side = generator.config.neural_resolution
-            parts["features"].append(marched.features.transpose(1, 2).unflatten(2, (side, side)).half())
-            parts["w"].append(ws[head : head + 1, -1].expand(CAMERAS_PER_HEAD, -1))
-            parts["images"].append(((images + 1) * 127.5 + 0.5).clamp(0, 255).byte())
-    stored = {name: torch.cat(value) for name, value in parts.items()}
-    log(f"sharpen: stored {len(stored['w'])} images")
-    return stored
+        with torch.no_grad():
+            ws = latents(generator, z)
+            planes = generator.planes(ws)
+        for _ in range(BATCHES_PER_HEADS):
+            cameras = random_cameras(BATCH, rng, yaw=64, pitch=28, wander=0.1)
+            corner = rng.integers(0, side - CROP + 1, (BATCH, 2))
+            raw = (corner[:, 1, None, None] + np.arange(CROP)[:, None]) * side + (
+                corner[:, 0, None, None] + np.arange(CROP)
+            )
+            with torch.no_grad():
+                pixels = torch.from_numpy(raw.reshape(BATCH, -1))
+                marched = generator.march(planes[heads], cameras, side, pixels)
+            features = marched.features.transpose(1, 2).unflatten(2, (CROP, CROP)).contiguous()
+            line = np.arange(edge) + 0.5
+            grid = (
+                np.stack(np.meshgrid(line, line, indexing="xy"), axis=2)[None] + scale * corner[:, None, None]
+            )
+            owner = np.repeat(np.arange(BATCH), edge * edge)
+            seen = cast(scene, cameras.numpy(), heads, owner, grid.reshape(-1, 2) / size, 1 / size, 3)
+            target = torch.from_numpy(seen[:, :3].copy()).view(BATCH, edge, edge, 3).permute(0, 3, 1, 2)
+            yield features, ws[heads, -1:], target
 
 
-def train_superresolution(generator: Generator, seconds: float, log: Callable[[str], None], out: Path) -> None:
-    """Trains `generator.superresolution` in place for about `seconds`, a third of them spent on storing images."""
-    stored = _store(generator, 0.38 * seconds, log)
+def train_superresolution(generator: Generator, seconds: float, log: Callable[[str], None]) -> None:
+    """Trains `generator.superresolution` in place for about `seconds`; the rest of the generator stays."""
     module = generator.superresolution
-    for block in (module.block0, module.block1):
+    for block in (module.block0, module.block1):  # start as the raw image upsampled
         torch.nn.init.zeros_(block.torgb.weight)
         torch.nn.init.zeros_(block.torgb.bias)
     weights, rest = [], []
@@ -64,39 +82,39 @@ def train_superresolution(generator: Generator, seconds: float, log: Callable[[s
         (weights if name.endswith(".weight") else rest).append(parameter)
     optimizers = [Muon(weights, lr=5e-3), torch.optim.Adam(rest, lr=1e-2, betas=(0.9, 0.99))]
     peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
-    average = [p.detach().clone() for p in module.parameters()]
-    count, side = len(stored["w"]), generator.config.neural_resolution
-    scale = generator.config.img_resolution // side
-    rng = np.random.default_rng(1)
-    budget, step, start, last, window = 0.6 * seconds, 0, time.time(), time.time(), []
-    while time.time() - start < budget:
-        factor = min(1, (step + 1) / 30) * (0.02 + 0.49 * (1 + math.cos(math.pi * (time.time() - start) / budget)))
+    average = [parameter.detach().clone() for parameter in module.parameters()]
+    start = last = time.time()
+    window: list[float] = []
+    stream, rng = crops(generator, seed=55_000), np.random.default_rng(1)
+    kept_crops: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+    for step in range(1 << 30):
+        if step % STEPS_PER_BATCH == 0:
+            kept_crops += zip(*next(stream), strict=True)
+        chosen = [kept_crops[i] for i in rng.integers(0, len(kept_crops), BATCH)]
+        features, ws, target = (torch.stack(part) for part in zip(*chosen, strict=True))
+        progress = (time.time() - start) / seconds
+        if progress >= 1:
+            break
+        factor = min(1, (step + 1) / 30) * (0.02 + 0.49 * (1 + math.cos(math.pi * progress)))
         for optimizer, values in zip(optimizers, peaks, strict=True):
             for group, value in zip(optimizer.param_groups, values, strict=True):
                 group["lr"] = value * factor
             optimizer.zero_grad(set_to_none=True)
-        features, images, ws = [], [], []
-        for index in rng.integers(0, count, 8):
-            y, x = rng.integers(0, side - CROP + 1, 2)
-            features.append(stored["features"][index, :, y : y + CROP, x : x + CROP])
-            y, x, edge = y * scale, x * scale, CROP * scale
-            images.append(stored["images"][index, :, y : y + edge, x : x + edge])
-            ws.append(stored["w"][index])
-        target = torch.stack(images).float() / 127.5 - 1
-        image = module.upscale(torch.stack(features).float(), torch.stack(ws)[:, None])
-        # The border of a crop sees zeros where the whole image has features: leave it out.
-        losses = image_loss(image[..., 6:-6, 6:-6], target[..., 6:-6, 6:-6])
+        image = module.upscale(features, ws)
+        kept = slice(BORDER, -BORDER)
+        losses = image_loss(image[..., kept, kept], target[..., kept, kept])
         sum(losses.values(), torch.zeros(())).backward()
         for optimizer in optimizers:
             optimizer.step()
-        step += 1
         decay = min(0.995, (step + 1) / (step + 10))
         with torch.no_grad():
             for mean, parameter in zip(average, module.parameters(), strict=True):
                 mean.lerp_(parameter, 1 - decay)
         window.append(float(losses["pixels"].detach()))
         if time.time() - last > 20:
-            log(f"sharpen step {step} pixels {np.mean(window):.4f} {(time.time() - last) / len(window):.2f} s/step")
+            seconds_each = (time.time() - last) / len(window)
+            error = np.mean(window)
+            log(f"sharpen {100 * progress:.0f} % step {step} pixels {error:.4f} {seconds_each:.2f} s/step")
             last, window = time.time(), []
     with torch.no_grad():
         for mean, parameter in zip(average, module.parameters(), strict=True):

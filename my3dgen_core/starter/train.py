@@ -2,8 +2,9 @@
 
     python -m my3dgen_core.starter.train --out runs/starter
 
-Ray shards are made by background processes while the first stage runs (`bank`). A stage lasts a share of `--minutes`
-of wall clock, so its learning rate falls to the end on any machine; every stage ends with an export.
+Ray shards are made by background processes while the first stage runs (`bank`). A stage lasts a share of
+`--minutes` of wall clock, so its learning rate falls to the end on any machine; every stage ends with an
+export.
 """
 
 from __future__ import annotations
@@ -68,13 +69,14 @@ STAGES = (
     Stage("points64", 0.09, 64, "points", rays=768),
     Stage("rays64", 0.11, 64, "rays", rays=512, rate=0.7),
     Stage("points128", 0.05, 128, "points", rays=768, rate=0.6),
-    Stage("rays128", 0.57, 128, "rays", rays=768, rate=0.7),
+    Stage("rays128", 0.57, 128, "rays", rays=768, rate=0.4),
     Stage("sharpen", 0.18, 128, "pixels"),
 )
 
 
 def optimizers(generator: Generator) -> list[torch.optim.Optimizer]:
-    """Muon on the weights of convolutions and affines, Adam on the rest; the mapping's rates are 100 times larger."""
+    """Muon on the weights of convolutions and affines, Adam on the rest; the mapping's rates are 100 times
+    larger."""
     weights, rest, mapping, mapping_bias = [], [], [], []
     for name, parameter in generator.named_parameters():
         trained = not name.startswith("superresolution") and not name.endswith("noise_strength")
@@ -169,7 +171,7 @@ class Trainer:
                 self._adopt(grow(self.average, dataclasses.replace(CONFIG, plane_resolution=stage.planes)))
             if stage.objective == "pixels":
                 folded = export(self.average, None)
-                train_superresolution(folded, 60 * self.minutes * stage.share, self.log, self.out)
+                train_superresolution(folded, 60 * self.minutes * stage.share, self.log)
                 self.average = folded
                 finished = folded
             else:
@@ -202,14 +204,16 @@ class Trainer:
                 optimizer.step()
             decay = min(0.998, (self.step + 1) / (self.step + 10))
             with torch.no_grad():
-                for average, parameter in zip(self.average.parameters(), self.generator.parameters(), strict=True):
+                for average, parameter in zip(
+                    self.average.parameters(), self.generator.parameters(), strict=True
+                ):
                     average.lerp_(parameter, 1 - decay)
             self.step += 1
             window.append(float(losses["colour"].detach()))
             now = time.time()
             if now - last_log > 20:
                 done = f"{100 * self.spent / budget:.0f} %"
-                values = " ".join(f"{name} {float(value):.4f}" for name, value in losses.items())
+                values = " ".join(f"{name} {float(value.detach()):.4f}" for name, value in losses.items())
                 seconds = (now - last_log) / len(window)
                 self.log(
                     f"{stage.name} {done} step {self.step} mean colour {np.mean(window):.4f} ({values}) "
@@ -220,13 +224,13 @@ class Trainer:
             if now - last_save > 120:
                 self.save()
                 last_save = now
-            if now - last_measure > 400:
+            if now - last_measure > 600:
                 self.log(f"{stage.name} held out: {measure(export(self.average, None), held_out)}")
                 last_measure = time.time()
 
     def log(self, text: str) -> None:
         line = f"{time.strftime('%H:%M:%S')} {text}"
-        print(line, flush=True)
+        print(line, flush=True)  # noqa: T201
         with open(self.out / "log.txt", "a") as file:
             file.write(line + "\n")
 

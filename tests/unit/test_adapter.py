@@ -6,6 +6,7 @@ import goldens
 import pytest
 import torch
 from goldens import largest_difference, relative_error
+
 from my3dgen_core import Generator, GeneratorConfig
 from my3dgen_core.adapter import TRAINABLE, Adapter, affine_gains, merged, personalized
 from my3dgen_core.checkpoint import CheckpointError
@@ -114,9 +115,14 @@ def test_a_fresh_adapter_changes_nothing(generator):
 def test_the_generator_is_bit_identical_after_the_block_and_after_an_error_in_it(generator):
     parameters = dict(generator.named_parameters())
     before = {k: v.clone() for k, v in generator.state_dict().items()}
-    with pytest.raises(KeyboardInterrupt), personalized(generator, random_adapter(generator)):
-        assert any(not torch.equal(v, before[k]) for k, v in generator.state_dict().items())
-        raise KeyboardInterrupt
+
+    def interrupted():
+        with personalized(generator, random_adapter(generator)):
+            assert any(not torch.equal(v, before[k]) for k, v in generator.state_dict().items())
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     after = generator.state_dict()
     assert list(after) == list(before)
     assert all(torch.equal(after[k], before[k]) for k in before)
@@ -201,7 +207,7 @@ def test_the_file_holds_the_documented_keys(generator, tmp_path):
 @pytest.mark.parametrize("content", [b"", b"not a file", b"\x08\x00\x00\x00\x00\x00\x00\x00{}      "])
 def test_a_file_that_is_no_identity_gets_a_sentence(tmp_path, content):
     (tmp_path / "broken.safetensors").write_bytes(content)
-    with pytest.raises(CheckpointError, match="broken.safetensors"):
+    with pytest.raises(CheckpointError, match=r"broken\.safetensors"):
         Identity.load(tmp_path / "broken.safetensors")
 
 

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from my3dgen_core import camera_path, interpolate, look_at, mirror, orbit
 from my3dgen_core.camera import PATHS, angles, cam2world, check_cameras, intrinsics
 

@@ -8,18 +8,19 @@ import dataclasses
 import micro
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
 from my3dgen_core import Generator, InversionConfig
 from my3dgen_core.adapter import Adapter, personalized
 from my3dgen_core.inversion import _Run
 from my3dgen_core.objective import Draw, PhotoObjective
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 META = torch.device("meta")
 
 
 class NoCPU(TorchDispatchMode):
-    """Fails when an operation takes or makes a tensor on the CPU, zero-dimensional ones aside (they go along)."""
+    """Fails when an operation takes or makes a tensor on the CPU; zero-dimensional ones go along."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))

@@ -5,6 +5,7 @@ import math
 import goldens
 import pytest
 import torch
+
 from my3dgen_core.camera import look_at
 from my3dgen_core.eg3d import layers, volume
 from my3dgen_core.losses import resize

@@ -6,6 +6,7 @@ import goldens
 import pytest
 import torch
 from goldens import largest_difference, relative_error
+
 from my3dgen_core.eg3d import Generator, GeneratorConfig, volume
 
 IO = goldens.tensors("tiny_io")

@@ -1,4 +1,4 @@
-"""Inversion and tuning, on a generator without a prior: they descend, they are repeatable, they leave nothing behind."""
+"""Inversion and tuning, on a generator without a prior: they descend, repeat, and leave nothing behind."""
 
 import dataclasses
 import math
@@ -6,6 +6,7 @@ import math
 import micro
 import pytest
 import torch
+
 from my3dgen_core import InversionConfig, Latents, TuningConfig, invert, look_at, personalize, personalized
 from my3dgen_core.evaluation import psnr
 
@@ -118,7 +119,7 @@ def test_the_same_seed_gives_the_same_latents(generator, photos, cameras):
     assert torch.equal(first.ws, again.ws)
 
 
-class Stop(Exception):
+class StopError(Exception):
     pass
 
 
@@ -128,11 +129,11 @@ def test_cancelling_leaves_the_generator_as_it_was(generator, photos, cameras, a
     def on_step(step, total, losses, preview):
         seen.append((step, total, set(losses)))
         if step == 3:
-            raise Stop
+            raise StopError
 
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         personalize(generator, photos, anchors, TUNING, on_step=on_step)
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         invert(generator, photos, cameras, INVERSION, on_step=on_step)
     assert unchanged(generator, before)
     assert seen[:3] == [(1, 12, {"loss"}), (2, 12, {"loss"}), (3, 12, {"loss"})]
