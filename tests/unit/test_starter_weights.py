@@ -1,0 +1,51 @@
+"""The shipped starter generator against the truth."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import my3dgen_core.starter as starter
+from my3dgen_core.camera import look_at
+from my3dgen_core.checkpoint import load_generator
+
+FOLDER = Path(starter.__file__).parent
+
+
+def test_the_weights_are_small_enough_to_ship() -> None:
+    assert (FOLDER / "starter.safetensors").stat().st_size <= 8_000_000
+
+
+def test_the_starter_renders_a_head_on_white() -> None:
+    generator = load_generator("starter")
+    with torch.no_grad():
+        ws = generator.mapping(torch.randn(1, 64, generator=torch.Generator().manual_seed(1)), look_at(0, 0))
+        out = generator.render(ws, look_at(0, 0))
+    assert out.image.shape == (1, 3, 128, 128)
+    assert out.image[0, :, :3, :3].mean() > 0.9, "the upper left corner is background"
+    assert out.mask[0, 0, 32, 32] > 0.98
+    assert 2.2 < out.depth[0, 0, 32, 32] < 2.6
+
+
+def test_the_mean_latent_is_the_mean_of_the_mapping() -> None:
+    generator = load_generator("starter")
+    with torch.no_grad():
+        z = torch.randn(4000, 64, generator=torch.Generator().manual_seed(3))
+        w = generator.mapping(z, look_at(0, 0).expand(4000, -1))[:, 0]
+    assert (w.mean(dim=0) - generator.w_avg).norm() < 0.1 * w.std(dim=0).norm()
+
+
+def test_the_starter_reaches_the_score_of_its_card_on_unseen_heads() -> None:
+    pytest.importorskip("anny", reason="the truth needs the starter extra (anny and warp-lang)")
+    pytest.importorskip("warp", reason="the truth needs the starter extra (anny and warp-lang)")
+    from my3dgen_core.starter.metrics import HeldOut, measure
+
+    found = re.search(r"PSNR \(whole image\) \| \*?\*?([\d.]+) dB", (FOLDER / "CARD.md").read_text())
+    assert found, "CARD.md must state the PSNR of the whole image"
+    scores = measure(load_generator("starter"), HeldOut.make(heads=8, views=2, seed=779_000))
+    # Sixteen views of eight heads scatter by about half a dB around the card's mean.
+    assert scores.psnr > float(found.group(1)) - 1.0
+    assert scores.iou > 0.95
