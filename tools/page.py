@@ -31,18 +31,19 @@ READY = "window.app?.graph && Object.keys(LiteGraph.registered_node_types).lengt
 # Columns from left to right as the data flows, wide enough for every name.
 TO_UI = """
 async (prompt) => {
-  await app.loadApiJson(prompt, "workflow");
+  await app.loadApiJson(JSON.parse(prompt), "workflow");
+  const room = {SaveImage: 340, PreviewImage: 340, SaveVideo: 340, PreviewAny: 180};
   for (const node of app.graph._nodes) {
     const size = node.computeSize();
-    node.size = [Math.max(300, size[0]), size[1]];
+    node.size = [Math.max(320, size[0]), Math.max(room[node.type] ?? 0, size[1])];
   }
   app.graph.arrange(60);
-  return app.graph.serialize();
+  return JSON.stringify(app.graph.serialize());
 }
 """
 TO_API = """
 async (workflow) => {
-  await app.loadGraphData(workflow);
+  await app.loadGraphData(JSON.parse(workflow));
   return (await app.graphToPrompt()).output;
 }
 """
@@ -55,16 +56,16 @@ def browser_path() -> str | None:
 
 @contextmanager
 def open_page(server: comfy.Server) -> Iterator[Any]:
-    """A playwright page with ComfyUI loaded and the dialog of the first start closed."""
+    """A playwright page with ComfyUI loaded."""
     from playwright.sync_api import sync_playwright
 
+    server.post("/settings", {"Comfy.TutorialCompleted": True})  # no templates dialog on the first start
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=browser_path(), args=ARGUMENTS)
         try:
             page = browser.new_page(viewport={"width": 1600, "height": 1000})
             page.goto(f"http://{server.address}", wait_until="domcontentloaded")
             page.wait_for_function(READY, timeout=120_000)
-            page.keyboard.press("Escape")
             yield page
         finally:
             browser.close()
@@ -89,13 +90,13 @@ def main() -> int:
         for source in sorted((WORKFLOWS / "api").glob("*.json")):
             prompt = json.loads(source.read_text(encoding="utf-8"))
             with open_page(server) as page:
-                workflow = page.evaluate(TO_UI, prompt)
+                workflow = page.evaluate(TO_UI, json.dumps(prompt))
                 back = page.evaluate(TO_API, workflow)
             if same_prompt(back) != same_prompt(prompt):
                 print(f"{source.name} does not come back from the page as it was.", file=sys.stderr)
                 return 1
             target = WORKFLOWS / source.name
-            target.write_text(json.dumps(workflow, indent=1) + "\n", encoding="utf-8")
+            target.write_text(json.dumps(json.loads(workflow), indent=1) + "\n", encoding="utf-8")
             print(target)
     return 0
 
