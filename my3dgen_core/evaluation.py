@@ -8,6 +8,7 @@ picture; identity is the cosine of ArcFace embeddings with the training photos (
 
 from __future__ import annotations
 
+import argparse
 import json
 import time
 from collections.abc import Mapping
@@ -227,3 +228,25 @@ def as_json(results: Mapping[str, Mapping[str, Scores]], seconds: Mapping[str, f
     """The same as JSON, for a file."""
     scores = {name: {model: asdict(s) for model, s in one.items()} for name, one in results.items()}
     return json.dumps({"scores": scores, "seconds": dict(seconds)}, indent=1)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Of `python -m my3dgen_core evaluate`."""
+    parser.add_argument("--generator", default="starter", help="'starter' or a file")
+    parser.add_argument("--face-models", type=Path, help="ONNX folder: adds identity and alignment")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+
+
+def main(args: argparse.Namespace) -> str:
+    """Personalises the demo person and returns the README's table."""
+    from .checkpoint import load_generator
+    from .face import FaceModels
+
+    face_models = None if args.face_models is None else FaceModels.from_folder(args.face_models)
+    results, seconds = personalize_demo_person(
+        load_generator(args.generator), InversionConfig(), TuningConfig(), face_models
+    )
+    if args.json is not None:
+        args.json.write_text(as_json(results, seconds))
+    times = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
+    return f"{table(results)}\n\n{times}"

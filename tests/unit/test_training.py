@@ -10,7 +10,7 @@ import torch
 from my3dgen_core import InversionConfig, Latents, TuningConfig, invert, look_at, personalize, personalized
 from my3dgen_core.evaluation import psnr
 
-INVERSION = InversionConfig(steps=24, lr=0.1, batch_size=2)
+INVERSION = InversionConfig(steps=24, shared_steps=0, lr=0.1, batch_size=2)
 TUNING = TuningConfig(steps=12, patch=16)
 
 
@@ -153,7 +153,7 @@ def test_it_works_on_tensors_made_in_inference_mode(generator, photos, cameras, 
     with torch.inference_mode():
         pictures, poses = photos.clone(), cameras.clone()
         latents = Latents(anchors.ws.clone(), poses)
-        found = invert(generator, pictures, poses, InversionConfig(steps=2))
+        found = invert(generator, pictures, poses, InversionConfig(steps=2, shared_steps=0))
         identity = personalize(generator, pictures, latents, TuningConfig(steps=2))
     assert bool(torch.isfinite(found.ws).all())
     assert len(identity.history) == 2
