@@ -135,6 +135,7 @@ class PickleReader:
         """The storage in the bytes of a tensor: a legacy torch stream of its own."""
         if self.nested:
             raise CheckpointError("nests storages in storages. It is hostile.")
+        self.budget.take(30)  # each costs as much time as that many containers
         head = blob.file.read(blob.offset, min(blob.length, HEAD))
         root = read_legacy(io.BytesIO(head), blob.file, blob.offset, blob.length, self.budget)
         if type(root) is not Storage:

@@ -325,3 +325,61 @@ def official(
 def write(path: Path, data: bytes) -> Path:
     path.write_bytes(data)
     return path
+
+
+def wrapped_name(key: str) -> str:
+    """The name that a tensor of a generator has in My3DGen's wrapped one."""
+    parts = key.split(".")
+    if parts[:2] == ["backbone", "synthesis"]:
+        parts[2:2] = ["synthesis"]
+    elif parts[0] == "superresolution":
+        parts[1:1] = ["superresolution_module"]
+    else:
+        return key
+    out = []
+    for part, following in zip(parts, [*parts[1:], ""], strict=True):
+        out.append(part)
+        if part.startswith("block") or (part[0] == "b" and part[1:].isdigit()):
+            out.append("synthesis_block")
+        elif part in ("conv0", "conv1") and not following.startswith("lora_"):
+            out.append("synthesis_layer")
+        elif part == "torgb" and not following.startswith("lora_"):
+            out.append("to_rgb_layer")
+        elif part == "affine" and not following.startswith("lora_"):
+            out.append("fully_connected_layer")
+    return ".".join(out)
+
+
+def snapshot(
+    state: Mapping[str, Tensor],
+    lora: Mapping[str, Tensor],
+    settings: Mapping[str, Any],
+    before: Mapping[str, Tensor] | None = None,
+    scaling: Mapping[str, Any] | None = None,
+) -> Call | New:
+    """A My3DGen fine-tune: `state` by official names, `lora` by the authors', wrappers around the layers.
+
+    before: the state that the wrappers were made of. Each then keeps a deep copy of what it wraps in its init
+    arguments, as official fine-tunes do: the networks, the blocks, the layers and the affines once more each.
+    scaling: what every wrapper recorded about it.
+    """
+    attributes: dict[str, dict[str, Any]] = {}
+    for key in lora:
+        if key.endswith("lora_A"):
+            attributes.setdefault(key.removesuffix(".lora_A"), {}).update(scaling or {})
+    if before is not None:
+        wrappers = {"backbone.synthesis": "backbone.synthesis.", "superresolution": "superresolution."}
+        for key in before:
+            parts = key.split(".")
+            for depth in range(2, len(parts)):
+                part, prefix = parts[depth - 1], ".".join(parts[:depth])
+                if prefix.startswith(("backbone.synthesis.", "superresolution.")) and part != "mapping":
+                    name = wrapped_name(prefix + ".lora_A").removesuffix(".lora_A")
+                    if part.startswith("b"):
+                        name = name.removesuffix(".synthesis_block")
+                    wrappers[name] = prefix + "."
+        for name, prefix in wrappers.items():
+            copied = {k.removeprefix(prefix): v for k, v in before.items() if k.startswith(prefix)}
+            attributes.setdefault(name, {})["_init_args"] = (module(copied),)
+    live = {wrapped_name(key): value for key, value in state.items()} | dict(lora)
+    return official(live, settings, attributes)
