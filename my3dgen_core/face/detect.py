@@ -160,7 +160,9 @@ class FaceModels:
         Returns:
             faces with a score above 0.5, best first.
         """
-        side = self._fixed_size or size  # a detector with a fixed input gets smaller pictures on a larger canvas
+        side = (
+            self._fixed_size or size
+        )  # a detector with a fixed input gets smaller pictures on a larger canvas
         height, width = image.shape[:2]
         scale = min(size, side) / (max(height, width) * (1 + 2 * pad))
         small = resize(image, max(1, round(height * scale)), max(1, round(width * scale)))

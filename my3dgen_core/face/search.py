@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from .crop import CROP_SIZE, CropTransform, crop_transform, roll_of_points, warp_crop
+from .crop import CROP_SIZE, CropTransform, crop_transform, warp_crop
 from .detect import Face, FaceModels, as_uint8, detection_ladder
 from .recognise import embed, largest
 from .report import FaceReport
@@ -19,7 +18,8 @@ Choose = Callable[[list[Face], np.ndarray], Face | None]
 # Measured on real photos and renders: good faces 4-10 pixels apart, 60 degrees of yaw 17-20, wrong
 # detections 48-70.
 GOOD_AGREEMENT, MAX_DISAGREEMENT = 12.0, 28.0
-_LEANING = math.radians(20)
+# Detecting once more upright and at one size: points vary by .7-1.0 pixels between copies, not by 2.4.
+_SECOND_SIZE, _SECOND_ZOOM, _SETTLED = 448, 0.625, 3.0
 # the detector's five points among the 106: outlines of the two eyes, nose tip, mouth corners
 _LEFT_EYE, _RIGHT_EYE, _NOSE_MOUTH = [35, 41, 42, 39, 37, 36], [89, 95, 96, 93, 91, 90], [86, 52, 61]
 
@@ -94,17 +94,19 @@ def _is_better(new: Candidate, old: Candidate) -> bool:
 
 def _look_closely(pixels: np.ndarray, face: Face, step: str, models: FaceModels) -> Candidate:
     photo_size = (pixels.shape[0], pixels.shape[1])
-    if abs(roll_of_points(face.points)) > _LEANING:
-        face = _see_upright(pixels, face, models)
     transform = crop_transform(face.points, photo_size)
+    for _ in range(3):
+        face = _see_upright(pixels, face, models)
+        before, transform = transform, crop_transform(face.points, photo_size)
+        moved = np.linalg.norm(before.to_crop(face.points) - transform.to_crop(face.points), axis=1)
+        if moved.mean() < _SETTLED:
+            break
     image, mask = warp_crop(pixels, transform)
     if not models.has_landmarks:
         return Candidate(face, step, transform, image, mask, None, None)
     centre = transform.to_crop((face.box[:2] + face.box[2:]) / 2)
     half = np.full(2, float((face.box[2:] - face.box[:2]).max()) / 2 * transform.scale)
-    # invented pixels may show half a face: the landmark network sees grey there
-    crop = ((image * (1 - mask) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
-    landmarks = models.landmarks(crop, np.concatenate([centre - half, centre + half]))
+    landmarks = models.landmarks(_visible(image, mask), np.concatenate([centre - half, centre + half]))
     assert landmarks is not None
     same = np.stack([landmarks[_LEFT_EYE].mean(0), landmarks[_RIGHT_EYE].mean(0), *landmarks[_NOSE_MOUTH]])
     agreement = float(np.linalg.norm(same - transform.to_crop(face.points), axis=1).mean())
@@ -112,21 +114,25 @@ def _look_closely(pixels: np.ndarray, face: Face, step: str, models: FaceModels)
 
 
 def _see_upright(pixels: np.ndarray, face: Face, models: FaceModels) -> Face:
-    """Detect a leaning face once more where it stands upright: its points are better there."""
+    """Detect a face once more, upright and at its standard size: its points are better there."""
     crop = crop_transform(face.points, (pixels.shape[0], pixels.shape[1]))
-    size, zoom = 640, 0.625  # twice the crop's field of view
-    matrix = crop.matrix * zoom
-    matrix[:, 2] += size / 2 - zoom * CROP_SIZE / 2
-    wide = CropTransform(matrix, crop.photo_size, size)
-    image, mask = warp_crop(pixels, wide)
-    faces = models.detect(((image * (1 - mask) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy(), size)
-    middles = [float(np.abs(found.points.mean(0) - size / 2).max()) for found in faces]
-    if not faces or min(middles) > 0.15 * size:
+    matrix = crop.matrix * _SECOND_ZOOM
+    matrix[:, 2] += (_SECOND_SIZE - _SECOND_ZOOM * CROP_SIZE) / 2
+    view = CropTransform(matrix, crop.photo_size, _SECOND_SIZE)
+    image, mask = warp_crop(pixels, view)
+    faces = models.detect(_visible(image, mask), _SECOND_SIZE)
+    middles = [float(np.abs(found.points.mean(0) - _SECOND_SIZE / 2).max()) for found in faces]
+    if not faces or min(middles) > 0.15 * _SECOND_SIZE:
         return face
     found = faces[int(np.argmin(middles))]
-    centre = wide.to_photo((found.box[:2] + found.box[2:]) / 2)
-    half = (found.box[2:] - found.box[:2]) / 2 / wide.scale
-    return Face(np.concatenate([centre - half, centre + half]), found.score, wide.to_photo(found.points))
+    centre = view.to_photo((found.box[:2] + found.box[2:]) / 2)
+    half = (found.box[2:] - found.box[:2]) / 2 / view.scale
+    return Face(np.concatenate([centre - half, centre + half]), found.score, view.to_photo(found.points))
+
+
+def _visible(image: torch.Tensor, mask: torch.Tensor) -> np.ndarray:
+    """[3,S,S] in [-1,1] -> [S,S,3] uint8 with grey for invented pixels, which may show a second half face."""
+    return ((image * (1 - mask) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
 
 
 def chooser(which: str | int, target: torch.Tensor | None, models: FaceModels) -> Choose:
