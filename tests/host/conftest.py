@@ -9,29 +9,10 @@ from pathlib import Path
 import comfy
 import face_test_pack
 import pytest
-import torch
+from micro import generator as micro_generator
 from prompts import Prompt
 
-from my3dgen_core import Generator, GeneratorConfig, save_generator
-
-
-def tiny_generator(seed: int) -> Generator:
-    """A generator small enough to train in seconds. Its pictures mean nothing."""
-    torch.manual_seed(seed)
-    config = GeneratorConfig(
-        z_dim=8,
-        w_dim=16,
-        img_resolution=128,
-        plane_resolution=16,
-        channel_base=256,
-        channel_max=16,
-        superresolution="2X",
-        neural_resolution=64,
-        depth_resolution=4,
-        depth_resolution_importance=4,
-        sr_num_fp16_res=0,
-    )
-    return Generator(config).eval().requires_grad_(False)
+from my3dgen_core import save_generator
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +27,7 @@ def base(root: Path, face_pack: Path, tmp_path_factory: pytest.TempPathFactory) 
     base = comfy.make_base(tmp_path_factory.mktemp("comfy"))
     for seed, name in enumerate(("tiny", "other")):
         save_generator(
-            tiny_generator(seed), base / "models" / "my3dgen" / "generators" / f"{name}.safetensors"
+            micro_generator(seed), base / "models" / "my3dgen" / "generators" / f"{name}.safetensors"
         )
     (base / "models" / "insightface").symlink_to(face_pack.parents[1])
     empty = base / "custom_nodes" / "empty_pack"

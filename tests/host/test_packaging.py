@@ -1,0 +1,132 @@
+"""What the pack promises to a ComfyUI it is installed into."""
+
+from __future__ import annotations
+
+import ast
+import json
+import shutil
+import subprocess
+import sys
+from importlib.metadata import distribution
+from pathlib import Path
+
+import pytest
+import tomllib
+
+HOST_MODULES = {"comfy", "comfy_api", "comfy_execution", "execution", "folder_paths", "nodes", "server"}
+
+
+def imports(file: Path) -> list[tuple[str, int, int]]:
+    """(module, level, column) of every import in a file; column 0 is one that runs at import."""
+    found = []
+    for item in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(item, ast.Import):
+            found += [(alias.name, 0, item.col_offset) for alias in item.names]
+        elif isinstance(item, ast.ImportFrom):
+            found.append((item.module or "", item.level, item.col_offset))
+    return found
+
+
+def pack_files(root: Path) -> list[Path]:
+    return [root / "__init__.py", *(root / "nodes").glob("*.py"), *(root / "my3dgen_core").rglob("*.py")]
+
+
+def test_only_one_file_knows_comfyui(root: Path) -> None:
+    for file in pack_files(root):
+        known = {name.split(".")[0] for name, level, _ in imports(file) if level == 0} & HOST_MODULES
+        assert not known or file == root / "nodes" / "host.py", f"{file} imports {known}"
+
+
+def test_nodes_reach_the_core_by_relative_imports(root: Path) -> None:
+    for file in pack_files(root):
+        if file.name != "__main__.py":
+            absolute = [n for n, level, _ in imports(file) if level == 0 and n.startswith("my3dgen_core")]
+            assert not absolute, f"{file} imports {absolute}"
+
+
+@pytest.mark.parametrize("heavy", ["insightface", "onnxruntime", "kornia", "scipy", "PIL", "trimesh", "cv2"])
+def test_nothing_heavy_is_imported_with_the_nodes(root: Path, heavy: str) -> None:
+    for file in [root / "__init__.py", *(root / "nodes").glob("*.py")]:
+        assert not [n for n, _, column in imports(file) if column == 0 and n.split(".")[0] == heavy], file
+
+
+def test_the_managers_scanner_can_read_the_mappings(root: Path) -> None:
+    tree = ast.parse((root / "__init__.py").read_text(encoding="utf-8"))
+    assigned = {
+        target.id: item.value
+        for item in tree.body
+        if isinstance(item, ast.Assign)
+        for target in item.targets
+        if isinstance(target, ast.Name)
+    }
+    mappings, names = assigned["NODE_CLASS_MAPPINGS"], assigned["NODE_DISPLAY_NAME_MAPPINGS"]
+    assert isinstance(mappings, ast.Dict)
+    assert isinstance(names, ast.Dict)
+    keys = [ast.literal_eval(key) for key in mappings.keys if key is not None]
+    assert keys == [ast.literal_eval(key) for key in names.keys if key is not None]
+    assert all(key.startswith("My3DGen") for key in keys)
+
+
+def test_the_two_lists_of_dependencies_agree_and_leave_torch_alone(root: Path) -> None:
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    listed = (root / "requirements.txt").read_text(encoding="utf-8").split()
+    assert sorted(listed) == sorted(project["dependencies"])
+    assert not [line for line in listed if line.startswith(("torch", "onnxruntime", "opencv", "insightface"))]
+
+
+def test_torch_is_pinned_in_one_place(root: Path) -> None:
+    files = [root / "Makefile", root / ".ci" / "run", root / "requirements.txt", root / "pyproject.toml"]
+    files += (root / "tools").glob("*.py")
+    pins = [file.name for file in files if "torch==" in file.read_text(encoding="utf-8")]
+    assert pins == ["pyproject.toml"]
+
+
+def test_requirements_change_no_torch_onnxruntime_or_opencv(root: Path, tmp_path: Path) -> None:
+    """Asks pip what it would install into an environment that has torch, onnxruntime-gpu and OpenCV."""
+    site = tmp_path / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path)], check=True)
+    for name in ("torch", "onnxruntime", "opencv-python"):
+        source = Path(str(distribution(name)._path))  # type: ignore[attr-defined]
+        shutil.copytree(source, site / source.name)
+    gpu = site / "onnxruntime_gpu-1.20.1.dist-info"
+    gpu.mkdir()
+    (gpu / "METADATA").write_text("Metadata-Version: 2.1\nName: onnxruntime-gpu\nVersion: 1.20.1\n")
+    report = tmp_path / "report.json"
+    command = [sys.executable, "-m", "pip", "--python", str(tmp_path / "bin" / "python"), "install"]
+    command += ["--dry-run", "--quiet", "--report", str(report), "-r", str(root / "requirements.txt")]
+    subprocess.run(command, check=True)
+    chosen = {item["metadata"]["name"].lower() for item in json.loads(report.read_text())["install"]}
+    assert {"kornia", "safetensors", "pillow", "numpy"} <= chosen
+    assert not {name for name in chosen if name.startswith(("torch", "onnxruntime", "opencv"))}
+
+
+IMPORT_TIME = """
+import sys, time, importlib.util, torch, numpy
+def load(name, file):
+    start = time.perf_counter()
+    spec = importlib.util.spec_from_file_location(name, file, submodule_search_locations=[str(file.parent)])
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[name])
+    return time.perf_counter() - start
+from pathlib import Path
+print(load("pack", Path(sys.argv[1])) - load("empty", Path(sys.argv[2])))
+"""
+
+
+def test_importing_the_pack_takes_less_than_three_tenths_of_a_second(
+    root: Path, tmp_path: Path, record_property: pytest.RecordProperty
+) -> None:
+    empty = tmp_path / "__init__.py"
+    empty.write_text("NODE_CLASS_MAPPINGS = {}\n")
+    command = [sys.executable, "-c", IMPORT_TIME, str(root / "__init__.py"), str(empty)]
+    ran = [float(subprocess.run(command, check=True, capture_output=True).stdout) for _ in range(3)]
+    print(f"importing the pack: {min(ran):.3f} s more than an empty one, torch being there")
+    assert min(ran) < 0.3
+
+
+def test_nothing_committed_is_huge(root: Path) -> None:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=root, capture_output=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    files = [root / name for name in listed.stdout.decode().split("\0") if name]
+    assert not [f.name for f in files if f.is_file() and f.stat().st_size > 10_000_000]
