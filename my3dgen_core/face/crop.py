@@ -192,9 +192,8 @@ def paste_back(
     source = crop[None].float().clamp(-1, 1)
     shrink = source.shape[-1] * transform.scale / transform.crop_size  # crop pixels per photo pixel
     if shrink > 1:
-        source = F.interpolate(
-            source, scale_factor=1 / shrink, mode="bilinear", antialias=True, align_corners=False
-        )
+        smaller = max(1, round(source.shape[-1] / shrink))
+        source = F.interpolate(source, smaller, mode="bilinear", antialias=True, align_corners=False)
     new = F.grid_sample(source, grid, mode="bicubic", padding_mode="border", align_corners=False)[0].clamp(
         -1, 1
     )

@@ -1,0 +1,45 @@
+"""What the face tests share: loaded models, and one small photo with a known face."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+from PIL import Image
+from real_photos import pack_folder, photo
+
+from my3dgen_core.face import AlignedFaces, FaceModels, align_faces
+from my3dgen_core.face.detect import Face, detection_ladder
+
+SAME_MAN = ("obama.jpg", "obama2.jpg", "obama3.jpg")
+OTHERS = ("biden.jpg", "astronaut.png", "grace_hopper.jpg")
+
+
+@lru_cache(maxsize=1)
+def models() -> FaceModels:
+    """The test pack on the CPU."""
+    return FaceModels.from_folder(pack_folder(), providers=["CPUExecutionProvider"])
+
+
+@lru_cache(maxsize=1)
+def portrait() -> np.ndarray:
+    """One portrait at a size that is quick to work with, [568,455,3] uint8."""
+    picture = Image.fromarray(photo("obama.jpg"))
+    return np.array(picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.LANCZOS))
+
+
+@lru_cache(maxsize=1)
+def real_batch() -> AlignedFaces:
+    """All six real photos, aligned."""
+    return align_faces([(name, photo(name)) for name in (*SAME_MAN, *OTHERS)], models())
+
+
+def first_face(pixels: np.ndarray) -> Face:
+    """The first face that the ladder finds."""
+    return next(detection_ladder(models(), pixels))[1][0]
+
+
+def as_image(pixels: np.ndarray) -> torch.Tensor:
+    """[H,W,3] uint8 -> [1,3,H,W] in [-1,1]."""
+    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None].float() / 127.5 - 1

@@ -1,0 +1,162 @@
+"""Models come from a folder and nowhere else; their identity network is the same in torch."""
+
+from __future__ import annotations
+
+import builtins
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from face_fixtures import OTHERS, SAME_MAN, as_image, first_face, models, portrait, real_batch
+from real_photos import pack_folder, photo
+
+from my3dgen_core.face import FaceModelError, FaceModels, IdentityNetwork, align_faces, embed
+from my3dgen_core.face.detect import find_models
+from my3dgen_core.face.onnx_file import read_onnx
+from my3dgen_core.face.recognise import ARCFACE_POINTS, align_to_template, similarity
+
+
+def test_roles_are_told_by_shape_and_not_by_name(tmp_path: Path) -> None:
+    for i, file in enumerate(sorted(pack_folder().glob("*.onnx"))):
+        shutil.copyfile(file, tmp_path / f"{i}.onnx")
+    roles = {role: read_onnx(file, weights=False) for role, file in find_models(tmp_path).items()}
+    assert set(roles) == {"detection", "landmarks", "recognition"}
+    assert len(roles["detection"].outputs) == 9
+    assert next(iter(roles["landmarks"].inputs.values()))[2:] == [192, 192]
+    assert next(iter(roles["recognition"].outputs.values()))[-1] == 512
+
+
+def test_a_pack_unpacked_one_folder_too_deep_is_found(tmp_path: Path) -> None:
+    shutil.copytree(pack_folder(), tmp_path / "pack" / "pack")
+    assert len(find_models(tmp_path / "pack")) == 3
+
+
+def test_the_provider_that_runs_is_named() -> None:
+    assert models().provider == "CPUExecutionProvider"
+    assert "CPUExecutionProvider" in models().describe()
+
+
+def test_missing_models_are_one_sentence_and_nothing_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import socket
+
+    def no_network(*args: object, **kwargs: object) -> None:
+        raise AssertionError("a connection was opened")
+
+    monkeypatch.setattr(socket.socket, "connect", no_network)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for folder in (tmp_path / "gone", tmp_path):
+        with pytest.raises(FaceModelError, match="buffalo_l") as caught:
+            FaceModels.from_folder(folder)
+        assert "Nothing is downloaded" in str(caught.value)
+    shutil.copyfile(pack_folder() / "w600k_mbf.onnx", tmp_path / "w600k_mbf.onnx")
+    with pytest.raises(FaceModelError, match="No face detector"):
+        FaceModels.from_folder(tmp_path)
+    (tmp_path / "broken.onnx").write_bytes((pack_folder() / "2d106det.onnx").read_bytes()[:100_000])
+    with pytest.raises(FaceModelError, match=r"broken\.onnx cannot be read"):
+        FaceModels.from_folder(tmp_path)
+    assert not (tmp_path / ".insightface").exists()
+
+
+def test_a_missing_package_is_one_sentence_for_cpu_and_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    real_import = builtins.__import__
+
+    def without_insightface(name: str, *args: object, **kwargs: object) -> object:
+        if name.split(".")[0] == "insightface":
+            raise ImportError("No module named 'insightface'")
+        return real_import(name, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(builtins, "__import__", without_insightface)
+    with pytest.raises(FaceModelError, match="pip install insightface") as caught:
+        FaceModels.from_folder(pack_folder())
+    assert "onnxruntime-gpu" in str(caught.value)
+
+
+def test_a_detector_alone_is_enough_for_crops(tmp_path: Path) -> None:
+    shutil.copyfile(pack_folder() / "scrfd_500m_bnkps.onnx", tmp_path / "det.onnx")
+    alone = FaceModels.from_folder(tmp_path)
+    assert not alone.has_landmarks
+    assert not alone.has_recognition
+    batch = align_faces([portrait(), np.rot90(portrait(), 2).copy()], alone)
+    assert batch.kept == [0, 1]
+    assert batch.embeddings is None
+    assert batch.report[0].agreement is None
+    assert abs(abs(batch.report[1].photo_roll or 0) - 180) < 6
+    with pytest.raises(FaceModelError, match="ArcFace"):
+        embed(batch.images, alone)
+
+
+def test_photos_of_one_man_are_alike_and_others_are_not() -> None:
+    vectors = real_batch().embeddings
+    assert vectors is not None
+    cosine = (vectors @ vectors.T).numpy()
+    same = cosine[:3, :3][np.triu_indices(3, 1)]
+    different = np.concatenate([cosine[:3, 3:].reshape(-1), cosine[3:, 3:][np.triu_indices(3, 1)]])
+    assert same.min() > 0.55
+    assert different.max() < 0.36
+
+
+def test_embeddings_are_found_in_crops_and_say_where_not() -> None:
+    crops = torch.cat([real_batch().images[:2], torch.zeros(1, 3, 512, 512)])
+    vectors, found = embed(crops, models())
+    assert found.tolist() == [True, True, False]
+    assert torch.allclose(vectors.norm(dim=1), torch.tensor([1.0, 1.0, 0.0]))
+    assert float(vectors[0] @ vectors[1]) > 0.55
+
+
+def test_swapped_channels_are_another_embedding() -> None:
+    """Models want BGR or RGB, and a mistake is silent: the right order is the one that photos agree in."""
+    pixels = photo("obama.jpg")
+    points = first_face(pixels).points[None]
+    right, _ = embed(as_image(pixels), models(), points)
+    swapped, _ = embed(as_image(pixels[:, :, ::-1].copy()), models(), points)
+    other = real_batch().embeddings
+    assert other is not None
+    assert float(right @ swapped.T) < 0.97
+    assert float(right @ other[1]) > float(swapped @ other[1])
+
+
+def test_the_torch_network_equals_onnxruntime() -> None:
+    network = IdentityNetwork.from_models(models())
+    batch = real_batch()
+    points = np.stack([row.points for row in batch.report if row.points is not None])
+    ours = network(batch.images, points)
+    theirs, _ = embed(batch.images, models(), points)
+    assert float((ours - theirs).abs().max()) < 1e-4
+    assert not list(network.parameters())
+
+
+def test_the_torch_network_has_gradients_to_the_picture() -> None:
+    network = IdentityNetwork.from_models(models())
+    batch = real_batch()
+    image = batch.images[:1].clone().requires_grad_()
+    assert batch.embeddings is not None
+    loss = 1 - (network(image, batch.report[0].points[None]) * batch.embeddings[1]).sum()  # type: ignore[index]
+    loss.backward()
+    assert image.grad is not None
+    assert torch.isfinite(image.grad).all()
+    step = image.detach() - 0.02 * image.grad / image.grad.abs().max()
+    better = 1 - (network(step, batch.report[0].points[None]) * batch.embeddings[1]).sum()  # type: ignore[index]
+    assert better < loss
+
+
+def test_alignment_puts_the_points_on_the_template() -> None:
+    points = first_face(portrait()).points
+    matrix = similarity(points, ARCFACE_POINTS)
+    moved = points @ matrix[:, :2].T + matrix[:, 2]
+    assert np.linalg.norm(moved - ARCFACE_POINTS, axis=1).mean() < 4
+    exact = similarity(ARCFACE_POINTS @ np.array([[0, 3.0], [-3.0, 0]]) + 7, ARCFACE_POINTS)
+    assert np.allclose(exact[:, :2], [[0, 1 / 3], [-1 / 3, 0]], atol=1e-9)
+    aligned = align_to_template(as_image(portrait()), points[None])
+    assert aligned.shape == (1, 3, 112, 112)
+
+
+@pytest.mark.parametrize("name", [*SAME_MAN, *OTHERS])
+def test_the_face_is_found_in_every_photo_and_its_points_are_in_order(name: str) -> None:
+    points = first_face(photo(name)).points
+    assert points[0, 0] < points[2, 0] < points[1, 0]
+    assert points[:2, 1].max() < points[2, 1] < points[3:, 1].min()
+    assert points[3, 0] < points[4, 0]
