@@ -26,7 +26,7 @@ Row = tuple[str, str, float, str]
 INTRODUCTION = """# Parity with the reference
 
 Largest absolute difference between this pack and the public EG3D and My3DGen, float32 on a CPU, on synthetic
-weights. The reference's own two convolution modes differ by some 5e-6 in images. Inputs, outputs and tolerances:
+weights. The two convolution modes of the reference differ by some 5e-6 in images. Inputs, tolerances:
 `tests/data/goldens/README.md`. This page is made by
 `python tests/benchmarks/parity.py --full --out docs/parity.md`.
 
@@ -41,15 +41,15 @@ What has no reference numbers is tested by properties instead (`tests/unit/test_
 |---|---|
 """
 HELD = {
-    "super-resolution 8X (afhqcats512-128)": "the official parameter count; with ToRGB at zero it is the raw "
-    "picture, upsampled",
-    "no antialiasing": "the resize before super-resolution is a plain bilinear one, skipped at the native size",
-    "c_gen_conditioning_zero (shapenetcars128-64)": "latents do not depend on the camera, and equal those of a "
+    "super-resolution 8X (afhqcats512-128)": "the official parameter count; with ToRGB at zero it is the "
+    "raw picture, upsampled",
+    "no antialiasing": "the resize before super-resolution is plain bilinear, and none at the native size",
+    "c_gen_conditioning_zero (shapenetcars128-64)": "latents do not depend on the camera and equal those of a "
     "zero camera",
     "noise mode random": "follows its generator; at strength zero equal to constant noise",
     "batches": "several latents and cameras render what each alone does",
     "random jitter": "repeatable, and independent of the chunks",
-    "half precision in super-resolution": "taken off the CPU only; activations are float16, the picture float32 "
+    "half precision in super-resolution": "taken off the CPU only; activations float16, picture float32 "
     "(on the meta device: shapes and types, no numbers)",
 }
 
