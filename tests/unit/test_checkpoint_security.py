@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,11 @@ import goldens
 import hostile_files
 import official_files
 import pytest
+import torch
+
+from my3dgen_core import CheckpointError
+from my3dgen_core.official import find_generator, is_module, module_config, module_state
+from my3dgen_core.torch_files import opened
 
 RUNNER = Path(official_files.__file__).with_name("run_hostile_files.py")
 
@@ -85,6 +92,32 @@ def test_messages_are_one_short_line(suite):
         if len(outcome) > 500 or "\n" in outcome
     }
     assert long == {}
+
+
+def test_random_damage_is_read_or_refused_and_nothing_else(tmp_path):
+    tensors = {"a.weight": torch.ones(2, 3), "a.b.noise_const": torch.ones(4)}
+    made = official_files.official(tensors, {"z_dim": 64, "rendering_kwargs": hostile_files.RENDERING})
+    whole = [official_files.Writer(4).dump({"G_ema": made}), official_files.zip_file(made)]
+    whole.append(official_files.legacy_file(made))
+    draw = random.Random(0)
+    for _ in range(1500):
+        data = bytearray(draw.choice(whole))
+        for _ in range(draw.choice((1, 1, 2, 4))):
+            place = draw.randrange(len(data))
+            if draw.random() < 0.7:
+                data[place] = draw.randrange(256)
+            elif draw.random() < 0.5:
+                del data[place : place + draw.randrange(1, 20)]
+            else:
+                other = draw.randrange(len(data))
+                data[place:place] = data[other : other + draw.randrange(1, 60)]
+        path = official_files.write(tmp_path / "damaged", bytes(data))
+        with contextlib.suppress(CheckpointError), opened(path) as root:
+            generator = find_generator(root)
+            if is_module(generator):
+                for value in module_state(generator).values():
+                    value.read()
+                module_config(generator)
 
 
 @pytest.mark.parametrize("name", ["os.system", "builtins.eval", "subprocess.Popen", "torch.hub.load"])
