@@ -44,8 +44,8 @@ HELD = {
     "super-resolution 8X (afhqcats512-128)": "the official parameter count; with ToRGB at zero it is the "
     "raw picture, upsampled",
     "no antialiasing": "the resize before super-resolution is plain bilinear, and none at the native size",
-    "c_gen_conditioning_zero (shapenetcars128-64)": "latents do not depend on the camera and equal those of a "
-    "zero camera",
+    "c_gen_conditioning_zero (shapenetcars128-64)": "latents do not depend on the camera and equal a "
+    "zero camera's",
     "noise mode random": "follows its generator; at strength zero equal to constant noise",
     "batches": "several latents and cameras render what each alone does",
     "random jitter": "repeatable, and independent of the chunks",
