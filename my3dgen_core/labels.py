@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from .camera import check_cameras
+from .data_file import Blob, DataFile
 from .errors import CheckpointError, shown
 from .latents import Latents
-from .pickle_values import Blob, DataFile, TensorRef, array_tensor
+from .pickle_values import TensorRef, array_tensor
 from .torch_files import opened
 
 LATENTS = (".npy", ".pt", ".pth")

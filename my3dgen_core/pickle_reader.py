@@ -22,11 +22,10 @@ import struct
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
+from .data_file import Blob, DataFile
 from .errors import CheckpointError, shown
 from .pickle_values import (
     CALLS,
-    Blob,
-    DataFile,
     Global,
     Storage,
     find_global,

@@ -18,9 +18,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from .data_file import Blob, DataFile
 from .errors import CheckpointError, shown
 from .pickle_reader import MAGIC, Budget, PickleReader, read_legacy
-from .pickle_values import Blob, DataFile, Storage, make_storage
+from .pickle_values import Storage, make_storage
 
 MOST_ENTRIES, LONGEST_DIRECTORY, LONGEST_PICKLE = 20_000, 4 << 20, 16 << 20
 _ENTRY = re.compile(r"[\w. -]{1,100}(/[\w. -]{1,100}){1,3}", re.ASCII)
