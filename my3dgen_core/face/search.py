@@ -95,11 +95,11 @@ def _is_better(new: Candidate, old: Candidate) -> bool:
 def _look_closely(pixels: np.ndarray, face: Face, step: str, models: FaceModels) -> Candidate:
     photo_size = (pixels.shape[0], pixels.shape[1])
     transform = crop_transform(face.points, photo_size)
-    for _ in range(3):
+    for look in range(3):
         face = _see_upright(pixels, face, models)
         before, transform = transform, crop_transform(face.points, photo_size)
         moved = np.linalg.norm(before.to_crop(face.points) - transform.to_crop(face.points), axis=1)
-        if moved.mean() < _SETTLED:
+        if look and moved.mean() < _SETTLED:
             break
     image, mask = warp_crop(pixels, transform)
     if not models.has_landmarks:
