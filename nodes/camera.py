@@ -69,7 +69,7 @@ class CameraPath:
     ) -> tuple[sockets.Cameras]:
         from ..my3dgen_core import camera_path
 
-        setting = {}
+        setting: dict[str, Any] = {}
         if model is not None:
             config = model.generator.config
             setting = {

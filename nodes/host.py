@@ -193,7 +193,7 @@ def manage(model: nn.Module) -> Any:
     return ModelPatcher(model, model_management.get_torch_device(), model_management.unet_offload_device())
 
 
-def resident(patcher: Any, memory: int = 0) -> nn.Module:
+def resident(patcher: Any, memory: int = 0) -> Any:
     """The model, on the device it computes on, with about `memory` bytes free beside it."""
     if folder_paths is not None:
         from comfy import model_management

@@ -72,10 +72,10 @@ class Invert:
                 "batch_size": (
                     "INT",
                     {
-                        "default": 16,
+                        "default": 4,
                         "min": 1,
                         "max": 256,
-                        "tooltip": "Photos worked on at a time. Fewer need less memory.",
+                        "tooltip": "Photos worked on at a time. On a CPU more is slower.",
                     },
                 ),
                 "seed": (

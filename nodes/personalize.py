@@ -48,6 +48,13 @@ class TrainIdentity:
                         "tooltip": "Optimiser steps. 400 suit the starter; 2,000 to 5,000 a large generator.",
                     },
                 ),
+                "method": (
+                    ["lora", "full"],
+                    {
+                        "tooltip": "'lora': the small update. 'full': every weight, for comparison: a "
+                        "hundred times larger, and no better from new sides."
+                    },
+                ),
                 "rank": (
                     "INT",
                     {
@@ -95,6 +102,7 @@ class TrainIdentity:
         images: Tensor,
         anchors: Latents,
         steps: int,
+        method: str,
         rank: int,
         learning_rate: float,
         batch_size: int,
@@ -117,6 +125,7 @@ class TrainIdentity:
         scale = learning_rate / defaults.lr
         config = TuningConfig(
             steps=steps,
+            method=method,
             rank=rank,
             lr=learning_rate,
             affine_lr=defaults.affine_lr * scale,

@@ -34,6 +34,7 @@ def tiny_prompt(**changes: dict[str, Any]) -> Prompt:
             images=["photos", 0],
             anchors=["invert", 0],
             steps=3,
+            method="lora",
             rank=1,
             learning_rate=0.01,
             batch_size=2,

@@ -52,7 +52,14 @@ def latents_of(generator: Any, cameras: torch.Tensor | None = None) -> Latents:
 
 
 def train(nodes: dict[str, Any], model: Any, photos: torch.Tensor, anchors: Latents, **settings: Any) -> Any:
-    values = {"steps": 2, "rank": 1, "learning_rate": 0.01, "batch_size": 1, "seed": 0} | settings
+    values = {
+        "steps": 2,
+        "method": "lora",
+        "rank": 1,
+        "learning_rate": 0.01,
+        "batch_size": 1,
+        "seed": 0,
+    } | settings
     return nodes["TrainIdentity"].train(model, photos, anchors, **values)["result"]
 
 
