@@ -73,9 +73,14 @@ def ray_loss(
     shape = (m, coarse + fine)
     color, density = color[..., :3].unflatten(1, shape), DENSITY_SCALE * density.unflatten(1, shape)
     seen, _, weights = march(color, density, depths, white_back=True)
+    # Where a ray passes before its hit, or all along a miss, there is air: without this, specks stay near the
+    # borders of the frame, which few rays visit.
+    air = (depths[..., 0] < rays.depths - 0.03) | (rays.covers < 0.01)
+    specks = F.softplus(density[..., 0] / DENSITY_SCALE + 1)
     return {
         "colour": (seen - (2 * rays.colours - 1)).abs().mean(),
         "coverage": 0.1 * (weights.sum(2) - rays.covers).abs().mean(),
+        "air": 0.05 * (specks * air).mean(),
     }
 
 

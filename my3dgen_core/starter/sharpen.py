@@ -28,12 +28,15 @@ BORDER = (
 )
 
 
-def crops(generator: Generator, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Endless fresh batches: features [B,32,CROP,CROP], ws [B,1,w_dim], true crops [B,3,E,E] with E = CROP
-    * scale.
+def crops(generator: Generator, seed: int) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Endless fresh batches of crops, some of them at the border of the image.
 
-    Features come from the real two-pass sampler of the finished volume, truths are ray-cast, both only in
-    the crop.
+    Features come from the real two-pass sampler of the finished volume, truths are ray-cast, both only in the
+    crop.
+
+    Yields:
+        features [B, 32, CROP, CROP], ws [B, 1, w_dim], true crops [B, 3, E, E] with E = CROP * scale, and a
+        mask [B, 1, E, E] of the pixels that the cut does not spoil.
     """
     from .caster import cast
 
@@ -51,6 +54,8 @@ def crops(generator: Generator, seed: int) -> Iterator[tuple[torch.Tensor, torch
         for _ in range(BATCHES_PER_HEADS):
             cameras = random_cameras(BATCH, rng, yaw=64, pitch=28, wander=0.1)
             corner = rng.integers(0, side - CROP + 1, (BATCH, 2))
+            at_border = rng.integers(0, 2, (BATCH, 2)) * (side - CROP)
+            corner = np.where(rng.random((BATCH, 2)) < 0.4, at_border, corner)
             raw = (corner[:, 1, None, None] + np.arange(CROP)[:, None]) * side + (
                 corner[:, 0, None, None] + np.arange(CROP)
             )
@@ -65,13 +70,26 @@ def crops(generator: Generator, seed: int) -> Iterator[tuple[torch.Tensor, torch
             owner = np.repeat(np.arange(BATCH), edge * edge)
             seen = cast(scene, cameras.numpy(), heads, owner, grid.reshape(-1, 2) / size, 1 / size, 3)
             target = torch.from_numpy(seen[:, :3].copy()).view(BATCH, edge, edge, 3).permute(0, 3, 1, 2)
-            yield features, ws[heads, -1:], target
+            yield features, ws[heads, -1:], target, _inner(corner, side, edge)
 
 
-def train_superresolution(generator: Generator, seconds: float, log: Callable[[str], None]) -> None:
+def _inner(corner: np.ndarray, side: int, edge: int) -> torch.Tensor:
+    """1 where a crop sees what the whole image would show, 0 along its cuts: [B, 1, edge, edge]."""
+    mask = torch.ones(len(corner), 1, edge, edge)
+    for i, (x, y) in enumerate(corner):
+        mask[i, :, :, : BORDER if x > 0 else 0] = 0
+        mask[i, :, : BORDER if y > 0 else 0] = 0
+        mask[i, :, :, edge - (BORDER if x < side - CROP else 0) :] = 0
+        mask[i, :, edge - (BORDER if y < side - CROP else 0) :] = 0
+    return mask
+
+
+def train_superresolution(
+    generator: Generator, seconds: float, log: Callable[[str], None], fresh: bool = True
+) -> None:
     """Trains `generator.superresolution` in place for about `seconds`; the rest of the generator stays."""
     module = generator.superresolution
-    for block in (module.block0, module.block1):  # start as the raw image upsampled
+    for block in (module.block0, module.block1) if fresh else ():  # start as the raw image upsampled
         torch.nn.init.zeros_(block.torgb.weight)
         torch.nn.init.zeros_(block.torgb.bias)
     weights: list[torch.nn.Parameter] = []
@@ -88,12 +106,12 @@ def train_superresolution(generator: Generator, seconds: float, log: Callable[[s
     start = last = time.time()
     window: list[float] = []
     stream, rng = crops(generator, seed=55_000), np.random.default_rng(1)
-    kept_crops: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+    kept_crops: list[tuple[torch.Tensor, ...]] = []
     for step in range(1 << 30):
         if step % STEPS_PER_BATCH == 0:
             kept_crops += zip(*next(stream), strict=True)
         chosen = [kept_crops[i] for i in rng.integers(0, len(kept_crops), BATCH)]
-        features, ws, target = (torch.stack(part) for part in zip(*chosen, strict=True))
+        features, ws, target, inner = (torch.stack(part) for part in zip(*chosen, strict=True))
         progress = (time.time() - start) / seconds
         if progress >= 1:
             break
@@ -103,8 +121,7 @@ def train_superresolution(generator: Generator, seconds: float, log: Callable[[s
                 group["lr"] = value * factor
             optimizer.zero_grad(set_to_none=True)
         image = module.upscale(features, ws)
-        kept = slice(BORDER, -BORDER)
-        losses = image_loss(image[..., kept, kept], target[..., kept, kept])
+        losses = image_loss(image * inner, target * inner)
         sum(losses.values(), torch.zeros(())).backward()
         for optimizer in optimizers:
             optimizer.step()

@@ -66,10 +66,11 @@ class Stage:
 
 
 STAGES = (
-    Stage("points64", 0.09, 64, "points", rays=768),
-    Stage("rays64", 0.11, 64, "rays", rays=512, rate=0.7),
-    Stage("points128", 0.05, 128, "points", rays=768, rate=0.6),
-    Stage("rays128", 0.57, 128, "rays", rays=768, rate=0.4),
+    Stage("points64", 0.08, 64, "points", rays=768),
+    Stage("rays64", 0.10, 64, "rays", rays=512, rate=0.7),
+    Stage("points128", 0.04, 128, "points", rays=768, rate=0.6),
+    Stage("rays128", 0.49, 128, "rays", rays=768, rate=0.4),
+    Stage("clear128", 0.11, 128, "rays", rays=768, rate=0.15),
     Stage("sharpen", 0.18, 128, "pixels"),
 )
 
