@@ -104,7 +104,7 @@ class LoadPhotos:
         return folder == DEMO_PERSON or host.validate(folder, host.find_input_folder)
 
     @classmethod
-    def IS_CHANGED(cls, folder: str, at_most: int, longest_side: int) -> str:
+    def IS_CHANGED(cls, folder: str, at_most: int, longest_side: int, node_id: str | None = None) -> str:
         return host.fingerprint(_photo_files(folder)[:at_most])
 
     def load(

@@ -304,3 +304,4 @@ def test_photographs_go_through_the_whole_workflow(
     for name in ("biden.jpg", "astronaut.png", "grace_hopper.jpg"):
         assert re.search(rf"{name}\s+DROPPED.*different person", report)
     assert "with 3 anchors" in result.text("5")
+    assert not workflows_run(server, prompt).seconds  # the folder has not changed, so nothing runs again
