@@ -40,16 +40,16 @@ class TuningConfig:
     """Trained beside the low-rank tensors: "lora" nothing, "released" biases, noise strengths and the
     constant input, "paper" biases, noise strengths and the decoder (240,030 numbers at ffhq512-128, rank
     1)."""
-    batch_size: int = 2
+    batch_size: int = 1
     """Photos a step."""
     patch: int = 32
     """Edge in raw pixels of the square looked at in each photo and step; 0: whole pictures, as in the
     paper."""
-    lr: float = 1e-2
+    lr: float = 2e-2
     """Rate of convolutions and ToRGB."""
-    affine_lr: float = 2e-3
+    affine_lr: float = 4e-3
     """Rate of the affines, whose path has no weight gain and moves that much faster."""
-    diff_lr: float = 2e-3
+    diff_lr: float = 4e-3
     """Rate of biases, noise strengths, constant and decoder; of everything when method is "full"."""
     perceptual: float = 0.5
     """Weight of the perceptual term."""

@@ -60,9 +60,10 @@ class AlignFaces:
                 "same_person": (
                     "BOOLEAN",
                     {
-                        "default": True,
-                        "tooltip": "All photos show one person: one face shape is fitted to all of them, "
-                        "which makes their cameras agree better.",
+                        "default": False,
+                        "tooltip": "All photos show one person with the same expression: one face shape is fitted "
+                        "to all of them, and their cameras agree better. A smile counts as shape: leave it "
+                        "off where expressions vary.",
                     },
                 ),
                 "drop_different": (

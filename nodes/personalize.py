@@ -67,7 +67,7 @@ class TrainIdentity:
                 "learning_rate": (
                     "FLOAT",
                     {
-                        "default": 0.01,
+                        "default": 0.02,
                         "min": 0.00001,
                         "max": 1.0,
                         "step": 0.001,
@@ -77,7 +77,7 @@ class TrainIdentity:
                 ),
                 "batch_size": (
                     "INT",
-                    {"default": 2, "min": 1, "max": 64, "tooltip": "Photos looked at in every step."},
+                    {"default": 1, "min": 1, "max": 64, "tooltip": "Photos looked at in every step."},
                 ),
                 "seed": (
                     "INT",
