@@ -13,7 +13,7 @@ from .checkpoint import CheckpointError, convert, save_generator
 from .snapshot import is_snapshot, split_snapshot
 
 # Subcommands that live in a module of their own: it has `add_arguments(parser)` and `main(args)`.
-MODULES = {"evaluate": ("evaluation", "reproduce the paper's measurements")}
+MODULES = {"evaluate": ("evaluation", "personalise the demo person and score held-out views")}
 
 
 def convert_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +68,9 @@ def main(arguments: list[str] | None = None) -> int:
             command.set_defaults(run=module.main)
     args = parser.parse_args(arguments)
     try:
-        args.run(args)
+        text = args.run(args)
+        if text:
+            print(text)
     except (CheckpointError, FileNotFoundError, FileExistsError, ValueError) as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
