@@ -61,8 +61,8 @@ class AlignFaces:
                     "BOOLEAN",
                     {
                         "default": False,
-                        "tooltip": "All photos show one person with one expression: one face shape is fitted to "
-                        "all of them, and their cameras agree better. A smile counts as shape: leave it off "
+                        "tooltip": "All photos show one person with one expression: one face shape is fitted "
+                        "to all, and their cameras agree better. A smile counts as shape: leave it off "
                         "where expressions vary.",
                     },
                 ),

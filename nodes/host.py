@@ -27,7 +27,7 @@ log = logging.getLogger("my3dgen")
 
 GENERATORS, IDENTITIES, DIRECTIONS = "generators", "identities", "directions"
 _EXTENSIONS = {
-    GENERATORS: {".safetensors", ".pkl"},
+    GENERATORS: {".safetensors", ".pkl", ".pt", ".pth"},
     IDENTITIES: {".safetensors", ".pkl", ".pt"},
     DIRECTIONS: {".safetensors", ".npy", ".npz", ".pt"},
 }

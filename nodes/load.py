@@ -35,7 +35,17 @@ class LoadGenerator:
                     files,
                     {"tooltip": "The generator: 'starter', or a file in models/my3dgen/generators."},
                 )
-            }
+            },
+            "optional": {
+                "convert": (
+                    "BOOLEAN",
+                    {
+                        "default": False,
+                        "tooltip": "Also write a .safetensors beside a .pkl or .pt: it loads faster and is "
+                        "no pickle. One that is there already stays.",
+                    },
+                ),
+            },
         }
 
     @classmethod
@@ -50,12 +60,20 @@ class LoadGenerator:
             [starter_path() if file == STARTER else host.find_model(host.GENERATORS, file)]
         )
 
-    def load(self, file: str) -> tuple[sockets.Model]:
+    def load(self, file: str, convert: bool = False) -> tuple[sockets.Model]:
         from ..my3dgen_core import load_generator
+        from ..my3dgen_core.checkpoint import convert as convert_generator
+        from ..my3dgen_core.checkpoint import starter_path
 
-        path = STARTER if file == STARTER else host.find_model(host.GENERATORS, file)
+        path = starter_path() if file == STARTER else host.find_model(host.GENERATORS, file)
+        target = path.with_suffix(".safetensors")
         with torch.inference_mode(False):
-            return (sockets.Model(host.manage(load_generator(path)), name=file),)
+            if convert and not target.exists():
+                generator = convert_generator(path, target)
+                host.log.info("%s: converted to %s", file, target)
+            else:
+                generator = load_generator(path)
+            return (sockets.Model(host.manage(generator), name=file),)
 
 
 class LoadPhotos:
