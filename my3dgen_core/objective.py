@@ -87,8 +87,7 @@ class PhotoObjective:
         """Loss [B] of photos `index` on a square of `size` raw pixels each, at both resolutions."""
         if size >= self.resolution or not self.patches_possible:
             return self.whole(ws, planes, cameras, index, draw)
-        last = self.resolution - size
-        corners = [(draw.places.randint(0, last), draw.places.randint(0, last)) for _ in index]
+        corners = [(self._corner(size, draw), self._corner(size, draw)) for _ in index]
         corner = torch.tensor(corners, device=planes.device)
         line = torch.arange(size, device=planes.device)
         rows = corner[:, :1] + line  # [B, size]
@@ -97,22 +96,50 @@ class PhotoObjective:
         marched = self.generator.march(planes, cameras, self.resolution, pixels, draw.samples)
         features = marched.features.transpose(1, 2).unflatten(2, (size, size))
         image = self.generator.superresolution.upscale(features, ws)
+        losses = []
+        for b, (photo, (top, left)) in enumerate(zip(index, corners, strict=True)):
+            raw = self._compare(features[b, :3], self.raw, self.valid_raw, photo, top, left, 0)
+            final = self._compare(image[b], self.final, self.valid_final, photo, top, left, SR_MARGIN)
+            losses.append(raw + final)
+        return torch.stack(losses)
 
-        def cut(values: Tensor, scale: int, margin: int) -> Tensor:
-            parts = [
-                values[i, :, r * scale : (r + size) * scale, c * scale : (c + size) * scale]
-                for i, (r, c) in zip(index, corners, strict=True)
-            ]
-            return trim(torch.stack(parts), margin)
+    def _corner(self, size: int, draw: Draw) -> int:
+        """First row (or column) of a patch.
 
-        def compare(image: Tensor, target: Tensor, valid: Tensor | None, scale: int, margin: int) -> Tensor:
-            known = None if valid is None else cut(valid, scale, margin)
-            losses = photo_loss(trim(image, margin), cut(target, scale, margin), known, self.perceptual)
-            return losses[0] + losses[1]
+        It is aimed beyond the rim too and pushed back: else the rim, where silhouettes run, would be seen
+        once for thirty times that the middle is.
+        """
+        last = self.resolution - size
+        return min(max(draw.places.randint(-(size // 2), last + size // 2), 0), last)
 
-        return compare(features[:, :3], self.raw, self.valid_raw, 1, 0) + compare(
-            image, self.final, self.valid_final, self.scale, SR_MARGIN * self.scale
+    def _compare(
+        self,
+        patch: Tensor,
+        targets: Tensor,
+        valid: Tensor | None,
+        photo: int,
+        top: int,
+        left: int,
+        margin: int,
+    ) -> Tensor:
+        """Loss of a patch [3, s, s] whose corner is raw pixel (top, left); `margin` raw pixels are left out
+        at every side but those on the rim of the picture, whose surroundings are true."""
+        scale = targets.shape[-1] // self.resolution
+        size = patch.shape[-1] // scale
+
+        def span(first: int) -> slice:
+            begin = first + (margin if first > 0 else 0)
+            end = first + size - (margin if first + size < self.resolution else 0)
+            return slice(begin * scale, end * scale)
+
+        rows, columns = span(top), span(left)
+        y, x = top * scale, left * scale
+        image = patch[None, :, rows.start - y : rows.stop - y, columns.start - x : columns.stop - x]
+        known = None if valid is None else valid[photo, None, :, rows, columns]
+        squared, perceptual = photo_loss(
+            image, targets[photo, None, :, rows, columns], known, self.perceptual
         )
+        return (squared + perceptual)[0]
 
     def whole(self, ws: Tensor, planes: Tensor, cameras: Tensor, index: list[int], draw: Draw) -> Tensor:
         """Loss [B] of photos `index` on whole pictures at both resolutions."""
@@ -125,11 +152,6 @@ class PhotoObjective:
             known = None if valid is None else valid[index]
             total = total + sum(photo_loss(image, target[index], known, self.perceptual))
         return total
-
-
-def trim(images: Tensor, margin: int) -> Tensor:
-    """Cuts `margin` pixels from every side of [N, C, H, W]."""
-    return images[..., margin : images.shape[-2] - margin, margin : images.shape[-1] - margin]
 
 
 def check_photos(images: Tensor, masks: Tensor | None = None, cameras: Tensor | None = None) -> None:
