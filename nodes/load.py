@@ -53,7 +53,7 @@ class LoadGenerator:
         return file == STARTER or host.validate(file, lambda name: host.find_model(host.GENERATORS, name))
 
     @classmethod
-    def IS_CHANGED(cls, file: str) -> str:
+    def IS_CHANGED(cls, file: str, convert: bool = False) -> str:
         from ..my3dgen_core.checkpoint import starter_path
 
         return host.fingerprint(
