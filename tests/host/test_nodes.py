@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Iterator
 from types import ModuleType
@@ -61,6 +62,16 @@ def train(nodes: dict[str, Any], model: Any, photos: torch.Tensor, anchors: Late
         "seed": 0,
     } | settings
     return nodes["TrainIdentity"].train(model, photos, anchors, **values)["result"]
+
+
+@pytest.mark.parametrize("method", ["FUNCTION", "IS_CHANGED"])
+def test_what_comfyui_passes_is_accepted(nodes: dict[str, Any], method: str) -> None:
+    """ComfyUI passes all inputs by name, to IS_CHANGED too, where a TypeError means "always changed"."""
+    for name, node in nodes.items():
+        function = getattr(node, node.FUNCTION) if method == "FUNCTION" else getattr(node, method, None)
+        if function is not None:
+            inputs = [field for group in node.INPUT_TYPES().values() for field in group]
+            assert set(inputs) == set(inspect.signature(function).parameters), name
 
 
 def test_training_and_applying_leave_the_generator_bit_for_bit(
