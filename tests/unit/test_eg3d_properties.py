@@ -193,3 +193,17 @@ def test_wrong_latents_get_a_sentence(generator):
         generator.planes(torch.zeros(1, 14, 512))
     with pytest.raises(ValueError, match="quality"):
         generator.render(micro.latents(generator, 1), CAMERAS[:1], quality="best")
+
+
+@pytest.mark.parametrize("up", [False, True])
+@pytest.mark.parametrize("scale", [1.0, 300.0])
+def test_half_precision_agrees_with_float_even_where_the_plain_product_would_overflow(up, scale):
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 32, 16, 16, generator=draw)
+    weight = torch.randn(16, 32, 3, 3, generator=draw) * scale
+    styles = torch.randn(2, 32, generator=draw) * scale
+    kernel = layers.fir_kernel() if up else None
+    exact = layers.modulated_conv(x, weight, styles, up_kernel=kernel)
+    half = layers.modulated_conv(x.half(), weight, styles, up_kernel=kernel)
+    assert half.dtype == torch.float16
+    assert largest_difference(half, exact) <= 0.01 * float(exact.abs().max())
