@@ -155,10 +155,12 @@ class Generator(nn.Module):
         pixels: Tensor | None = None,
         jitter: Jitter = None,
         chunk: int | None = None,
+        floor: float = 0.0,
     ) -> Marched:
         """Renders single pixels: planes [B,3,32,P,P], cameras [B,25], pixel numbers [M] or [B,M] (None: all).
 
-        Pixels are counted row by row in a picture of `resolution` x `resolution`.
+        Pixels are counted row by row in a picture of `resolution` x `resolution`. Samples whose weight stays
+        under `floor` get no gradient.
         """
         origins, directions = rays(cameras, resolution, pixels)
         if chunk is None and not torch.is_grad_enabled():
@@ -166,7 +168,7 @@ class Generator(nn.Module):
             chunk = budget // (
                 len(planes) * max(self.config.depth_resolution, self.config.depth_resolution_importance)
             )
-        return render_rays(planes, self.decoder, self.config, origins, directions, jitter, chunk)
+        return render_rays(planes, self.decoder, self.config, origins, directions, jitter, chunk, floor)
 
     def sample(
         self, ws: Tensor, points: Tensor, *, planes: Tensor | None = None, chunk: int | None = None

@@ -5,6 +5,7 @@ Shapes: B scenes, M rays each, N samples a ray. Densities are the decoder's raw 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -184,20 +185,24 @@ def _noise(jitter: Jitter, b: int, m: int, n: int, k: int, like: Tensor) -> tupl
 
 def render_rays(
     planes: Tensor,
-    decoder: nn.Module,
+    decoder: Callable[[Tensor], tuple[Tensor, Tensor]],
     config: GeneratorConfig,
     origins: Tensor,
     directions: Tensor,
     jitter: Jitter = None,
     chunk: int | None = None,
+    floor: float = 0.0,
 ) -> Marched:
     """Two passes along rays: stratified samples, then samples where the first pass found something.
 
     Args:
         planes: [B, 3, 32, P, P].
+        decoder: mean plane features [..., 32] -> raw density [..., 1] and colours [..., C].
         origins: [B, 1 or M, 3]; directions [B, M, 3].
         jitter: see `Generator.render`.
         chunk: rays a scene worked on at a time; None is all. The result does not depend on it.
+        floor: samples whose weight stays under it get no gradient (and cost none): most lie in air or behind
+            the surface, where the gradient is next to nothing. The result does not depend on it.
 
     Depth is clamped to the range of all samples of the call, so the batch is one frame of reference.
     """
@@ -209,24 +214,52 @@ def render_rays(
     fine = fine.reshape(b, m, k)
     chunk = m if chunk is None else max(1, chunk)
 
-    def decode(o: Tensor, d: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        points = (o[:, :, None] + t * d[:, :, None]).flatten(1, 2)
-        density, color = decoder(plane_features(planes, points, config.box_warp).mean(1))
+    def decode(points: Tensor, scene: slice = slice(None)) -> tuple[Tensor, Tensor]:
+        density, color = decoder(plane_features(planes[scene], points, config.box_warp).mean(1))
+        return density, color
+
+    def decode_along(o: Tensor, d: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        density, color = decode((o[:, :, None] + t * d[:, :, None]).flatten(1, 2))
         return density.unflatten(1, t.shape[1:3]), color.unflatten(1, t.shape[1:3])
 
-    parts = []
-    for i in range(0, m, chunk):
-        o, d, t = origins[:, i : i + chunk], directions[:, i : i + chunk], depths[:, i : i + chunk]
-        density, color = decode(o, d, t)
+    def two_passes(o: Tensor, d: Tensor, t: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        density, color = decode_along(o, d, t)
         if k > 0:
             with torch.no_grad():
                 weights = march(color.detach()[..., :1], density.detach(), t)[2]
-            t_fine = importance_depths(t, weights, fine[:, i : i + chunk].reshape(-1, k))
-            density_fine, color_fine = decode(o, d, t_fine)
+            t_fine = importance_depths(t, weights, u.reshape(-1, k))
+            density_fine, color_fine = decode_along(o, d, t_fine)
             t, order = torch.sort(torch.cat((t, t_fine), dim=2), dim=2)
             density = torch.cat((density, density_fine), dim=2).gather(2, order)
             color = torch.cat((color, color_fine), dim=2)
             color = color.gather(2, order.expand(-1, -1, -1, color.shape[-1]))
+        return density, color, t
+
+    def with_gradient(
+        o: Tensor, d: Tensor, t: Tensor, density: Tensor, color: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The same densities and colours, those that matter decoded anew with gradients."""
+        weights = F.pad(march(color[..., :1], density, t)[2][..., 0], (1, 1))
+        matter = torch.maximum(weights[..., 1:], weights[..., :-1]) > floor
+        for i in range(b):
+            ray, step = matter[i].nonzero(as_tuple=True)
+            points = o[i, ray] + t[i, ray, step] * d[i, ray]
+            fresh_density, fresh_color = decode(points[None], slice(i, i + 1))
+            scene = torch.full_like(ray, i)
+            density = density.index_put((scene, ray, step), fresh_density[0])
+            color = color.index_put((scene, ray, step), fresh_color[0])
+        return density, color
+
+    parts = []
+    for i in range(0, m, chunk):
+        o, d, t = origins[:, i : i + chunk], directions[:, i : i + chunk], depths[:, i : i + chunk]
+        u = fine[:, i : i + chunk]
+        if floor > 0 and torch.is_grad_enabled():
+            with torch.no_grad():
+                density, color, t = two_passes(o, d, t, u)
+            density, color = with_gradient(o, d, t, density, color)
+        else:
+            density, color, t = two_passes(o, d, t, u)
         features, depth, weights = march(color, density, t, config.white_back)
         parts.append((features, depth, weights.sum(2), t.amin().detach(), t.amax().detach()))
     features, depth, weight = (torch.cat([p[i] for p in parts], dim=1) for i in range(3))

@@ -130,13 +130,16 @@ class Bank:
         self.shards: dict[str, dict[str, np.ndarray]] = {}
         self.refresh()
 
-    def refresh(self) -> int:
-        """Loads new shards; returns the number of heads."""
+    def refresh(self) -> None:
+        """Loads new shards."""
         for path in sorted(self.folder.glob("shard_*.npz")):
             if path.name not in self.shards and ".tmp" not in path.name:
                 with np.load(path) as stored:
                     self.shards[path.name] = {name: stored[name] for name in stored.files}
         self.names = list(self.shards)
+
+    @property
+    def heads(self) -> int:
         return HEADS_PER_SHARD * len(self.names)
 
     def batch(self, heads: int, rays: int, rng: np.random.Generator) -> Rays:

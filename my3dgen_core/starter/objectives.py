@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from ..eg3d.generator import Generator
-from ..eg3d.volume import march
+from ..eg3d.volume import march, rays, render_rays
 from .bank import Rays
 
 # The decoder's density is multiplied by this while training (and the factor folded into its last layer when
@@ -19,32 +19,32 @@ def latents(generator: Generator, z: torch.Tensor) -> torch.Tensor:
     return generator.mapping(z, z.new_zeros(len(z), generator.config.c_dim))
 
 
-def point_loss(generator: Generator, rays: Rays, rng: torch.Generator) -> dict[str, torch.Tensor]:
+def point_loss(generator: Generator, batch: Rays, rng: torch.Generator) -> dict[str, torch.Tensor]:
     """Occupancy just behind and before the first hit and anywhere before it; colour within .01 of the hit.
 
     Only what a ray meets first is supervised: behind it lie mouth, sockets and other parts nobody sees.
     """
 
     def between(low: torch.Tensor | float, high: torch.Tensor | float) -> torch.Tensor:
-        return low + (high - low) * torch.rand(rays.depths.shape, generator=rng)
+        return low + (high - low) * torch.rand(batch.depths.shape, generator=rng)
 
     start, end = float(generator.config.ray_start), float(generator.config.ray_end)
-    hit, miss = rays.covers > 0.75, rays.covers < 0.01
-    depth = rays.depths
+    hit, miss = batch.covers > 0.75, batch.covers < 0.01
+    depth = batch.depths
     inside = torch.where(hit, depth + between(0.004, 0.030), depth + between(-0.08, 0.08))
     before = torch.where(hit, depth - between(0.004, 0.030), depth + between(-0.25, 0.25))
     free = torch.where(hit, between(start, depth - 0.006), between(start, end))
     skin = depth + between(-0.010, 0.010)
     t = torch.cat([inside, before, free, skin], dim=1)
-    points = rays.origins.repeat(1, 4, 1) + t * rays.directions.repeat(1, 4, 1)
-    planes = generator.planes(latents(generator, rays.z))
-    density, color = generator.sample(latents(generator, rays.z), points, planes=planes)
+    points = batch.origins.repeat(1, 4, 1) + t * batch.directions.repeat(1, 4, 1)
+    planes = generator.planes(latents(generator, batch.z))
+    density, color = generator.sample(latents(generator, batch.z), points, planes=planes)
     m = depth.shape[1]
     known = (hit | miss).float()
     labels = torch.cat([hit.float(), torch.zeros_like(depth), torch.zeros_like(depth)], dim=1)
     occupancy = F.binary_cross_entropy_with_logits(density[:, : 3 * m], labels, reduction="none")
-    full = (rays.covers > 0.99).float()
-    error = (color[:, 3 * m :, :3] - rays.colours).abs().mean(dim=2, keepdim=True)
+    full = (batch.covers > 0.99).float()
+    error = (color[:, 3 * m :, :3] - batch.colours).abs().mean(dim=2, keepdim=True)
     return {
         "occupancy": (occupancy * known.repeat(1, 3, 1)).mean(),
         "colour": 2 * (error * full).sum() / full.sum().clamp(min=1),
@@ -52,7 +52,7 @@ def point_loss(generator: Generator, rays: Rays, rng: torch.Generator) -> dict[s
 
 
 def ray_loss(
-    generator: Generator, rays: Rays, rng: torch.Generator, coarse: int = 10, fine: int = 14
+    generator: Generator, batch: Rays, rng: torch.Generator, coarse: int = 10, fine: int = 14
 ) -> dict[str, torch.Tensor]:
     """Composited colour and coverage against the truth: samples along the whole ray and densely around the
     hit.
@@ -60,33 +60,64 @@ def ray_loss(
     Rays that miss are sampled densely at the depth of the nearest hit in their image, where halos form.
     """
     start, end = float(generator.config.ray_start), float(generator.config.ray_end)
-    b, m, _ = rays.depths.shape
+    b, m, _ = batch.depths.shape
     steps = (torch.arange(coarse) + torch.rand(b, m, coarse, generator=rng)) / coarse
     far = start + steps * (end - start)
-    window = torch.where(rays.covers > 0.99, 0.06, 0.16)
+    window = torch.where(batch.covers > 0.99, 0.06, 0.16)
     offsets = (torch.arange(fine) + torch.rand(b, m, fine, generator=rng)) / fine - 0.5
-    near = rays.depths + window * offsets
+    near = batch.depths + window * offsets
     depths = torch.cat([far, near], dim=2).sort(dim=2).values[..., None]
-    points = (rays.origins[:, :, None] + depths * rays.directions[:, :, None]).flatten(1, 2)
-    ws = latents(generator, rays.z)
+    points = (batch.origins[:, :, None] + depths * batch.directions[:, :, None]).flatten(1, 2)
+    ws = latents(generator, batch.z)
     density, color = generator.sample(ws, points, planes=generator.planes(ws))
     shape = (m, coarse + fine)
     color, density = color[..., :3].unflatten(1, shape), DENSITY_SCALE * density.unflatten(1, shape)
     seen, _, weights = march(color, density, depths, white_back=True)
     # Where a ray passes before its hit, or all along a miss, there is air: without this, specks stay near the
     # borders of the frame, which few rays visit.
-    air = (depths[..., 0] < rays.depths - 0.03) | (rays.covers < 0.01)
+    air = (depths[..., 0] < batch.depths - 0.03) | (batch.covers < 0.01)
     specks = F.softplus(density[..., 0] / DENSITY_SCALE + 1)
     return {
-        "colour": (seen - (2 * rays.colours - 1)).abs().mean(),
-        "coverage": 0.1 * (weights.sum(2) - rays.covers).abs().mean(),
+        "colour": (seen - (2 * batch.colours - 1)).abs().mean(),
+        "coverage": 0.1 * (weights.sum(2) - batch.covers).abs().mean(),
         "air": 0.05 * (specks * air).mean(),
     }
 
 
+def picture_loss(
+    generator: Generator, z: torch.Tensor, cameras: torch.Tensor, image: torch.Tensor, mask: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """Whole pictures by the real two-pass sampler and super-resolution against the truth, everything trained.
+
+    Args:
+        z [B, z_dim]; cameras [B, 25]; image [B, 3, R, R] in [-1, 1]; mask [B, 1, R, R] in 0..1.
+    """
+    config = generator.config
+    side = config.neural_resolution
+
+    def decoder(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        density, color = generator.decoder(features)
+        return DENSITY_SCALE * density, color
+
+    ws = latents(generator, z)
+    origins, directions = rays(cameras, side)
+    marched = render_rays(generator.planes(ws), decoder, config, origins, directions, floor=1e-3)
+    square = (side, side)
+    features = marched.features.transpose(1, 2).unflatten(2, square)
+    weight = marched.weight.transpose(1, 2).unflatten(2, square)
+    scale = image.shape[-1] // side
+    raw_error = (features[:, :3] - F.avg_pool2d(image, scale)).abs().mean()
+    return image_loss(generator.superresolution.upscale(features, ws), image) | {
+        "raw": 0.2 * raw_error,
+        "coverage": 0.1 * (weight - F.avg_pool2d(mask, scale)).abs().mean(),
+    }
+
+
 def image_loss(image: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
-    """L1 of the pixels and, as a perceptual term that needs no network, of differences at three scales."""
-    losses = {"pixels": (image - target).abs().mean()}
+    """L1 and squares of the pixels and, as a perceptual term that needs no network, of differences at three
+    scales."""
+    error = image - target
+    losses = {"colour": error.abs().mean(), "squares": 2 * error.square().mean()}
     total = image.new_zeros(())
     for _ in range(3):
         for axis in (2, 3):

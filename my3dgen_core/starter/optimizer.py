@@ -22,9 +22,14 @@ def orthogonalize(matrices: torch.Tensor, steps: int = 5) -> torch.Tensor:
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    # Every iterate is a polynomial of the small Gram matrix times x, so x itself is multiplied only once.
+    gram = x @ x.mT
+    identity = torch.eye(len(gram[0]), dtype=x.dtype, device=x.device)
+    total = identity.expand_as(gram)
     for _ in range(steps):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * (gram @ gram)) @ x
+        factor = a * identity + b * gram + c * (gram @ gram)
+        total, gram = factor @ total, factor @ gram @ factor
+    x = total @ x
     return x.mT if tall else x
 
 

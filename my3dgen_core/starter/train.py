@@ -2,9 +2,9 @@
 
     python -m my3dgen_core.starter.train --out runs/starter
 
-Ray shards are made by background processes while the first stage runs (`bank`). A stage lasts a share of
-`--minutes` of wall clock, so its learning rate falls to the end on any machine; every stage ends with an
-export.
+Ray shards are made by background processes while the first stage runs (`bank`). The training itself runs in
+as many processes as there are cores (`team`). A stage lasts a share of `--minutes` of wall clock, so its
+learning rate falls to the end on any machine; every stage ends with an export.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,10 +28,12 @@ from ..eg3d.config import GeneratorConfig
 from ..eg3d.generator import Generator
 from .bank import Bank
 from .export import export
+from .factors import Z_DIM
+from .heads import random_cameras, truth
 from .metrics import HeldOut, measure
-from .objectives import point_loss, ray_loss
+from .objectives import picture_loss, point_loss, ray_loss
 from .optimizer import Muon
-from .sharpen import train_superresolution
+from .team import Team
 
 CONFIG = GeneratorConfig(
     z_dim=64,
@@ -54,49 +57,55 @@ CONFIG = GeneratorConfig(
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage: share of the time, size of the planes, what is supervised, batch and learning rate."""
+    """One stage: share of the time, size of the planes, what is supervised, batch of a worker, learning
+    rate."""
 
     name: str
     share: float
     planes: int
-    objective: str  # "points", "rays" or "pixels"
+    objective: str  # "points", "rays" or "pictures"
     heads: int = 4
-    rays: int = 512
+    rays: int = 1024
     rate: float = 1.0
 
 
 STAGES = (
-    Stage("points64", 0.08, 64, "points", rays=768),
-    Stage("rays64", 0.10, 64, "rays", rays=512, rate=0.7),
-    Stage("points128", 0.04, 128, "points", rays=768, rate=0.6),
-    Stage("rays128", 0.49, 128, "rays", rays=768, rate=0.4),
-    Stage("clear128", 0.11, 128, "rays", rays=768, rate=0.15),
-    Stage("sharpen", 0.18, 128, "pixels"),
+    Stage("points64", 0.05, 64, "points", rays=768),
+    Stage("rays64", 0.08, 64, "rays", rate=0.7),
+    Stage("points128", 0.02, 128, "points", rays=768, rate=0.6),
+    Stage("rays128", 0.55, 128, "rays", rate=0.4),
+    Stage("pictures", 0.30, 128, "pictures", heads=1, rate=0.2),
 )
 
 
 def optimizers(generator: Generator) -> list[torch.optim.Optimizer]:
-    """Muon on the weights of convolutions and affines, Adam on the rest; the mapping's rates are 100 times
-    larger."""
-    groups: list[list[torch.nn.Parameter]] = [[], [], [], []]
-    weights, rest, mapping, mapping_bias = groups
+    """Muon on the weights of convolutions and affines, Adam on the rest.
+
+    The mapping's rates are 100 times larger, as its own multiplier is small; the super-resolution, which
+    joins for the last stage and its low rate only, learns faster than what is finished by then.
+    """
+    kinds: dict[str, list[torch.nn.Parameter]] = {}
     for name, parameter in generator.named_parameters():
-        trained = not name.startswith("superresolution") and not name.endswith("noise_strength")
-        parameter.requires_grad_(trained and ".embed." not in name)
+        parameter.requires_grad_(not name.endswith("noise_strength") and ".embed." not in name)
         if not parameter.requires_grad:
             continue
         if ".mapping." in name:
-            (mapping if parameter.ndim == 2 else mapping_bias).append(parameter)
-        elif name.startswith("backbone") and name.endswith(".weight"):
-            weights.append(parameter)
+            kind = "mapping"
         else:
-            rest.append(parameter)
-    adam = [
-        {"params": rest, "lr": 4e-2},
-        {"params": mapping, "lr": 5e-3 * 100},
-        {"params": mapping_bias, "lr": 5e-3 * 100},
+            part = "sharp" if name.startswith("superresolution") else "volume"
+            matrix = name.endswith(".weight") and not name.startswith("decoder")
+            kind = f"{part} {'matrices' if matrix else 'rest'}"
+        kinds.setdefault(kind, []).append(parameter)
+    muon = [
+        {"params": kinds["volume matrices"], "lr": 1e-2},
+        {"params": kinds["sharp matrices"], "lr": 2.5e-2},
     ]
-    made: list[torch.optim.Optimizer] = [Muon(weights, lr=1e-2), torch.optim.Adam(adam, betas=(0.9, 0.99))]
+    adam = [
+        {"params": kinds["volume rest"], "lr": 4e-2},
+        {"params": kinds["sharp rest"], "lr": 5e-2},
+        {"params": kinds["mapping"], "lr": 0.5},
+    ]
+    made: list[torch.optim.Optimizer] = [Muon(muon), torch.optim.Adam(adam, betas=(0.9, 0.99))]
     for optimizer in made:
         for group in optimizer.param_groups:
             group["peak"] = group["lr"]
@@ -128,15 +137,21 @@ def rate(progress: float, step: int) -> float:
 class Trainer:
     """State of the run: the stage, the generator, its running average, optimisers and time spent."""
 
-    def __init__(self, out: Path, minutes: float, bank: Bank) -> None:
-        self.out, self.minutes, self.bank = out, minutes, bank
+    def __init__(self, out: Path, minutes: float, bank: Bank, team: Team) -> None:
+        self.out, self.minutes, self.bank, self.team = out, minutes, bank, team
         self.stage, self.step, self.spent = 0, 0, 0.0
-        self.rng, self.noise = np.random.default_rng(0), torch.Generator().manual_seed(0)
         torch.manual_seed(0)
         self._adopt(Generator(dataclasses.replace(CONFIG, plane_resolution=STAGES[0].planes)))
+        self._seed()
+
+    def _seed(self) -> None:
+        """Every worker, stage and resumption draws its own numbers."""
+        seed = [self.team.rank, self.stage, self.step]
+        self.rng = np.random.default_rng(seed)
+        self.noise = torch.Generator().manual_seed(int(np.random.default_rng([*seed, 1]).integers(1 << 62)))
 
     def _adopt(self, generator: Generator) -> None:
-        self.generator = generator
+        self.generator = generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(generator).requires_grad_(False)
         self.optimizers = optimizers(generator)
 
@@ -163,72 +178,100 @@ class Trainer:
         self.average.load_state_dict(state["average"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-        self.rng = np.random.default_rng([self.stage, self.step])
-        self.noise.manual_seed(1000 * self.stage + self.step)
+        self._seed()
 
-    def run(self, held_out: HeldOut, shipped: Path) -> None:
+    def run(self, held_out: HeldOut | None, shipped: Path) -> None:
+        """All stages. The leader alone has `held_out`, measures and writes."""
         while self.stage < len(STAGES):
             stage = STAGES[self.stage]
-            if stage.planes != self.generator.config.plane_resolution:
-                self._adopt(grow(self.average, dataclasses.replace(CONFIG, plane_resolution=stage.planes)))
-            if stage.objective == "pixels":
-                folded = export(self.average, None)
-                train_superresolution(folded, 60 * self.minutes * stage.share, self.log)
-                self.average = folded
-                finished = folded
-            else:
-                self._train(stage, held_out)
-                finished = export(self.average, None)
-            export(finished, shipped, fold=False)
-            export(finished, self.out / f"{self.stage}_{stage.name}.safetensors", fold=False)
-            self.log(f"{stage.name} done: {measure(finished, held_out)}")
+            if self.step == 0:
+                self._begin(stage)
+            self._train(stage, held_out)
+            if held_out is not None:
+                finished = export(self.average, self.out / f"{self.stage}_{stage.name}.safetensors")
+                self.log(f"{stage.name} done: {measure(finished, held_out)}")
+                if self.stage == len(STAGES) - 1:
+                    export(finished, shipped, fold=False)
             self.stage, self.step, self.spent = self.stage + 1, 0, 0.0
-            if stage.objective != "pixels":
-                self.optimizers = optimizers(self.generator.requires_grad_(True))
-                self.generator.load_state_dict(self.average.state_dict())
+            if held_out is not None:
                 self.save()
+            self.team.wait()
 
-    def _train(self, stage: Stage, held_out: HeldOut) -> None:
+    def _begin(self, stage: Stage) -> None:
+        """A stage starts from the average of the one before, with fresh optimisers."""
+        generator = self.average
+        if stage.planes != generator.config.plane_resolution:
+            generator = grow(generator, dataclasses.replace(CONFIG, plane_resolution=stage.planes))
+        if stage.objective == "pictures":  # super-resolution starts as the raw image upsampled
+            for block in (generator.superresolution.block0, generator.superresolution.block1):
+                torch.nn.init.zeros_(block.torgb.weight)
+                torch.nn.init.zeros_(block.torgb.bias)
+        self._adopt(generator)
+        self._seed()
+
+    def _losses(self, stage: Stage) -> Callable[[], dict[str, torch.Tensor]]:
+        def points() -> dict[str, torch.Tensor]:
+            return point_loss(self.generator, self.bank.batch(stage.heads, stage.rays, self.rng), self.noise)
+
+        def rays() -> dict[str, torch.Tensor]:
+            return ray_loss(self.generator, self.bank.batch(stage.heads, stage.rays, self.rng), self.noise)
+
+        def pictures() -> dict[str, torch.Tensor]:
+            z = torch.randn(stage.heads, Z_DIM, generator=self.noise)
+            cameras = random_cameras(stage.heads, self.rng, yaw=64, pitch=28, wander=0.08)
+            image, _, mask = truth(z, cameras, CONFIG.img_resolution)
+            return picture_loss(self.generator, z, cameras, image, mask)
+
+        return {"points": points, "rays": rays, "pictures": pictures}[stage.objective]
+
+    def _train(self, stage: Stage, held_out: HeldOut | None) -> None:
         budget = 60 * self.minutes * stage.share
-        loss_of = point_loss if stage.objective == "points" else ray_loss
+        losses_of = self._losses(stage)
         window: list[float] = []
         last_save = last_log = last_measure = time.time()
-        while self.spent < budget:
+        while True:
             start = time.time()
-            factor = stage.rate * rate(self.spent / budget, self.step)
             for optimizer in self.optimizers:
-                for group in optimizer.param_groups:
-                    group["lr"] = group["peak"] * factor
                 optimizer.zero_grad(set_to_none=True)
-            losses = loss_of(self.generator, self.bank.batch(stage.heads, stage.rays, self.rng), self.noise)
+            losses = losses_of()
             sum(losses.values(), torch.zeros(())).backward()
-            for optimizer in self.optimizers:
-                optimizer.step()
-            decay = min(0.998, (self.step + 1) / (self.step + 10))
-            with torch.no_grad():
-                for average, parameter in zip(
-                    self.average.parameters(), self.generator.parameters(), strict=True
-                ):
-                    average.lerp_(parameter, 1 - decay)
-            self.step += 1
+            progress = self.team.average(self.generator.parameters(), self.spent / budget)
+            if progress >= 1:
+                break
+            self._step(stage.rate * rate(progress, self.step))
             window.append(float(losses["colour"].detach()))
+            self.spent += time.time() - start  # measuring and saving do not count
+            if held_out is None:
+                continue
             now = time.time()
-            if now - last_log > 20:
-                done = f"{100 * self.spent / budget:.0f} %"
+            if now - last_log > 30:
                 values = " ".join(f"{name} {float(value.detach()):.4f}" for name, value in losses.items())
                 seconds = (now - last_log) / len(window)
                 self.log(
-                    f"{stage.name} {done} step {self.step} mean colour {np.mean(window):.4f} ({values}) "
-                    f"{seconds:.2f} s/step, {self.bank.refresh()} heads"
+                    f"{stage.name} {100 * progress:.0f} % step {self.step} mean colour {np.mean(window):.4f} "
+                    f"({values}) {seconds:.2f} s/step, {self.bank.heads} heads in the bank"
                 )
                 last_log, window = now, []
-            self.spent += time.time() - start  # measuring and saving do not count
             if now - last_save > 120:
                 self.save()
                 last_save = now
             if now - last_measure > 600:
                 self.log(f"{stage.name} held out: {measure(export(self.average, None), held_out)}")
                 last_measure = time.time()
+
+    def _step(self, factor: float) -> None:
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * factor
+            optimizer.step()
+        decay = min(0.998, (self.step + 1) / (self.step + 10))
+        with torch.no_grad():
+            pairs = zip(self.average.parameters(), self.generator.parameters(), strict=True)
+            for average, parameter in pairs:
+                average.lerp_(parameter, 1 - decay)
+        self.step += 1
+        if self.step % 50 == 0:
+            self.bank.refresh()
 
     def log(self, text: str) -> None:
         line = f"{time.strftime('%H:%M:%S')} {text}"
@@ -237,46 +280,61 @@ class Trainer:
             file.write(line + "\n")
 
 
-def _tune_malloc() -> None:
-    """Restarts once with glibc settings that keep freed buffers: fresh pages cost up to 40 % of the time."""
-    wanted = {"MALLOC_MMAP_THRESHOLD_": "17179869184", "MALLOC_TRIM_THRESHOLD_": "34359738368"}
-    wanted["MALLOC_TOP_PAD_"] = "268435456"
-    if sys.platform == "linux" and any(name not in os.environ for name in wanted):
-        os.environ.update(wanted)
-        os.execv(sys.executable, [sys.executable, "-m", "my3dgen_core.starter.train", *sys.argv[1:]])
+def work(arguments: argparse.Namespace) -> None:
+    """One worker of the team."""
+    torch.set_num_threads(1)
+    bank = Bank(arguments.bank)
+    team = Team(arguments.rank, arguments.workers, arguments.out / "meeting_place")
+    trainer = Trainer(arguments.out, arguments.minutes, bank, team)
+    if (arguments.out / "checkpoint.pt").exists():
+        trainer.resume()
+    trainer.run(HeldOut.make() if team.rank == 0 else None, arguments.export)
+
+
+def lead(arguments: argparse.Namespace) -> int:
+    """Starts the makers of the bank, waits for its first shards, then starts the workers."""
+    module = [sys.executable, "-m", "my3dgen_core.starter"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    # Fresh pages of large buffers cost up to 40 % of the time; with these, glibc keeps what was freed.
+    environment |= {"MALLOC_MMAP_THRESHOLD_": "17179869184", "MALLOC_TRIM_THRESHOLD_": "34359738368"}
+    environment |= {"MALLOC_TOP_PAD_": "268435456"}
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    arguments.bank.mkdir(parents=True, exist_ok=True)
+    if not arguments.resume:
+        (arguments.out / "checkpoint.pt").unlink(missing_ok=True)
+    bank, makers = Bank(arguments.bank), []
+    if len(bank.names) < arguments.shards:
+        command = [*module[:2], f"{module[2]}.bank", "--out", str(arguments.bank)]
+        command += ["--shards", str(arguments.shards), "--part"]
+        makers = [subprocess.Popen([*command, f"{i}/2"], env=environment) for i in range(2)]
+    while len(bank.names) < min(4, arguments.shards):
+        time.sleep(2)
+        bank.refresh()
+    (arguments.out / "meeting_place").unlink(missing_ok=True)
+    command = [*module[:2], f"{module[2]}.train", *sys.argv[1:], "--rank"]
+    workers = [subprocess.Popen([*command, str(i)], env=environment) for i in range(arguments.workers)]
+    try:
+        return max(abs(process.wait()) for process in [*workers, *makers])
+    finally:
+        for process in workers:
+            process.terminate()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the starter generator.")
     parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints, shards and the log")
-    parser.add_argument("--minutes", type=float, default=60, help="wall clock of training, all stages")
-    parser.add_argument("--shards", type=int, default=48, help="ray shards of 128 heads")
+    parser.add_argument("--minutes", type=float, default=100, help="wall clock of training, all stages")
+    parser.add_argument("--shards", type=int, default=32, help="ray shards of 128 heads")
     parser.add_argument("--bank", type=Path, default=None, help="folder of shards (default OUT/bank)")
     parser.add_argument("--resume", action="store_true", help="go on from OUT/checkpoint.pt")
     parser.add_argument("--export", type=Path, default=Path(__file__).with_name("starter.safetensors"))
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 2)
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that train")
+    parser.add_argument("--rank", type=int, default=None, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    _tune_malloc()
-    torch.set_num_threads(arguments.threads)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    folder = arguments.bank or arguments.out / "bank"
-    folder.mkdir(parents=True, exist_ok=True)
-    bank = Bank(folder)
-    makers = []
-    if len(bank.names) < arguments.shards:
-        command = [sys.executable, "-m", "my3dgen_core.starter.bank", "--out", str(folder)]
-        command += ["--shards", str(arguments.shards)]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        makers = [subprocess.Popen([*command, "--part", f"{i}/2"], env=environment) for i in range(2)]
-    while len(bank.names) < min(4, arguments.shards):
-        time.sleep(2)
-        bank.refresh()
-    trainer = Trainer(arguments.out, arguments.minutes, bank)
-    if arguments.resume and (arguments.out / "checkpoint.pt").exists():
-        trainer.resume()
-    trainer.run(HeldOut.make(), arguments.export)
-    for maker in makers:
-        maker.wait()
+    arguments.bank = arguments.bank or arguments.out / "bank"
+    if arguments.rank is None:
+        sys.exit(lead(arguments))
+    work(arguments)
 
 
 if __name__ == "__main__":
