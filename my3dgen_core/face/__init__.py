@@ -1,8 +1,9 @@
 """From photos to what EG3D wants: crops, camera labels, masks of invented pixels, and a report."""
 
 from .align import AlignedFaces, AlignmentError, align_faces
-from .crop import CropTransform, paste_back
+from .crop import CropTransform
 from .detect import FaceModelError, FaceModels
+from .paste import paste_back
 from .photos import PhotoError, list_photos, load_photo, read_photos
 from .pose import angles_from_labels, labels_from_angles
 from .recognise import IdentityNetwork, embed

@@ -1,4 +1,4 @@
-"""EG3D's face crop as one continuous, antialiased warp, and the way back into the photo.
+"""EG3D's face crop as one continuous, antialiased warp (the way back is in paste.py).
 
 Source: EG3D's description of its in-the-wild pipeline (weak-perspective fit of five points, 1024 crop at 300
 pixels a decimetre, centre 700, resized to 512). Coordinates are edge coordinates (see detect.py).
@@ -7,7 +7,7 @@ pixels a decimetre, centre 700, resized to 512). Coordinates are edge coordinate
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -54,6 +54,25 @@ class CropTransform:
         """[2,3] crop -> photo."""
         linear = np.linalg.inv(self.matrix[:, :2])
         return np.concatenate([linear, -linear @ self.matrix[:, 2:]], axis=1)
+
+    def for_photo_size(self, height: int, width: int) -> CropTransform:
+        """The same crop out of a larger or smaller copy of the photo.
+
+        Raises:
+            ValueError: the copy has other proportions, so it is another photo.
+        """
+        if (height, width) == self.photo_size:
+            return self
+        old_height, old_width = self.photo_size
+        zoom = math.sqrt(height * width / (old_height * old_width))
+        if abs(height - zoom * old_height) > 1.5 or abs(width - zoom * old_width) > 1.5:
+            raise ValueError(
+                f"The crop comes from a photo of {old_width} x {old_height} pixels, and this photo of "
+                f"{width} x {height} has other proportions. Give the photo that was aligned."
+            )
+        matrix = self.matrix.copy()
+        matrix[:, :2] /= zoom
+        return replace(self, matrix=matrix, photo_size=(height, width))
 
     def to_crop(self, points: np.ndarray) -> np.ndarray:
         """Photo points [...,2] -> crop points."""
@@ -159,54 +178,3 @@ def _reflect(values: torch.Tensor, size: int) -> torch.Tensor:
     """Mirror coordinates at 0 and size, as often as needed."""
     folded = values.remainder(2 * size)
     return torch.minimum(folded, 2 * size - folded)
-
-
-def paste_back(
-    pixels: np.ndarray,
-    transform: CropTransform,
-    crop: torch.Tensor,
-    mask: torch.Tensor | None = None,
-    feather: int = 24,
-) -> np.ndarray:
-    """Put an edited crop back into its photo, with a soft edge.
-
-    Args:
-        pixels: the photo [H,W,3], uint8 or float in 0..1.
-        crop: [3,S,S] in [-1,1] (any S).
-        mask: [1,S,S] in 0..1, 1 = take the crop; None takes all of it.
-        feather: width of the soft edge, in pixels of a 512 crop.
-    Returns:
-        a new photo of the same size and type.
-    """
-    height, width = transform.photo_size
-    corners = transform.to_photo(np.array([[0, 0], [1, 0], [0, 1], [1, 1]]) * float(transform.crop_size))
-    left, top = np.floor(corners.min(0)).astype(int).clip(0, [width, height])
-    right, bottom = np.ceil(corners.max(0)).astype(int).clip(0, [width, height])
-    if left >= right or top >= bottom:
-        return pixels.copy()
-    x, y = torch.arange(left, right) + 0.5, torch.arange(top, bottom)[:, None] + 0.5
-    matrix = torch.from_numpy(transform.matrix).float() * (2 / transform.crop_size)
-    grid = torch.stack([row[0] * x + row[1] * y + row[2] - 1 for row in matrix], -1)[
-        None
-    ]  # [1,h,w,2] in [-1,1]
-    source = crop[None].float().clamp(-1, 1)
-    shrink = source.shape[-1] * transform.scale / transform.crop_size  # crop pixels per photo pixel
-    if shrink > 1:
-        smaller = max(1, round(source.shape[-1] / shrink))
-        source = F.interpolate(source, smaller, mode="bilinear", antialias=True, align_corners=False)
-    new = F.grid_sample(source, grid, mode="bicubic", padding_mode="border", align_corners=False)[0].clamp(
-        -1, 1
-    )
-    soft = max(feather, 1) / transform.crop_size * 2
-    weight = ((1 - grid[0].abs().amax(-1)) / soft).clamp(0, 1)  # [h,w], 0 at the crop's edge
-    if mask is not None:
-        weight = (
-            weight * F.grid_sample(mask[None].float(), grid, padding_mode="border", align_corners=False)[0, 0]
-        )
-    weight = weight[..., None]
-    result = pixels.copy()
-    full = 255.0 if pixels.dtype == np.uint8 else 1.0
-    old = torch.from_numpy(np.ascontiguousarray(pixels[top:bottom, left:right])).float()
-    mixed = old * (1 - weight) + (new.permute(1, 2, 0) + 1) / 2 * full * weight
-    result[top:bottom, left:right] = (mixed.round() if full == 255 else mixed).numpy().astype(pixels.dtype)
-    return result
