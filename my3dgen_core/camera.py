@@ -108,6 +108,42 @@ def angles(cameras: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return yaw, pitch, roll
 
 
+def from_angles(
+    yaw: float | Tensor,
+    pitch: float | Tensor,
+    roll: float | Tensor = 0.0,
+    radius: float | Tensor = RADIUS,
+    pivot: tuple[float, float, float] | Tensor | None = None,
+    focal: float | Tensor = FOCAL,
+) -> Tensor:
+    """`look_at` with a roll about the camera's own axis: the way back from `angles`.
+
+    Args:
+        yaw, pitch, roll: radians, a number or [N]; with pivot None `angles` gives them back.
+        radius, pivot, focal: as in `look_at`.
+
+    Returns:
+        [N, 25] float32.
+    """
+    rolls = _vector(roll, None)
+    level = look_at(yaw, pitch, radius, pivot, focal)
+    level, rolls = level.expand(max(len(level), len(rolls)), 25), rolls.expand(max(len(level), len(rolls)))
+    right, down, forward = cam2world(level)[:, :3, :3].unbind(dim=2)
+    c, s = rolls.cos()[:, None], rolls.sin()[:, None]
+    rotation = torch.stack((right * c + down * s, down * c - right * s, forward), dim=2)
+    return pack(rotation, cam2world(level)[:, :3, 3], intrinsics(level)[:, 0, 0])
+
+
+def focal_of_fov(degrees: float | Tensor) -> Tensor:
+    """Normalised focal length of a field of view in degrees (0 to 180, both exclusive)."""
+    return 0.5 / torch.tan(torch.deg2rad(torch.as_tensor(degrees, dtype=torch.float64)) / 2)
+
+
+def fov_of_focal(focal: float | Tensor) -> Tensor:
+    """Field of view in degrees of a normalised focal length > 0."""
+    return 2 * torch.rad2deg(torch.atan(0.5 / torch.as_tensor(focal, dtype=torch.float64)))
+
+
 def mirror(cameras: Tensor) -> Tensor:
     """The camera that sees the mirrored head as this camera's mirrored picture: [N, 25] -> [N, 25]."""
     sign = torch.ones(25, dtype=cameras.dtype)
@@ -118,6 +154,73 @@ def mirror(cameras: Tensor) -> Tensor:
 def interpolate(start: Tensor, end: Tensor, t: Tensor) -> Tensor:
     """Linear interpolation of the 25 numbers, as the paper does: [1 or N, 25] twice and t [N] -> [N, 25]."""
     return torch.lerp(start, end, t.to(start)[:, None])
+
+
+def interpolate_orbit(
+    start: Tensor, end: Tensor, t: Tensor, pivot: tuple[float, float, float] | Tensor | None = None
+) -> Tensor:
+    """Interpolation on the sphere around the pivot: the camera turns steadily about one axis.
+
+    Unlike `interpolate`, every result is a true camera: its rotation is one, and between two cameras at the
+    same distance from the pivot the distance stays. Halfway between two cameras 90 degrees apart, the 25
+    numbers interpolated linearly are 29 % too near and their rotation is none.
+
+    Args:
+        start, end: cameras [1 or N, 25].
+        t: [N], 0 is start and 1 is end; values outside go on along the same arc.
+        pivot: the centre of the sphere; None is the origin.
+
+    Returns:
+        [N, 25].
+
+    Raises:
+        ValueError: the two cameras look in opposite directions, and no arc between them is the shortest.
+    """
+    count = max(len(start), len(end), len(t))
+    t = t.to(start).expand(count)
+    first, last = start.double().expand(count, 25), end.double().expand(count, 25)
+    one, two = cam2world(first), cam2world(last)
+    centre = torch.zeros(3) if pivot is None else torch.stack([_vector(v, None)[0] for v in pivot])
+    centre = centre.to(one)
+    axis, angle = _axis_angle(two[:, :3, :3] @ one[:, :3, :3].transpose(1, 2))
+    whole, part = _rotation(axis, angle), _rotation(axis, angle * t.double())
+    arm = one[:, :3, 3] - centre
+    end_arm = (whole.transpose(1, 2) @ (two[:, :3, 3] - centre)[..., None])[
+        ..., 0
+    ]  # turned back to the start
+    arm = torch.lerp(arm, end_arm, t.double()[:, None])
+    position = centre + (part @ arm[..., None])[..., 0]
+    result = torch.lerp(first, last, t.double()[:, None])
+    pose = torch.zeros_like(one)
+    pose[:, :3, :3], pose[:, :3, 3], pose[:, 3, 3] = part @ one[:, :3, :3], position, 1
+    return torch.cat((pose.flatten(1), result[:, 16:]), dim=1).to(start.dtype)
+
+
+def _axis_angle(rotation: Tensor) -> tuple[Tensor, Tensor]:
+    """Axis [N,3] of length 1 and angle [N] in 0..pi of rotations [N,3,3]."""
+    skew = torch.stack(
+        (
+            rotation[:, 2, 1] - rotation[:, 1, 2],
+            rotation[:, 0, 2] - rotation[:, 2, 0],
+            rotation[:, 1, 0] - rotation[:, 0, 1],
+        ),
+        dim=1,
+    )
+    sine, cosine = skew.norm(dim=1) / 2, (rotation.diagonal(dim1=1, dim2=2).sum(1) - 1) / 2
+    if bool(((sine < 1e-5) & (cosine < 0)).any()):
+        raise ValueError(
+            "Two cameras look in opposite directions: put one in between to say which way round."
+        )
+    return torch.nn.functional.normalize(skew, dim=1), torch.atan2(sine, cosine)
+
+
+def _rotation(axis: Tensor, angle: Tensor) -> Tensor:
+    """Rotations [N,3,3] by `angle` [N] about `axis` [N,3] (Rodrigues)."""
+    x, y, z = axis.unbind(1)
+    zero = torch.zeros_like(x)
+    cross = torch.stack((zero, -z, y, z, zero, -x, -y, x, zero), dim=1).view(-1, 3, 3)
+    sine, cosine = angle.sin()[:, None, None], angle.cos()[:, None, None]
+    return torch.eye(3).to(axis) + sine * cross + (1 - cosine) * cross @ cross
 
 
 def orbit(
