@@ -1,10 +1,11 @@
 """My3DGen for ComfyUI: photos of one person in, a personal 3D head out."""
 
 from .nodes.align import AlignFaces
-from .nodes.camera import CameraPath
+from .nodes.camera import Camera, CameraFromLoad3D, CameraPath
 from .nodes.compare import Compare
 from .nodes.invert import Invert
 from .nodes.load import LoadDemoPerson, LoadGenerator, LoadPhotos
+from .nodes.paste import PasteBack
 from .nodes.personalize import ApplyIdentity, LoadIdentity, SaveIdentity, TrainIdentity
 from .nodes.render import Render
 
@@ -18,8 +19,11 @@ NODE_CLASS_MAPPINGS = {
     "My3DGenSaveIdentity": SaveIdentity,
     "My3DGenLoadIdentity": LoadIdentity,
     "My3DGenApplyIdentity": ApplyIdentity,
+    "My3DGenCamera": Camera,
     "My3DGenCameraPath": CameraPath,
+    "My3DGenCameraFromLoad3D": CameraFromLoad3D,
     "My3DGenRender": Render,
+    "My3DGenPasteBack": PasteBack,
     "My3DGenCompare": Compare,
 }
 
@@ -33,8 +37,11 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "My3DGenSaveIdentity": "Save Identity",
     "My3DGenLoadIdentity": "Load Identity",
     "My3DGenApplyIdentity": "Apply Identity",
+    "My3DGenCamera": "Camera",
     "My3DGenCameraPath": "Camera Path",
+    "My3DGenCameraFromLoad3D": "Camera from Load 3D",
     "My3DGenRender": "Render Head",
+    "My3DGenPasteBack": "Paste Back",
     "My3DGenCompare": "Compare with Photos",
 }
 

@@ -25,14 +25,15 @@ class AlignFaces:
         "Finds the face in every photo, crops it the way EG3D was trained, and works out its camera. "
         "Photos that cannot be used are left out; the report says why."
     )
-    RETURN_TYPES = ("IMAGE", sockets.CAMERA, "MASK", "STRING", "IMAGE")
-    RETURN_NAMES = ("images", "cameras", "masks", "report", "overview")
+    RETURN_TYPES = ("IMAGE", sockets.CAMERA, "MASK", "STRING", "IMAGE", sockets.CROP)
+    RETURN_NAMES = ("images", "cameras", "masks", "report", "overview", "crops")
     OUTPUT_TOOLTIPS = (
         "The face crops, 512 x 512, only of the photos that were kept.",
         "One camera a crop.",
         "1 where a crop reaches over the edge of its photo and was filled in: the losses leave it out.",
         "A table: which photos were kept, their pose, and why the others were not.",
         "The same as a picture: every crop with its pose, or why there is none.",
+        "Where each crop was cut out. Connect to Paste Back.",
     )
     INPUT_IS_LIST = True
     FUNCTION = "align"
@@ -137,6 +138,11 @@ class AlignFaces:
             sockets.mask_to_host(aligned.masks),
             report,
             host.to_host(torch.from_numpy(contact_sheet(aligned.report, aligned.images))[None].float() / 255),
+            sockets.Crops(
+                tuple(row.transform for row in aligned.report if row.kept and row.transform),
+                tuple(aligned.kept),
+                len(aligned.report),
+            ),
         )
         return {"ui": host.report(node, f"{models.describe()}\n{report}"), "result": result}
 

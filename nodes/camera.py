@@ -11,6 +11,161 @@ PATHS = ["ellipse", "swing", "sweep", "figure8"]
 DEGREES = {"min": -180.0, "max": 180.0, "step": 1.0}
 
 
+# EG3D's own camera: 2.7 units away, a field of view that means a focal length of 4.2647 image widths.
+DISTANCE, FIELD_OF_VIEW = 2.7, 13.3738
+_DISTANCE = {"default": DISTANCE, "min": 0.5, "max": 20.0, "step": 0.01}
+_FIELD_OF_VIEW = {"default": FIELD_OF_VIEW, "min": 1.0, "max": 120.0, "step": 0.0001, "round": 0.0001}
+
+
+def _pivot(model: sockets.Model | None) -> Any:
+    return None if model is None else model.generator.config.avg_camera_pivot
+
+
+class Camera:
+    CATEGORY = "My3DGen"
+    DESCRIPTION = "One camera from plain numbers. All zeros look straight at the face."
+    RETURN_TYPES = (sockets.CAMERA,)
+    RETURN_NAMES = ("camera",)
+    OUTPUT_TOOLTIPS = ("The camera, for Render Head.",)
+    FUNCTION = "make"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "yaw": (
+                    "FLOAT",
+                    {**DEGREES, "default": 0.0, "tooltip": "Degrees to the viewer's right; below 0 is left."},
+                ),
+                "pitch": (
+                    "FLOAT",
+                    {
+                        "default": 0.0,
+                        "min": -89.0,
+                        "max": 89.0,
+                        "step": 1.0,
+                        "tooltip": "Degrees above the face; below 0 looks up at it.",
+                    },
+                ),
+                "roll": (
+                    "FLOAT",
+                    {
+                        **DEGREES,
+                        "default": 0.0,
+                        "tooltip": "Turns the camera clockwise about its own axis, in degrees: the head "
+                        "leans the other way in the picture.",
+                    },
+                ),
+                "distance": (
+                    "FLOAT",
+                    {
+                        **_DISTANCE,
+                        "tooltip": "From the centre of the head. EG3D was trained at 2.7; elsewhere the "
+                        "picture may break.",
+                    },
+                ),
+                "field_of_view": (
+                    "FLOAT",
+                    {
+                        **_FIELD_OF_VIEW,
+                        "tooltip": "In degrees. EG3D was trained at 13.37; more shows a wider picture.",
+                    },
+                ),
+            },
+            "optional": {
+                "model": (sockets.MODEL, {"tooltip": "Takes the point looked at from this generator."}),
+            },
+        }
+
+    def make(
+        self,
+        yaw: float,
+        pitch: float,
+        roll: float,
+        distance: float,
+        field_of_view: float,
+        model: sockets.Model | None = None,
+    ) -> tuple[sockets.Cameras]:
+        from ..my3dgen_core.camera import from_angles
+
+        numbers = (math.radians(yaw), math.radians(pitch), math.radians(roll))
+        return (
+            sockets.Cameras(from_angles(*numbers, distance, _pivot(model), _focal_length(field_of_view))),
+        )
+
+
+class CameraFromLoad3D:
+    CATEGORY = "My3DGen"
+    DESCRIPTION = (
+        "The camera of ComfyUI's 3D viewer (Load 3D), as one for heads: turn the model there, render the "
+        "head here from the same side."
+    )
+    RETURN_TYPES = (sockets.CAMERA,)
+    RETURN_NAMES = ("camera",)
+    OUTPUT_TOOLTIPS = ("The camera, for Render Head.",)
+    FUNCTION = "make"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "camera_info": ("LOAD3D_CAMERA", {"tooltip": "camera_info of Load 3D or of another viewer."}),
+                "distance": (
+                    "FLOAT",
+                    {
+                        **_DISTANCE,
+                        "tooltip": "From the centre of the head. The viewer scales every model to its own "
+                        "size, so its distance says nothing here; its zoom is used.",
+                    },
+                ),
+                "field_of_view": (
+                    "FLOAT",
+                    {**_FIELD_OF_VIEW, "tooltip": "In degrees, at zoom 1. EG3D was trained at 13.37."},
+                ),
+            },
+            "optional": {
+                "model": (sockets.MODEL, {"tooltip": "Takes the point looked at from this generator."}),
+            },
+        }
+
+    def make(
+        self,
+        camera_info: dict[str, Any],
+        distance: float,
+        field_of_view: float,
+        model: sockets.Model | None = None,
+    ) -> tuple[sockets.Cameras]:
+        from ..my3dgen_core import look_at
+
+        x, y, z, zoom = _view_of(camera_info)
+        yaw, pitch = math.atan2(x, z), math.atan2(y, math.hypot(x, z))
+        pitch = min(max(pitch, math.radians(-89)), math.radians(89))  # straight down has no yaw
+        focal = _focal_length(field_of_view) * zoom
+        return (sockets.Cameras(look_at(yaw, pitch, distance, _pivot(model), focal)),)
+
+
+def _focal_length(field_of_view: float) -> float:
+    """In image widths; the default is exactly the number in EG3D's labels."""
+    from ..my3dgen_core.camera import FOCAL, focal_of_fov
+
+    return FOCAL if abs(field_of_view - FIELD_OF_VIEW) < 1e-3 else float(focal_of_fov(field_of_view))
+
+
+def _view_of(camera_info: Any) -> tuple[float, float, float, float]:
+    """Direction from the target to the camera (three.js has the world's axes: y up), zoom."""
+    try:
+        position, target = camera_info["position"], camera_info["target"]
+        x, y, z = (float(position[axis]) - float(target[axis]) for axis in "xyz")
+        zoom = float(camera_info.get("zoom") or 1)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            "This is no camera of the 3D viewer. Connect camera_info of Load 3D, and move the view once."
+        ) from error
+    if not all(math.isfinite(value) for value in (x, y, z, zoom)) or zoom <= 0 or x == y == z == 0:
+        raise ValueError("The 3D viewer's camera stands in its own target. Move the view there once.")
+    return x, y, z, zoom
+
+
 class CameraPath:
     CATEGORY = "My3DGen"
     DESCRIPTION = (

@@ -1,7 +1,8 @@
 """What travels on the wires, and the conversions between ComfyUI's pictures and the core's.
 
-EG3D_MODEL carries `Model`, EG3D_CAMERA `Cameras`, EG3D_LATENT the core's `Latents`, MY3DGEN_IDENTITY the
-core's `Identity`. All are shared by every branch of a workflow and by later runs: never change one in place.
+EG3D_MODEL carries `Model`, EG3D_CAMERA `Cameras`, EG3D_CROP `Crops`, EG3D_LATENT the core's `Latents`,
+MY3DGEN_IDENTITY the core's `Identity`. All are shared by every branch of a workflow and by later runs: never
+change one in place.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from . import host
 
 if TYPE_CHECKING:
     from ..my3dgen_core import Generator, Identity, Latents
+    from ..my3dgen_core.face import CropTransform
 
 MODEL, CAMERA, LATENT, IDENTITY = "EG3D_MODEL", "EG3D_CAMERA", "EG3D_LATENT", "MY3DGEN_IDENTITY"
+CROP = "EG3D_CROP"
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,18 @@ class Cameras:
 
     def __len__(self) -> int:
         return self.values.shape[0]
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Where face crops came from: one transform a crop, and which of `photo_count` photos it was cut from."""
+
+    transforms: tuple[CropTransform, ...]
+    photos: tuple[int, ...]
+    photo_count: int
+
+    def __len__(self) -> int:
+        return len(self.transforms)
 
 
 def device_of(generator: Generator) -> torch.device:

@@ -1,0 +1,114 @@
+"""Face crops -> back into the photos they came from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import host, sockets
+
+
+class PasteBack:
+    CATEGORY = "My3DGen"
+    DESCRIPTION = (
+        "Puts edited or rendered face crops back into the photos that Align Faces cut them from, with a soft "
+        "edge. Everything outside stays as it was."
+    )
+    RETURN_TYPES = ("IMAGE",)
+    RETURN_NAMES = ("photos",)
+    OUTPUT_TOOLTIPS = (
+        "The photos with their new faces, one a crop: a batch where all have one size, a list otherwise.",
+    )
+    INPUT_IS_LIST = True
+    OUTPUT_IS_LIST = (True,)
+    FUNCTION = "paste"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "photos": (
+                    "IMAGE",
+                    {
+                        "tooltip": "The photos that went into Align Faces, all of them, in the same order; "
+                        "larger or smaller copies will do. One photo takes many pictures of one crop."
+                    },
+                ),
+                "crops": (sockets.CROP, {"tooltip": "From Align Faces: where each crop was cut out."}),
+                "images": (
+                    "IMAGE",
+                    {"tooltip": "The new face crops, one a crop of Align Faces, square, of any size."},
+                ),
+                "feather": (
+                    "FLOAT",
+                    {
+                        "default": 24.0,
+                        "min": 0.0,
+                        "max": 256.0,
+                        "step": 1.0,
+                        "tooltip": "Width of the soft edge, in pixels of a 512 crop. 0 is a hard edge.",
+                    },
+                ),
+            },
+            "optional": {
+                "masks": (
+                    "MASK",
+                    {
+                        "tooltip": "Paste only where this is white, such as the head mask of Render Head. "
+                        "One mask, or one a picture."
+                    },
+                ),
+            },
+            "hidden": {"node_id": "UNIQUE_ID"},
+        }
+
+    def paste(
+        self,
+        photos: list[Tensor],
+        crops: list[sockets.Crops],
+        images: list[Tensor],
+        feather: list[float],
+        masks: list[Tensor] | None = None,
+        node_id: list[str] | None = None,
+    ) -> tuple[list[Tensor]]:
+        from ..my3dgen_core.face import paste_back
+
+        on_step = host.progress(node_id[0] if node_id else None, "photo")
+        cuts = crops[0]
+        flat = [picture for batch in photos for picture in sockets.checked_pictures(batch, "The photos")]
+        faces = [face for batch in images for face in sockets.pictures_to_core(batch, "The new faces")]
+        heads = [mask for batch in masks or [] for mask in (batch[None] if batch.ndim == 2 else batch)]
+        if len(heads) not in (0, 1, len(faces)):
+            raise ValueError(
+                f"There are {len(heads)} masks for {len(faces)} pictures. Use one mask, or one a picture."
+            )
+        pasted = []
+        for index, (photo, cut) in enumerate(_places(cuts, len(flat), len(faces))):
+            on_step(index, len(faces))
+            head = heads[index if len(heads) > 1 else 0][None] if heads else None
+            pixels = paste_back(
+                flat[photo].cpu().numpy(), cuts.transforms[cut], faces[index], head, feather[0]
+            )
+            pasted.append(torch.from_numpy(pixels)[None])
+        same_size = len({picture.shape for picture in pasted}) == 1
+        return ([host.to_host(p) for p in ([torch.cat(pasted)] if same_size else pasted)],)
+
+
+def _places(cuts: sockets.Crops, photos: int, faces: int) -> list[tuple[int, int]]:
+    """(photo, crop) of every new face."""
+    if len(cuts) == 1 and photos in (1, cuts.photo_count):
+        return [(0 if photos == 1 else cuts.photos[0], 0)] * faces
+    if faces != len(cuts):
+        raise ValueError(
+            f"There are {faces} new faces for {len(cuts)} crops. Give one a crop, in their order."
+        )
+    if photos == cuts.photo_count:
+        return [(photo, cut) for cut, photo in enumerate(cuts.photos)]
+    if photos == faces:
+        return [(cut, cut) for cut in range(faces)]
+    raise ValueError(
+        f"Paste Back got {photos} photos, but Align Faces saw {cuts.photo_count}. "
+        "Connect the same photos to both."
+    )

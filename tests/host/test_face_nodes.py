@@ -1,0 +1,160 @@
+"""The nodes around a face: cameras from numbers, crops cut out and pasted back, folders of photos."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from my3dgen_core import look_at
+from my3dgen_core.camera import angles, cam2world, intrinsics
+from my3dgen_core.face import CropTransform
+from my3dgen_core.face.crop import warp_crop
+
+
+@pytest.fixture(autouse=True)
+def executor() -> Iterator[None]:
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture
+def nodes(pack: ModuleType) -> dict[str, Any]:
+    return {name.removeprefix("My3DGen"): kind() for name, kind in pack.NODE_CLASS_MAPPINGS.items()}
+
+
+@pytest.fixture
+def sockets(pack: ModuleType) -> ModuleType:
+    return sys.modules["my3dgen_pack.nodes.sockets"]
+
+
+def _camera(nodes: dict[str, Any], *numbers: float) -> torch.Tensor:
+    return nodes["Camera"].make(*numbers)[0].values
+
+
+def test_the_default_camera_is_the_frontal_one_of_eg3d(nodes: dict[str, Any]) -> None:
+    fields = nodes["Camera"].INPUT_TYPES()["required"]
+    defaults = [options["default"] for _, options in fields.values()]
+    assert torch.equal(_camera(nodes, *defaults), look_at(0.0, 0.0))
+
+
+def test_a_camera_is_where_its_numbers_say(nodes: dict[str, Any]) -> None:
+    camera = _camera(nodes, 30.0, -10.0, 5.0, 3.0, 90.0)
+    assert [math.degrees(float(a)) for a in angles(camera)] == pytest.approx([30, -10, 5], abs=1e-3)
+    assert float(cam2world(camera)[0, :3, 3].norm()) == pytest.approx(3.0, abs=1e-5)
+    assert float(intrinsics(camera)[0, 0, 0]) == pytest.approx(0.5, abs=1e-6)
+
+
+def _load3d(x: float, y: float, z: float, zoom: float = 1) -> dict[str, Any]:
+    target = {"x": 1.0, "y": 2.0, "z": -1.0}
+    position = {"x": 1.0 + x, "y": 2.0 + y, "z": -1.0 + z}
+    return {"position": position, "target": target, "zoom": zoom, "cameraType": "perspective"}
+
+
+@pytest.mark.parametrize(("yaw", "pitch"), [(0, 0), (40, 0), (-30, 20), (120, -15)])
+def test_the_3d_viewers_camera_looks_from_the_same_side(
+    nodes: dict[str, Any], yaw: float, pitch: float
+) -> None:
+    a, b = math.radians(yaw), math.radians(pitch)
+    info = _load3d(7 * math.sin(a) * math.cos(b), 7 * math.sin(b), 7 * math.cos(a) * math.cos(b))
+    (cameras,) = nodes["CameraFromLoad3D"].make(info, 2.7, 13.3738)
+    assert torch.allclose(cameras.values, look_at(a, b), atol=1e-5)
+
+
+def test_zoom_in_the_3d_viewer_narrows_the_view(nodes: dict[str, Any]) -> None:
+    (plain,) = nodes["CameraFromLoad3D"].make(_load3d(0, 0, 5), 2.7, 13.3738)
+    (zoomed,) = nodes["CameraFromLoad3D"].make(_load3d(0, 0, 5, 2), 2.7, 13.3738)
+    ratio = intrinsics(zoomed.values)[0, 0, 0] / intrinsics(plain.values)[0, 0, 0]
+    assert float(ratio) == pytest.approx(2)
+    (above,) = nodes["CameraFromLoad3D"].make(_load3d(0, 5, 0), 2.7, 13.3738)
+    assert bool(torch.isfinite(above.values).all())
+
+
+@pytest.mark.parametrize("info", [None, {}, "", {"position": 3, "target": 4}, _load3d(0, 0, 0)])
+def test_what_is_no_camera_of_the_3d_viewer_is_one_sentence(nodes: dict[str, Any], info: Any) -> None:
+    with pytest.raises(ValueError, match=r"(?i)move the view"):
+        nodes["CameraFromLoad3D"].make(info, 2.7, 13.3738)
+
+
+def _photo(height: int, width: int, seed: int) -> torch.Tensor:
+    """IMAGE [1,H,W,3] of smooth colours."""
+    small = torch.rand(1, 3, 6, 5, generator=torch.Generator().manual_seed(seed))
+    large = torch.nn.functional.interpolate(small, (height, width), mode="bicubic", align_corners=True)
+    return large.permute(0, 2, 3, 1).clamp(0, 1).contiguous()
+
+
+def _cut(photo: torch.Tensor, zoom: float) -> tuple[CropTransform, torch.Tensor]:
+    height, width = photo.shape[1:3]
+    matrix = np.array([[zoom, 0, 256 - zoom * width / 2], [0, zoom, 256 - zoom * height / 2]])
+    transform = CropTransform(matrix, (height, width))
+    crop = warp_crop(photo[0].numpy(), transform)[0]
+    return transform, ((crop + 1) / 2).permute(1, 2, 0)[None]
+
+
+@pytest.fixture
+def cut_photos(sockets: ModuleType) -> tuple[list[torch.Tensor], Any, list[torch.Tensor]]:
+    """Three photos of differing size, the crops of the first and the last, and those crops."""
+    photos = [_photo(240, 200, 0), _photo(100, 100, 1), _photo(180, 260, 2)]
+    cuts = [_cut(photos[0], 3.0), _cut(photos[2], 4.0)]
+    crops = sockets.Crops(tuple(transform for transform, _ in cuts), (0, 2), 3)
+    return photos, crops, [torch.cat([crop for _, crop in cuts])]
+
+
+def test_crops_pasted_back_unchanged_give_the_kept_photos(
+    nodes: dict[str, Any], cut_photos: tuple[list[torch.Tensor], Any, list[torch.Tensor]]
+) -> None:
+    photos, crops, images = cut_photos
+    (pasted,) = nodes["PasteBack"].paste(photos, [crops], images, [24.0])
+    assert [tuple(p.shape) for p in pasted] == [(1, 240, 200, 3), (1, 180, 260, 3)]
+    for new, old in zip(pasted, (photos[0], photos[2]), strict=True):
+        assert float((new - old).abs().max()) < 0.02
+
+
+def test_pasting_leaves_its_inputs_alone_and_takes_masks(
+    nodes: dict[str, Any], cut_photos: tuple[list[torch.Tensor], Any, list[torch.Tensor]]
+) -> None:
+    photos, crops, images = cut_photos
+    before = [photo.clone() for photo in photos]
+    white = [torch.ones_like(images[0])]
+    (pasted,) = nodes["PasteBack"].paste(photos, [crops], white, [24.0], [torch.zeros(1, 64, 64)])
+    assert torch.equal(pasted[0], photos[0])
+    (pasted,) = nodes["PasteBack"].paste(photos, [crops], white, [24.0], [torch.ones(2, 64, 64)])
+    assert float(pasted[1][0, 90, 130].min()) == 1
+    assert all(torch.equal(one, other) for one, other in zip(before, photos, strict=True))
+
+
+def test_one_photo_takes_a_whole_clip_of_its_crop(nodes: dict[str, Any], sockets: ModuleType) -> None:
+    photo = _photo(240, 200, 0)
+    transform, crop = _cut(photo, 3.0)
+    crops = sockets.Crops((transform,), (0,), 1)
+    (pasted,) = nodes["PasteBack"].paste([photo], [crops], [crop.expand(5, -1, -1, -1)], [24.0])
+    assert [tuple(p.shape) for p in pasted] == [(5, 240, 200, 3)]
+
+
+def test_photos_and_crops_that_do_not_belong_together_are_one_sentence(
+    nodes: dict[str, Any], cut_photos: tuple[list[torch.Tensor], Any, list[torch.Tensor]]
+) -> None:
+    photos, crops, images = cut_photos
+    paste = nodes["PasteBack"].paste
+    with pytest.raises(ValueError, match="1 new faces for 2 crops"):
+        paste(photos, [crops], [images[0][:1]], [24.0])
+    with pytest.raises(ValueError, match="got 4 photos, but Align Faces saw 3"):
+        paste([*photos, photos[0]], [crops], images, [24.0])
+    with pytest.raises(ValueError, match="other proportions"):
+        paste(photos[::-1], [crops], images, [24.0])
+    with pytest.raises(ValueError, match="3 masks for 2 pictures"):
+        paste(photos, [crops], images, [24.0], [torch.ones(3, 8, 8)])
+
+
+def test_align_faces_hands_out_its_crops_last(nodes: dict[str, Any]) -> None:
+    """Workflows are wired by the number of an output: what is new comes after the others."""
+    node = nodes["AlignFaces"]
+    assert node.RETURN_NAMES == ("images", "cameras", "masks", "report", "overview", "crops")
+    assert node.RETURN_TYPES[-1] == "EG3D_CROP"
+    assert len(node.RETURN_TYPES) == len(node.OUTPUT_TOOLTIPS)
