@@ -88,6 +88,15 @@ class AlignFaces:
                     "IMAGE",
                     {"tooltip": "A photo of the person wanted, for 'most like the reference'."},
                 ),
+                # the last one: workflows keep their settings by position
+                "sequence": (
+                    "BOOLEAN",
+                    {
+                        "default": False,
+                        "tooltip": "The photos are the frames of one video: crops and cameras move smoothly, "
+                        "and a few frames without a face are filled in.",
+                    },
+                ),
             },
             "hidden": {"node_id": "UNIQUE_ID"},
         }
@@ -110,27 +119,30 @@ class AlignFaces:
         drop_different: list[bool],
         names: list[str] | None = None,
         reference: list[Tensor] | None = None,
+        sequence: list[bool] | None = None,
         node_id: list[str] | None = None,
     ) -> dict[str, Any]:
         from ..my3dgen_core import align_faces
-        from ..my3dgen_core.face import FaceModels, contact_sheet, format_report
+        from ..my3dgen_core.face import FaceModels, align_sequence, contact_sheet, format_report
 
         node = node_id[0] if node_id else None
         choice = CHOICES[which[0]]
         if choice == "nearest" and not reference:
             raise ValueError("'most like the reference' needs a photo: connect one to reference.")
+        settings: dict[str, Any] = {
+            "which": choice,
+            "reference": _named_photos(reference, None)[0][1] if reference else None,
+            "upright": upright[0],
+            "on_step": host.progress(node, "photo"),
+        }
+        if sequence and sequence[0]:
+            align = align_sequence
+        else:
+            align = align_faces
+            settings |= {"same_person": same_person[0], "drop_different": drop_different[0]}
         models = FaceModels.from_folder(host.find_face_pack(face_models[0]))
         with host.rendering():
-            aligned = align_faces(
-                _named_photos(photos, names),
-                models,
-                which=choice,
-                reference=_named_photos(reference, None)[0][1] if reference else None,
-                upright=upright[0],
-                same_person=same_person[0],
-                drop_different=drop_different[0],
-                on_step=host.progress(node, "photo"),
-            )
+            aligned = align(_named_photos(photos, names), models, **settings)
         report = format_report(aligned.report)
         result = (
             sockets.pictures_to_host(aligned.images),

@@ -8,6 +8,7 @@ from .photos import PhotoError, list_photos, load_photo, read_photos
 from .pose import angles_from_labels, labels_from_angles
 from .recognise import IdentityNetwork, embed
 from .report import FaceReport, contact_sheet, format_report, report_to_json
+from .sequence import align_sequence
 
 __all__ = [
     "AlignedFaces",
@@ -19,6 +20,7 @@ __all__ = [
     "IdentityNetwork",
     "PhotoError",
     "align_faces",
+    "align_sequence",
     "angles_from_labels",
     "contact_sheet",
     "embed",

@@ -70,7 +70,9 @@ class AlignedFaces:
 
 
 @dataclass
-class _Kept:
+class KeptFace:
+    """A face that passed the gates: crop, mask of invented pixels, pose, and its points in the crop."""
+
     image: torch.Tensor
     mask: torch.Tensor
     fit: PoseFit
@@ -117,19 +119,19 @@ def align_faces(
         AlignmentError: fewer than `min_photos` can be used; PhotoError: the folder is missing or empty;
         ValueError: `which` is not understood; FaceModelError: "nearest" without an identity network.
     """
-    target = _reference_embedding(reference, face_models) if which == "nearest" else None
+    target = reference_embedding(reference, face_models) if which == "nearest" else None
     choose = chooser(which, target, face_models)
     total = count_photos(photos)
     report: list[FaceReport] = []
-    kept: list[_Kept] = []
+    kept: list[KeptFace] = []
     for index, photo in enumerate(read_photos(photos)):
         row = FaceReport(index, photo.name, reason=photo.error)
         report.append(row)
-        found = _align_one(photo, row, face_models, choose, upright, max_yaw, det_size)
+        found = align_one(photo, row, face_models, choose, upright, max_yaw, det_size)
         if found:
             kept.append(found)
         elif photo.pixels is not None:
-            row.thumbnail = _thumbnail(photo.pixels)
+            row.thumbnail = thumbnail_of(photo.pixels)
         if on_step:
             on_step(index + 1, total, {}, found.image[None] if found else None)
     kept = _compare(kept, drop_different)
@@ -152,7 +154,7 @@ def align_faces(
     )
 
 
-def _align_one(
+def align_one(
     photo: Photo,
     row: FaceReport,
     models: FaceModels,
@@ -160,7 +162,7 @@ def _align_one(
     upright: bool,
     max_yaw: float,
     det_size: int | None,
-) -> _Kept | None:
+) -> KeptFace | None:
     """Fill the row; return the crop and pose, or None with `row.reason` set."""
     pixels = photo.pixels
     if pixels is None:
@@ -214,10 +216,10 @@ def _align_one(
         row.warnings.append(f"The head is turned {abs(row.yaw):.0f} degrees.")
     embedding = _embedding(image, points, models)
     row.kept = True
-    return _Kept(image, mask, fit, points, landmarks, embedding, row)
+    return KeptFace(image, mask, fit, points, landmarks, embedding, row)
 
 
-def _reference_embedding(reference: Any, models: FaceModels) -> torch.Tensor | None:
+def reference_embedding(reference: Any, models: FaceModels) -> torch.Tensor | None:
     if reference is None:
         return None
     if not models.has_recognition:
@@ -231,7 +233,7 @@ def _reference_embedding(reference: Any, models: FaceModels) -> torch.Tensor | N
     return mean / mean.norm().clamp(min=1e-9)
 
 
-def _thumbnail(pixels: np.ndarray, longest: int = 256) -> np.ndarray:
+def thumbnail_of(pixels: np.ndarray, longest: int = 256) -> np.ndarray:
     scale = min(1.0, longest / max(pixels.shape[:2]))
     return resize(as_uint8(pixels), *(max(1, round(side * scale)) for side in pixels.shape[:2]))
 
@@ -248,7 +250,7 @@ def _sharpness(image: torch.Tensor, points: np.ndarray) -> float:
     return float((around - 4 * grey[1:-1, 1:-1]).var())
 
 
-def _compare(kept: list[_Kept], drop_different: bool) -> list[_Kept]:
+def _compare(kept: list[KeptFace], drop_different: bool) -> list[KeptFace]:
     """Look at the photos as a set: who does not belong, and who is there twice."""
     vectors = [item.embedding for item in kept if item.embedding is not None]
     if len(vectors) == len(kept) and len(kept) >= 2:
@@ -272,7 +274,7 @@ def _compare(kept: list[_Kept], drop_different: bool) -> list[_Kept]:
     return kept
 
 
-def _solve_together(kept: list[_Kept]) -> None:
+def _solve_together(kept: list[KeptFace]) -> None:
     fits = solve_poses([item.points for item in kept], [item.landmarks for item in kept])
     for item, fit in zip(kept, fits, strict=True):
         item.fit = fit
