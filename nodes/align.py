@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from . import host, sockets
+
+if TYPE_CHECKING:
+    from ..my3dgen_core import AlignedFaces
 
 CHOICES: dict[str, str | int] = {
     "largest": "largest",
@@ -32,7 +36,8 @@ class AlignFaces:
         "One camera a crop.",
         "1 where a crop reaches over the edge of its photo and was filled in: the losses leave it out.",
         "A table: which photos were kept, their pose, and why the others were not.",
-        "The same as a picture: every crop with its pose, or why there is none.",
+        "The same as a picture: every crop with its pose, or why there is none; below, from which sides the "
+        "photos show the head.",
         "Where each crop was cut out. Connect to Paste Back.",
     )
     INPUT_IS_LIST = True
@@ -123,7 +128,7 @@ class AlignFaces:
         node_id: list[str] | None = None,
     ) -> dict[str, Any]:
         from ..my3dgen_core import align_faces
-        from ..my3dgen_core.face import FaceModels, align_sequence, contact_sheet, format_report
+        from ..my3dgen_core.face import FaceModels, align_sequence, describe_coverage, format_report
 
         node = node_id[0] if node_id else None
         choice = CHOICES[which[0]]
@@ -143,13 +148,13 @@ class AlignFaces:
         models = FaceModels.from_folder(host.find_face_pack(face_models[0]))
         with host.rendering():
             aligned = align(_named_photos(photos, names), models, **settings)
-        report = format_report(aligned.report)
+        report = f"{format_report(aligned.report)}\n{describe_coverage(aligned.report)}"
         result = (
             sockets.pictures_to_host(aligned.images),
             sockets.Cameras(aligned.cameras),
             sockets.mask_to_host(aligned.masks),
             report,
-            host.to_host(torch.from_numpy(contact_sheet(aligned.report, aligned.images))[None].float() / 255),
+            host.to_host(torch.from_numpy(_overview(aligned))[None].float() / 255),
             sockets.Crops(
                 tuple(row.transform for row in aligned.report if row.kept and row.transform),
                 tuple(aligned.kept),
@@ -159,12 +164,21 @@ class AlignFaces:
         return {"ui": host.report(node, f"{models.describe()}\n{report}"), "result": result}
 
 
+def _overview(aligned: AlignedFaces) -> np.ndarray:
+    """The contact sheet above the coverage plot, [H,W,3] uint8."""
+    from ..my3dgen_core.face import coverage_plot
+
+    sheet = aligned.sheet()
+    plot = coverage_plot(aligned.report, width=max(sheet.shape[1], 512))
+    sheet = np.pad(sheet, ((0, 0), (0, plot.shape[1] - sheet.shape[1]), (0, 0)))
+    return np.concatenate([sheet, plot])
+
+
 def _named_photos(photos: list[Tensor], names: list[str] | None) -> list[tuple[str, Any]]:
     """A list of IMAGE batches -> (name, [H,W,3] array) of every photo; photos may differ in size."""
     flat = [picture for batch in photos for picture in sockets.checked_pictures(batch, "The photos")]
     names = names or []
     if len(names) != len(flat):
         names = [f"photo {index + 1}" for index in range(len(flat))]
-    return [
-        (os.path.basename(name), picture.cpu().numpy()) for name, picture in zip(names, flat, strict=True)
-    ]
+    names = [os.path.basename(name) if os.path.isabs(name) else name for name in names]
+    return [(name, picture.cpu().numpy()) for name, picture in zip(names, flat, strict=True)]

@@ -80,7 +80,7 @@ class LoadPhotos:
     CATEGORY = CATEGORY
     DESCRIPTION = (
         "Reads every picture in one folder under input/: any size, upright, in the order of their names. "
-        "Put 10 to 50 photos of one person there."
+        "Put 10 to 50 photos of one person there. HEIC photos need the package pillow-heif."
     )
     RETURN_TYPES = ("IMAGE", "STRING")
     RETURN_NAMES = ("photos", "names")
@@ -114,6 +114,15 @@ class LoadPhotos:
                     },
                 ),
             },
+            "optional": {
+                "subfolders": (
+                    "BOOLEAN",
+                    {
+                        "default": False,
+                        "tooltip": "Read the folders inside this one too, after its own files.",
+                    },
+                ),
+            },
             "hidden": {"node_id": "UNIQUE_ID"},
         }
 
@@ -122,15 +131,28 @@ class LoadPhotos:
         return folder == DEMO_PERSON or host.validate(folder, host.find_input_folder)
 
     @classmethod
-    def IS_CHANGED(cls, folder: str, at_most: int, longest_side: int, node_id: str | None = None) -> str:
-        return host.fingerprint(_photo_files(folder)[:at_most])
+    def IS_CHANGED(
+        cls,
+        folder: str,
+        at_most: int,
+        longest_side: int,
+        subfolders: bool = False,
+        node_id: str | None = None,
+    ) -> str:
+        return host.fingerprint([path for _, path in _photo_files(folder, subfolders)[:at_most]])
 
     def load(
-        self, folder: str, at_most: int, longest_side: int, node_id: str | None = None
+        self,
+        folder: str,
+        at_most: int,
+        longest_side: int,
+        subfolders: bool = False,
+        node_id: str | None = None,
     ) -> dict[str, Any]:
         from ..my3dgen_core.face.photos import read_photos
 
-        files = _photo_files(folder)[:at_most]
+        listed = _photo_files(folder, subfolders)
+        files = listed[:at_most]
         on_step = host.progress(node_id, "photo")
         photos, names, bad = [], [], []
         for index, photo in enumerate(read_photos(files)):
@@ -142,7 +164,9 @@ class LoadPhotos:
                 names.append(photo.name)
         if not photos:
             raise ValueError(f"No photo in {folder!r} can be read. {bad[0]}")
-        text = "\n".join([f"{len(photos)} photos from {folder}", *(f"skipped: {error}" for error in bad)])
+        left = len(listed) - len(files)
+        lines = [f"{len(photos)} photos from {folder}", *(f"skipped: {error}" for error in bad)]
+        text = "\n".join([*lines, *([f"{left} more were left out: at_most is {at_most}"] if left else [])])
         return {"ui": host.report(node_id, text), "result": (photos, names)}
 
 
@@ -188,10 +212,12 @@ class LoadDemoPerson:
         return sockets.pictures_to_host(photos[:at_most]), sockets.Cameras(cameras[:at_most])
 
 
-def _photo_files(folder: str) -> list[Path]:
+def _photo_files(folder: str, subfolders: bool = False) -> list[tuple[str, Path]]:
+    """(name, file) of every picture; the name tells the sub-folder too."""
     from ..my3dgen_core.face.photos import list_photos
 
-    return list_photos(_demo_folder() / "photos" if folder == DEMO_PERSON else host.find_input_folder(folder))
+    root = _demo_folder() / "photos" if folder == DEMO_PERSON else host.find_input_folder(folder)
+    return [(path.relative_to(root).as_posix(), path) for path in list_photos(root, subfolders)]
 
 
 def _shrunk(pixels: Any, longest_side: int) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """From photos to what EG3D wants: crops, camera labels, masks of invented pixels, and a report."""
 
 from .align import AlignedFaces, AlignmentError, align_faces
+from .coverage import coverage_plot, describe_coverage
 from .crop import CropTransform
 from .detect import FaceModelError, FaceModels
 from .paste import paste_back
@@ -23,6 +24,8 @@ __all__ = [
     "align_sequence",
     "angles_from_labels",
     "contact_sheet",
+    "coverage_plot",
+    "describe_coverage",
     "embed",
     "format_report",
     "labels_from_angles",

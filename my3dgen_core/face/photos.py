@@ -48,26 +48,41 @@ class Photo:
     is_crop: bool = False  # came as an image tensor: a render or a ready crop, whose face fills the frame
 
 
-def list_photos(folder: str | Path) -> list[Path]:
-    """The picture files directly inside a folder, in the order of their names (photo2 before photo10).
+def list_photos(folder: str | Path, subfolders: bool = False) -> list[Path]:
+    """The picture files of a folder, in the order of their names (photo2 before photo10).
 
+    Args:
+        folder: where to look.
+        subfolders: look into its sub-folders too, after the folder's own files; hidden ones are left out.
     Raises:
         PhotoError: the folder does not exist or holds no pictures.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise PhotoError(f"The folder {folder} does not exist.")
-    found = [p for p in folder.iterdir() if p.suffix.lower() in PHOTO_SUFFIXES and not p.name.startswith(".")]
+    found = [
+        path
+        for path in (folder.rglob("*") if subfolders else folder.iterdir())
+        if path.suffix.lower() in PHOTO_SUFFIXES
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
     if not found:
         raise PhotoError(
             f"There is no picture in {folder}. Put photos there ({', '.join(PHOTO_SUFFIXES[:6])})."
         )
-    return sorted(found, key=_natural_key)
+    return sorted(found, key=lambda path: _natural_key(path.relative_to(folder)))
 
 
-def _natural_key(path: Path) -> tuple[list[tuple[int, int, str]], str]:
-    parts = re.split(r"(\d+)", path.name.lower())
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts], path.name
+def _natural_key(path: Path) -> tuple[Any, ...]:
+    """Numbers count as numbers; a folder's own files come before those of its sub-folders."""
+
+    def of(name: str) -> list[tuple[int, int, str]]:
+        parts = re.split(r"(\d+)", name.lower())
+        return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
+
+    *folders, name = path.parts
+    return [(1, of(folder)) for folder in folders] + [(0, of(name))], str(path)
 
 
 def read_photos(photos: Any) -> Iterator[Photo]:

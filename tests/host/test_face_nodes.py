@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -158,3 +159,27 @@ def test_align_faces_hands_out_its_crops_last(nodes: dict[str, Any]) -> None:
     assert node.RETURN_NAMES == ("images", "cameras", "masks", "report", "overview", "crops")
     assert node.RETURN_TYPES[-1] == "EG3D_CROP"
     assert len(node.RETURN_TYPES) == len(node.OUTPUT_TOOLTIPS)
+
+
+def _folder_of_photos(tmp_path: Path) -> None:
+    from PIL import Image
+
+    folder = tmp_path / "input" / "me"
+    (folder / "more" / ".thumbnails").mkdir(parents=True)
+    for name in ("b2.png", "b10.png", "more/a1.png", "more/.thumbnails/a1.png"):
+        Image.new("RGB", (40, 30), (9, 9, 9)).save(folder / name)
+
+
+def test_photos_in_subfolders_are_read_on_request_and_keep_their_place_in_the_name(
+    nodes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _folder_of_photos(tmp_path)
+    load = nodes["LoadPhotos"]
+    assert load.load("me", 50, 256)["result"][1] == ["b2.png", "b10.png"]
+    shown = load.load("me", 50, 256, True)
+    assert shown["result"][1] == ["b2.png", "b10.png", "more/a1.png"]
+    capped = load.load("me", 2, 256, True)
+    assert capped["result"][1] == ["b2.png", "b10.png"]
+    assert "1 more were left out: at_most is 2" in capped["ui"]["text"][0]
+    assert load.IS_CHANGED("me", 50, 256) != load.IS_CHANGED("me", 50, 256, True)

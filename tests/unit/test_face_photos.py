@@ -161,3 +161,13 @@ def test_an_empty_or_missing_folder_is_one_sentence(tmp_path: Path) -> None:
         list_photos(tmp_path)
     with pytest.raises(PhotoError, match="does not exist"):
         list_photos(tmp_path / "gone")
+
+
+def test_subfolders_come_after_the_folders_own_files_and_hidden_ones_never(tmp_path: Path) -> None:
+    for name in ("z.png", "set10/a.png", "set2/b.png", "set2/deep/c.png", ".trash/d.png", "set2/._e.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / name, "PNG")
+    (tmp_path / "folder.png").mkdir()
+    found = [path.relative_to(tmp_path).as_posix() for path in list_photos(tmp_path, subfolders=True)]
+    assert found == ["z.png", "set2/b.png", "set2/deep/c.png", "set10/a.png"]
+    assert [path.name for path in list_photos(tmp_path)] == ["z.png"]

@@ -1,0 +1,86 @@
+"""From how many sides a set of photos shows the head: a small plot, and a sentence about what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .report import FaceReport
+
+YAW, PITCH = 60.0, 30.0  # degrees, the plot's range to either side
+SIDE, ENOUGH = 12.0, 2  # degrees from which a view is one from the side; views of each kind
+_BACKGROUND, _GRID, _TEXT, _KEPT = (28, 28, 30), (64, 64, 68), (210, 210, 214), (90, 170, 255)
+
+
+def coverage(report: Sequence[FaceReport]) -> dict[str, int]:
+    """How many kept photos show the head from the "left", the "front" and the "right" of the viewer: the
+    camera stands more than 12 degrees to that side, or less to either."""
+    yaws = [row.yaw for row in report if row.kept and row.yaw is not None]
+    return {
+        "left": sum(yaw < -SIDE for yaw in yaws),
+        "front": sum(abs(yaw) <= SIDE for yaw in yaws),
+        "right": sum(yaw > SIDE for yaw in yaws),
+    }
+
+
+def describe_coverage(report: Sequence[FaceReport]) -> str:
+    """One sentence: how many views of each side there are, and which to add."""
+    counts = coverage(report)
+    text = ", ".join(f"{count} from the {side}" for side, count in counts.items())
+    missing = [side for side, count in counts.items() if count < ENOUGH]
+    if not missing:
+        return f"Views: {text}."
+    return f"Views: {text}. More photos from the {' and the '.join(missing)} would help."
+
+
+def coverage_plot(report: Sequence[FaceReport], width: int = 512, height: int = 288) -> np.ndarray:
+    """The kept photos' cameras by yaw (across) and pitch (up), with a histogram of yaw below.
+
+    Args:
+        report: one row a photo; angles outside +-60 and +-30 degrees are drawn at the border.
+        width, height: of the picture in pixels, at least 160 x 120.
+    Returns:
+        [height,width,3] uint8.
+    Raises:
+        ValueError: the picture would be too small to read.
+    """
+    from PIL import Image, ImageDraw
+
+    if width < 160 or height < 120:
+        raise ValueError(f"A coverage plot needs at least 160 x 120 pixels, not {width} x {height}.")
+    picture = Image.new("RGB", (width, height), _BACKGROUND)
+    draw = ImageDraw.Draw(picture)
+    left, right, top, middle, bottom = 34, width - 12, 34, int(height * 0.66), height - 18
+    _draw_grid(draw, left, right, top, middle, bottom)
+    shown = [
+        (row.yaw, row.pitch) for row in report if row.kept and row.yaw is not None and row.pitch is not None
+    ]
+
+    def across(yaw: float) -> float:
+        return left + (np.clip(yaw, -YAW, YAW) / YAW + 1) / 2 * (right - left)
+
+    for yaw, pitch in shown:
+        x, y = across(yaw), middle - (np.clip(pitch, -PITCH, PITCH) / PITCH + 1) / 2 * (middle - top)
+        draw.ellipse([x - 4, y - 4, x + 4, y + 4], fill=_KEPT, outline=_BACKGROUND)
+    counts, edges = np.histogram(np.clip([yaw for yaw, _ in shown], -YAW, YAW), 12, (-YAW, YAW))
+    for count, low, high in zip(counts, edges[:-1], edges[1:], strict=True):
+        size = count / max(counts.max(), 1) * (bottom - middle - 14)
+        if count:
+            draw.rectangle([across(low) + 1, bottom - size, across(high) - 1, bottom], fill=_KEPT)
+    draw.text((left, 2), describe_coverage(report).replace(". ", ".\n"), fill=_TEXT)
+    return np.asarray(picture)
+
+
+def _draw_grid(draw: Any, left: int, right: int, top: int, middle: int, bottom: int) -> None:
+    for yaw in range(-60, 61, 15):
+        x = left + (yaw / YAW + 1) / 2 * (right - left)
+        draw.line([x, top, x, bottom], fill=_GRID)
+        if yaw % 30 == 0:
+            draw.text((x - 9, bottom + 3), f"{yaw:+d}", fill=_TEXT)
+    for pitch in range(-30, 31, 15):
+        y = middle - (pitch / PITCH + 1) / 2 * (middle - top)
+        draw.line([left, y, right, y], fill=_GRID)
+        draw.text((4, y - 6), f"{pitch:+d}", fill=_TEXT)
+    draw.line([left, bottom, right, bottom], fill=_GRID)
