@@ -3,10 +3,11 @@
 from .nodes.align import AlignFaces
 from .nodes.camera import Camera, CameraFromLoad3D, CameraPath
 from .nodes.compare import Compare
+from .nodes.identity import ApplyIdentity, LoadIdentity, SaveIdentity
 from .nodes.invert import Invert
 from .nodes.load import LoadDemoPerson, LoadGenerator, LoadPhotos
 from .nodes.paste import PasteBack
-from .nodes.personalize import ApplyIdentity, LoadIdentity, SaveIdentity, TrainIdentity
+from .nodes.personalize import PivotalTuning, TrainIdentity
 from .nodes.render import Render
 
 NODE_CLASS_MAPPINGS = {
@@ -16,6 +17,7 @@ NODE_CLASS_MAPPINGS = {
     "My3DGenAlignFaces": AlignFaces,
     "My3DGenInvert": Invert,
     "My3DGenTrainIdentity": TrainIdentity,
+    "My3DGenPivotalTuning": PivotalTuning,
     "My3DGenSaveIdentity": SaveIdentity,
     "My3DGenLoadIdentity": LoadIdentity,
     "My3DGenApplyIdentity": ApplyIdentity,
@@ -34,6 +36,7 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "My3DGenAlignFaces": "Align Faces",
     "My3DGenInvert": "Invert Photos",
     "My3DGenTrainIdentity": "Train Identity",
+    "My3DGenPivotalTuning": "Pivotal Tuning",
     "My3DGenSaveIdentity": "Save Identity",
     "My3DGenLoadIdentity": "Load Identity",
     "My3DGenApplyIdentity": "Apply Identity",

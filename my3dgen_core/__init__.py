@@ -1,20 +1,27 @@
 """My3DGen: a personal 3D prior from photos of one person. Plain torch; nothing here knows its host."""
 
 from .adapter import Adapter, personalized
+from .alpha_space import AlphaSpace
 from .camera import camera_path, interpolate, look_at, mirror, orbit
 from .checkpoint import CheckpointError, load_generator, save_generator
+from .direction import Direction
 from .eg3d import Generator, GeneratorConfig, Rendering
 from .evaluation import evaluate
 from .face import AlignedFaces, FaceModels, align_faces
 from .identity import Identity
 from .inversion import InversionConfig, invert
 from .latents import Latents
-from .tuning import TuningConfig, personalize
+from .latents_file import load_latents, save_latents
+from .mesh import extract_mesh, save_glb
+from .prior import mean_latent, random_latents
+from .tuning import TuningConfig, personalize, pivotal_tune
 
 __all__ = [
     "Adapter",
     "AlignedFaces",
+    "AlphaSpace",
     "CheckpointError",
+    "Direction",
     "FaceModels",
     "Generator",
     "GeneratorConfig",
@@ -26,13 +33,20 @@ __all__ = [
     "align_faces",
     "camera_path",
     "evaluate",
+    "extract_mesh",
     "interpolate",
     "invert",
     "load_generator",
+    "load_latents",
     "look_at",
+    "mean_latent",
     "mirror",
     "orbit",
     "personalize",
     "personalized",
+    "pivotal_tune",
+    "random_latents",
     "save_generator",
+    "save_glb",
+    "save_latents",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import dataclass, field
@@ -39,6 +40,21 @@ class Identity:
     def nbytes(self) -> int:
         """Bytes of all tensors, anchors included, as they are in memory (float32: as `save` writes them)."""
         return sum(tensor.numel() * tensor.element_size() for tensor in self._tensors().values())
+
+    def content_hash(self) -> str:
+        """SHA-256 over the adapter and the anchors: names this very person, as `base_hash` does a
+        generator."""
+        digest = hashlib.sha256(f"{self.base_hash} {self.adapter.layout} {self.adapter.scaling}".encode())
+        for key, value in sorted(self._tensors().items()):
+            digest.update(key.encode())
+            digest.update(value.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    @property
+    def over(self) -> str | None:
+        """`content_hash` of the identity that this one was trained on top of, and needs below it; or
+        None."""
+        return self.provenance.get("over")
 
     def check_base(self, base_hash: str) -> None:
         """Raises ValueError unless the identity was trained on the generator of this hash."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from .eg3d import Generator
 from .latents import Latents
 from .objective import Draw, PhotoObjective, check_photos, front_camera
 from .randomness import Shuffled, normal
+from .refinement import PENALTY, CameraRefinement
 
 OnStep = Callable[[int, int, dict[str, float], Tensor | None], None]
 SPACES = ("w", "w+")
@@ -46,6 +48,10 @@ class InversionConfig:
     """Weight of the perceptual term."""
     w_noise: float = 0.05
     """Noise added to w early on, in units of its standard deviation: keeps the search off narrow minima."""
+    refine_cameras: bool = False
+    """Each photo's camera is corrected along with its latent, by angles that stay near the label."""
+    camera_lr: float = 2e-3
+    """Rate of those angles, in radians."""
     preview_every: int = 25
     """Steps between two preview pictures; 0: none."""
 
@@ -74,8 +80,8 @@ def invert(
         on_step: called as (step, total, losses, preview [1, 3, R, R] or None); what it raises ends the work.
 
     Returns:
-        `Latents` with ws [N, num_ws, w_dim], the cameras, and the mean loss of the last tenth of the steps
-        [N].
+        `Latents` with ws [N, num_ws, w_dim], the cameras (corrected, if asked for), and the mean loss of the
+        last tenth of the steps [N].
 
     Raises:
         ValueError: photos, masks and cameras that do not belong together, pixels out of range.
@@ -95,6 +101,8 @@ def invert(
             found.append(ws)
             losses.append(loss)
         ws = torch.cat(found).expand(-1, generator.num_ws, -1).clone()
+        if config.refine_cameras:
+            cameras = run.refinement.cameras().detach()
     return Latents(ws, cameras, torch.cat(losses), base_hash=generator.base_hash())
 
 
@@ -107,7 +115,8 @@ class _Run:
         config: InversionConfig,
         on_step: OnStep | None,
     ) -> None:
-        self.generator, self.objective, self.cameras = generator, objective, cameras
+        self.generator, self.objective = generator, objective
+        self.refinement = CameraRefinement(cameras, config.refine_cameras)
         self.config, self.on_step = config, on_step
         self.draw = Draw(config.seed, generator.w_avg.device)
         self.few = Shuffled(len(objective), config.seed)
@@ -130,22 +139,27 @@ class _Run:
         """Optimises latents [B or 1, rows, w_dim]; index None: one latent, a few random photos a step."""
         config, num_ws = self.config, self.generator.num_ws
         variable = start.detach().clone().requires_grad_(True)
-        optimizer = torch.optim.Adam([variable], lr=config.lr, betas=(0.9, 0.999))
+        groups: list[dict[str, Any]] = [{"params": [variable], "lr": config.lr}]
+        refined = config.refine_cameras and index is not None  # the shared latent must fit the labels first
+        if refined:
+            groups.append({"params": [self.refinement.angles], "lr": config.camera_lr})
+        optimizer = torch.optim.Adam(groups, betas=(0.9, 0.999))
         tail = max(1, steps // 10)
         losses = torch.zeros(len(variable), device=variable.device)
         for step in range(steps):
             t = step / steps
             ramp = min(1.0, (1 - t) / 0.25)
-            optimizer.param_groups[0]["lr"] = (
-                config.lr * (0.5 - 0.5 * math.cos(math.pi * ramp)) * min(1.0, (t + 1 / steps) / 0.05)
-            )
+            factor = (0.5 - 0.5 * math.cos(math.pi * ramp)) * min(1.0, (t + 1 / steps) / 0.05)
+            for group, rate in zip(optimizer.param_groups, (config.lr, config.camera_lr), strict=False):
+                group["lr"] = rate * factor
             chosen = self.few.take(min(4, len(self.objective))) if index is None else index
             noise = self.w_std * config.w_noise * max(0.0, 1 - t / 0.75) ** 2 / math.sqrt(variable.shape[-1])
             drawn = normal(tuple(variable.shape), self.draw.samples, variable.device)
             ws = (variable + noise * drawn).expand(-1, num_ws, -1)
             each = self._loss(ws, chosen)
             optimizer.zero_grad(set_to_none=True)
-            each.sum().backward()
+            penalty = PENALTY * self.refinement.penalty(chosen).sum() if refined else 0.0
+            (each.sum() + penalty).backward()
             optimizer.step()
             if step >= steps - tail:
                 losses += each.detach().mean() if index is None else each.detach()
@@ -154,7 +168,7 @@ class _Run:
 
     def _loss(self, ws: Tensor, index: list[int]) -> Tensor:
         planes = self.generator.planes(ws)
-        cameras = self.cameras[index]
+        cameras = self.refinement.cameras(index)
         planes = planes.expand(len(index), -1, -1, -1, -1)
         if self.config.rays_per_image == 0:
             return self.objective.whole(ws.expand(len(index), -1, -1), planes, cameras, index, self.draw)
@@ -171,5 +185,5 @@ class _Run:
         if every and (self.done % every == 0 or self.done == self.total):
             with torch.no_grad():
                 ws = variable[:1].detach().expand(-1, self.generator.num_ws, -1)
-                preview = self.generator.render(ws, self.cameras[index[:1]]).image
+                preview = self.generator.render(ws, self.refinement.cameras(index[:1])).image
         self.on_step(self.done, self.total, {"loss": float(loss)}, preview)

@@ -51,17 +51,16 @@ def photo_loss(
 
     Args:
         image, target: [N, 3, H, W] in [-1, 1].
-        valid: [N, 1, H, W], 1 where the target is to be believed, 0 where it was invented; None: everywhere.
+        valid: [N, 1, H, W], weight of each pixel in 0..1: 0 where the target was invented; None: all 1.
         perceptual: weight of the perceptual term.
 
     Returns:
-        mean squared error [N] and weighted perceptual distance [N], both over the valid pixels.
+        weighted mean squared error [N] and perceptual distance [N].
     """
     difference = image - target
     if valid is None:
-        share = difference.new_ones(len(difference))
-    else:
-        difference = difference * valid
-        share = valid.mean((1, 2, 3)).clamp(min=1e-3)
-    squared = difference.square().mean((1, 2, 3)) / share
+        return difference.square().mean((1, 2, 3)), perceptual * laplacian_l1(difference)
+    share = valid.mean((1, 2, 3)).clamp(min=1e-3)
+    squared = (valid * difference.square()).mean((1, 2, 3)) / share
+    difference = valid * difference
     return squared, perceptual * laplacian_l1(difference) / share

@@ -1,67 +1,30 @@
-"""Anchors to a personal generator: My3DGen's training (WACV 2025, section 3), or full fine-tuning."""
+"""Anchors to a personal generator: My3DGen's training (WACV 2025, section 3), pivotal tuning (PTI, TOG 2022)
+or full fine-tuning, all by one loop."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from .adapter import DIFF, Adapter, swapped
+from .adapter import personalized
 from .eg3d import Generator
 from .identity import Identity
 from .latents import Latents
-from .objective import Draw, PhotoObjective, check_photos
-from .randomness import Shuffled
+from .objective import check_photos
+from .training import DivergedError, Training
+from .tuning_config import PRESETS, TuningConfig
+
+__all__ = ["PRESETS", "DivergedError", "StopAndKeep", "TuningConfig", "personalize", "pivotal_tune"]
 
 OnStep = Callable[[int, int, dict[str, float], Tensor | None], None]
-METHODS = ("lora", "full")
 
 
-@dataclass(frozen=True)
-class TuningConfig:
-    """Settings of `personalize`.
-
-    Adam without momentum, as the paper; the rates fall to a twentieth along a cosine, which reaches the
-    loss of a constant rate in a fraction of the steps. Example: `TuningConfig(steps=400, rank=1)`.
-    """
-
-    steps: int = 400
-    """Optimiser steps."""
-    method: str = "lora"
-    """"lora": a low-rank adapter; "full": every parameter but the mapping network's."""
-    rank: int = 1
-    layout: str = "released"
-    """Shape of the low-rank update of a 3x3 kernel: "released" (the authors' code) or "lycoris" (leaner)."""
-    trainable: str = "paper"
-    """Trained beside the low-rank tensors: "lora" nothing, "released" biases, noise strengths and the
-    constant input, "paper" biases, noise strengths and the decoder (240,030 numbers at ffhq512-128, rank
-    1)."""
-    batch_size: int = 1
-    """Photos a step."""
-    patch: int = 32
-    """Edge in raw pixels of the square looked at in each photo and step; 0: whole pictures, as in the
-    paper."""
-    lr: float = 2e-2
-    """Rate of convolutions and ToRGB."""
-    affine_lr: float = 4e-3
-    """Rate of the affines, whose path has no weight gain and moves that much faster."""
-    diff_lr: float = 4e-3
-    """Rate of biases, noise strengths, constant and decoder; of everything when method is "full"."""
-    perceptual: float = 0.5
-    """Weight of the perceptual term."""
-    seed: int = 0
-    preview_every: int = 25
-    """Steps between two preview pictures; 0: none."""
-
-    def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise ValueError(f"method must be one of {', '.join(METHODS)}, not {self.method!r}.")
-        if self.steps < 1 or self.batch_size < 1 or self.patch < 0:
-            raise ValueError("steps and batch_size must be at least 1, patch at least 0.")
+class StopAndKeep(Exception):  # noqa: N818  (nothing went wrong)
+    """Raised by `on_step` to end a training early: what is trained so far is returned."""
 
 
 def personalize(
@@ -71,96 +34,83 @@ def personalize(
     config: TuningConfig = TuningConfig(),
     masks: Tensor | None = None,
     on_step: OnStep | None = None,
+    *,
+    heads: Tensor | None = None,
+    start: Identity | None = None,
 ) -> Identity:
     """Trains an adapter so that every anchor renders its photo.
 
     Args:
         generator: frozen, and untouched: bit-identical afterwards, also when `on_step` raises.
         images: [N, 3, H, H] in [-1, 1], any size.
-        anchors: the photos' latents with their cameras, from `invert`; both stay as they are.
+        anchors: the photos' latents with their cameras, from `invert`; both stay as they are, unless
+            `config.refine`.
         masks: [N, 1, H, H], 1 = invented pixel, not looked at.
-        on_step: called as (step, total, losses, preview [1, 3, R, R] or None); what it raises ends the work.
+        on_step: called as (step, total, losses, preview [1, 3, R, R] or None). What it raises ends the work;
+            after `StopAndKeep` the identity trained so far is returned.
+        heads: [N, 1, h, h], 1 = head, for `config.background_weight`; None: where the generator itself shows
+            the head for these anchors.
+        start: an identity to go on from, of the same method, rank and layout.
 
     Returns:
         `Identity` with the adapter, the anchors, the settings and the loss of every step.
 
     Raises:
-        ValueError: photos, masks and anchors that do not belong together.
-        FloatingPointError: the loss became NaN or infinite.
+        ValueError: photos, masks and anchors that do not belong together, or a checkpoint of another training.
+        DivergedError: the loss became NaN, infinite or far too large; it carries the last good state.
     """
     if anchors.cameras is None:
         raise ValueError("These latents have no cameras. Take anchors from Invert, or give their cameras.")
     check_photos(images, masks, anchors.cameras)
     with torch.inference_mode(False), torch.enable_grad():
-        device = generator.w_avg.device
-        fixed = Latents(anchors.ws.detach().clone(), anchors.cameras.detach().clone()).to(device)
-        assert fixed.cameras is not None
-        objective = PhotoObjective(generator, images, masks, config.perceptual)
-        if config.method == "full":
-            adapter = Adapter.full(generator)
-        else:
-            adapter = Adapter.create(
-                generator, config.rank, config.layout, config.trainable, seed=config.seed
-            )
-        optimizer = torch.optim.Adam(parameter_groups(adapter, config), betas=(0.0, 0.99))
-        rates = [group["lr"] for group in optimizer.param_groups]
-        parameters = dict(generator.named_parameters())
-        draw = Draw(config.seed, device)
-        order = Shuffled(len(images), config.seed)
-        history: list[float] = []
-        for step in range(config.steps):
-            decay = 0.05 + 0.95 * (0.5 + 0.5 * math.cos(math.pi * step / config.steps))
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * decay
-            index = order.take(config.batch_size)
-            with swapped(generator, adapter.composed(parameters)):
-                ws, cameras = fixed.ws[index], fixed.cameras[index]
-                planes = generator.planes(ws)
-                size = config.patch or objective.resolution
-                loss = objective.patch(ws, planes, cameras, index, size, draw).mean()
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            history.append(float(loss.detach()))
-            if not math.isfinite(history[-1]):
-                raise FloatingPointError(
-                    f"The loss became {history[-1]} at step {step + 1}. Lower the learning rates."
-                )
-            optimizer.step()
-            if on_step is not None:
-                every = config.preview_every
-                wanted = every and ((step + 1) % every == 0 or step + 1 == config.steps)
-                preview = _preview(generator, adapter, parameters, fixed) if wanted else None
-                on_step(step + 1, config.steps, {"loss": history[-1]}, preview)
-    tensors = {key: value.detach() for key, value in adapter.tensors.items()}
-    base_hash = generator.base_hash()
-    return Identity(
-        dataclasses.replace(adapter, tensors=tensors),
-        dataclasses.replace(anchors, base_hash=base_hash),
-        base_hash,
-        {"settings": dataclasses.asdict(config), "photos": len(images), "final_loss": history[-1]},
-        history,
-    )
+        training = Training(generator, images, anchors, config, masks, heads, start)
+        folder = None if config.checkpoint_dir is None else Path(config.checkpoint_dir)
+        if folder is not None:
+            training.restore(folder)
+        with contextlib.suppress(StopAndKeep):
+            while training.done < config.steps:
+                loss = training.advance()
+                last = training.done == config.steps
+                if folder is not None and (training.done % config.checkpoint_every == 0 or last):
+                    training.save(folder)
+                if on_step is not None:
+                    every = config.preview_every
+                    wanted = every and (training.done % every == 0 or last)
+                    preview = training.preview() if wanted else None
+                    on_step(training.done, config.steps, {"loss": loss}, preview)
+    return training.identity()
 
 
-def parameter_groups(adapter: Adapter, config: TuningConfig) -> list[dict[str, object]]:
-    """The adapter's tensors, made trainable, in groups of equal learning rate."""
-    groups: dict[float, list[Tensor]] = {}
-    for key, tensor in adapter.tensors.items():
-        tensor.requires_grad_(True)
-        if key.endswith(DIFF):
-            rate = config.diff_lr
-        elif ".affine." in key:
-            rate = config.affine_lr
-        else:
-            rate = config.lr
-        groups.setdefault(rate, []).append(tensor)
-    return [{"params": tensors, "lr": rate} for rate, tensors in groups.items()]
+def pivotal_tune(
+    generator: Generator,
+    images: Tensor,
+    pivot: Latents,
+    config: TuningConfig = TuningConfig(),
+    masks: Tensor | None = None,
+    on_step: OnStep | None = None,
+    *,
+    heads: Tensor | None = None,
+    over: Identity | None = None,
+    strength: float = 1.0,
+) -> Identity:
+    """Tunes the generator around the latent of one photo, or of a few photos of one look (PTI).
 
+    As `personalize`, with the photo's latent as the pivot. On top of a person it is trained as a second
+    adapter: apply both, in that order.
 
-@torch.no_grad()
-def _preview(
-    generator: Generator, adapter: Adapter, parameters: Mapping[str, Tensor], anchors: Latents
-) -> Tensor:
-    assert anchors.cameras is not None
-    with swapped(generator, adapter.composed(parameters)):
-        return generator.render(anchors.ws[:1], anchors.cameras[:1]).image
+    Args:
+        over: the identity below, in effect during the tuning with `strength`. The result names it
+            (`Identity.over`), and its strength, and is of no use without it.
+
+    Returns:
+        `Identity` whose anchors are the pivot.
+    """
+    below = contextlib.nullcontext() if over is None else personalized(generator, over, strength)
+    if over is not None:
+        over.check_base(generator.base_hash())
+    with below:
+        identity = personalize(generator, images, pivot, config, masks, on_step, heads=heads)
+    identity.provenance["kind"] = "pivotal tuning"
+    if over is not None:
+        identity.provenance |= {"over": over.content_hash(), "over_strength": strength}
+    return identity

@@ -156,6 +156,12 @@ def save_path(prefix: str, suffix: str) -> Path:
     return Path(folder) / f"{name}_{number:05}_{suffix}"
 
 
+def state_folder(kind: str, name: str | None) -> Path:
+    """A folder under output/my3dgen for what a node keeps between runs; `name` is the node's number."""
+    safe = "".join(letter for letter in name or "node" if letter.isalnum() or letter in "-_")
+    return output_root() / "my3dgen" / kind / (safe or "node")
+
+
 def validate(value: str | None, find: Callable[[str], Path]) -> bool | str:
     """For VALIDATE_INPUTS: True, or the sentence of what is missing. None is a value that comes by a link."""
     if value is None:

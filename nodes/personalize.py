@@ -1,21 +1,21 @@
-"""Training an identity, keeping it in a file, and applying it."""
+"""Training: a person from many photos, or one look of a person from a single one."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from . import figures, host, sockets
+from .rendering import render_views
 
 if TYPE_CHECKING:
-    from ..my3dgen_core import Identity, Latents
-
-CATEGORY = "My3DGen"
+    from ..my3dgen_core import Identity, Latents, TuningConfig
 
 
 class TrainIdentity:
-    CATEGORY = CATEGORY
+    CATEGORY = "My3DGen"
     DESCRIPTION = (
         "Trains a small update of the generator (LoRA) so that it reproduces every photo from its anchor and "
         "camera. The result is the person: small enough to keep, sharp from every side."
@@ -92,6 +92,44 @@ class TrainIdentity:
             },
             "optional": {
                 "masks": ("MASK", {"tooltip": "Pixels to leave out (1), from Align Faces."}),
+                "start": (
+                    sockets.IDENTITY,
+                    {"tooltip": "An identity to train further, with the same method, rank and layout."},
+                ),
+                "layout": (
+                    ["released", "lycoris"],
+                    {
+                        "tooltip": "Shape of the update: 'released' is the authors', 'lycoris' has less than "
+                        "half as many numbers."
+                    },
+                ),
+                "background_weight": (
+                    "FLOAT",
+                    {
+                        "default": 1.0,
+                        "min": 0.0,
+                        "max": 1.0,
+                        "step": 0.05,
+                        "tooltip": "Weight of what lies off the head: 1 for plain backgrounds, near 0 where "
+                        "they change from photo to photo.",
+                    },
+                ),
+                "refine": (
+                    "BOOLEAN",
+                    {
+                        "default": False,
+                        "tooltip": "Correct the anchors and their cameras along with the training: helps "
+                        "where the camera labels are not exact, as on photos.",
+                    },
+                ),
+                "keep_state": (
+                    "BOOLEAN",
+                    {
+                        "default": False,
+                        "tooltip": "Write the state of the training to output/my3dgen/training now and then. "
+                        "The same workflow, queued again after a crash, goes on from there.",
+                    },
+                ),
             },
             "hidden": {"node_id": "UNIQUE_ID"},
         }
@@ -108,163 +146,164 @@ class TrainIdentity:
         batch_size: int,
         seed: int,
         masks: Tensor | None = None,
+        start: Identity | None = None,
+        layout: str = "released",
+        background_weight: float = 1.0,
+        refine: bool = False,
+        keep_state: bool = False,
         node_id: str | None = None,
     ) -> dict[str, Any]:
-        from ..my3dgen_core import Latents, TuningConfig, personalize
+        from ..my3dgen_core import TuningConfig, personalize
 
         if model.identities:
             raise ValueError(
                 "Train Identity starts from a bare generator, but this model has an identity applied. "
                 "Connect the model from Load EG3D Generator."
             )
-        sockets.check_latents(anchors, model)
-        if anchors.cameras is None:
-            raise ValueError("The anchors have no cameras. Take them from Invert Photos.")
-        sockets.check_same_count(len(images), len(anchors), "Train Identity", "anchors")
-        defaults = TuningConfig()
-        scale = learning_rate / defaults.lr
-        config = TuningConfig(
+        own = _anchors(anchors, len(images), model, "Train Identity")
+        config = replace(
+            _scaled(TuningConfig(), learning_rate),
             steps=steps,
             method=method,
             rank=rank,
-            lr=learning_rate,
-            affine_lr=defaults.affine_lr * scale,
-            diff_lr=defaults.diff_lr * scale,
+            layout=layout,
             batch_size=batch_size,
+            background_weight=background_weight,
+            refine=refine,
             seed=seed,
+            checkpoint_dir=str(host.state_folder("training", node_id)) if keep_state else None,
         )
         with host.training(), model.ready(memory=host.TRAINING_MEMORY) as generator:
             device = sockets.device_of(generator)
-            own = Latents(
-                anchors.ws.clone().to(device), anchors.cameras.clone().to(device), base_hash=anchors.base_hash
-            )
             identity = personalize(
                 generator,
                 sockets.crops_to_core(images).to(device),
-                own,
+                own.to(device),
                 config,
                 masks=sockets.mask_to_core(masks, len(images), device),
                 on_step=host.progress(node_id, "training"),
+                start=start,
             )
         text = summary(identity, model.generator)
         plot = figures.loss_plot(identity.history)
         return {"ui": host.report(node_id, text), "result": (identity, host.to_host(plot), text)}
 
 
-class SaveIdentity:
-    CATEGORY = CATEGORY
-    DESCRIPTION = "Writes an identity, with its anchors and cameras, as one .safetensors file under output/."
-    RETURN_TYPES = ("STRING",)
-    RETURN_NAMES = ("file",)
-    OUTPUT_TOOLTIPS = ("Where the file is.",)
-    OUTPUT_NODE = True
-    FUNCTION = "save"
+class PivotalTuning:
+    CATEGORY = "My3DGen"
+    DESCRIPTION = (
+        "Tunes the model around one photo (or a few of one look) until its latent renders it exactly (PTI). "
+        "On a personalised model it comes on top of the person: apply both, in that order."
+    )
+    RETURN_TYPES = (sockets.IDENTITY, "IMAGE", sockets.MODEL)
+    RETURN_NAMES = ("identity", "image", "model")
+    OUTPUT_TOOLTIPS = (
+        "The update for this look, with its latent. Save Identity keeps it.",
+        "The photo as the tuned model renders it.",
+        "The model with the look applied, for Render Head.",
+    )
+    FUNCTION = "tune"
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
             "required": {
-                "identity": (sockets.IDENTITY, {"tooltip": "From Train Identity."}),
-                "filename_prefix": (
-                    "STRING",
+                "model": (sockets.MODEL, {"tooltip": "Bare, or with the person's identity applied."}),
+                "images": ("IMAGE", {"tooltip": "The face crop, or a few crops of the same look."}),
+                "latents": (sockets.LATENT, {"tooltip": "Their latents, from Invert Photos on this model."}),
+                "steps": (
+                    "INT",
+                    {"default": 150, "min": 1, "max": 20000, "tooltip": "Optimiser steps."},
+                ),
+                "method": (
+                    ["lora", "full"],
+                    {"tooltip": "'lora': a small update. 'full': every weight, as PTI does."},
+                ),
+                "learning_rate": (
+                    "FLOAT",
                     {
-                        "default": "my3dgen/identities/person",
-                        "tooltip": "Folder and name under output/. Load Identity lists what lies in "
-                        "my3dgen/identities.",
+                        "default": 0.01,
+                        "min": 0.00001,
+                        "max": 1.0,
+                        "step": 0.001,
+                        "round": False,
+                        "tooltip": "Rate of the convolutions at the start; the others follow in proportion.",
                     },
                 ),
-                "precision": (
-                    ["float32", "float16"],
-                    {"tooltip": "float32 loads back bit by bit; float16 halves the file."},
+                "seed": (
+                    "INT",
+                    {
+                        "default": 0,
+                        "min": 0,
+                        "max": 2**53,
+                        "control_after_generate": False,
+                        "tooltip": "Same seed, same result.",
+                    },
                 ),
+            },
+            "optional": {
+                "masks": ("MASK", {"tooltip": "Pixels to leave out (1), from Align Faces."}),
             },
             "hidden": {"node_id": "UNIQUE_ID"},
         }
 
-    def save(
-        self, identity: Identity, filename_prefix: str, precision: str, node_id: str | None = None
+    def tune(
+        self,
+        model: sockets.Model,
+        images: Tensor,
+        latents: Latents,
+        steps: int,
+        method: str,
+        learning_rate: float,
+        seed: int,
+        masks: Tensor | None = None,
+        node_id: str | None = None,
     ) -> dict[str, Any]:
-        import torch
+        from ..my3dgen_core import TuningConfig, pivotal_tune
 
-        path = host.save_path(filename_prefix, ".safetensors")
-        identity.save(path, dtype=getattr(torch, precision))
-        text = f"{identity.adapter.parameter_count:,} parameters, {path.stat().st_size:,} bytes: {path}"
-        return {"ui": host.report(node_id, text), "result": (str(path),)}
-
-
-class LoadIdentity:
-    CATEGORY = CATEGORY
-    DESCRIPTION = (
-        "Loads an identity from models/my3dgen/identities, or one that Save Identity has written. "
-        "It belongs to the generator it was trained on."
-    )
-    RETURN_TYPES = (sockets.IDENTITY, sockets.LATENT)
-    RETURN_NAMES = ("identity", "anchors")
-    OUTPUT_TOOLTIPS = ("Connect to Apply Identity.", "The latents of its training photos, to render from.")
-    FUNCTION = "load"
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "file": (
-                    host.list_models(host.IDENTITIES),
-                    {"tooltip": "A file in models/my3dgen/identities or output/my3dgen/identities."},
-                )
-            }
-        }
-
-    @classmethod
-    def VALIDATE_INPUTS(cls, file: str | None) -> bool | str:
-        return host.validate(file, lambda name: host.find_model(host.IDENTITIES, name))
-
-    @classmethod
-    def IS_CHANGED(cls, file: str) -> str:
-        return host.fingerprint([host.find_model(host.IDENTITIES, file)])
-
-    def load(self, file: str) -> tuple[Identity, Latents]:
-        import torch
-
-        from ..my3dgen_core import Identity
-
-        with torch.inference_mode(False):
-            identity = Identity.load(host.find_model(host.IDENTITIES, file))
-        return identity, identity.anchors
+        if len(model.identities) > 1:
+            raise ValueError(
+                "Pivotal Tuning goes on top of one identity, but this model has several applied."
+            )
+        pivot = _anchors(latents, len(images), model, "Pivotal Tuning")
+        config = replace(_scaled(TuningConfig(), learning_rate), steps=steps, method=method, seed=seed)
+        below = model.identities[0] if model.identities else None
+        with host.training(), model.without_identities().ready(memory=host.TRAINING_MEMORY) as generator:
+            device = sockets.device_of(generator)
+            identity = pivotal_tune(
+                generator,
+                sockets.crops_to_core(images).to(device),
+                pivot.to(device),
+                config,
+                masks=sockets.mask_to_core(masks, len(images), device),
+                on_step=host.progress(node_id, "pivotal tuning"),
+                over=None if below is None else below.identity,
+                strength=1.0 if below is None else below.strength,
+            )
+        tuned = model.with_identity(identity, 1.0)
+        assert pivot.cameras is not None
+        with host.rendering(), tuned.ready(memory=host.RENDER_MEMORY) as generator:
+            views = render_views(generator, pivot.ws, pivot.cameras)
+        text = summary(identity, model.generator)
+        result = (identity, sockets.pictures_to_host(views.image), tuned)
+        return {"ui": host.report(node_id, text), "result": result}
 
 
-class ApplyIdentity:
-    CATEGORY = CATEGORY
-    DESCRIPTION = (
-        "Makes the generator this person's wherever the new model is used. The generator itself stays as "
-        "it is; several identities can follow one another."
-    )
-    RETURN_TYPES = (sockets.MODEL,)
-    RETURN_NAMES = ("model",)
-    OUTPUT_TOOLTIPS = ("The personalised model, for Render Head.",)
-    FUNCTION = "apply"
+def _anchors(anchors: Latents, count: int, model: sockets.Model, node: str) -> Latents:
+    """Anchors of the core's own, once it is sure that they belong to the model and to `count` photos."""
+    from ..my3dgen_core import Latents
 
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "model": (sockets.MODEL, {"tooltip": "The generator the identity was trained on."}),
-                "identity": (sockets.IDENTITY, {"tooltip": "From Train Identity or Load Identity."}),
-                "strength": (
-                    "FLOAT",
-                    {
-                        "default": 1.0,
-                        "min": -2.0,
-                        "max": 3.0,
-                        "step": 0.05,
-                        "tooltip": "0 is the bare generator, 1 the person as trained.",
-                    },
-                ),
-            }
-        }
+    sockets.check_latents(anchors, model)
+    if anchors.cameras is None:
+        raise ValueError(f"{node}: the latents have no cameras. Take them from Invert Photos.")
+    sockets.check_same_count(count, len(anchors), node, "latents")
+    return Latents(anchors.ws.clone(), anchors.cameras.clone(), base_hash=anchors.base_hash)
 
-    def apply(self, model: sockets.Model, identity: Identity, strength: float) -> tuple[sockets.Model]:
-        identity.check_base(model.generator.base_hash())
-        return (model.with_identity(identity, strength),)
+
+def _scaled(config: TuningConfig, rate: float) -> TuningConfig:
+    """The settings with another rate for the convolutions, and the other rates in proportion."""
+    factor = rate / config.lr
+    return replace(config, lr=rate, affine_lr=config.affine_lr * factor, diff_lr=config.diff_lr * factor)
 
 
 def summary(identity: Identity, generator: Any) -> str:

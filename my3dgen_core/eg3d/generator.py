@@ -89,7 +89,7 @@ class Generator(nn.Module):
         self, ws: Tensor, noise_mode: str = "const", generator: torch.Generator | None = None
     ) -> Tensor:
         """ws [B, num_ws, w_dim] -> tri-planes [B, 3, 32, P, P]. No camera goes in: keep them for a path."""
-        self._check_ws(ws)
+        self.check_ws(ws)
         planes = self.backbone.synthesis(ws, noise_mode, generator)
         return planes.unflatten(1, (3, PLANE_CHANNELS))
 
@@ -127,7 +127,7 @@ class Generator(nn.Module):
         if quality not in ("exact", "fast"):
             raise ValueError(f"quality must be 'exact' or 'fast', not {quality!r}.")
         check_cameras(cameras)
-        self._check_ws(ws)
+        self.check_ws(ws)
         resolution = neural_resolution or self.config.neural_resolution
         if planes is None:
             planes = self.planes(ws, noise_mode, generator)
@@ -186,7 +186,8 @@ class Generator(nn.Module):
         ]
         return torch.cat([o[0] for o in out], dim=1), torch.cat([o[1] for o in out], dim=1)
 
-    def _check_ws(self, ws: Tensor) -> None:
+    def check_ws(self, ws: Tensor) -> None:
+        """Raises ValueError with a sentence unless ws fit this generator."""
         expected = (self.num_ws, self.config.w_dim)
         if ws.ndim != 3 or ws.shape[1:] != expected:
             raise ValueError(

@@ -183,6 +183,13 @@ def _noise(jitter: Jitter, b: int, m: int, n: int, k: int, like: Tensor) -> tupl
     return coarse.to(like), fine.to(like)
 
 
+def _where(flags: Tensor) -> Tensor:
+    """Positions of the true ones in [N]; all of them on the meta device, which knows no values."""
+    if flags.device.type == "meta":
+        return torch.arange(len(flags), device=flags.device)
+    return flags.nonzero()[:, 0]
+
+
 def render_rays(
     planes: Tensor,
     decoder: Callable[[Tensor], tuple[Tensor, Tensor]],
@@ -241,14 +248,15 @@ def render_rays(
         """The same densities and colours, those that matter decoded anew with gradients."""
         weights = F.pad(march(color[..., :1], density, t)[2][..., 0], (1, 1))
         matter = torch.maximum(weights[..., 1:], weights[..., :-1]) > floor
+        points = o[:, :, None] + t * d[:, :, None]
+        shapes = density.shape, color.shape
+        densities, colors = [], []
         for i in range(b):
-            ray, step = matter[i].nonzero(as_tuple=True)
-            points = o[i, ray] + t[i, ray, step] * d[i, ray]
-            fresh_density, fresh_color = decode(points[None], slice(i, i + 1))
-            scene = torch.full_like(ray, i)
-            density = density.index_put((scene, ray, step), fresh_density[0])
-            color = color.index_put((scene, ray, step), fresh_color[0])
-        return density, color
+            kept = _where(matter[i].flatten())
+            fresh = decode(points[i].flatten(0, 1)[kept][None], slice(i, i + 1))
+            densities.append(density[i].flatten(0, 1).index_copy(0, kept, fresh[0][0]))
+            colors.append(color[i].flatten(0, 1).index_copy(0, kept, fresh[1][0]))
+        return torch.stack(densities).view(shapes[0]), torch.stack(colors).view(shapes[1])
 
     parts = []
     for i in range(0, m, chunk):

@@ -152,6 +152,22 @@ def test_single_pixels_are_those_of_the_whole_picture(generator):
     assert largest_difference(some.features, expected) <= 1e-5
 
 
+@pytest.mark.parametrize("chunk", [None, 100])
+def test_leaving_out_samples_without_weight_changes_no_picture_and_hardly_a_gradient(generator, chunk):
+    planes = generator.planes(micro.latents(generator, 2)).detach()
+    pixels = torch.arange(0, 4096, 13)
+    pictures, gradients = [], []
+    for floor in (0.0, 1e-3):
+        own = planes.clone().requires_grad_(True)
+        with torch.enable_grad():
+            marched = generator.march(own, CAMERAS, 64, pixels, chunk=chunk, floor=floor)
+            (marched.features[..., :3] - 0.3).square().mean().backward()
+        pictures.append(marched.features)
+        gradients.append(own.grad)
+    assert largest_difference(*pictures) <= 1e-5
+    assert float((gradients[1] - gradients[0]).norm() / gradients[0].norm()) < 0.02
+
+
 def test_the_mask_is_a_share_and_depth_lies_between_the_limits(generator):
     out = generator.render(micro.latents(generator, 1), CAMERAS[:1])
     assert float(out.mask.min()) >= 0

@@ -1,0 +1,337 @@
+"""The state of one training, and one step of it: what is optimised, drawn and remembered."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from .adapter import DIFF, Adapter, swapped
+from .camera import mirror
+from .checkpoint import write_safetensors
+from .eg3d import Generator
+from .identity import Identity
+from .latents import Latents
+from .objective import Draw, PhotoObjective
+from .randomness import Shuffled
+from .refinement import PENALTY, CameraRefinement
+from .tuning_config import TuningConfig
+
+STATE_FILE = "training.safetensors"
+_WINDOW = 20  # steps whose mean loss is compared
+
+
+class DivergedError(FloatingPointError):
+    """The loss became NaN, infinite or far larger than at the start.
+
+    `identity` is the last good state, or None if there was none yet.
+    """
+
+    def __init__(self, message: str, identity: Identity | None) -> None:
+        super().__init__(message)
+        self.identity = identity
+
+
+class Training:
+    """Photos, anchors and an adapter in the making. `advance` takes one step."""
+
+    def __init__(
+        self,
+        generator: Generator,
+        images: Tensor,
+        anchors: Latents,
+        config: TuningConfig,
+        masks: Tensor | None,
+        heads: Tensor | None,
+        start: Identity | None,
+    ) -> None:
+        assert anchors.cameras is not None
+        self.generator, self.config, self.start = generator, config, start
+        self.device = generator.w_avg.device
+        self.given = anchors
+        generator.check_ws(anchors.ws)
+        ws = anchors.ws.detach().clone().to(self.device)
+        shared = bool((ws == ws[:, :1]).all())  # anchors in W stay in W when they are refined
+        self.ws = ws[:, :1].clone() if shared else ws
+        self.cameras = CameraRefinement(anchors.cameras.to(self.device), config.refine)
+        if config.background_weight < 1 and heads is None:
+            heads = rendered_heads(generator, ws, self.cameras.labels)
+        self.objective = PhotoObjective(
+            generator, images, masks, config.perceptual, heads, config.background_weight
+        )
+        self.mirrored: PhotoObjective | None = None
+        if config.mirrored:
+            self.mirrored = PhotoObjective(
+                generator,
+                images.flip(3),
+                None if masks is None else masks.flip(3),
+                config.perceptual,
+                None if heads is None else heads.flip(3),
+                config.background_weight,
+            )
+        self.adapter = _adapter(generator, config, start)
+        self.parameters = dict(generator.named_parameters())
+        groups = parameter_groups(self.adapter, config)
+        if config.refine:
+            self.ws.requires_grad_(True)
+            groups.append({"params": [self.ws], "lr": config.anchor_lr})
+            groups.append({"params": [self.cameras.angles], "lr": config.camera_lr})
+        self.optimizer = torch.optim.Adam(groups, betas=(0.0, config.beta2))
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.draw = Draw(config.seed, self.device)
+        self.order = Shuffled(len(images), config.seed)
+        self.done = 0
+        self.history: list[float] = []
+        self.frugal = False
+        self.fingerprint = self._fingerprint(images, masks, heads) if config.checkpoint_dir else ""
+        self._good: dict[str, Tensor] = {}
+
+    def _fingerprint(self, *tensors: Tensor | None) -> str:
+        """Names this very training: another one must not go on from its state."""
+        digest = hashlib.sha256(json.dumps(self.config.what_counts, sort_keys=True).encode())
+        digest.update(self.generator.base_hash().encode())
+        started = [] if self.start is None else list(self.start.adapter.tensors.values())
+        for tensor in (*tensors, self.given.ws, self.given.cameras, *started):
+            if tensor is not None:
+                digest.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def advance(self) -> float:
+        """One optimiser step; returns its loss.
+
+        Raises:
+            DivergedError: the loss is no number any more, or five times what it was at first.
+        """
+        config = self.config
+        decay = 1.0
+        if config.schedule == "cosine":
+            decay = 0.05 + 0.95 * (0.5 + 0.5 * math.cos(math.pi * self.done / config.steps))
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * decay
+        index = self.order.take(config.batch_size)
+        flipped = self.mirrored is not None and self.draw.places.random() < 0.25
+        self.optimizer.zero_grad(set_to_none=True)
+        state = self._random_state()
+        try:
+            loss = self._backward([index], flipped)
+        except torch.OutOfMemoryError:
+            if self.frugal:
+                raise
+            # Once: one photo at a time, fewer rays at a time.
+            self.frugal = self.objective.frugal = True
+            if self.mirrored is not None:
+                self.mirrored.frugal = True
+            self.optimizer.zero_grad(set_to_none=True)
+            self._set_random_state(state)
+            loss = self._backward([[one] for one in index], flipped)
+        self._check(loss)
+        self.history.append(loss)
+        if self.done % _WINDOW == 0:
+            self._good = {key: tensor.detach().clone() for key, tensor in self.adapter.tensors.items()}
+        self.optimizer.step()
+        self.done += 1
+        return loss
+
+    def _backward(self, parts: list[list[int]], flipped: bool) -> float:
+        count = sum(len(part) for part in parts)
+        total = 0.0
+        for part in parts if not self.frugal else [[one] for part in parts for one in part]:
+            with swapped(self.generator, self.adapter.composed(self.parameters)):
+                loss = self._loss(part, flipped).sum() / count
+            loss.backward()
+            total += float(loss.detach())
+        return total
+
+    def _loss(self, index: list[int], flipped: bool) -> Tensor:
+        objective = self.objective
+        ws, cameras = self._ws(index), self.cameras.cameras(index)
+        if flipped and self.mirrored is not None:
+            objective, cameras = self.mirrored, mirror(cameras)
+        planes = self.generator.planes(ws)
+        size = self.config.patch or objective.resolution
+        loss = objective.patch(ws, planes, cameras, index, size, self.draw)
+        if flipped:
+            loss = self.config.mirrored * loss
+        return loss + PENALTY * self.cameras.penalty(index) if self.config.refine else loss
+
+    def _ws(self, index: list[int] | slice) -> Tensor:
+        return self.ws[index].expand(-1, self.generator.num_ws, -1)
+
+    def _check(self, loss: float) -> None:
+        if math.isfinite(loss):
+            if len(self.history) < 2 * _WINDOW:
+                return
+            first, last = self.history[:_WINDOW], self.history[-_WINDOW:]
+            if sum(last) < 5 * sum(first) + 1:
+                return
+        identity = self._identity(self._good) if self._good else None
+        raise DivergedError(
+            f"The loss became {loss:.3g} at step {self.done + 1}. Lower the learning rates.", identity
+        )
+
+    @torch.no_grad()
+    def preview(self) -> Tensor:
+        """The first photo as the person is now, [1, 3, R, R]."""
+        with swapped(self.generator, self.adapter.composed(self.parameters)):
+            return self.generator.render(self._ws([0]), self.cameras.cameras([0])).image
+
+    def identity(self) -> Identity:
+        """The person as far as it is trained."""
+        return self._identity({key: tensor.detach() for key, tensor in self.adapter.tensors.items()})
+
+    def _identity(self, tensors: dict[str, Tensor]) -> Identity:
+        base_hash = self.generator.base_hash()
+        anchors = dataclasses.replace(self.given, base_hash=base_hash)
+        if self.config.refine:
+            with torch.no_grad():
+                ws, cameras = self._ws(slice(None)).clone(), self.cameras.cameras()
+            anchors = dataclasses.replace(anchors, ws=ws, cameras=cameras)
+        provenance: dict[str, Any] = {
+            "settings": dataclasses.asdict(self.config),
+            "photos": len(self.objective),
+            "steps_done": self.done,
+            "final_loss": self.history[-1] if self.history else None,
+        }
+        if self.frugal:
+            provenance["frugal"] = "memory ran out: one photo and fewer rays at a time"
+        if self.start is not None:
+            provenance["continued_from"] = self.start.content_hash()
+        adapter = dataclasses.replace(self.adapter, tensors=tensors)
+        return Identity(adapter, anchors, base_hash, provenance, list(self.history))
+
+    def _optimised(self) -> Iterator[tuple[str, Tensor]]:
+        for key, tensor in self.adapter.tensors.items():
+            yield f"adapter/{key}", tensor
+        if self.config.refine:
+            yield "anchors", self.ws
+            yield "angles", self.cameras.angles
+
+    def _random_state(self) -> dict[str, Any]:
+        return {
+            "places": self.draw.places.getstate(),
+            "order": self.order.random.getstate(),
+            "waiting": list(self.order.waiting),
+            "samples": self.draw.samples.get_state(),
+        }
+
+    def _set_random_state(self, state: dict[str, Any]) -> None:
+        def given(value: Any) -> Any:  # JSON has no tuples
+            version, numbers, gauss = value
+            return version, tuple(numbers), gauss
+
+        self.draw.places.setstate(given(state["places"]))
+        self.order.random.setstate(given(state["order"]))
+        self.order.waiting = list(state["waiting"])
+        self.draw.samples.set_state(state["samples"])
+
+    def save(self, folder: Path) -> None:
+        """Writes the whole state, atomically."""
+        tensors: dict[str, Tensor] = {}
+        for name, tensor in self._optimised():
+            tensors[name] = tensor.detach().cpu()
+            for key, value in self.optimizer.state.get(tensor, {}).items():
+                tensors[f"adam/{name}/{key}"] = value.detach().cpu()
+        chance = self._random_state()
+        tensors["samples"] = chance.pop("samples")
+        metadata = {
+            "fingerprint": self.fingerprint,
+            "done": json.dumps(self.done),
+            "frugal": json.dumps(self.frugal),
+            "history": json.dumps(self.history),
+            "chance": json.dumps(chance),
+        }
+        write_safetensors(tensors, folder / STATE_FILE, metadata)
+
+    def restore(self, folder: Path) -> bool:
+        """Goes on from a state of `save`, if the folder has one.
+
+        Raises:
+            ValueError: the state is of another training, or damaged. Nothing has been changed then.
+        """
+        file = folder / STATE_FILE
+        if not file.exists():
+            return False
+        advice = "Choose another checkpoint folder, or delete that file to start anew."
+        try:
+            with safe_open(file, framework="pt") as opened:
+                metadata = opened.metadata() or {}
+                tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+            fingerprint, chance = metadata["fingerprint"], json.loads(metadata["chance"])
+            done, history = int(json.loads(metadata["done"])), json.loads(metadata["history"])
+            known = {name: tensors.pop(name) for name, _ in self._optimised()}
+            chance["samples"] = tensors.pop("samples")
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise ValueError(f"{file} cannot be read as the state of a training. {advice}") from error
+        if fingerprint != self.fingerprint:
+            raise ValueError(f"{file} belongs to a training of other photos or settings. {advice}")
+        with torch.no_grad():
+            for name, tensor in self._optimised():
+                tensor.copy_(known[name])
+                prefix = f"adam/{name}/"
+                moments = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+                if moments:
+                    step = moments.pop("step")  # Adam keeps it on the CPU
+                    moved = {key: value.to(self.device) for key, value in moments.items()}
+                    self.optimizer.state[tensor] = {"step": step, **moved}
+        self._set_random_state(chance)
+        self.done, self.history = done, [float(loss) for loss in history]
+        self.frugal = self.objective.frugal = bool(json.loads(metadata["frugal"]))
+        return True
+
+
+def _adapter(generator: Generator, config: TuningConfig, start: Identity | None) -> Adapter:
+    if start is None:
+        if config.method == "full":
+            return Adapter.full(generator)
+        return Adapter.create(generator, config.rank, config.layout, config.trainable, seed=config.seed)
+    start.check_base(generator.base_hash())
+    adapter = start.adapter
+    method = "full" if adapter.layout == "full" else "lora"
+    wanted = (config.method, config.rank, config.layout)
+    if wanted[0] != method or (method == "lora" and wanted[1:] != (adapter.rank, adapter.layout)):
+        raise ValueError(
+            f"The identity to continue is {method} of rank {adapter.rank}, layout {adapter.layout}; the "
+            f"settings ask for {config.method}, rank {config.rank}, layout {config.layout}. Make them equal."
+        )
+    device = generator.w_avg.device
+    return dataclasses.replace(
+        adapter, tensors={key: value.detach().clone().to(device) for key, value in adapter.tensors.items()}
+    )
+
+
+def parameter_groups(adapter: Adapter, config: TuningConfig) -> list[dict[str, object]]:
+    """The adapter's tensors, made trainable, in groups of equal learning rate."""
+    groups: dict[float, list[Tensor]] = {}
+    for key, tensor in adapter.tensors.items():
+        tensor.requires_grad_(True)
+        if key.endswith(DIFF):
+            rate = config.diff_lr
+        elif ".affine." in key:
+            rate = config.affine_lr
+        else:
+            rate = config.lr
+        groups.setdefault(rate, []).append(tensor)
+    return [{"params": tensors, "lr": rate} for rate, tensors in groups.items()]
+
+
+@torch.no_grad()
+def rendered_heads(generator: Generator, ws: Tensor, cameras: Tensor) -> Tensor:
+    """Where the head is, by the generator's own coverage, grown by three raw pixels: [N, 1, r, r].
+
+    A generator that puts a wall behind the head covers everything, and nothing is left out then.
+    """
+    resolution = generator.config.neural_resolution
+    covered = []
+    for one, camera in zip(ws, cameras, strict=True):
+        marched = generator.march(generator.planes(one[None]), camera[None], resolution)
+        covered.append(marched.weight.transpose(1, 2).unflatten(2, (resolution, resolution)))
+    return F.max_pool2d((torch.cat(covered) > 0.5).float(), 7, 1, 3)

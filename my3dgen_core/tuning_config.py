@@ -1,0 +1,108 @@
+"""Settings of `personalize` and `pivotal_tune`."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+METHODS = ("lora", "full")
+SCHEDULES = ("cosine", "constant")
+
+
+@dataclass(frozen=True)
+class TuningConfig:
+    """Settings of `personalize`.
+
+    Adam without momentum, as the paper; the rates fall to a twentieth along a cosine, which reaches the
+    loss of a constant rate in a fraction of the steps. Example: `TuningConfig(steps=400, rank=1)`.
+    """
+
+    steps: int = 400
+    """Optimiser steps."""
+    method: str = "lora"
+    """"lora": a low-rank adapter; "full": every parameter but the mapping network's."""
+    rank: int = 1
+    layout: str = "released"
+    """Shape of the low-rank update of a 3x3 kernel: "released" (the authors' code) or "lycoris" (leaner)."""
+    trainable: str = "paper"
+    """Trained beside the low-rank tensors: "lora" nothing, "released" biases, noise strengths and the
+    constant input, "paper" biases, noise strengths and the decoder (240,030 numbers at ffhq512-128, rank
+    1)."""
+    batch_size: int = 1
+    """Photos a step."""
+    patch: int = 32
+    """Edge in raw pixels of the square looked at in each photo and step; 0: whole pictures, as in the
+    paper."""
+    lr: float = 2e-2
+    """Rate of convolutions and ToRGB."""
+    affine_lr: float = 4e-3
+    """Rate of the affines, whose path has no weight gain and moves that much faster."""
+    diff_lr: float = 4e-3
+    """Rate of biases, noise strengths, constant and decoder; of everything when method is "full"."""
+    schedule: str = "cosine"
+    """"cosine" falls to a twentieth; "constant" does not."""
+    beta2: float = 0.99
+    """Adam's memory of squared gradients; there is no momentum."""
+    perceptual: float = 0.5
+    """Weight of the perceptual term."""
+    background_weight: float = 1.0
+    """Weight of pixels off the head. 1 where backgrounds are plain, so that silhouettes are learned; near 0
+    where they change from photo to photo."""
+    mirrored: float = 0.0
+    """Weight of the mirrored photo from the mirrored camera, looked at in every fourth step: a second view
+    for few photos (SPI). Marks on one side fade when it is large; .1 is much."""
+    refine: bool = False
+    """Anchors and cameras are corrected along with the adapter; the paper keeps both."""
+    anchor_lr: float = 2e-3
+    """Rate of the anchors, when refined."""
+    camera_lr: float = 2e-3
+    """Rate of the cameras' correcting angles, in radians, when refined."""
+    seed: int = 0
+    preview_every: int = 25
+    """Steps between two preview pictures; 0: none."""
+    checkpoint_dir: str | None = None
+    """Folder that keeps the state of the training. A run that was killed goes on from there with the same
+    call, bit for bit as if nothing had happened (on a CPU); None: nothing is written."""
+    checkpoint_every: int = 100
+    """Steps between two checkpoints."""
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ValueError(f"method must be one of {', '.join(METHODS)}, not {self.method!r}.")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, not {self.schedule!r}.")
+        if self.steps < 1 or self.batch_size < 1 or self.patch < 0 or self.checkpoint_every < 1:
+            raise ValueError("steps, batch_size and checkpoint_every must be at least 1, patch at least 0.")
+        for name in ("background_weight", "mirrored"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie between 0 and 1, not {getattr(self, name)}.")
+        if isinstance(self.checkpoint_dir, Path):
+            object.__setattr__(self, "checkpoint_dir", str(self.checkpoint_dir))
+
+    @property
+    def what_counts(self) -> dict[str, object]:
+        """The settings that decide the result, as plain values: not where and how often state is kept."""
+        kept = dataclasses.asdict(self)
+        for name in ("preview_every", "checkpoint_dir", "checkpoint_every"):
+            del kept[name]
+        return kept
+
+
+PRESETS = {
+    "default": TuningConfig(),
+    # My3DGen's own: 500,000 photos in batches of 4, whole pictures, one constant rate for everything.
+    "paper": TuningConfig(
+        steps=125_000,
+        batch_size=4,
+        patch=0,
+        lr=2e-3,
+        affine_lr=2e-3,
+        diff_lr=2e-3,
+        schedule="constant",
+        beta2=0.992,
+        perceptual=1.0,
+    ),
+}
+"""Named settings. "paper" has its steps, batch, rates and Adam; its LPIPS is replaced by our perceptual
+term, which needs no weights from elsewhere."""

@@ -1,0 +1,132 @@
+"""Keeping an identity in a file, and applying it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from . import host, sockets
+
+if TYPE_CHECKING:
+    from ..my3dgen_core import Identity, Latents
+
+
+class SaveIdentity:
+    CATEGORY = "My3DGen"
+    DESCRIPTION = "Writes an identity, with its anchors and cameras, as one .safetensors file under output/."
+    RETURN_TYPES = ("STRING",)
+    RETURN_NAMES = ("file",)
+    OUTPUT_TOOLTIPS = ("Where the file is.",)
+    OUTPUT_NODE = True
+    FUNCTION = "save"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "identity": (sockets.IDENTITY, {"tooltip": "From Train Identity."}),
+                "filename_prefix": (
+                    "STRING",
+                    {
+                        "default": "my3dgen/identities/person",
+                        "tooltip": "Folder and name under output/. Load Identity lists what lies in "
+                        "my3dgen/identities.",
+                    },
+                ),
+                "precision": (
+                    ["float32", "float16"],
+                    {"tooltip": "float32 loads back bit by bit; float16 halves the file."},
+                ),
+            },
+            "hidden": {"node_id": "UNIQUE_ID"},
+        }
+
+    def save(
+        self, identity: Identity, filename_prefix: str, precision: str, node_id: str | None = None
+    ) -> dict[str, Any]:
+        import torch
+
+        path = host.save_path(filename_prefix, ".safetensors")
+        identity.save(path, dtype=getattr(torch, precision))
+        text = f"{identity.adapter.parameter_count:,} parameters, {path.stat().st_size:,} bytes: {path}"
+        return {"ui": host.report(node_id, text), "result": (str(path),)}
+
+
+class LoadIdentity:
+    CATEGORY = "My3DGen"
+    DESCRIPTION = (
+        "Loads an identity from models/my3dgen/identities, or one that Save Identity has written. "
+        "It belongs to the generator it was trained on."
+    )
+    RETURN_TYPES = (sockets.IDENTITY, sockets.LATENT)
+    RETURN_NAMES = ("identity", "anchors")
+    OUTPUT_TOOLTIPS = ("Connect to Apply Identity.", "The latents of its training photos, to render from.")
+    FUNCTION = "load"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "file": (
+                    host.list_models(host.IDENTITIES),
+                    {"tooltip": "A file in models/my3dgen/identities or output/my3dgen/identities."},
+                )
+            }
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, file: str | None) -> bool | str:
+        return host.validate(file, lambda name: host.find_model(host.IDENTITIES, name))
+
+    @classmethod
+    def IS_CHANGED(cls, file: str) -> str:
+        return host.fingerprint([host.find_model(host.IDENTITIES, file)])
+
+    def load(self, file: str) -> tuple[Identity, Latents]:
+        import torch
+
+        from ..my3dgen_core import Identity
+
+        with torch.inference_mode(False):
+            identity = Identity.load(host.find_model(host.IDENTITIES, file))
+        return identity, identity.anchors
+
+
+class ApplyIdentity:
+    CATEGORY = "My3DGen"
+    DESCRIPTION = (
+        "Makes the generator this person's wherever the new model is used. The generator itself stays as "
+        "it is; several identities can follow one another."
+    )
+    RETURN_TYPES = (sockets.MODEL,)
+    RETURN_NAMES = ("model",)
+    OUTPUT_TOOLTIPS = ("The personalised model, for Render Head.",)
+    FUNCTION = "apply"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "model": (sockets.MODEL, {"tooltip": "The generator the identity was trained on."}),
+                "identity": (sockets.IDENTITY, {"tooltip": "From Train Identity or Load Identity."}),
+                "strength": (
+                    "FLOAT",
+                    {
+                        "default": 1.0,
+                        "min": -2.0,
+                        "max": 3.0,
+                        "step": 0.05,
+                        "tooltip": "0 is the bare generator, 1 the person as trained.",
+                    },
+                ),
+            }
+        }
+
+    def apply(self, model: sockets.Model, identity: Identity, strength: float) -> tuple[sockets.Model]:
+        identity.check_base(model.generator.base_hash())
+        below = [applied.identity.content_hash() for applied in model.identities]
+        if identity.over is not None and identity.over not in below:
+            raise ValueError(
+                f"This look was tuned on top of identity {identity.over[:12]}, which the model has not. Apply "
+                "that identity first, then this one."
+            )
+        return (model.with_identity(identity, strength),)
