@@ -122,7 +122,7 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)
         state = self._random_state()
         try:
-            loss = self._backward([index], flipped)
+            loss = self._backward(self._parts(index), flipped)
         except torch.OutOfMemoryError:
             if self.frugal:
                 raise
@@ -132,7 +132,7 @@ class Training:
                 self.mirrored.frugal = True
             self.optimizer.zero_grad(set_to_none=True)
             self._set_random_state(state)
-            loss = self._backward([[one] for one in index], flipped)
+            loss = self._backward(self._parts(index), flipped)
         self._check(loss)
         self.history.append(loss)
         if self.done % _WINDOW == 0:
@@ -141,10 +141,13 @@ class Training:
         self.done += 1
         return loss
 
+    def _parts(self, index: list[int]) -> list[list[int]]:
+        return [[one] for one in index] if self.frugal else [index]
+
     def _backward(self, parts: list[list[int]], flipped: bool) -> float:
         count = sum(len(part) for part in parts)
         total = 0.0
-        for part in parts if not self.frugal else [[one] for part in parts for one in part]:
+        for part in parts:
             with swapped(self.generator, self.adapter.composed(self.parameters)):
                 loss = self._loss(part, flipped).sum() / count
             loss.backward()

@@ -16,7 +16,7 @@ from .identity import Identity
 from .latents import Latents
 from .objective import check_photos
 from .training import DivergedError, Training
-from .tuning_config import PRESETS, TuningConfig
+from .tuning_config import DEFAULT, PRESETS, TuningConfig
 
 __all__ = ["PRESETS", "DivergedError", "StopAndKeep", "TuningConfig", "personalize", "pivotal_tune"]
 
@@ -31,7 +31,7 @@ def personalize(
     generator: Generator,
     images: Tensor,
     anchors: Latents,
-    config: TuningConfig = TuningConfig(),
+    config: TuningConfig = DEFAULT,
     masks: Tensor | None = None,
     on_step: OnStep | None = None,
     *,
@@ -56,7 +56,7 @@ def personalize(
         `Identity` with the adapter, the anchors, the settings and the loss of every step.
 
     Raises:
-        ValueError: photos, masks and anchors that do not belong together, or a checkpoint of another training.
+        ValueError: photos, masks and anchors that do not belong together, or the state of another training.
         DivergedError: the loss became NaN, infinite or far too large; it carries the last good state.
     """
     if anchors.cameras is None:
@@ -85,7 +85,7 @@ def pivotal_tune(
     generator: Generator,
     images: Tensor,
     pivot: Latents,
-    config: TuningConfig = TuningConfig(),
+    config: TuningConfig = DEFAULT,
     masks: Tensor | None = None,
     on_step: OnStep | None = None,
     *,

@@ -89,8 +89,9 @@ class TuningConfig:
         return kept
 
 
+DEFAULT = TuningConfig()
 PRESETS = {
-    "default": TuningConfig(),
+    "default": DEFAULT,
     # My3DGen's own: 500,000 photos in batches of 4, whole pictures, one constant rate for everything.
     "paper": TuningConfig(
         steps=125_000,
