@@ -183,6 +183,66 @@ def _noise(jitter: Jitter, b: int, m: int, n: int, k: int, like: Tensor) -> tupl
     return coarse.to(like), fine.to(like)
 
 
+@dataclass
+class _Field:
+    """A radiance field: planes [B, 3, 32, P, P] and what decodes them."""
+
+    planes: Tensor
+    decoder: Callable[[Tensor], tuple[Tensor, Tensor]]
+    box_warp: float
+
+    def at(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Raw density [B, M, 1] and colours [B, M, C] at points [B, M, 3]."""
+        return self.decoder(plane_features(self.planes, points, self.box_warp).mean(1))
+
+    def along(self, origins: Tensor, directions: Tensor, depths: Tensor) -> tuple[Tensor, Tensor]:
+        """The same at depths [B, M, N, 1] along rays: [B, M, N, 1] and [B, M, N, C]."""
+        density, color = self.at((origins[:, :, None] + depths * directions[:, :, None]).flatten(1, 2))
+        return density.unflatten(1, depths.shape[1:3]), color.unflatten(1, depths.shape[1:3])
+
+    def scene(self, index: int) -> _Field:
+        return _Field(self.planes[index : index + 1], self.decoder, self.box_warp)
+
+
+def _two_passes(
+    field: _Field, origins: Tensor, directions: Tensor, depths: Tensor, u: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Densities, colours and depths of both passes, sorted by depth; u [B, M, K] places the second."""
+    density, color = field.along(origins, directions, depths)
+    count = u.shape[-1]
+    if count == 0:
+        return density, color, depths
+    with torch.no_grad():
+        weights = march(color.detach()[..., :1], density.detach(), depths)[2]
+    fine = importance_depths(depths, weights, u.reshape(-1, count))
+    density_fine, color_fine = field.along(origins, directions, fine)
+    depths, order = torch.sort(torch.cat((depths, fine), dim=2), dim=2)
+    density = torch.cat((density, density_fine), dim=2).gather(2, order)
+    color = torch.cat((color, color_fine), dim=2)
+    return density, color.gather(2, order.expand(-1, -1, -1, color.shape[-1])), depths
+
+
+def _with_gradient(
+    field: _Field,
+    origins: Tensor,
+    directions: Tensor,
+    samples: tuple[Tensor, Tensor, Tensor],
+    floor: float,
+) -> tuple[Tensor, Tensor]:
+    """The densities and colours of `_two_passes`; those that weigh `floor` or more decoded anew."""
+    density, color, depths = samples
+    weights = F.pad(march(color[..., :1], density, depths)[2][..., 0], (1, 1))
+    matter = torch.maximum(weights[..., 1:], weights[..., :-1]) > floor
+    points = (origins[:, :, None] + depths * directions[:, :, None]).flatten(1, 2)
+    flat = density.flatten(1, 2), color.flatten(1, 2)
+    renewed: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for i in range(len(points)):
+        kept = _where(matter[i].flatten())
+        for values, old, fresh in zip(renewed, flat, field.scene(i).at(points[i, kept][None]), strict=True):
+            values.append(old[i].index_copy(0, kept, fresh[0]))
+    return torch.stack(renewed[0]).view_as(density), torch.stack(renewed[1]).view_as(color)
+
+
 def _where(flags: Tensor) -> Tensor:
     """Positions of the true ones in [N]; all of them on the meta device, which knows no values."""
     if flags.device.type == "meta":
@@ -221,53 +281,18 @@ def render_rays(
     fine = fine.reshape(b, m, k)
     chunk = m if chunk is None else max(1, chunk)
 
-    def decode(points: Tensor, scene: slice = slice(None)) -> tuple[Tensor, Tensor]:
-        density, color = decoder(plane_features(planes[scene], points, config.box_warp).mean(1))
-        return density, color
-
-    def decode_along(o: Tensor, d: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        density, color = decode((o[:, :, None] + t * d[:, :, None]).flatten(1, 2))
-        return density.unflatten(1, t.shape[1:3]), color.unflatten(1, t.shape[1:3])
-
-    def two_passes(o: Tensor, d: Tensor, t: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        density, color = decode_along(o, d, t)
-        if k > 0:
-            with torch.no_grad():
-                weights = march(color.detach()[..., :1], density.detach(), t)[2]
-            t_fine = importance_depths(t, weights, u.reshape(-1, k))
-            density_fine, color_fine = decode_along(o, d, t_fine)
-            t, order = torch.sort(torch.cat((t, t_fine), dim=2), dim=2)
-            density = torch.cat((density, density_fine), dim=2).gather(2, order)
-            color = torch.cat((color, color_fine), dim=2)
-            color = color.gather(2, order.expand(-1, -1, -1, color.shape[-1]))
-        return density, color, t
-
-    def with_gradient(
-        o: Tensor, d: Tensor, t: Tensor, density: Tensor, color: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The same densities and colours, those that matter decoded anew with gradients."""
-        weights = F.pad(march(color[..., :1], density, t)[2][..., 0], (1, 1))
-        matter = torch.maximum(weights[..., 1:], weights[..., :-1]) > floor
-        points = o[:, :, None] + t * d[:, :, None]
-        shapes = density.shape, color.shape
-        densities, colors = [], []
-        for i in range(b):
-            kept = _where(matter[i].flatten())
-            fresh = decode(points[i].flatten(0, 1)[kept][None], slice(i, i + 1))
-            densities.append(density[i].flatten(0, 1).index_copy(0, kept, fresh[0][0]))
-            colors.append(color[i].flatten(0, 1).index_copy(0, kept, fresh[1][0]))
-        return torch.stack(densities).view(shapes[0]), torch.stack(colors).view(shapes[1])
-
+    field = _Field(planes, decoder, config.box_warp)
     parts = []
     for i in range(0, m, chunk):
-        o, d, t = origins[:, i : i + chunk], directions[:, i : i + chunk], depths[:, i : i + chunk]
-        u = fine[:, i : i + chunk]
+        part = slice(i, i + chunk)
+        o, d, t, u = origins[:, part], directions[:, part], depths[:, part], fine[:, part]
         if floor > 0 and torch.is_grad_enabled():
             with torch.no_grad():
-                density, color, t = two_passes(o, d, t, u)
-            density, color = with_gradient(o, d, t, density, color)
+                samples = _two_passes(field, o, d, t, u)
+            density, color = _with_gradient(field, o, d, samples, floor)
+            t = samples[2]
         else:
-            density, color, t = two_passes(o, d, t, u)
+            density, color, t = _two_passes(field, o, d, t, u)
         features, depth, weights = march(color, density, t, config.white_back)
         parts.append((features, depth, weights.sum(2), t.amin().detach(), t.amax().detach()))
     features, depth, weight = (torch.cat([p[i] for p in parts], dim=1) for i in range(3))
