@@ -20,6 +20,7 @@ from torch import Tensor
 
 from .adapter import Adapter, merged
 from .eg3d import Generator, GeneratorConfig
+from .eg3d.layers import fir_kernel
 from .errors import CheckpointError
 from .official import (
     empty_generator,
@@ -123,7 +124,8 @@ def read(key: str, value: TensorRef | Tensor, device: str | torch.device = "cpu"
     """A weight as float32 on the device.
 
     Raises:
-        CheckpointError: it is no floating-point tensor, or holds NaN or infinite numbers.
+        CheckpointError: it is no floating-point tensor, holds NaN or infinite numbers, or is another
+            low-pass filter than the one every EG3D has.
     """
     if not value.dtype.is_floating_point:
         raise CheckpointError(f"holds {key} as {value.dtype}; weights are floating-point numbers.")
@@ -132,6 +134,8 @@ def read(key: str, value: TensorRef | Tensor, device: str | torch.device = "cpu"
     # The sum is finite unless a number is not, or unless it overflows: only then look at every one.
     if not bool(torch.isfinite(tensor.sum())) and not bool(torch.isfinite(tensor).all()):
         raise CheckpointError(f"holds NaN or infinite numbers in {key}. It is damaged.")
+    if key.endswith(".resample_filter") and not torch.allclose(tensor, fir_kernel().to(tensor.device)):
+        raise CheckpointError(f"resamples with another filter than EG3D's ({key}), which is not supported.")
     return tensor.to(device)
 
 

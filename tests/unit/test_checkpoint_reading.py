@@ -239,3 +239,11 @@ def test_the_command_line_converts_and_explains_mistakes(tmp_path, capsys):
     assert main(["convert", str(evil), str(tmp_path / "e.safetensors")]) == 2
     assert "'os.system'" in capsys.readouterr().err
     assert not (tmp_path / "e.safetensors").exists()
+
+
+def test_a_generator_with_another_low_pass_filter_is_refused(tmp_path):
+    generator = micro.generator()
+    generator.backbone.synthesis.b8.resample_filter.mul_(1.5)
+    save_generator(generator, tmp_path / "odd.safetensors")
+    with pytest.raises(CheckpointError, match="another filter"):
+        load_generator(tmp_path / "odd.safetensors")
