@@ -1,0 +1,159 @@
+"""Directions found by looking at a generator's own heads."""
+
+import dataclasses
+
+import micro
+import numpy as np
+import pytest
+import torch
+
+from my3dgen_core import Direction
+from my3dgen_core.direction_finder import (
+    EYES_OPEN,
+    MOUTH_OPEN,
+    SMILE,
+    FaceGeometry,
+    FinderConfig,
+    find_directions,
+    measure,
+)
+
+CONFIG = FinderConfig(samples=48, fraction=0.25, truncation_psi=1.0, batch_size=8)
+
+
+@pytest.fixture(scope="module")
+def generator():
+    return micro.generator(neural_resolution=64, depth_resolution=4, depth_resolution_importance=4)
+
+
+class Redness:
+    """A labeller that needs no face: how red a picture is; every fifth is not scored."""
+
+    def __init__(self):
+        self.seen = 0
+
+    def __call__(self, images):
+        red = images[:, 0].mean((1, 2)) - images[:, 2].mean((1, 2))
+        number = torch.arange(self.seen, self.seen + len(images))
+        self.seen += len(images)
+        return {"red": torch.where(number % 5 == 0, torch.nan, red)}
+
+
+@pytest.fixture(scope="module")
+def found(generator, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cache")
+    return find_directions(generator, Redness(), ["red"], CONFIG, folder)["red"], folder
+
+
+def test_the_direction_does_what_it_is_called(generator, found):
+    direction = found[0]
+    assert direction.base_hash == generator.base_hash()
+    assert direction.meta["samples"] == 48
+    ws = micro.latents(generator, 3, seed=77)
+    camera = torch.zeros(1, 25)
+    from my3dgen_core import look_at
+
+    camera = look_at(0.0, 0.0)
+    with torch.no_grad():
+        less, more = (
+            Redness()(generator.render(direction.apply(ws, strength), camera).image_raw)["red"][1:]
+            for strength in (-1.5, 1.5)
+        )
+    assert bool((more > less).all())
+
+
+def test_what_was_found_is_found_again_without_looking(generator, found):
+    direction, folder = found
+
+    def blind(images):
+        raise AssertionError("the labeller was asked again")
+
+    again = find_directions(generator, blind, ["red"], CONFIG, folder)["red"]
+    assert torch.equal(again.vector, direction.vector)
+    for other in (dataclasses.replace(CONFIG, seed=1), dataclasses.replace(CONFIG, samples=40)):
+        with pytest.raises(AssertionError, match="asked again"):
+            find_directions(generator, blind, ["red"], other, folder)
+
+
+def test_a_damaged_cache_is_made_anew(generator, found, tmp_path):
+    direction, folder = found
+    (name,) = (path.name for path in folder.iterdir())
+    (tmp_path / name).write_bytes(b"damaged")
+    again = find_directions(generator, Redness(), ["red"], CONFIG, tmp_path)["red"]
+    assert torch.allclose(again.vector, direction.vector)
+    assert torch.equal(Direction.load(tmp_path / name).vector, again.vector)
+
+
+def test_what_cannot_be_scored_is_said(generator):
+    with pytest.raises(ValueError, match="does not score 'beard', but: red"):
+        find_directions(generator, Redness(), ["beard"], dataclasses.replace(CONFIG, samples=4))
+    with pytest.raises(ValueError, match="same, or unknown"):
+        find_directions(
+            generator,
+            lambda images: {"smile": torch.full((len(images),), torch.nan)},
+            config=dataclasses.replace(CONFIG, samples=4),
+        )
+
+
+def test_a_cancelled_search_keeps_nothing(generator, tmp_path):
+    class CancelledError(Exception):
+        pass
+
+    def cancel(step, total, losses, image):
+        assert total == 48
+        raise CancelledError
+
+    with pytest.raises(CancelledError):
+        find_directions(generator, Redness(), ["red"], CONFIG, tmp_path, cancel)
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- Measuring faces --------------------------------------------------------------------------------------
+
+
+def face(width=0.9, raised=0.0, gap=0.05, lids=0.3):
+    """Five points and landmarks of a plain face, eyes 100 apart."""
+    points = np.array([[0, 0], [100, 0], [50, 60], [50 - 50 * width, 100], [50 + 50 * width, 100]], float)
+    landmarks = np.zeros((106, 2))
+    landmarks[[52, 61]] = points[3:5] - [0, 100 * raised]
+    landmarks[62], landmarks[60] = [50, 100 - 50 * gap], [50, 100 + 50 * gap]
+    for middle, (a, b, top, bottom) in ((0, (35, 39, 40, 33)), (100, (89, 93, 94, 87))):
+        landmarks[[a, b]] = [[middle - 15, 0], [middle + 15, 0]]
+        landmarks[top], landmarks[bottom] = [middle, -15 * lids], [middle, 15 * lids]
+    return points, landmarks
+
+
+def test_each_score_follows_its_own_change():
+    plain = measure(*face())
+    assert measure(*face(width=1.1))[SMILE] > plain[SMILE]
+    assert measure(*face(raised=0.1))[SMILE] > plain[SMILE]
+    assert measure(*face(gap=0.3))[MOUTH_OPEN] == pytest.approx(0.3)
+    assert measure(*face(gap=0.3))[SMILE] == pytest.approx(plain[SMILE])
+    assert measure(*face(lids=0.1))[EYES_OPEN] == pytest.approx(0.1)
+
+
+def test_size_and_turn_of_the_face_do_not_matter():
+    turn = np.array([[0.8, 0.6], [-0.6, 0.8]]) * 3
+    points, landmarks = face(raised=0.1, gap=0.2)
+    plain, turned = measure(points, landmarks), measure(points @ turn, landmarks @ turn)
+    assert turned == pytest.approx(plain)
+    assert measure(points @ turn)[SMILE] == pytest.approx(measure(points)[SMILE])
+
+
+def test_five_points_know_a_smile_by_the_corners_of_the_mouth():
+    points = face()[0]
+    raised = points - [[0, 0], [0, 0], [0, 0], [0, 10], [0, 10]]
+    assert measure(raised)[SMILE] > measure(points)[SMILE]
+    assert set(measure(points)) == {SMILE}
+
+
+def test_a_picture_without_a_face_has_no_score():
+    class Blind:
+        has_landmarks = True
+
+        def detect(self, image, size=640, pad=0.0):
+            return []
+
+    scores = FaceGeometry(Blind())(torch.zeros(2, 3, 64, 64))
+    assert set(scores) == {SMILE, MOUTH_OPEN, EYES_OPEN}
+    assert all(bool(values.isnan().all()) for values in scores.values())

@@ -1,0 +1,118 @@
+"""Meshes of the shipped starter: closed, in one piece, a head the right way round, in colour."""
+
+import micro
+import numpy as np
+import pytest
+import torch
+from meta_device import META, NoCPU, on_meta
+
+from my3dgen_core import extract_mesh, load_generator, mean_latent, save_glb
+from my3dgen_core.mesh import MeshError, density_grid
+
+trimesh = pytest.importorskip("trimesh")
+
+
+@pytest.fixture(scope="module")
+def starter():
+    return load_generator()
+
+
+@pytest.fixture(scope="module")
+def head(starter):
+    steps = []
+    made = extract_mesh(starter, mean_latent(starter).ws, 80, on_step=lambda *step: steps.append(step))
+    assert steps[-1] == (80, 80, {}, None)
+    assert [step[0] for step in steps] == sorted({step[0] for step in steps})
+    return made
+
+
+def test_a_head_is_closed_and_in_one_piece(head):
+    assert head.is_watertight
+    assert head.is_winding_consistent
+    assert head.body_count == 1
+    assert 0.05 < head.volume < 0.5  # of the box, whose volume is 1; negative were inside out
+    assert np.abs(head.bounds).max() < 0.52
+
+
+def test_the_nose_points_forward_and_the_shoulders_down(head):
+    vertices = np.asarray(head.vertices)
+    x, y, z = vertices[vertices[:, 2].argmax()]
+    assert z > 0.2
+    assert abs(x) < 0.05
+    assert -0.15 < y < 0.15
+    width = [np.ptp(vertices[np.abs(vertices[:, 1] - height) < 0.03, 0]) for height in (-0.45, 0.3)]
+    assert width[0] > width[1]
+
+
+def test_colours_vary_as_the_rendering_does(head, starter):
+    colours = np.asarray(head.visual.vertex_colors)
+    assert colours.shape == (len(head.vertices), 4)
+    assert bool((colours[:, 3] == 255).all())
+    assert colours[:, :3].std(0).min() > 10
+    latent = mean_latent(starter)
+    with torch.no_grad():
+        picture = (starter.render(latent.ws, latent.cameras).image_raw[0] + 1) * 127.5
+    size = picture.shape[-1]
+    tip = np.asarray(head.vertices)[:, 2].argmax()
+    x, y, z = np.asarray(head.vertices)[tip]
+    column, row = (0.5 + 4.2647 * place / (2.7 - z) for place in (x, -y))
+    seen = picture[:, round(float(row) * size - 0.5), round(float(column) * size - 0.5)]
+    assert np.abs(seen.numpy() - colours[tip, :3]).max() < 40
+
+
+def test_normals_point_outwards(head):
+    front = np.asarray(head.vertices)[:, 2].argmax()
+    assert head.vertex_normals[front, 2] > 0.8
+
+
+def test_a_cut_leaves_a_closed_surface_in_front_of_it(starter):
+    cut = extract_mesh(starter, mean_latent(starter).ws, 40, cut_behind=-0.1)
+    assert cut.is_watertight
+    assert float(cut.bounds[0, 2]) > -0.15
+    assert float(cut.bounds[1, 2]) > 0.2
+
+
+def test_a_glb_file_holds_the_same_head(head, tmp_path):
+    path = tmp_path / "head.glb"
+    save_glb(head, path)
+    assert path.read_bytes()[:4] == b"glTF"
+    (found,) = trimesh.load(path).geometry.values()
+    assert len(found.faces) == len(head.faces)
+    assert np.allclose(found.bounds, head.bounds, atol=1e-5)
+    assert np.asarray(found.visual.vertex_colors)[:, :3].std() > 10
+    assert [child.name for child in tmp_path.iterdir()] == ["head.glb"]
+
+
+def test_smaller_pieces_are_dropped_unless_asked_for(monkeypatch):
+    """Two balls in place of a head."""
+    generator = micro.generator()
+    line = torch.linspace(-0.5, 0.5, 32)
+    x, y, z = torch.meshgrid(line, line, line, indexing="ij")
+    balls = [(((x - at) ** 2 + y**2 + z**2).sqrt() < size) * 50.0 for at, size in ((-0.2, 0.2), (0.3, 0.1))]
+    monkeypatch.setattr("my3dgen_core.mesh.density_grid", lambda *args, **kwargs: balls[0] + balls[1])
+    ws = micro.latents(generator, 1)
+    assert extract_mesh(generator, ws, 32, largest=False).body_count == 2
+    one = extract_mesh(generator, ws, 32)
+    assert one.body_count == 1
+    assert float(one.bounds[1, 0]) < 0.1
+    assert one.volume == pytest.approx(4 / 3 * np.pi * 0.2**3, rel=0.15)
+
+
+def test_what_gives_no_surface_is_refused_with_a_sentence():
+    generator = micro.generator()
+    ws = micro.latents(generator, 2)
+    with pytest.raises(ValueError, match="one latent, but 2"):
+        extract_mesh(generator, ws)
+    with pytest.raises(ValueError, match="at least 16 points"):
+        extract_mesh(generator, ws[:1], 8)
+    with pytest.raises(ValueError, match="level must be a density above 0"):
+        extract_mesh(generator, ws[:1], 16, level=-1)
+    with pytest.raises(MeshError, match="Lower the level"):
+        extract_mesh(generator, ws[:1], 16, level=1e6)
+
+
+def test_the_grid_is_made_where_the_generator_is():
+    generator = on_meta()
+    with NoCPU(), torch.no_grad():
+        density = density_grid(generator, torch.empty(1, generator.num_ws, 32, device=META), 16)
+    assert density.device == META
