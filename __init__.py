@@ -1,11 +1,15 @@
 """My3DGen for ComfyUI: photos of one person in, a personal 3D head out."""
 
 from .nodes.align import AlignFaces
+from .nodes.alpha_space import InterpolateLatents, ProjectAlphaSpace, SampleAlphaSpace
 from .nodes.camera import Camera, CameraFromLoad3D, CameraPath
 from .nodes.compare import Compare
+from .nodes.edit import ApplyDirection, FindDirection, LoadDirection
 from .nodes.identity import ApplyIdentity, LoadIdentity, SaveIdentity
 from .nodes.invert import Invert
+from .nodes.latents import LoadLatents, RandomLatent, SaveLatents
 from .nodes.load import LoadDemoPerson, LoadGenerator, LoadPhotos
+from .nodes.mesh import ExtractMesh
 from .nodes.paste import PasteBack
 from .nodes.personalize import PivotalTuning, TrainIdentity
 from .nodes.render import Render
@@ -27,6 +31,16 @@ NODE_CLASS_MAPPINGS = {
     "My3DGenRender": Render,
     "My3DGenPasteBack": PasteBack,
     "My3DGenCompare": Compare,
+    "My3DGenRandomLatent": RandomLatent,
+    "My3DGenSaveLatents": SaveLatents,
+    "My3DGenLoadLatents": LoadLatents,
+    "My3DGenSampleAlphaSpace": SampleAlphaSpace,
+    "My3DGenProjectAlphaSpace": ProjectAlphaSpace,
+    "My3DGenInterpolateLatents": InterpolateLatents,
+    "My3DGenLoadDirection": LoadDirection,
+    "My3DGenFindDirection": FindDirection,
+    "My3DGenApplyDirection": ApplyDirection,
+    "My3DGenExtractMesh": ExtractMesh,
 }
 
 NODE_DISPLAY_NAME_MAPPINGS = {
@@ -46,6 +60,16 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "My3DGenRender": "Render Head",
     "My3DGenPasteBack": "Paste Back",
     "My3DGenCompare": "Compare with Photos",
+    "My3DGenRandomLatent": "Random Latents",
+    "My3DGenSaveLatents": "Save Latents",
+    "My3DGenLoadLatents": "Load Latents",
+    "My3DGenSampleAlphaSpace": "Sample Alpha Space",
+    "My3DGenProjectAlphaSpace": "Project into Alpha Space",
+    "My3DGenInterpolateLatents": "Interpolate Latents",
+    "My3DGenLoadDirection": "Load Direction",
+    "My3DGenFindDirection": "Find Direction",
+    "My3DGenApplyDirection": "Apply Direction",
+    "My3DGenExtractMesh": "Extract Mesh",
 }
 
 __all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS"]

@@ -91,8 +91,10 @@ def _shaped(name: str, tensor: Tensor, num_ws: int | None, w_dim: int | None) ->
     width = w_dim or USUAL_WIDTH
     shape = list(tensor.shape)
     core = [size for size in shape if size != 1]
-    if core and len(core) == 1 and core[0] != width and core[0] % width == 0:
-        core = [core[0] // width, width]
+    if len(core) == 1 and core[0] != width and core[0] % width == 0:
+        count = core[0] // width
+        if num_ws in (None, count) or (count in _FLAT_STYLEGAN_ROWS and width == USUAL_WIDTH):
+            core = [count, width]
     rows = core[0] if len(core) == 2 else 1
     if rows in _FLAT_STYLEGAN_ROWS and core[-1] == USUAL_WIDTH and rows != num_ws:
         raise CheckpointError(

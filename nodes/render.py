@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from . import host, sockets
-from .rendering import depth_pictures, render_views
+from .rendering import depth_pictures, normal_pictures, render_views
 
 if TYPE_CHECKING:
     from ..my3dgen_core import Latents
@@ -17,14 +17,16 @@ class Render:
     CATEGORY = "My3DGen"
     DESCRIPTION = (
         "Renders heads. As many latents as cameras pair up one by one; one latent is seen from all "
-        "cameras; one camera sees all latents. Send the frames to Create Video or Save Animated WEBP."
+        "cameras; one camera sees all latents; 'grid' shows every latent from every camera. Send the frames "
+        "to Create Video or Save Animated WEBP."
     )
-    RETURN_TYPES = ("IMAGE", "MASK", "IMAGE")
-    RETURN_NAMES = ("images", "head", "depth")
+    RETURN_TYPES = ("IMAGE", "MASK", "IMAGE", "IMAGE")
+    RETURN_NAMES = ("images", "head", "depth", "normals")
     OUTPUT_TOOLTIPS = (
         "The pictures, in the order of the cameras.",
         "Where the head is (1) and where one looks past it (0).",
         "Distance from the camera: near is white, background is black.",
+        "Which way the surface faces, as a normal map: red to the right, green up, blue towards the camera.",
     )
     FUNCTION = "render"
 
@@ -55,6 +57,15 @@ class Render:
                     sockets.CAMERA,
                     {"tooltip": "From where, such as a Camera Path. Without it each latent's own camera."},
                 ),
+                # the last one: workflows keep their settings by position
+                "grid": (
+                    "BOOLEAN",
+                    {
+                        "default": False,
+                        "tooltip": "Every latent from every camera: all cameras of the first latent, then of "
+                        "the second ...",
+                    },
+                ),
             },
             "hidden": {"node_id": "UNIQUE_ID"},
         }
@@ -67,18 +78,22 @@ class Render:
         index: int,
         batch_size: int,
         cameras: sockets.Cameras | None = None,
+        grid: bool = False,
         node_id: str | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         sockets.check_latents(latents, model)
         chosen = sockets.chosen(latents, which, index)
         seen_from = cameras.values if cameras is not None else chosen.cameras
         if seen_from is None:
             raise ValueError("These latents have no cameras of their own: connect a Camera Path.")
         with host.rendering(), model.ready(memory=host.RENDER_MEMORY) as generator:
-            views = render_views(generator, chosen.ws, seen_from, batch_size, host.progress(node_id, "frame"))
+            on_step = host.progress(node_id, "frame")
+            views = render_views(generator, chosen.ws, seen_from, batch_size, on_step, grid)
             depth = depth_pictures(views.depth, views.mask)
+            facing = normal_pictures(views.normals, views.mask)
         return (
             sockets.pictures_to_host(views.image),
             sockets.mask_to_host(views.mask),
             sockets.pictures_to_host(depth),
+            sockets.pictures_to_host(facing),
         )

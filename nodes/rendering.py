@@ -19,11 +19,15 @@ OnStep = Callable[..., None]
 
 @dataclass(frozen=True)
 class Views:
-    """image [B,3,H,W] in [-1,1]; mask and depth [B,1,H,W], enlarged to the same size. On the CPU."""
+    """image [B,3,H,W] in [-1,1]; mask and depth [B,1,H,W], normals [B,3,H,W], enlarged to the same size.
+
+    All on the CPU.
+    """
 
     image: Tensor
     mask: Tensor
     depth: Tensor
+    normals: Tensor
 
 
 def pair(ws: Tensor, cameras: Tensor) -> tuple[Tensor, Tensor]:
@@ -38,27 +42,69 @@ def pair(ws: Tensor, cameras: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def render_views(
-    generator: Generator, ws: Tensor, cameras: Tensor, batch_size: int = 2, on_step: OnStep | None = None
+    generator: Generator,
+    ws: Tensor,
+    cameras: Tensor,
+    batch_size: int = 2,
+    on_step: OnStep | None = None,
+    grid: bool = False,
 ) -> Views:
-    """Renders ws [N, num_ws, w_dim] from cameras [M, 25]; the planes of a single latent are made once."""
+    """Renders ws [N, num_ws, w_dim] from cameras [M, 25]; the planes of a single latent are made once.
+
+    grid: every latent from every camera, N x M views: all cameras of the first latent, then of the second ...
+    """
     device = sockets.device_of(generator)
     ws, cameras = ws.to(device), cameras.to(device)
+    if grid:
+        total, rows = len(ws) * len(cameras), []
+        for done, one in enumerate(ws.split(1)):
+            step = None if on_step is None else _shifted(on_step, done * len(cameras), total)
+            rows.append(render_views(generator, one, cameras, batch_size, step))
+        return Views(*(torch.cat(parts) for parts in zip(*(_parts(row) for row in rows), strict=True)))
     planes = generator.planes(ws) if len(ws) == 1 else None
     paired_ws, paired_cameras = pair(ws, cameras)
     total = len(paired_ws)
-    images, masks, depths = [], [], []
+    views = []
     for start in range(0, total, batch_size):
         part = slice(start, start + batch_size)
         rendering = generator.render(
             ws if planes is not None else paired_ws[part], paired_cameras[part], planes=planes
         )
         size = rendering.image.shape[-2:]
-        images.append(rendering.image.cpu())
-        masks.append(_enlarged(rendering.mask, size))
-        depths.append(_enlarged(rendering.depth, size))
+        facing = normals(rendering.depth, paired_cameras[part])
+        maps = (_enlarged(values, size) for values in (rendering.mask, rendering.depth, facing))
+        views.append((rendering.image.cpu(), *maps))
         if on_step is not None:
             on_step(min(start + batch_size, total), total, {}, rendering.image[:1])
-    return Views(torch.cat(images), torch.cat(masks), torch.cat(depths))
+    return Views(*(torch.cat(parts) for parts in zip(*views, strict=True)))
+
+
+def _parts(views: Views) -> tuple[Tensor, ...]:
+    return views.image, views.mask, views.depth, views.normals
+
+
+def _shifted(on_step: OnStep, done: int, total: int) -> OnStep:
+    """Progress of one part of a longer work."""
+    return lambda step, _, losses, image: on_step(done + step, total, losses, image)
+
+
+def normals(depth: Tensor, cameras: Tensor) -> Tensor:
+    """Unit normals [B,3,r,r] of the surface at depth [B,1,r,r] along the rays of cameras [B, 25].
+
+    In the axes of normal maps: x to the right of the picture, y up, z towards the camera.
+    """
+    from ..my3dgen_core.camera import intrinsics
+
+    size = depth.shape[-1]
+    k = intrinsics(cameras.to(depth))
+    place = (torch.arange(size, device=depth.device, dtype=depth.dtype) + 0.5) / size
+    x = ((place - k[:, 0, 2, None]) / k[:, 0, 0, None])[:, None, :].expand(-1, size, -1)
+    y = ((k[:, 1, 2, None] - place) / k[:, 1, 1, None])[:, :, None].expand(-1, -1, size)
+    rays = torch.nn.functional.normalize(torch.stack((x, y, -torch.ones_like(x)), dim=1), dim=1)
+    points = torch.nn.functional.pad(rays * depth, (1, 1, 1, 1), mode="replicate")
+    right = points[:, :, 1:-1, 2:] - points[:, :, 1:-1, :-2]
+    up = points[:, :, :-2, 1:-1] - points[:, :, 2:, 1:-1]
+    return torch.nn.functional.normalize(torch.linalg.cross(right, up, dim=1), dim=1)
 
 
 def _enlarged(values: Tensor, size: torch.Size) -> Tensor:
@@ -76,3 +122,9 @@ def depth_pictures(depth: Tensor, mask: Tensor) -> Tensor:
     near, far = depth[head].min(), depth[head].max()
     closeness = 1 - (depth - near) / (far - near).clamp_min(1e-6)
     return (closeness.clamp(0, 1) * mask * 2 - 1).expand(-1, 3, -1, -1)
+
+
+def normal_pictures(normals: Tensor, mask: Tensor) -> Tensor:
+    """Normals [B,3,H,W] -> the usual normal map in [-1,1], background black."""
+    facing = torch.nn.functional.normalize(normals, dim=1)
+    return facing * mask - (1 - mask)

@@ -1,8 +1,8 @@
 """What travels on the wires, and the conversions between ComfyUI's pictures and the core's.
 
 EG3D_MODEL carries `Model`, EG3D_CAMERA `Cameras`, EG3D_CROP `Crops`, EG3D_LATENT the core's `Latents`,
-MY3DGEN_IDENTITY the core's `Identity`. All are shared by every branch of a workflow and by later runs: never
-change one in place.
+MY3DGEN_IDENTITY the core's `Identity`, EG3D_DIRECTION its `Direction`. All are shared by every branch of a
+workflow and by later runs: never change one in place.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ..my3dgen_core.face import CropTransform
 
 MODEL, CAMERA, LATENT, IDENTITY = "EG3D_MODEL", "EG3D_CAMERA", "EG3D_LATENT", "MY3DGEN_IDENTITY"
+DIRECTION = "EG3D_DIRECTION"
 CROP = "EG3D_CROP"
 
 
@@ -82,6 +83,15 @@ class Crops:
 
     def __len__(self) -> int:
         return len(self.transforms)
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """What core's 3D nodes take as MESH: vertices [1,V,3], faces [1,F,3]; vertex_colors [1,V,3], 0..1."""
+
+    vertices: Tensor
+    faces: Tensor
+    vertex_colors: Tensor
 
 
 def device_of(generator: Generator) -> torch.device:
@@ -171,9 +181,14 @@ def chosen(latents: Latents, which: str, index: int) -> Latents:
 
 def check_latents(latents: Latents, model: Model) -> None:
     """Latents mean nothing to a generator they were not found in."""
+    check_base(latents.base_hash, model, "These latents belong")
+
+
+def check_base(base_hash: str | None, model: Model, belongs: str) -> None:
+    """What carries the hash of another generator is refused; without a hash nobody knows."""
     expected = model.generator.base_hash()
-    if latents.base_hash is not None and latents.base_hash != expected:
+    if base_hash is not None and base_hash != expected:
         raise ValueError(
-            f"These latents belong to generator {latents.base_hash[:12]}, but the model is {model.name!r} "
-            f"({expected[:12]}). Load the generator they were made with."
+            f"{belongs} to generator {base_hash[:12]}, but the model is {model.name!r} ({expected[:12]}). "
+            "Load the generator of both."
         )

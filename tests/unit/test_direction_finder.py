@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from my3dgen_core import Direction
+from my3dgen_core import Direction, look_at
 from my3dgen_core.direction_finder import (
     EYES_OPEN,
     MOUTH_OPEN,
@@ -18,7 +18,7 @@ from my3dgen_core.direction_finder import (
     measure,
 )
 
-CONFIG = FinderConfig(samples=48, fraction=0.25, truncation_psi=1.0, batch_size=8)
+CONFIG = FinderConfig(samples=32, fraction=0.25, truncation_psi=1.0, batch_size=8)
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +48,8 @@ def found(generator, tmp_path_factory):
 def test_the_direction_does_what_it_is_called(generator, found):
     direction = found[0]
     assert direction.base_hash == generator.base_hash()
-    assert direction.meta["samples"] == 48
+    assert direction.meta["samples"] == 32
     ws = micro.latents(generator, 3, seed=77)
-    camera = torch.zeros(1, 25)
-    from my3dgen_core import look_at
-
     camera = look_at(0.0, 0.0)
     with torch.no_grad():
         less, more = (
@@ -70,7 +67,7 @@ def test_what_was_found_is_found_again_without_looking(generator, found):
 
     again = find_directions(generator, blind, ["red"], CONFIG, folder)["red"]
     assert torch.equal(again.vector, direction.vector)
-    for other in (dataclasses.replace(CONFIG, seed=1), dataclasses.replace(CONFIG, samples=40)):
+    for other in (dataclasses.replace(CONFIG, seed=1), dataclasses.replace(CONFIG, samples=24)):
         with pytest.raises(AssertionError, match="asked again"):
             find_directions(generator, blind, ["red"], other, folder)
 
@@ -100,7 +97,7 @@ def test_a_cancelled_search_keeps_nothing(generator, tmp_path):
         pass
 
     def cancel(step, total, losses, image):
-        assert total == 48
+        assert total == 32
         raise CancelledError
 
     with pytest.raises(CancelledError):

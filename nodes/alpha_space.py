@@ -1,0 +1,247 @@
+"""Living in the person: latents made of an identity's anchors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from . import host, sockets
+from .rendering import render_views
+
+if TYPE_CHECKING:
+    from ..my3dgen_core import Identity, Latents
+
+CATEGORY = "My3DGen"
+IDENTITY_INPUT = (sockets.IDENTITY, {"tooltip": "The person, from Train Identity or Load Identity."})
+BETA_INPUT = (
+    "FLOAT",
+    {
+        "default": 0.02,
+        "min": 0.0,
+        "max": 1.0,
+        "step": 0.01,
+        "tooltip": "How far weights may fall below 0. 0 stays strictly between the photos; more is more "
+        "expressive and less safe.",
+    },
+)
+SEED_INPUT = (
+    "INT",
+    {
+        "default": 0,
+        "min": 0,
+        "max": 2**53,
+        "control_after_generate": False,
+        "tooltip": "Same seed, same result.",
+    },
+)
+
+
+class SampleAlphaSpace:
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "New looks of the person: random mixtures of a few training photos. Render them with the identity "
+        "applied; without a Camera Path each is seen from a mixture of its photos' cameras."
+    )
+    RETURN_TYPES = (sockets.LATENT,)
+    RETURN_NAMES = ("latents",)
+    OUTPUT_TOOLTIPS = ("The looks. Render Head shows them all with 'every'.",)
+    FUNCTION = "sample"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "identity": IDENTITY_INPUT,
+                "count": ("INT", {"default": 8, "min": 1, "max": 4096, "tooltip": "How many looks."}),
+                "anchors_per_sample": (
+                    "INT",
+                    {
+                        "default": 3,
+                        "min": 1,
+                        "max": 1000,
+                        "tooltip": "Photos mixed in each, as many as there are at most. The paper takes 3.",
+                    },
+                ),
+                "temperature": (
+                    "FLOAT",
+                    {
+                        "default": 1.0,
+                        "min": 0.05,
+                        "max": 20.0,
+                        "step": 0.05,
+                        "tooltip": "1 mixes evenly; lower comes near single photos, higher near their mean.",
+                    },
+                ),
+                "beta": BETA_INPUT,
+                "seed": SEED_INPUT,
+            }
+        }
+
+    def sample(
+        self,
+        identity: Identity,
+        count: int,
+        anchors_per_sample: int,
+        temperature: float,
+        beta: float,
+        seed: int,
+    ) -> tuple[Latents]:
+        from ..my3dgen_core import AlphaSpace
+
+        space = AlphaSpace(identity.anchors, beta)
+        with host.rendering():
+            return (space.sample(count, seed, min(anchors_per_sample, len(space)), temperature),)
+
+
+class ProjectAlphaSpace:
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "Finds a photo inside the person: the mixture of training photos that comes nearest. What the mask "
+        "hides is filled in from the person. Use the model with the identity applied."
+    )
+    RETURN_TYPES = (sockets.LATENT, "IMAGE")
+    RETURN_NAMES = ("latents", "reconstructions")
+    OUTPUT_TOOLTIPS = (
+        "One latent a photo, with the photo's camera.",
+        "What the person's model makes of each, seen from the photo's camera.",
+    )
+    FUNCTION = "project"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "model": (sockets.MODEL, {"tooltip": "The personal model, from Apply Identity."}),
+                "identity": IDENTITY_INPUT,
+                "images": ("IMAGE", {"tooltip": "Face crops from Align Faces."}),
+                "cameras": (sockets.CAMERA, {"tooltip": "The cameras of these crops."}),
+                "steps": (
+                    "INT",
+                    {
+                        "default": 150,
+                        "min": 1,
+                        "max": 10000,
+                        "tooltip": "Optimisation steps for each photo.",
+                    },
+                ),
+                "space": (
+                    ["p", "p+"],
+                    {
+                        "tooltip": "'p': one mixture for all layers. 'p+': one a layer, closer to the photo, "
+                        "less safe."
+                    },
+                ),
+                "beta": (BETA_INPUT[0], {**BETA_INPUT[1], "default": 0.03}),
+                "learning_rate": (
+                    "FLOAT",
+                    {
+                        "default": 0.01,
+                        "min": 0.0001,
+                        "max": 1.0,
+                        "step": 0.001,
+                        "round": False,
+                        "tooltip": "Size of a step.",
+                    },
+                ),
+                "batch_size": (
+                    "INT",
+                    {"default": 4, "min": 1, "max": 256, "tooltip": "Photos worked on at a time."},
+                ),
+                "seed": SEED_INPUT,
+            },
+            "optional": {
+                "masks": ("MASK", {"tooltip": "Pixels to fill in from the person (1)."}),
+            },
+            "hidden": {"node_id": "UNIQUE_ID"},
+        }
+
+    def project(
+        self,
+        model: sockets.Model,
+        identity: Identity,
+        images: Tensor,
+        cameras: sockets.Cameras,
+        steps: int,
+        space: str,
+        beta: float,
+        learning_rate: float,
+        batch_size: int,
+        seed: int,
+        masks: Tensor | None = None,
+        node_id: str | None = None,
+    ) -> tuple[Latents, Tensor]:
+        from ..my3dgen_core import AlphaSpace
+
+        sockets.check_same_count(len(images), len(cameras), "Project into Alpha Space")
+        sockets.check_latents(identity.anchors, model)
+        with host.training(), model.ready(memory=host.TRAINING_MEMORY) as generator:
+            device = sockets.device_of(generator)
+            latents = AlphaSpace(identity.anchors, beta).project(
+                generator,
+                sockets.crops_to_core(images).to(device),
+                cameras.values.clone().to(device),
+                masks=sockets.mask_to_core(masks, len(images), device),
+                on_step=host.progress(node_id, "projection"),
+                steps=steps,
+                plus=space == "p+",
+                lr=learning_rate,
+                batch_size=batch_size,
+                seed=seed,
+            )
+        with host.rendering(), model.ready(memory=host.RENDER_MEMORY) as generator:
+            views = render_views(
+                generator, latents.ws, cameras.values, on_step=host.progress(node_id, "picture")
+            )
+        return latents.to("cpu"), sockets.pictures_to_host(views.image)
+
+
+class InterpolateLatents:
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "From one latent to another in equal steps, cameras along with them. Send it to Render Head with "
+        "'every', and the frames to Create Video."
+    )
+    RETURN_TYPES = (sockets.LATENT,)
+    RETURN_NAMES = ("latents",)
+    OUTPUT_TOOLTIPS = ("One latent a frame; the first and the last are the two chosen.",)
+    FUNCTION = "interpolate"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        index = {"default": 0, "min": 0, "max": 100000}
+        return {
+            "required": {
+                "latents": (
+                    sockets.LATENT,
+                    {"tooltip": "Anchors from Load Identity or Invert Photos, or any other latents."},
+                ),
+                "start": ("INT", {**index, "tooltip": "Number of the first, from 0."}),
+                "end": ("INT", {**index, "default": 1, "tooltip": "Number of the last."}),
+                "frames": (
+                    "INT",
+                    {
+                        "default": 11,
+                        "min": 2,
+                        "max": 2000,
+                        "tooltip": "How many latents, both ends included.",
+                    },
+                ),
+                "and_back": (
+                    "BOOLEAN",
+                    {"default": False, "tooltip": "Return the same way, so that a video loops."},
+                ),
+            }
+        }
+
+    def interpolate(
+        self, latents: Latents, start: int, end: int, frames: int, and_back: bool
+    ) -> tuple[Latents]:
+        from ..my3dgen_core import AlphaSpace
+
+        t = torch.linspace(0, 1, frames)
+        if and_back:
+            t = torch.cat((t, t[1:-1].flip(0)))
+        with host.rendering():
+            return (AlphaSpace(latents).interpolate(start, end, t),)

@@ -1,0 +1,283 @@
+"""Semantic directions: from a file, found in a generator, and applied to latents."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from . import host, sockets
+
+if TYPE_CHECKING:
+    from ..my3dgen_core import Direction, Identity, Latents
+
+CATEGORY = "My3DGen"
+MEASURED = ["smile", "mouth open", "eyes open"]
+COMPONENTS = [f"component {number}" for number in range(1, 13)]
+COMPONENT_SAMPLES = 4096
+
+
+class LoadDirection:
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "Loads a semantic direction from models/my3dgen/directions: .safetensors, .npz, .npy or .pt. Nothing "
+        "in the file is executed. Directions of 2D StyleGANs mean nothing here and are refused."
+    )
+    RETURN_TYPES = (sockets.DIRECTION,)
+    RETURN_NAMES = ("direction",)
+    OUTPUT_TOOLTIPS = ("Connect to Apply Direction.",)
+    FUNCTION = "load"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "model": (sockets.MODEL, {"tooltip": "The generator that the direction is meant for."}),
+                "file": (
+                    host.list_models(host.DIRECTIONS),
+                    {"tooltip": "A file in models/my3dgen/directions or output/my3dgen/directions."},
+                ),
+                "attribute": (
+                    "STRING",
+                    {
+                        "default": "",
+                        "tooltip": "Which one, where the file holds several. Empty where it holds one; a "
+                        "wrong name shows the list.",
+                    },
+                ),
+            }
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, file: str | None) -> bool | str:
+        return host.validate(file, lambda name: host.find_model(host.DIRECTIONS, name))
+
+    @classmethod
+    def IS_CHANGED(cls, file: str, attribute: str = "", model: Any = None) -> str:
+        return host.fingerprint([host.find_model(host.DIRECTIONS, file)])
+
+    def load(self, model: sockets.Model, file: str, attribute: str) -> tuple[Direction]:
+        from ..my3dgen_core import Direction
+
+        config = model.generator.config
+        path = host.find_model(host.DIRECTIONS, file)
+        with host.rendering():
+            found = Direction.load(path, attribute.strip() or None, config.num_ws, config.w_dim)
+        sockets.check_base(found.base_hash, model, f"The direction {found.name!r} belongs")
+        return (found,)
+
+
+class FindDirection:
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "Finds a direction for any generator. 'smile' and the like: samples heads, measures each face and "
+        "finds what tells them apart; needs face models. 'component': the ways in which heads vary most; "
+        "needs nothing. Found once, it is kept in output/my3dgen/directions."
+    )
+    RETURN_TYPES = (sockets.DIRECTION, "STRING")
+    RETURN_NAMES = ("direction", "summary")
+    OUTPUT_TOOLTIPS = ("Connect to Apply Direction. Strength 1 is one standard deviation.", "How sure it is.")
+    FUNCTION = "find"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "model": (sockets.MODEL, {"tooltip": "The generator to look in, without an identity."}),
+                "attribute": (
+                    [*MEASURED, *COMPONENTS],
+                    {"tooltip": "What to find. 'component 1' is the strongest variation."},
+                ),
+                "samples": (
+                    "INT",
+                    {
+                        "default": 400,
+                        "min": 50,
+                        "max": 100000,
+                        "tooltip": "Heads to look at for a measured attribute. More is surer and slower.",
+                    },
+                ),
+                "face_models": (
+                    ["auto", *host.list_face_packs()],
+                    {"tooltip": "Folder under models/insightface/models, for measured attributes."},
+                ),
+                "seed": (
+                    "INT",
+                    {
+                        "default": 0,
+                        "min": 0,
+                        "max": 2**53,
+                        "control_after_generate": False,
+                        "tooltip": "Same seed, same direction.",
+                    },
+                ),
+            },
+            "hidden": {"node_id": "UNIQUE_ID"},
+        }
+
+    def find(
+        self,
+        model: sockets.Model,
+        attribute: str,
+        samples: int,
+        face_models: str,
+        seed: int,
+        node_id: str | None = None,
+    ) -> dict[str, Any]:
+        from ..my3dgen_core import random_latents
+        from ..my3dgen_core.direction import principal_directions
+        from ..my3dgen_core.direction_finder import FaceGeometry, FinderConfig, find_directions
+
+        bare = model.without_identities()
+        with host.rendering(), bare.ready(memory=host.RENDER_MEMORY) as generator:
+            if attribute in COMPONENTS:
+                number = COMPONENTS.index(attribute)
+                cloud = random_latents(generator, seed, COMPONENT_SAMPLES, 1.0)
+                found = principal_directions(cloud, number + 1)[number]
+                text = f"{attribute}: {found.meta['share']:.0%} of the variance of {COMPONENT_SAMPLES} heads"
+            else:
+                labeller = FaceGeometry(_face_models(face_models))
+                config = FinderConfig(samples=samples, seed=seed)
+                cache: Path = host.output_root() / "my3dgen" / "directions"
+                on_step = host.progress(node_id, "head")
+                found = find_directions(generator, labeller, [attribute], config, cache, on_step)[attribute]
+                text = f"{attribute}: from {samples} heads; {_sureness(found.meta.get('correlation'))}"
+        return {"ui": host.report(node_id, text), "result": (found, text)}
+
+
+class ApplyDirection:
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "Moves latents along a direction: a smile on the person's face. With an identity the edit stays "
+        "inside the person. More than one step makes a sweep."
+    )
+    RETURN_TYPES = (sockets.LATENT,)
+    RETURN_NAMES = ("latents",)
+    OUTPUT_TOOLTIPS = ("The edited latents, for Render Head; all steps of the first, then of the second ...",)
+    FUNCTION = "apply"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        amount = {"min": -50.0, "max": 50.0, "step": 0.1}
+        return {
+            "required": {
+                "latents": (sockets.LATENT, {"tooltip": "What to edit."}),
+                "direction": (sockets.DIRECTION, {"tooltip": "From Load Direction or Find Direction."}),
+                "which": (
+                    [sockets.MEAN, sockets.EVERY, sockets.SINGLE],
+                    {
+                        "tooltip": "'mean': the person without any one photo's expression. 'every': all "
+                        "latents. 'single': the one numbered below."
+                    },
+                ),
+                "index": (
+                    "INT",
+                    {"default": 0, "min": 0, "max": 100000, "tooltip": "Which latent, with 'single'."},
+                ),
+                "strength": (
+                    "FLOAT",
+                    {**amount, "default": 2.0, "tooltip": "How far; below 0 is the opposite."},
+                ),
+                "steps": (
+                    "INT",
+                    {
+                        "default": 1,
+                        "min": 1,
+                        "max": 2000,
+                        "tooltip": "1: this strength alone. More: a sweep from 'sweep_from' to 'strength'.",
+                    },
+                ),
+                "sweep_from": (
+                    "FLOAT",
+                    {**amount, "default": 0.0, "tooltip": "Where a sweep begins; not used with one step."},
+                ),
+                "layers": (
+                    "STRING",
+                    {
+                        "default": "",
+                        "tooltip": "Which layers move, such as 0-5, 8. Early ones are shape, late ones "
+                        "colour. Empty: all.",
+                    },
+                ),
+                "edge": (
+                    ["stop", "continue", "project"],
+                    {
+                        "tooltip": "With an identity, where the edit would leave the person: stop there, "
+                        "continue, or take the nearest that is still the person."
+                    },
+                ),
+                "beta": (
+                    "FLOAT",
+                    {
+                        "default": 0.02,
+                        "min": 0.0,
+                        "max": 1.0,
+                        "step": 0.01,
+                        "tooltip": "With an identity: how far weights may fall below 0 before that counts as "
+                        "leaving.",
+                    },
+                ),
+            },
+            "optional": {
+                "identity": (sockets.IDENTITY, {"tooltip": "Keeps the edit inside this person."}),
+            },
+        }
+
+    def apply(
+        self,
+        latents: Latents,
+        direction: Direction,
+        which: str,
+        index: int,
+        strength: float,
+        steps: int,
+        sweep_from: float,
+        layers: str,
+        edge: str,
+        beta: float,
+        identity: Identity | None = None,
+    ) -> tuple[Latents]:
+        from ..my3dgen_core import AlphaSpace, Latents
+
+        hashes = {latents.base_hash, direction.base_hash, identity.base_hash if identity else None} - {None}
+        if len(hashes) > 1:
+            raise ValueError(
+                "The latents, the direction and the identity belong to different generators: "
+                f"{', '.join(sorted(str(value)[:12] for value in hashes))}. Make them with the same one."
+            )
+        chosen = sockets.chosen(latents, which, index)
+        with host.rendering():
+            ws = chosen.ws.repeat_interleave(steps, dim=0)
+            amounts = torch.linspace(sweep_from, strength, steps) if steps > 1 else torch.tensor([strength])
+            space = None if identity is None else AlphaSpace(identity.anchors.to(ws.device), beta)
+            moved = direction.apply(
+                ws, amounts.repeat(len(chosen)), parse_layers(layers), within=space, edge=edge
+            )
+            cameras = None if chosen.cameras is None else chosen.cameras.repeat_interleave(steps, dim=0)
+        return (Latents(moved, cameras, base_hash=latents.base_hash or direction.base_hash),)
+
+
+def parse_layers(text: str) -> list[int] | None:
+    """ "0-5, 8" -> [0, 1, 2, 3, 4, 5, 8]; an empty text -> None, all layers."""
+    layers: list[int] = []
+    for part in text.replace(" ", "").split(","):
+        first, dash, last = part.partition("-")
+        if not part:
+            continue
+        if not first.isdecimal() or (dash and not last.isdecimal()) or int(last or 0) > 999:
+            raise ValueError(f"{part!r} are no layers. Write numbers and ranges, such as 0-5, 8.")
+        layers += range(int(first), int(last or first) + 1)
+    return layers or None
+
+
+def _face_models(name: str) -> Any:
+    from ..my3dgen_core import FaceModels
+
+    return FaceModels.from_folder(host.find_face_pack(name))
+
+
+def _sureness(correlation: float | None) -> str:
+    if correlation is None:
+        return "too few heads to say how sure"
+    return f"on heads it has not seen it follows the measure with a correlation of {correlation:.2f}"

@@ -1,0 +1,262 @@
+"""The nodes that make, keep, edit and mesh latents, called as the executor calls them, in inference mode."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import micro
+import numpy as np
+import pytest
+import torch
+
+from my3dgen_core import Adapter, Direction, Identity, Latents, camera_path, look_at
+
+
+@pytest.fixture(autouse=True)
+def executor() -> Iterator[None]:
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Outside ComfyUI the folders lie under the working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def nodes(pack: ModuleType) -> dict[str, Any]:
+    return {name.removeprefix("My3DGen"): kind() for name, kind in pack.NODE_CLASS_MAPPINGS.items()}
+
+
+@pytest.fixture
+def sockets(pack: ModuleType) -> ModuleType:
+    return sys.modules["my3dgen_pack.nodes.sockets"]
+
+
+@pytest.fixture(scope="module")
+def generator() -> Any:
+    with torch.inference_mode(False):
+        return micro.generator(0)
+
+
+@pytest.fixture
+def model(sockets: ModuleType, generator: Any) -> Any:
+    return sockets.Model(sys.modules["my3dgen_pack.nodes.host"].manage(generator), "tiny")
+
+
+@pytest.fixture(scope="module")
+def anchors(generator: Any) -> Latents:
+    with torch.inference_mode(False):
+        ws = 2 * micro.latents(generator, 4)
+        return Latents(ws, camera_path("sweep", 4), base_hash=generator.base_hash())
+
+
+@pytest.fixture(scope="module")
+def identity(generator: Any, anchors: Latents) -> Identity:
+    with torch.inference_mode(False):
+        return Identity(Adapter.create(generator), anchors, generator.base_hash())
+
+
+@pytest.fixture
+def smile(generator: Any) -> Direction:
+    vector = torch.randn(32, generator=torch.Generator().manual_seed(3))
+    return Direction("smile", vector, generator.base_hash())
+
+
+def edit(nodes: dict[str, Any], latents: Latents, direction: Direction, **settings: Any) -> Latents:
+    values = {
+        "which": "every",
+        "index": 0,
+        "strength": 1.0,
+        "steps": 1,
+        "sweep_from": 0.0,
+        "layers": "",
+        "edge": "stop",
+        "beta": 0.02,
+    } | settings
+    (edited,) = nodes["ApplyDirection"].apply(latents, direction, **values)
+    return edited
+
+
+def test_random_heads_can_be_kept_and_taken_up_again(nodes: dict[str, Any], model: Any) -> None:
+    (heads,) = nodes["RandomLatent"].make(model, 3, 0.7, 5)
+    (file,) = nodes["SaveLatents"].save(heads, "my3dgen/latents/heads")["result"]
+    assert Path(file).is_relative_to(Path.cwd() / "output")
+    assert "heads_00001_.safetensors" in sys.modules["my3dgen_pack.nodes.latents"].list_latents()
+    assert nodes["LoadLatents"].VALIDATE_INPUTS("heads_00001_.safetensors") is True
+    (again,) = nodes["LoadLatents"].load("heads_00001_.safetensors")
+    assert torch.equal(again.ws, heads.ws)
+    assert torch.equal(again.cameras, heads.cameras)
+    assert again.base_hash == heads.base_hash
+    assert len(nodes["Render"].render(model, again, "every", 0, 2)[0]) == 3
+
+
+@pytest.mark.parametrize("name", ["../../secret.safetensors", "/etc/passwd", "missing.safetensors"])
+def test_a_workflow_reads_no_file_elsewhere(nodes: dict[str, Any], folders: Path, name: str) -> None:
+    (folders / "secret.safetensors").write_bytes(b"")
+    assert "There are no latents" in nodes["LoadLatents"].VALIDATE_INPUTS(name)
+    with pytest.raises(FileNotFoundError, match="There are no latents"):
+        nodes["LoadLatents"].load(name)
+
+
+def test_samples_of_a_person_render_from_their_own_cameras(
+    nodes: dict[str, Any], model: Any, identity: Identity
+) -> None:
+    (looks,) = nodes["SampleAlphaSpace"].sample(identity, 5, 3, 1.0, 0.02, 1)
+    assert looks.alphas.shape == (5, 4)
+    assert torch.allclose(looks.alphas.sum(1), torch.ones(5), atol=1e-5)
+    (personal,) = nodes["ApplyIdentity"].apply(model, identity, 1.0)
+    assert len(nodes["Render"].render(personal, looks, "every", 0, 2)[0]) == 5
+    (few,) = nodes["SampleAlphaSpace"].sample(identity, 2, 1000, 1.0, 0.02, 1)
+    assert len(few) == 2
+
+
+def test_a_photo_is_projected_into_the_person_and_nothing_is_changed(
+    nodes: dict[str, Any], sockets: ModuleType, model: Any, generator: Any, identity: Identity
+) -> None:
+    photos = torch.rand(2, 64, 64, 3, generator=torch.Generator().manual_seed(1))
+    kept, before = photos.clone(), generator.base_hash()
+    cameras = sockets.Cameras(camera_path("swing", 2))
+    (personal,) = nodes["ApplyIdentity"].apply(model, identity, 1.0)
+    found, pictures = nodes["ProjectAlphaSpace"].project(
+        personal, identity, photos, cameras, 2, "p+", 0.03, 0.01, 2, 0, masks=torch.zeros(1, 64, 64)
+    )
+    assert len(found) == len(pictures) == 2
+    assert float(found.alphas.min()) >= -0.03
+    assert torch.equal(found.cameras, cameras.values)
+    assert torch.equal(photos, kept)
+    assert generator.base_hash() == before
+
+
+def test_an_interpolation_starts_and_ends_at_the_two_latents(nodes: dict[str, Any], anchors: Latents) -> None:
+    (path,) = nodes["InterpolateLatents"].interpolate(anchors, 1, 3, 5, False)
+    assert torch.equal(path.ws[0], anchors.ws[1])
+    assert torch.equal(path.ws[-1], anchors.ws[3])
+    assert torch.equal(path.cameras[-1], anchors.cameras[3])
+    (loop,) = nodes["InterpolateLatents"].interpolate(anchors, 1, 3, 5, True)
+    assert len(loop) == 8
+    assert torch.equal(loop.ws[5], path.ws[3])
+
+
+def test_a_direction_is_loaded_for_the_generator_it_fits(
+    nodes: dict[str, Any], model: Any, smile: Direction, folders: Path
+) -> None:
+    folder = folders / "models" / "my3dgen" / "directions"
+    smile.save(folder / "smile.safetensors")
+    (found,) = nodes["LoadDirection"].load(model, "smile.safetensors", "")
+    assert torch.equal(found.vector, smile.vector)
+    np.save(folder / "age.npy", np.ones(512, np.float32))
+    with pytest.raises(ValueError, match="6 layers of 32 numbers"):
+        nodes["LoadDirection"].load(model, "age.npy", "")
+    Direction("smile", smile.vector, "0123456789abcdef").save(folder / "other.safetensors")
+    with pytest.raises(ValueError, match="'smile' belongs to generator 0123456789ab"):
+        nodes["LoadDirection"].load(model, "other.safetensors", "")
+
+
+def test_components_are_found_without_face_models(
+    nodes: dict[str, Any], model: Any, generator: Any, anchors: Latents
+) -> None:
+    shown = nodes["FindDirection"].find(model, "component 2", 50, "auto", 0)
+    direction, text = shown["result"]
+    assert direction.base_hash == generator.base_hash()
+    assert direction.vector.shape == (32,)
+    assert "of the variance" in text
+    assert not torch.equal(edit(nodes, anchors, direction).ws, anchors.ws)
+
+
+def test_without_face_models_a_smile_costs_a_sentence(nodes: dict[str, Any], model: Any) -> None:
+    with pytest.raises(FileNotFoundError, match="No face models found"):
+        nodes["FindDirection"].find(model, "smile", 50, "auto", 0)
+
+
+def test_a_sweep_has_every_step_of_every_latent(
+    nodes: dict[str, Any], anchors: Latents, smile: Direction
+) -> None:
+    sweep = edit(nodes, anchors, smile, steps=3, sweep_from=-1.0)
+    assert len(sweep) == 12
+    assert torch.allclose(sweep.ws[4], anchors.ws[1], atol=1e-6)
+    assert torch.allclose(sweep.ws[5] - sweep.ws[3], (2 * smile.vector).expand_as(sweep.ws[0]), atol=1e-5)
+    assert torch.equal(sweep.cameras[3:6], anchors.cameras[1:2].expand(3, -1))
+
+
+def test_an_edit_with_an_identity_stays_in_the_person(
+    nodes: dict[str, Any], anchors: Latents, smile: Direction, identity: Identity
+) -> None:
+    from my3dgen_core import AlphaSpace
+
+    space = AlphaSpace(identity.anchors, 0.02)
+    inside = edit(nodes, anchors, smile, which="mean", strength=20.0, identity=identity)
+    outside = edit(nodes, anchors, smile, which="mean", strength=20.0)
+    assert float(space.weights_of(inside.ws).min()) > -0.03
+    again = torch.einsum("na,alw->nlw", space.weights_of(inside.ws), anchors.ws)
+    assert torch.allclose(again, inside.ws, atol=1e-2)
+    assert not torch.allclose(outside.ws, inside.ws, atol=1)
+
+
+def test_layers_are_numbers_and_ranges(nodes: dict[str, Any], anchors: Latents, smile: Direction) -> None:
+    some = edit(nodes, anchors, smile, layers="0-1, 4").ws - anchors.ws
+    moved = some.abs().amax((0, 2)) > 0
+    assert moved.nonzero().flatten().tolist() == [0, 1, 4]
+    for wrong in ("shape", "1-", "0-99999"):
+        with pytest.raises(ValueError, match="are no layers"):
+            edit(nodes, anchors, smile, layers=wrong)
+
+
+def test_what_belongs_to_different_generators_is_not_mixed(
+    nodes: dict[str, Any], anchors: Latents, smile: Direction
+) -> None:
+    with pytest.raises(ValueError, match="different generators"):
+        edit(nodes, anchors, Direction("smile", smile.vector, "0123456789abcdef"))
+
+
+def test_a_mesh_goes_to_cores_nodes_and_to_a_file(
+    nodes: dict[str, Any], model: Any, anchors: Latents
+) -> None:
+    trimesh = pytest.importorskip("trimesh")
+    shown = nodes["ExtractMesh"].extract(model, anchors, "mean", 0, 32, 0.5, -1.0, "my3dgen/meshes/head")
+    mesh, name, text = shown["result"]
+    assert mesh.vertices.shape == mesh.vertex_colors.shape == (1, mesh.vertices.shape[1], 3)
+    assert mesh.faces.shape[::2] == (1, 3)
+    assert 0 <= int(mesh.faces.min()) < int(mesh.faces.max()) < mesh.vertices.shape[1]
+    assert name == "my3dgen/meshes/head_00001_.glb"
+    assert len(trimesh.load(Path("output") / name, force="mesh").faces) == mesh.faces.shape[1]
+    assert "closed" in text
+
+
+def test_a_grid_shows_every_latent_from_every_camera(
+    nodes: dict[str, Any], sockets: ModuleType, model: Any, anchors: Latents
+) -> None:
+    cameras = sockets.Cameras(look_at(torch.tensor([-0.4, 0.4]), 0.0))
+    render = nodes["Render"].render
+    pictures, heads, depths, normals = render(model, anchors, "every", 0, 2, cameras, grid=True)
+    assert len(pictures) == len(heads) == len(depths) == len(normals) == 8
+    for place, (latent, camera) in {1: (0, 1), 4: (2, 0)}.items():
+        one = sockets.Cameras(cameras.values[camera : camera + 1])
+        alone = render(model, anchors, "single", latent, 2, one)[0]
+        assert torch.allclose(pictures[place], alone[0], atol=1e-5)
+
+
+def test_normals_of_a_ball_face_where_the_ball_does(pack: ModuleType) -> None:
+    from my3dgen_core.eg3d.volume import rays
+
+    rendering = sys.modules["my3dgen_pack.nodes.rendering"]
+    size, radius = 64, 0.25
+    cameras = look_at(torch.tensor([0.0, 0.8]), torch.tensor([0.0, 0.3]))
+    origins, directions = rays(cameras, size)
+    along = -(origins * directions).sum(-1)
+    inside = along.square() - (origins.square().sum(-1) - radius**2)
+    depth = along - inside.clamp(min=0).sqrt()
+    surface = torch.nn.functional.normalize(origins + depth[..., None] * directions, dim=-1)
+    pose = cameras[:, :16].view(-1, 4, 4)[:, :3, :3]
+    local = torch.einsum("bmi,bij->bjm", surface, pose) * torch.tensor([1.0, -1.0, -1.0])[:, None]
+    found = rendering.normals(depth.view(2, 1, size, size), cameras).flatten(2)
+    well_inside = inside > 0.03
+    likeness = (found * local).sum(1)[well_inside]
+    assert len(likeness) > 500
+    assert float(likeness.min()) > 0.99
