@@ -96,7 +96,7 @@ def extract_mesh(
             mesh = _largest(mesh)
         if mesh.volume < 0:
             mesh.invert()
-        mesh.visual.vertex_colors = _colours(generator, ws, planes, mesh)
+        mesh.visual = trimesh.visual.ColorVisuals(mesh, vertex_colors=_colours(generator, ws, planes, mesh))
         mesh.vertex_normals  # noqa: B018  made now, so that files carry them
     return mesh
 
