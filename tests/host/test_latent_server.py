@@ -1,0 +1,76 @@
+"""Living in the person, in a real ComfyUI: samples, edits and a mesh through core's own nodes."""
+
+from __future__ import annotations
+
+import comfy
+import pytest
+from prompts import Prompt, node, save, tiny_prompt
+
+
+def living() -> Prompt:
+    prompt = tiny_prompt()
+    for name in ("orbit", "render", "save"):
+        del prompt[name]
+    looks = node(
+        "SampleAlphaSpace",
+        identity=["train", 0],
+        count=2,
+        anchors_per_sample=3,
+        temperature=1.0,
+        beta=0.02,
+        seed=0,
+    )
+    find = node(
+        "FindDirection", model=["load", 0], attribute="component 1", samples=50, face_models="auto", seed=0
+    )
+    edit = node(
+        "ApplyDirection",
+        latents=["looks", 0],
+        direction=["find", 0],
+        which="every",
+        index=0,
+        strength=1.0,
+        steps=2,
+        sweep_from=-1.0,
+        layers="",
+        edge="project",
+        beta=0.02,
+        identity=["train", 0],
+    )
+    shown = node("Render", model=["apply", 0], latents=["edit", 0], which="every", index=0, batch_size=2)
+    mesh = node(
+        "ExtractMesh",
+        model=["apply", 0],
+        latents=["edit", 0],
+        which="single",
+        index=3,
+        resolution=32,
+        level=0.5,
+        cut_behind=-1.0,
+        filename_prefix="my3dgen/meshes/head",
+    )
+    glb = {"class_type": "SaveGLB", "inputs": {"mesh": ["mesh", 0], "filename_prefix": "mesh/core"}}
+    keep = node("SaveLatents", latents=["edit", 0], filename_prefix="my3dgen/latents/edited")
+    return prompt | {
+        "looks": looks,
+        "find": find,
+        "edit": edit,
+        "render": shown,
+        "save": save("render"),
+        "mesh": mesh,
+        "glb": glb,
+        "keep": keep,
+    }
+
+
+def test_samples_are_edited_rendered_kept_and_meshed(server: comfy.Server) -> None:
+    trimesh = pytest.importorskip("trimesh")
+    result = server.run(living())
+    assert len(server.files(result, "save")) == 4
+    output = server.base / "output"
+    ours = trimesh.load(next((output / "my3dgen" / "meshes").glob("head_*.glb")), force="mesh")
+    cores = trimesh.load(next((output / "mesh").glob("core_*.glb")), force="mesh")
+    assert len(ours.faces) == len(cores.faces) > 100
+    assert next((output / "my3dgen" / "latents").glob("edited_*.safetensors")).is_file()
+    info = server.get("/object_info/My3DGenLoadLatents")["My3DGenLoadLatents"]
+    assert any("edited" in name for name in info["input"]["required"]["file"][0])
