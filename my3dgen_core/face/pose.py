@@ -1,7 +1,7 @@
 """Camera labels of face crops: a maximum-a-posteriori fit of a small shape model to landmarks.
 
 An EG3D crop is a pinhole picture with focal length 4.2647 (in crop widths), so a head pose solved in crop
-pixels with that focal length is the camera label. The shape model (means and modes of 5 and of 21 + 5 face
+pixels with that focal length is the camera label. The shape model (means and modes of 5 and of 21 + 3 face
 points) comes from CC0 heads of MakeHuman; it replaces the licensed face model of the original pipeline.
 
 Angles: yaw > 0 means the camera stands at +x (the viewer's right), pitch > 0 above, roll > 0 that the head
@@ -28,7 +28,10 @@ _DISTANCE = 10.0  # of the camera from the face's origin, in decimetres
 _WORLD_PER_DECIMETRE = 0.27
 _WORLD_OFFSET = np.array([0.0, 0.006, 0.161])  # of the face's origin in EG3D's world
 SIGMA_DETECTED = 5.0  # pixels of 512: detector and landmark noise together with what the modes cannot say
-_PITCH_MEAN, _PITCH_SD = math.radians(4.0), math.radians(8.0)
+# Photographs of persons: mean 5, deviation 6 degrees; twice as wide and more, so that a head that is really
+# seen from above or below is not pulled level. Five points say little of the pitch and need the prior more.
+_PITCH_MEAN, _PITCH_SD_DENSE, _PITCH_SD_FIVE = math.radians(4.0), math.radians(16.0), math.radians(12.0)
+_DETECTED_EYES = (21, 22)  # of the 26: the dense landmarks know the eyes better than the detector
 
 
 @dataclass(frozen=True)
@@ -36,12 +39,15 @@ class ShapePrior:
     """A linear model of face points: points = mean + coefficients @ modes, coefficients ~ N(0, 1).
 
     mean [M,3], modes [m,M,3] in decimetres; dense: which of the 106 landmarks the first points are ([] for
-    none); the last five points are the detector's.
+    none); detected: which of the detector's five points the last ones are; pitch_sd: deviation of the head's
+    pitch in radians.
     """
 
     mean: np.ndarray
     modes: np.ndarray
     dense: np.ndarray
+    detected: tuple[int, ...] = (0, 1, 2, 3, 4)
+    pitch_sd: float = _PITCH_SD_DENSE
 
 
 @lru_cache(maxsize=1)
@@ -51,11 +57,13 @@ def _prior_arrays() -> dict[str, np.ndarray]:
 
 
 def shape_prior(dense: bool) -> ShapePrior:
-    """The model of 21 eye and nose landmarks + 5 detector points (15 modes), or of the 5 alone (8 modes)."""
+    """The model of 21 eye and nose landmarks with the detector's nose and mouth (15 modes), or of the five
+    points alone (8 modes)."""
     arrays = _prior_arrays()
     if dense:
-        return ShapePrior(arrays["mean26"], arrays["modes26"], arrays["idx106"])
-    return ShapePrior(arrays["mean5"], arrays["modes5"], np.zeros(0, np.int64))
+        used = np.delete(np.arange(26), _DETECTED_EYES)
+        return ShapePrior(arrays["mean26"][used], arrays["modes26"][:, used], arrays["idx106"], (2, 3, 4))
+    return ShapePrior(arrays["mean5"], arrays["modes5"], np.zeros(0, np.int64), pitch_sd=_PITCH_SD_FIVE)
 
 
 @dataclass(frozen=True)
@@ -99,7 +107,7 @@ def solve_poses(
     views = []
     for five, many in zip(points, landmarks, strict=True):
         first = np.zeros((0, 2)) if many is None or not dense else np.asarray(many, np.float64)[prior.dense]
-        views.append(np.concatenate([first, np.asarray(five, np.float64)]))
+        views.append(np.concatenate([first, np.asarray(five, np.float64)[list(prior.detected)]]))
     return solve_shape_and_poses(np.stack(views), prior, sigma)
 
 
@@ -206,8 +214,8 @@ def _linearise(
         jacobian[at, 6 * k + 3 : 6 * k + 6] = by_camera[k].reshape(rows, 3)
         jacobian[at, 6 * count :] = (by_camera[k] @ moved_modes[k]).reshape(rows, modes)
         sine = float(np.clip(-rotations[k, 2, 1], -0.999, 0.999))
-        pitch_residual[k] = (math.asin(sine) - _PITCH_MEAN) / _PITCH_SD
-        slope = 1 / (math.sqrt(1 - sine * sine) * _PITCH_SD)
+        pitch_residual[k] = (math.asin(sine) - _PITCH_MEAN) / prior.pitch_sd
+        slope = 1 / (math.sqrt(1 - sine * sine) * prior.pitch_sd)
         jacobian[count * rows + k, 6 * k : 6 * k + 2] = [
             -rotations[k, 1, 1] * slope,
             rotations[k, 0, 1] * slope,

@@ -1,0 +1,192 @@
+"""How near the camera labels come to the truth, on synthetic heads whose cameras are known.
+
+    python tests/benchmarks/pose.py --cache FILE [--persons 20] [--views 5] [--json FILE]
+
+Renders an album of each person (seeds 0 ..., expressions and glasses included; yaw +-60, pitch +-25 degrees,
+256 pixels), runs the face models once, keeps what they found in FILE, and prints the error of the rotation in
+degrees (median, 95 %, largest) for each solver.
+
+The truth of a view is its camera turned until it looks at the face, which is what the crop does (a camera
+that looks at the world's origin from 60 degrees sees the face, .16 units before it, from 63),
+and rolled as the crop was.
+
+"exact + 1.5 px": the places of the landmarks on the mesh (the head model's own five points; of each point
+of the dense shape model the nearest vertex of the average head), projected, with noise and no detector.
+Hidden points count too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT.parent), str(ROOT.parent / "tools")]
+
+from my3dgen_core.face.pose import (  # noqa: E402
+    SIGMA_DETECTED,
+    PoseFit,
+    shape_prior,
+    solve_pose,
+    solve_poses,
+    solve_shape_and_poses,
+)
+
+RESOLUTION, YAW, PITCH = 256, 60.0, 25.0
+FACE = np.array([0.0, 0.006, 0.161])  # the face's origin in the world
+
+
+def degrees_between(one: np.ndarray, other: np.ndarray) -> float:
+    return float(np.degrees(np.arccos(np.clip((np.trace(one @ other.T) - 1) / 2, -1, 1))))
+
+
+def true_rotation(camera: np.ndarray, transform: np.ndarray) -> np.ndarray:
+    """World-to-camera rotation [3,3] that belongs to a crop: the camera [25] turned to look at the face, and
+    about its axis as the crop [2,3] was turned."""
+    angle = np.arctan2(transform[1, 0], transform[0, 0])
+    roll = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    return roll @ aimed(camera)
+
+
+def aimed(camera: np.ndarray) -> np.ndarray:
+    """World-to-camera rotation [3,3] of a camera [25] that turns to look at the face."""
+    matrix = camera[:16].reshape(4, 4)
+    rotation, position = matrix[:3, :3].T, matrix[:3, 3]
+    wanted = FACE - position
+    wanted = wanted / np.linalg.norm(wanted)
+    axis, cosine = np.cross(rotation[2], wanted), float(rotation[2] @ wanted)
+    cross = np.array([[0, -axis[2], axis[1]], [axis[2], 0, -axis[0]], [-axis[1], axis[0], 0]])
+    turn = np.eye(3) + cross + cross @ cross / (1 + cosine)
+    return rotation @ turn.T
+
+
+def project(vertices: np.ndarray, camera: np.ndarray) -> np.ndarray:
+    """Pixels [M,2] of the picture where world points [M,3] appear."""
+    matrix = camera[:16].reshape(4, 4)
+    seen = (vertices - matrix[:3, 3]) @ matrix[:3, :3]
+    return (seen[:, :2] / seen[:, 2:] * 4.2647 + 0.5) * RESOLUTION
+
+
+def mesh_points() -> np.ndarray:
+    """Vertex indices [24] of the head model nearest to the prior's points, on the average head."""
+    from my3dgen_core.starter.headmesh import head_model
+
+    points = shape_prior(dense=True).mean * 0.27 + FACE
+    distance = np.linalg.norm(head_model().canonical[None] - points[:, None], axis=2)
+    return distance.argmin(axis=1)
+
+
+def collect(persons: int, views: int) -> dict[str, np.ndarray]:
+    """Everything the solvers need, of every view in which a face was found."""
+    import dataclasses
+
+    import torch
+    from face_fixtures import models
+
+    from my3dgen_core.face.report import FaceReport
+    from my3dgen_core.face.search import chooser, search_face
+    from my3dgen_core.starter import person
+    from my3dgen_core.starter.headmesh import head_model
+    from my3dgen_core.starter.heads import posed_vertices
+    from my3dgen_core.starter.persons import _expression
+
+    networks = models()
+    choose = chooser("largest", None, networks)
+    rows: dict[str, list[np.ndarray]] = {
+        name: [] for name in ("person", "camera", "points", "landmarks", "exact", "exact_five", "transform")
+    }
+    chosen = mesh_points()
+    for seed in range(persons):
+        someone = person(seed)
+        images, cameras = someone.photos(views, 0, RESOLUTION, YAW, PITCH)
+        rng = np.random.default_rng([seed, 0, 1])
+        rng.permutation(views), rng.random(views), rng.uniform(-PITCH, PITCH, views)  # as photos() drew them
+        for image, camera in zip(images, cameras.double().numpy(), strict=True):
+            look = dataclasses.replace(someone.look, expression=_expression(rng))
+            pixels = ((image.permute(1, 2, 0).clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).numpy()
+            report = FaceReport(0, f"person {seed}")
+            found = search_face(pixels, report, networks, choose, 320)
+            if found is None or found.landmarks is None:
+                print(f"person {seed}: {report.reason}", flush=True)
+                continue
+            vertices = posed_vertices(look, head_model())[0]
+            five = head_model().landmarks(torch.from_numpy(vertices)[None])[0].numpy()
+            exact, exact_five = (
+                found.transform.to_crop(project(v, camera)) for v in (vertices[chosen], five)
+            )
+            for name, value in (
+                ("person", seed),
+                ("camera", camera),
+                ("points", found.transform.to_crop(found.face.points)),
+                ("landmarks", found.landmarks),
+                ("exact", exact),
+                ("exact_five", exact_five),
+                ("transform", found.transform.matrix),
+            ):
+                rows[name].append(np.asarray(value, np.float64))
+        print(f"person {seed}: {len(rows['person'])} faces", flush=True)
+    return {name: np.stack(values) for name, values in rows.items()}
+
+
+def measure(data: dict[str, np.ndarray]) -> dict[str, list[float]]:
+    """Solver -> median, 95 % and largest error in degrees."""
+    truth = [true_rotation(*view) for view in zip(data["camera"], data["transform"], strict=True)]
+    rng = np.random.default_rng(0)
+    exact = data["exact"] + rng.normal(size=data["exact"].shape) * 1.5
+    exact_five = data["exact_five"] + rng.normal(size=data["exact_five"].shape) * 1.5
+
+    def errors(fits: list[PoseFit]) -> list[float]:
+        found = [degrees_between(fit.rotation, turn) for fit, turn in zip(fits, truth, strict=True)]
+        return [float(value) for value in np.percentile(found, [50, 95, 100])]
+
+    groups = [np.flatnonzero(data["person"] == number) for number in np.unique(data["person"])]
+    together: list[PoseFit | None] = [None] * len(truth)
+    for group in groups:
+        fits = solve_poses(list(data["points"][group]), list(data["landmarks"][group]))
+        for index, fit in zip(group, fits, strict=True):
+            together[index] = fit
+    pairs = list(zip(data["points"], data["landmarks"], strict=True))
+
+    def solved(views: np.ndarray, dense: bool) -> list[PoseFit]:
+        return [solve_shape_and_poses(v[None], shape_prior(dense), SIGMA_DETECTED)[0] for v in views]
+
+    return {
+        "5 points, detected": errors([solve_pose(five) for five in data["points"]]),
+        "21 + 3 points, detected": errors([solve_pose(five, many) for five, many in pairs]),
+        "the same, one shape a person": errors([fit for fit in together if fit is not None]),
+        "5 points, exact + 1.5 px": errors(solved(exact_five, False)),
+        "21 + 3 points, exact + 1.5 px": errors(solved(exact, True)),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--cache", type=Path, required=True, help="what the face models found: made if missing"
+    )
+    parser.add_argument("--persons", type=int, default=20)
+    parser.add_argument("--views", type=int, default=5)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    if not options.cache.exists():
+        np.savez(options.cache, **collect(options.persons, options.views))
+    with np.load(options.cache) as file:
+        data = {name: file[name] for name in file.files}
+    start = time.process_time()
+    results = measure(data)
+    print(f"{len(data['camera'])} views, {time.process_time() - start:.1f} s of solving")
+    for name, (median, most, worst) in results.items():
+        print(f"{name:32s} median {median:5.2f}   95 % {most:5.2f}   max {worst:5.2f}")
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()
