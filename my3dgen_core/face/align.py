@@ -16,7 +16,7 @@ from .photos import Photo, count_photos, read_photos
 from .pose import PoseFit, angles_of_rotation, label_of_rotation, solve_pose, solve_poses
 from .recognise import align_to_template, embed
 from .report import FaceReport, contact_sheet, format_report, report_to_json
-from .search import Choose, chooser, search_face
+from .search import Choose, chooser, covered_part, search_face
 
 OnStep = Callable[[int, int, dict[str, float], torch.Tensor | None], None]
 
@@ -214,6 +214,8 @@ def align_one(
         row.warnings.append("The face is blurred.")
     if abs(row.yaw) > WIDE_YAW:
         row.warnings.append(f"The head is turned {abs(row.yaw):.0f} degrees.")
+    if landmarks is not None and (part := covered_part(landmarks, points, row.yaw)):
+        row.warnings.append(f"Something may cover the {part}.")
     embedding = _embedding(image, points, models)
     row.kept = True
     return KeptFace(image, mask, fit, points, landmarks, embedding, row)
