@@ -18,7 +18,7 @@ from my3dgen_core.direction_finder import (
     measure,
 )
 
-CONFIG = FinderConfig(samples=32, fraction=0.25, truncation_psi=1.0, batch_size=8)
+CONFIG = FinderConfig(samples=48, fraction=0.25, truncation_psi=1.0, batch_size=8)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def found(generator, tmp_path_factory):
 def test_the_direction_does_what_it_is_called(generator, found):
     direction = found[0]
     assert direction.base_hash == generator.base_hash()
-    assert direction.meta["samples"] == 32
+    assert direction.meta["samples"] == 48
     ws = micro.latents(generator, 3, seed=77)
     camera = look_at(0.0, 0.0)
     with torch.no_grad():
@@ -67,7 +67,7 @@ def test_what_was_found_is_found_again_without_looking(generator, found):
 
     again = find_directions(generator, blind, ["red"], CONFIG, folder)["red"]
     assert torch.equal(again.vector, direction.vector)
-    for other in (dataclasses.replace(CONFIG, seed=1), dataclasses.replace(CONFIG, samples=24)):
+    for other in (dataclasses.replace(CONFIG, seed=1), dataclasses.replace(CONFIG, samples=40)):
         with pytest.raises(AssertionError, match="asked again"):
             find_directions(generator, blind, ["red"], other, folder)
 
@@ -97,7 +97,7 @@ def test_a_cancelled_search_keeps_nothing(generator, tmp_path):
         pass
 
     def cancel(step, total, losses, image):
-        assert total == 32
+        assert total == 48
         raise CancelledError
 
     with pytest.raises(CancelledError):
