@@ -2,7 +2,7 @@
 
 from .adapter import Adapter, personalized
 from .alpha_space import AlphaSpace
-from .camera import camera_path, interpolate, look_at, mirror, orbit
+from .camera import camera_path, from_angles, interpolate, interpolate_orbit, look_at, mirror, orbit
 from .checkpoint import CheckpointError, load_generator, save_generator
 from .direction import Direction
 from .eg3d import Generator, GeneratorConfig, Rendering
@@ -34,7 +34,9 @@ __all__ = [
     "camera_path",
     "evaluate",
     "extract_mesh",
+    "from_angles",
     "interpolate",
+    "interpolate_orbit",
     "invert",
     "load_generator",
     "load_latents",

@@ -10,6 +10,7 @@ two-dimensional parameters.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 
@@ -38,7 +39,7 @@ class Muon(torch.optim.Optimizer):
     in*k*k]."""
 
     def __init__(
-        self, parameters: Iterable[torch.nn.Parameter], lr: float = 1e-2, momentum: float = 0.95
+        self, parameters: Iterable[Any], lr: float = 1e-2, momentum: float = 0.95
     ) -> None:
         super().__init__(parameters, {"lr": lr, "momentum": momentum})
 

@@ -1,0 +1,50 @@
+"""The starter's own directions. Its z is the label of every attribute, so that an attribute's direction is
+what changing that one number does to w, on average over heads.
+
+    python -m my3dgen_core.starter.directions        # writes starter/directions/*.safetensors
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from ..checkpoint import load_generator
+from ..direction import Direction
+from ..eg3d.generator import Generator
+from ..latents import Latents
+from .factors import INDEX, Z_DIM
+from .objectives import latents
+
+FOLDER = Path(__file__).with_name("directions")
+ATTRIBUTES = ("smile", "jaw", "blink", "age", "gender", "weight", "skin", "hair_colour", "beard")
+
+
+@torch.no_grad()
+def factor_direction(generator: Generator, name: str, heads: int = 2000, seed: int = 0) -> Direction:
+    """The mean change of w when the named number of z goes from -1 to +1, halved: strength 1 is one standard
+    deviation of the attribute."""
+    z = torch.randn(heads, Z_DIM, generator=torch.Generator().manual_seed(seed))
+    z = z * (Z_DIM**0.5 / z.norm(dim=1, keepdim=True))
+    low, high = z.clone(), z.clone()
+    low[:, INDEX[name]], high[:, INDEX[name]] = -1.0, 1.0
+    base_hash = generator.base_hash()
+    before, after = (Latents(latents(generator, side), base_hash=base_hash) for side in (low, high))
+    found = Direction.from_pairs(before, after, name)
+    meta = {"source": "the starter's own factor", "heads": heads}
+    return Direction(name, found.vector / 2, base_hash, meta)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Write the starter's directions.")
+    parser.add_argument("--out", type=Path, default=FOLDER)
+    arguments = parser.parse_args()
+    generator = load_generator("starter")
+    for name in ATTRIBUTES:
+        factor_direction(generator, name).save(arguments.out / f"{name}.safetensors")
+
+
+if __name__ == "__main__":
+    main()
