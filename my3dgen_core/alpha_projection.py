@@ -103,7 +103,8 @@ class Projection:
         """Free numbers [..., N] to weights that sum to 1 and are at least -beta.
 
         MyStyle divides softplus(free + beta) - beta by its sum, and a penalty holds sum(free) near 1. Here
-        the free numbers are shifted to sum 1, which needs no penalty; and the positive part is what is divided, for weights would fall below -beta where the sum is under 1.
+        the free numbers are shifted to sum 1, which needs no penalty; and the positive part is what is
+        divided, for weights would fall below -beta where the sum is under 1.
         """
         beta = self.config.beta or 0.0
         free = free - free.mean(-1, keepdim=True) + 1 / free.shape[-1]

@@ -38,9 +38,7 @@ class Muon(torch.optim.Optimizer):
     """SGD with Nesterov momentum and orthogonalised updates of mean square 1; convolutions count as [out,
     in*k*k]."""
 
-    def __init__(
-        self, parameters: Iterable[Any], lr: float = 1e-2, momentum: float = 0.95
-    ) -> None:
+    def __init__(self, parameters: Iterable[Any], lr: float = 1e-2, momentum: float = 0.95) -> None:
         super().__init__(parameters, {"lr": lr, "momentum": momentum})
 
     @torch.no_grad()
