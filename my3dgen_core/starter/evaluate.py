@@ -98,6 +98,34 @@ def identity_scores(generator: Generator, face_models: FaceModels, heads: int) -
     )
 
 
+@torch.no_grad()
+def smile_scores(generator: Generator, face_models: FaceModels, heads: int = 12) -> str:
+    """What moving w along the starter's smile does: the smile by landmarks, and the cosine with the head as
+    it was."""
+    from ..direction_finder import SMILE, FaceGeometry
+    from ..face import embed
+    from .directions import factor_direction
+
+    direction, geometry = factor_direction(generator, "smile"), FaceGeometry(face_models)
+    z = torch.randn(heads, Z_DIM, generator=torch.Generator().manual_seed(780_000))
+    strengths = torch.linspace(-2, 2, 5)
+    smiles, cosines = [], []
+    for ws in latents(generator, z).split(1):
+        images = torch.cat(
+            [
+                generator.render(one, look_at(0.0, 0.0)).image
+                for one in direction.apply(ws, strengths).split(1)
+            ]
+        )
+        features, found = embed(images, face_models)
+        if bool(found.all()):
+            smiles.append(geometry(images)[SMILE])
+            cosines.append(features @ features[2])
+    means, kept = torch.stack(smiles).nanmean(0), torch.stack(cosines).mean(0)
+    rows = [f"{t:+.0f}: {a:.3f} ({c:.3f})" for t, a, c in zip(strengths, means, kept, strict=True)]
+    return f"smile (cosine with the head at 0) over {len(smiles)} heads, by strength: {', '.join(rows)}"
+
+
 def main() -> None:
     from ..checkpoint import load_generator
 
@@ -127,6 +155,7 @@ def main() -> None:
     if arguments.face_models is not None:
         models = FaceModels.from_folder(arguments.face_models)
         print(identity_scores(generator, models, arguments.heads))  # noqa: T201
+        print(smile_scores(generator, models))  # noqa: T201
     for path, draw in (
         (arguments.sheet, lambda: contact_sheet(generator, held_out)),
         (arguments.samples, lambda: sample_sheet(generator)),
