@@ -41,29 +41,30 @@ def fir(x: Tensor, kernel: Tensor, padding: tuple[int, int, int, int], gain: flo
 
 
 class _Doubled(torch.autograd.Function):
-    """[B, C, H, W] -> [B, C, 2H, 2W] as zeros between samples and the filter of `fir_kernel` would make it.
+    """Zeros between samples, then the low-pass filter of `fir_kernel`.
 
-    That is linear interpolation with zeros beyond the border. The gradient is written out: torch's own is
-    slower on a CPU, and on a GPU it differs from run to run.
+    The gradient is written out for that filter: torch's own is several times slower on a CPU.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        padded = F.pad(x, (1, 1, 1, 1))
-        return F.interpolate(padded, scale_factor=2, mode="bilinear")[:, :, 2:-2, 2:-2]
+    def forward(ctx: Any, x: Tensor, kernel: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        spread = x.new_zeros(b, c, h, 2, w, 2)
+        spread[:, :, :, 0, :, 0] = x
+        return fir(spread.view(b, c, 2 * h, 2 * w), kernel, (2, 1, 2, 1), gain=4)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         g = F.pad(grad, (0, 0, 1, 1))
         g = 0.75 * (g[:, :, 1:-2:2] + g[:, :, 2:-1:2]) + 0.25 * (g[:, :, :-3:2] + g[:, :, 3::2])
         g = F.pad(g, (1, 1))
-        return 0.75 * (g[..., 1:-2:2] + g[..., 2:-1:2]) + 0.25 * (g[..., :-3:2] + g[..., 3::2])
+        return 0.75 * (g[..., 1:-2:2] + g[..., 2:-1:2]) + 0.25 * (g[..., :-3:2] + g[..., 3::2]), None
 
 
-def upsample(x: Tensor) -> Tensor:
-    """[B, C, H, W] -> [B, C, 2H, 2W]: zeros inserted after every sample, then the low-pass filter."""
-    return _Doubled.apply(x)
+def upsample(x: Tensor, kernel: Tensor) -> Tensor:
+    """[B, C, H, W] -> [B, C, 2H, 2W]: zeros inserted after every sample, then the filter of `fir_kernel`."""
+    return _Doubled.apply(x, kernel)
 
 
 def modulated_conv(
@@ -253,5 +254,5 @@ class SynthesisBlock(nn.Module):
         x = self.conv1(x, next(latents), noise_mode, generator)
         rgb = self.torgb(x, next(latents)).to(torch.float32)
         if img is not None:
-            rgb = (upsample(img) if self.up else img) + rgb
+            rgb = (upsample(img, self.resample_filter) if self.up else img) + rgb
         return x, rgb

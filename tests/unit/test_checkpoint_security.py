@@ -13,6 +13,7 @@ from typing import Any
 
 import goldens
 import hostile_files
+import hostile_modules
 import official_files
 import pytest
 import torch
@@ -96,7 +97,7 @@ def test_messages_are_one_short_line(suite):
 
 def test_random_damage_is_read_or_refused_and_nothing_else(tmp_path):
     tensors = {"a.weight": torch.ones(2, 3), "a.b.noise_const": torch.ones(4)}
-    made = official_files.official(tensors, {"z_dim": 64, "rendering_kwargs": hostile_files.RENDERING})
+    made = official_files.official(tensors, {"z_dim": 64, "rendering_kwargs": hostile_modules.RENDERING})
     whole = [official_files.Writer(4).dump({"G_ema": made}), official_files.zip_file(made)]
     whole.append(official_files.legacy_file(made))
     draw = random.Random(0)

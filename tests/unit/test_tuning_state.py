@@ -158,7 +158,7 @@ def test_refining_takes_back_errors_of_the_cameras(generator, anchors):
     error[:, 1] = torch.tensor([0.05, -0.06, 0.05])
     labelled = dataclasses.replace(anchors, cameras=turned(CAMERAS, error))
     still = {"lr": 0.0, "affine_lr": 0.0, "diff_lr": 0.0, "anchor_lr": 0.0}
-    config = TuningConfig(steps=90, patch=0, batch_size=3, refine=True, camera_lr=4e-3, preview_every=0)
+    config = TuningConfig(steps=60, patch=32, batch_size=3, refine=True, camera_lr=5e-3, preview_every=0)
     found = personalize(generator, images, labelled, dataclasses.replace(config, **still)).anchors.cameras
 
     def off(cameras):
