@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .alpha_projection import OnStep, ProjectionConfig, project_photos
-from .camera import cam2world, interpolate, intrinsics
+from .camera import cam2world, interpolate_rigid, intrinsics
 from .eg3d import Generator
 from .latents import Latents
 from .randomness import uniform
@@ -99,9 +99,10 @@ class AlphaSpace:
         return Latents(ws, cameras, alphas=weights, base_hash=anchors.base_hash)
 
     def interpolate(self, i: int, j: int, t: Tensor) -> Latents:
-        """From anchor i (t = 0) to anchor j (t = 1): latents, weights and cameras move linearly together.
+        """From anchor i (t = 0) to anchor j (t = 1): latents, weights and cameras move together.
 
-        The 25 numbers of the cameras are interpolated as they are, as the paper does.
+        The paper interpolates the 25 numbers of the cameras as they are; here the results are true cameras
+        (`camera.interpolate_rigid`), or faces halfway between two profiles would be cut open.
 
         Args:
             t: [n], within [-beta, 1 + beta].
@@ -126,7 +127,7 @@ class AlphaSpace:
         start, end = ((line == index).to(t) for index in (i, j))
         cameras = anchors.cameras
         if cameras is not None:
-            cameras = interpolate(cameras[i : i + 1], cameras[j : j + 1], t)
+            cameras = interpolate_rigid(cameras[i : i + 1], cameras[j : j + 1], t)
         return Latents(ws, cameras, alphas=torch.lerp(start, end, t[:, None]), base_hash=anchors.base_hash)
 
     def project(

@@ -156,6 +156,33 @@ def interpolate(start: Tensor, end: Tensor, t: Tensor) -> Tensor:
     return torch.lerp(start, end, t.to(start)[:, None])
 
 
+def interpolate_rigid(start: Tensor, end: Tensor, t: Tensor) -> Tensor:
+    """As `interpolate`, but every result is a true camera at a distance between those of the two ends.
+
+    The rotation is made one again (Gram-Schmidt on the linear one), and the position is moved back out.
+    Between cameras far apart the plain numbers come too near: the head is cut by the near limit of the rays.
+
+    Args:
+        start, end: cameras [1 or N, 25]; t: [N]. At t = 0 and 1 the ends come back exactly.
+
+    Returns:
+        [N, 25].
+    """
+    plain = interpolate(start, end, t)
+    pose = cam2world(plain)
+    forward = torch.nn.functional.normalize(pose[:, :3, 2], dim=1)
+    down = pose[:, :3, 1]
+    down = torch.nn.functional.normalize(down - (down * forward).sum(1, keepdim=True) * forward, dim=1)
+    right = torch.linalg.cross(down, forward)
+    radii = [cam2world(ends)[:, :3, 3].norm(dim=1) for ends in (start, end)]
+    radius = torch.lerp(radii[0], radii[1], t.to(start))
+    position = torch.nn.functional.normalize(pose[:, :3, 3], dim=1) * radius[:, None]
+    rows = torch.cat((torch.stack((right, down, forward, position), dim=2), pose[:, 3:]), dim=1)
+    true = torch.cat((rows.flatten(1), plain[:, 16:]), dim=1)
+    at = t.to(start)[:, None]
+    return torch.where(at == 0, start, torch.where(at == 1, end, true))
+
+
 def interpolate_orbit(
     start: Tensor, end: Tensor, t: Tensor, pivot: tuple[float, float, float] | Tensor | None = None
 ) -> Tensor:

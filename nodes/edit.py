@@ -18,6 +18,22 @@ COMPONENTS = [f"component {number}" for number in range(1, 13)]
 COMPONENT_SAMPLES = 4096
 
 
+STARTER = "starter: "
+_BUNDLED = Path(__file__).resolve().parents[1] / "my3dgen_core" / "starter" / "directions"
+
+
+def bundled_directions() -> list[str]:
+    """The starter's own directions, as Load Direction offers them: "starter: smile"."""
+    return [STARTER + file.stem for file in sorted(_BUNDLED.glob("*.safetensors"))]
+
+
+def find_direction_file(name: str) -> Path:
+    """The file of a direction that Load Direction offers."""
+    if name in bundled_directions():
+        return _BUNDLED / f"{name.removeprefix(STARTER)}.safetensors"
+    return host.find_model(host.DIRECTIONS, name)
+
+
 class LoadDirection:
     CATEGORY = CATEGORY
     DESCRIPTION = (
@@ -35,8 +51,11 @@ class LoadDirection:
             "required": {
                 "model": (sockets.MODEL, {"tooltip": "The generator that the direction is meant for."}),
                 "file": (
-                    host.list_models(host.DIRECTIONS),
-                    {"tooltip": "A file in models/my3dgen/directions or output/my3dgen/directions."},
+                    [*bundled_directions(), *host.list_models(host.DIRECTIONS)],
+                    {
+                        "tooltip": "One of the starter's own, or a file in models/my3dgen/directions or "
+                        "output/my3dgen/directions."
+                    },
                 ),
                 "attribute": (
                     "STRING",
@@ -51,17 +70,17 @@ class LoadDirection:
 
     @classmethod
     def VALIDATE_INPUTS(cls, file: str | None) -> bool | str:
-        return host.validate(file, lambda name: host.find_model(host.DIRECTIONS, name))
+        return host.validate(file, find_direction_file)
 
     @classmethod
     def IS_CHANGED(cls, file: str, attribute: str = "", model: Any = None) -> str:
-        return host.fingerprint([host.find_model(host.DIRECTIONS, file)])
+        return host.fingerprint([find_direction_file(file)])
 
     def load(self, model: sockets.Model, file: str, attribute: str) -> tuple[Direction]:
         from ..my3dgen_core import Direction
 
         config = model.generator.config
-        path = host.find_model(host.DIRECTIONS, file)
+        path = find_direction_file(file)
         with host.rendering():
             found = Direction.load(path, attribute.strip() or None, config.num_ws, config.w_dim)
         sockets.check_base(found.base_hash, model, f"The direction {found.name!r} belongs")

@@ -110,7 +110,11 @@ def test_interpolation_has_exact_ends_and_moves_latent_and_camera_together(space
         assert torch.equal(path.ws[place], anchors.ws[index])
         assert torch.equal(path.cameras[place], anchors.cameras[index])
     assert torch.allclose(path.ws[2], (anchors.ws[1] + anchors.ws[4]) / 2, atol=1e-6)
-    assert torch.allclose(path.cameras[2], (anchors.cameras[1] + anchors.cameras[4]) / 2, atol=1e-6)
+    middle = path.cameras[2, :16].view(4, 4)
+    assert torch.allclose(middle[:3, :3] @ middle[:3, :3].T, torch.eye(3), atol=1e-5)
+    assert torch.linalg.det(middle[:3, :3]) > 0
+    radii = anchors.cameras[[1, 4]][:, [3, 7, 11]].norm(dim=1)
+    assert float(middle[:3, 3].norm()) == pytest.approx(float(radii.mean()), abs=1e-5)
     assert path.alphas[1].tolist() == pytest.approx([0, 0.75, 0, 0, 0.25, 0])
 
 

@@ -51,3 +51,26 @@ def test_the_starter_reaches_the_score_of_its_card_on_unseen_heads() -> None:
     # Sixteen views of eight heads scatter by about half a dB around the card's mean.
     assert scores.psnr > float(found.group(1)) - 1.0
     assert scores.iou > 0.95
+
+
+def test_the_shipped_directions_belong_to_the_shipped_weights() -> None:
+    from my3dgen_core import Direction
+    from my3dgen_core.starter.directions import ATTRIBUTES
+
+    generator = load_generator("starter")
+    for name in ATTRIBUTES:
+        direction = Direction.load(FOLDER / "directions" / f"{name}.safetensors")
+        assert direction.base_hash == generator.base_hash(), "run python -m my3dgen_core.starter.directions"
+
+
+def test_the_skin_direction_darkens_the_skin_step_by_step() -> None:
+    from my3dgen_core import Direction
+
+    generator = load_generator("starter")
+    direction = Direction.load(FOLDER / "directions" / "skin.safetensors")
+    with torch.no_grad():
+        mean = generator.w_avg.expand(1, generator.num_ws, -1)
+        ws = direction.apply(mean, torch.tensor([-2.0, 0.0, 2.0]))
+        cheeks = generator.render(ws, look_at(0, 0)).image[:, :, 64:84, 48:80].mean((1, 2, 3))
+    steps = cheeks.diff()
+    assert bool((steps > 0.05).all()) or bool((steps < -0.05).all())
