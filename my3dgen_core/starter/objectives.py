@@ -1,4 +1,4 @@
-"""What the distillation asks of the generator: occupancy and colour at points, then composited rays."""
+"""What the distillation asks of the generator: occupancy and colour at points, then rays, then pictures."""
 
 from __future__ import annotations
 

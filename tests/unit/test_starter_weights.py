@@ -26,7 +26,7 @@ def test_the_starter_renders_a_head_on_white() -> None:
         out = generator.render(ws, look_at(0, 0))
     assert out.image.shape == (1, 3, 128, 128)
     assert out.image_raw[0, :, :3, :3].mean() > 0.99, "the upper left corner is background"
-    # the outermost pixels carry a faint line, which the card names among the limits
+    # an earlier starter had a faint line on the outermost pixels
     assert out.image[0, :, 4:8, 4:8].mean() > 0.97
     assert out.mask[0, 0, 32, 32] > 0.98
     assert 2.2 < out.depth[0, 0, 32, 32] < 2.6
