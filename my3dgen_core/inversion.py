@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .eg3d import Generator
+from .inversion_cache import InversionCache
 from .latents import Latents
 from .objective import Draw, PhotoObjective, check_photos, front_camera
-from .randomness import Shuffled, normal
+from .randomness import Shuffled, normal, seeded
 from .refinement import PENALTY, CameraRefinement
 
 OnStep = Callable[[int, int, dict[str, float], Tensor | None], None]
@@ -54,12 +58,25 @@ class InversionConfig:
     """Rate of those angles, in radians."""
     preview_every: int = 25
     """Steps between two preview pictures; 0: none."""
+    cache_dir: str | None = None
+    """Folder that keeps what is found: the same photos are not inverted twice, and an inversion that was cut
+    off goes on behind its last whole batch (see `inversion_cache`). None: nothing is kept."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.cache_dir, Path):
+            object.__setattr__(self, "cache_dir", str(self.cache_dir))
         if self.space not in SPACES:
             raise ValueError(f"space must be one of {', '.join(SPACES)}, not {self.space!r}.")
         if self.steps < 1 or self.shared_steps < 0 or self.batch_size < 1:
             raise ValueError("steps and batch_size must be at least 1, shared_steps at least 0.")
+
+    @property
+    def what_counts(self) -> dict[str, object]:
+        """The settings that decide a stage's result beside its steps and photos, as plain values."""
+        kept = dataclasses.asdict(self)
+        for name in ("steps", "shared_steps", "batch_size", "preview_every", "cache_dir"):
+            del kept[name]
+        return kept
 
 
 def invert(
@@ -78,6 +95,8 @@ def invert(
         cameras: [N, 25].
         masks: [N, 1, H, H], 1 = invented pixel, not looked at.
         on_step: called as (step, total, losses, preview [1, 3, R, R] or None); what it raises ends the work.
+            Where a stage was found in the cache it is called once for all its steps, with "cached" among the
+            losses: how many photos' own latents were found so far.
 
     Returns:
         `Latents` with ws [N, num_ws, w_dim], the cameras (corrected, if asked for), and the mean loss of the
@@ -91,13 +110,17 @@ def invert(
         objective = PhotoObjective(generator, images, masks, config.perceptual)
         cameras = cameras.detach().clone().to(generator.w_avg.device, torch.float32)
         run = _Run(generator, objective, cameras, config, on_step)
+        if config.cache_dir is not None:
+            run.cache = InversionCache(
+                config.cache_dir, generator, config.what_counts, images, masks, cameras
+            )
         start = run.w_avg.expand(1, -1, -1)
         if config.shared_steps:
-            start = run.descend(start.clone(), None, config.shared_steps)[0]
+            start = run.stage(start.clone(), None, config.shared_steps)[0]
         found, losses = [], []
         for first in range(0, len(images), config.batch_size):
             index = list(range(len(images)))[first : first + config.batch_size]
-            ws, loss = run.descend(start.expand(len(index), -1, -1).clone(), index, config.steps)
+            ws, loss = run.stage(start.expand(len(index), -1, -1).clone(), index, config.steps)
             found.append(ws)
             losses.append(loss)
         ws = torch.cat(found).expand(-1, generator.num_ws, -1).clone()
@@ -118,26 +141,59 @@ class _Run:
         self.generator, self.objective = generator, objective
         self.refinement = CameraRefinement(cameras, config.refine_cameras)
         self.config, self.on_step = config, on_step
-        self.draw = Draw(config.seed, generator.w_avg.device)
+        self.cache: InversionCache | None = None
+        self.cached = 0
         self.few = Shuffled(len(objective), config.seed)
         rows = generator.num_ws if config.space == "w+" else 1
         self.w_avg = generator.w_avg.detach().clone().to(torch.float32).expand(1, rows, -1)
-        self.w_std = self._w_std()
         batches = math.ceil(len(objective) / config.batch_size)
         self.total = config.shared_steps + batches * config.steps
         self.done = 0
 
-    @torch.no_grad()
+    @cached_property
+    def w_std(self) -> Tensor:
+        """Root mean square distance of latents from their mean."""
+        with torch.no_grad():
+            return self._w_std()
+
     def _w_std(self) -> Tensor:
         config = self.generator.config
-        z = normal((_W_SAMPLES, config.z_dim), self.draw.samples, self.w_avg.device)
+        device = self.w_avg.device
+        z = normal((_W_SAMPLES, config.z_dim), seeded(self.config.seed, device), device)
         front = front_camera(config, z.device)
         w = self.generator.mapping(z, front.expand(len(z), -1))[:, 0]
         return (w - w.mean(0)).square().sum(1).mean().sqrt()
 
+    def stage(self, start: Tensor, index: list[int] | None, steps: int) -> tuple[Tensor, Tensor]:
+        """`descend`, or what the cache has of it."""
+        if self.cache is None:
+            return self.descend(start, index, steps)
+        rows = [] if index is None else index
+        angles = self.refinement.angles
+        shapes = {"ws": start.shape, "losses": start.shape[:1], "angles": angles[rows].shape}
+        key = self.cache.key(start, index, steps)
+        found = self.cache.find(key, shapes)
+        if found is None:
+            ws, losses = self.descend(start, index, steps)
+            self.cache.keep(key, {"ws": ws, "losses": losses, "angles": angles[rows]})
+            return ws, losses
+        ws, losses = found["ws"].to(start), found["losses"].to(start)
+        with torch.no_grad():
+            angles[rows] = found["angles"].to(angles)
+        self.done += steps
+        self.cached += len(rows)
+        if self.on_step is not None:
+            told = {"loss": float(losses.mean()), "cached": float(self.cached)}
+            self.on_step(self.done, self.total, told, None)
+        return ws, losses
+
     def descend(self, start: Tensor, index: list[int] | None, steps: int) -> tuple[Tensor, Tensor]:
-        """Optimises latents [B or 1, rows, w_dim]; index None: one latent, a few random photos a step."""
+        """Optimises latents [B or 1, rows, w_dim]; index None: one latent, a few random photos a step.
+
+        Chance starts anew from the seed: the result does not depend on what was done before.
+        """
         config, num_ws = self.config, self.generator.num_ws
+        self.draw = Draw(config.seed, self.w_avg.device)
         variable = start.detach().clone().requires_grad_(True)
         groups: list[dict[str, Any]] = [{"params": [variable], "lr": config.lr}]
         refined = config.refine_cameras and index is not None  # the shared latent must fit the labels first
