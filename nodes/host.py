@@ -162,6 +162,17 @@ def state_folder(kind: str, name: str | None) -> Path:
     return output_root() / "my3dgen" / kind / (safe or "node")
 
 
+def cache_folder(kind: str) -> Path:
+    """A folder that outlives a session, for what can be computed again and may be deleted at any time."""
+    user = Path(folder_paths.get_user_directory()) if folder_paths else Path.cwd() / "user"
+    return user / "my3dgen" / kind
+
+
+def perceptual_folder() -> Path:
+    """Where the weights of perceptual losses lie."""
+    return _models_root() / "my3dgen" / "perceptual"
+
+
 def validate(value: str | None, find: Callable[[str], Path]) -> bool | str:
     """For VALIDATE_INPUTS: True, or the sentence of what is missing. None is a value that comes by a link."""
     if value is None:

@@ -94,6 +94,15 @@ class Invert:
                     "MASK",
                     {"tooltip": "Pixels to leave out (1), such as those that Align Faces had to invent."},
                 ),
+                "cache": (
+                    "BOOLEAN",
+                    {
+                        "default": True,
+                        "tooltip": "Keep what is found in user/my3dgen/inversions: the same photos with the "
+                        "same settings are not inverted again, and a run that was cut off goes on from its "
+                        "last whole batch. The folder may be emptied at any time.",
+                    },
+                ),
             },
             "hidden": {"node_id": "UNIQUE_ID"},
         }
@@ -110,6 +119,7 @@ class Invert:
         batch_size: int,
         seed: int,
         masks: Tensor | None = None,
+        cache: bool = True,
         node_id: str | None = None,
     ) -> tuple[Any, Tensor]:
         from ..my3dgen_core import InversionConfig, invert
@@ -122,6 +132,7 @@ class Invert:
             lr=learning_rate,
             batch_size=batch_size,
             seed=seed,
+            cache_dir=str(host.cache_folder("inversions")) if cache else None,
         )
         with host.training(), model.ready(memory=host.TRAINING_MEMORY) as generator:
             device = sockets.device_of(generator)

@@ -156,10 +156,45 @@ def test_sockets_are_not_changed_by_inverting(
         batch_size=2,
         seed=0,
         masks=torch.zeros(1, 64, 64),
+        cache=False,
     )
     assert torch.equal(kept[0], photos)
     assert torch.equal(kept[1], cameras.values)
     assert len(latents) == len(pictures) == 3
+
+
+def test_inverting_again_is_answered_from_the_users_folder_unless_switched_off(
+    nodes: dict[str, Any],
+    sockets: ModuleType,
+    model: Any,
+    photos: torch.Tensor,
+    tmp_path: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    host = sys.modules["my3dgen_pack.nodes.host"]
+    told: list[dict[str, float]] = []
+
+    def progress(node_id: str | None, what: str = "") -> Any:
+        return lambda step, total, losses=None, image=None: told.append(losses or {})
+
+    monkeypatch.setattr(host, "progress", progress)
+    settings = {"steps": 2, "shared_steps": 1, "space": "w", "learning_rate": 0.1, "batch_size": 2, "seed": 0}
+
+    def invert(cache: bool) -> torch.Tensor:
+        told.clear()
+        cameras = sockets.Cameras(camera_path("swing", 3))
+        return nodes["Invert"].invert(model, photos, cameras, **settings, cache=cache)[0].ws
+
+    plain = invert(cache=False)
+    assert not (tmp_path / "user").exists()
+    first = invert(cache=True)
+    assert not any("cached" in losses for losses in told)
+    again = invert(cache=True)
+    assert [losses["cached"] for losses in told if "cached" in losses] == [0, 2, 3]
+    assert torch.equal(first, plain)
+    assert torch.equal(again, plain)
+    assert list((tmp_path / "user" / "my3dgen" / "inversions").glob("*.safetensors"))
 
 
 def test_one_latent_is_seen_from_all_cameras_and_one_camera_sees_all_latents(
