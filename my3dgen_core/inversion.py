@@ -17,6 +17,7 @@ from .eg3d import Generator
 from .inversion_cache import InversionCache
 from .latents import Latents
 from .objective import Draw, PhotoObjective, check_photos, front_camera
+from .perceptual import check_backbone, distance, weights_hash
 from .randomness import Shuffled, normal, seeded
 from .refinement import PENALTY, CameraRefinement
 
@@ -50,6 +51,10 @@ class InversionConfig:
     resolutions."""
     perceptual: float = 0.5
     """Weight of the perceptual term."""
+    perceptual_backbone: str = "laplacian"
+    """"laplacian", or "lpips_alex" or "lpips_vgg" with weights of your own (`perceptual`)."""
+    perceptual_dir: str | None = None
+    """Folder of those weights; None: models/my3dgen/perceptual where the program runs."""
     w_noise: float = 0.05
     """Noise added to w early on, in units of its standard deviation: keeps the search off narrow minima."""
     refine_cameras: bool = False
@@ -63,8 +68,10 @@ class InversionConfig:
     off goes on behind its last whole batch (see `inversion_cache`). None: nothing is kept."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.cache_dir, Path):
-            object.__setattr__(self, "cache_dir", str(self.cache_dir))
+        check_backbone(self.perceptual_backbone)
+        for name in ("cache_dir", "perceptual_dir"):
+            if isinstance(getattr(self, name), Path):
+                object.__setattr__(self, name, str(getattr(self, name)))
         if self.space not in SPACES:
             raise ValueError(f"space must be one of {', '.join(SPACES)}, not {self.space!r}.")
         if self.steps < 1 or self.shared_steps < 0 or self.batch_size < 1:
@@ -74,7 +81,7 @@ class InversionConfig:
     def what_counts(self) -> dict[str, object]:
         """The settings that decide a stage's result beside its steps and photos, as plain values."""
         kept = dataclasses.asdict(self)
-        for name in ("steps", "shared_steps", "batch_size", "preview_every", "cache_dir"):
+        for name in ("steps", "shared_steps", "batch_size", "preview_every", "cache_dir", "perceptual_dir"):
             del kept[name]
         return kept
 
@@ -107,13 +114,13 @@ def invert(
     """
     check_photos(images, masks, cameras)
     with torch.inference_mode(False), torch.enable_grad():
-        objective = PhotoObjective(generator, images, masks, config.perceptual)
+        measure = distance(config.perceptual_backbone, config.perceptual_dir, generator.w_avg.device)
+        objective = PhotoObjective(generator, images, masks, config.perceptual, distance=measure)
         cameras = cameras.detach().clone().to(generator.w_avg.device, torch.float32)
         run = _Run(generator, objective, cameras, config, on_step)
         if config.cache_dir is not None:
-            run.cache = InversionCache(
-                config.cache_dir, generator, config.what_counts, images, masks, cameras
-            )
+            settings = config.what_counts | {"perceptual_weights": weights_hash(measure)}
+            run.cache = InversionCache(config.cache_dir, generator, settings, images, masks, cameras)
         start = run.w_avg.expand(1, -1, -1)
         if config.shared_steps:
             start = run.stage(start.clone(), None, config.shared_steps)[0]

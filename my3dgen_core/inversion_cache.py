@@ -86,7 +86,8 @@ class InversionCache:
         except (OSError, SafetensorError):
             return None
         sound = {name: tensor.shape for name, tensor in tensors.items()} == shapes and all(
-            tensor.dtype == torch.float32 and bool(torch.isfinite(tensor).all()) for tensor in tensors.values()
+            tensor.dtype == torch.float32 and bool(torch.isfinite(tensor).all())
+            for tensor in tensors.values()
         )
         return tensors if sound else None
 

@@ -1,11 +1,13 @@
 """What a rendering is compared by.
 
-The perceptual term is the L1 distance of Laplacian pyramids (Ling and Okada 2006; "Lap1" of Bojanowski et
-al., GLO, ICML 2018). It needs no download and no licence, works on patches of any size, and weighs edges at
-every scale, which is what a pixel loss alone blurs away.
+The perceptual term is, unless another is chosen (`perceptual`), the L1 distance of Laplacian pyramids (Ling
+and Okada 2006; "Lap1" of Bojanowski et al., GLO, ICML 2018). It needs no download and no licence, works on
+patches of any size, and weighs edges at every scale, which is what a pixel loss alone blurs away.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -44,8 +46,19 @@ def laplacian_l1(difference: Tensor) -> Tensor:
     return total + difference.abs().mean((1, 2, 3))
 
 
+def laplacian_distance(image: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
+    """`laplacian_l1` of the difference of [N, 3, H, W], where `valid` [N, 1, H, W] weighs each pixel: [N]."""
+    if valid is None:
+        return laplacian_l1(image - target)
+    return laplacian_l1(valid * (image - target)) / valid.mean((1, 2, 3)).clamp(min=1e-3)
+
+
 def photo_loss(
-    image: Tensor, target: Tensor, valid: Tensor | None = None, perceptual: float = 0.5
+    image: Tensor,
+    target: Tensor,
+    valid: Tensor | None = None,
+    perceptual: float = 0.5,
+    distance: Callable[[Tensor, Tensor, Tensor | None], Tensor] = laplacian_distance,
 ) -> tuple[Tensor, Tensor]:
     """Squared error and perceptual distance of each picture.
 
@@ -53,14 +66,16 @@ def photo_loss(
         image, target: [N, 3, H, W] in [-1, 1].
         valid: [N, 1, H, W], weight of each pixel in 0..1: 0 where the target was invented; None: all 1.
         perceptual: weight of the perceptual term.
+        distance: that term (`perceptual.distance`).
 
     Returns:
         weighted mean squared error [N] and perceptual distance [N].
     """
-    difference = image - target
+    squared = (image - target).square()
     if valid is None:
-        return difference.square().mean((1, 2, 3)), perceptual * laplacian_l1(difference)
-    share = valid.mean((1, 2, 3)).clamp(min=1e-3)
-    squared = (valid * difference.square()).mean((1, 2, 3)) / share
-    difference = valid * difference
-    return squared, perceptual * laplacian_l1(difference) / share
+        mean = squared.mean((1, 2, 3))
+    else:
+        mean = (valid * squared).mean((1, 2, 3)) / valid.mean((1, 2, 3)).clamp(min=1e-3)
+    if perceptual == 0:
+        return mean, torch.zeros_like(mean)
+    return mean, perceptual * distance(image, target, valid)

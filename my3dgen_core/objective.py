@@ -10,7 +10,8 @@ from torch import Tensor
 from .camera import check_cameras, look_at
 from .eg3d import Generator, GeneratorConfig
 from .eg3d.volume import Marched
-from .losses import photo_loss, resize
+from .losses import laplacian_distance, photo_loss, resize
+from .perceptual import Distance
 from .randomness import seeded
 
 FLOOR = 1e-3
@@ -64,16 +65,18 @@ class PhotoObjective:
         perceptual: float = 0.5,
         heads: Tensor | None = None,
         background_weight: float = 1.0,
+        distance: Distance = laplacian_distance,
     ) -> None:
         """images [N,3,H,W] in [-1,1], square; masks [N,1,H,W], 1 = invented pixel, or None.
 
         heads [N,1,h,h], 1 = head: other pixels weigh `background_weight`. None: all pixels weigh the same.
+        distance: the perceptual term, which weighs `perceptual`.
         """
         check_photos(images, masks)
         self.generator = generator
         self.frugal = False
         """Rays are worked on in small parts, to save memory."""
-        self.perceptual = perceptual
+        self.perceptual, self.distance = perceptual, distance
         config = generator.config
         self.resolution = config.neural_resolution
         self.scale = config.img_resolution // config.neural_resolution
@@ -94,10 +97,19 @@ class PhotoObjective:
     def __len__(self) -> int:
         return len(self.raw)
 
+    @property
+    def chunk(self) -> int | None:
+        """Rays worked on at a time; None: all."""
+        return _FRUGAL_RAYS if self.frugal else None
+
+    def _photo_loss(self, image: Tensor, target: Tensor, valid: Tensor | None) -> Tensor:
+        squared, perceptual = photo_loss(image, target, valid, self.perceptual, self.distance)
+        return squared + perceptual
+
     def _march(self, planes: Tensor, cameras: Tensor, pixels: Tensor | None, draw: Draw) -> Marched:
         """Raw pixels; what weighs next to nothing on its ray gets no gradient."""
-        chunk = _FRUGAL_RAYS if self.frugal else None
-        return self.generator.march(planes, cameras, self.resolution, pixels, draw.samples, chunk, FLOOR)
+        march = self.generator.march
+        return march(planes, cameras, self.resolution, pixels, draw.samples, self.chunk, FLOOR)
 
     def lattice(self, planes: Tensor, cameras: Tensor, index: list[int], stride: int, draw: Draw) -> Tensor:
         """Loss [B] of photos `index` on every `stride`-th raw pixel."""
@@ -112,7 +124,7 @@ class PhotoObjective:
             return values[index].flatten(2)[:, :, pixels].unflatten(2, (n, n))
 
         valid = None if self.valid_raw is None else thin(self.valid_raw)
-        return sum(photo_loss(image, thin(self.raw), valid, self.perceptual))  # type: ignore[return-value]
+        return self._photo_loss(image, thin(self.raw), valid)
 
     def patch(
         self,
@@ -175,10 +187,7 @@ class PhotoObjective:
         y, x = top * scale, left * scale
         image = patch[None, :, rows.start - y : rows.stop - y, columns.start - x : columns.stop - x]
         known = None if valid is None else valid[photo, None, :, rows, columns]
-        squared, perceptual = photo_loss(
-            image, targets[photo, None, :, rows, columns], known, self.perceptual
-        )
-        return (squared + perceptual)[0]
+        return self._photo_loss(image, targets[photo, None, :, rows, columns], known)[0]
 
     def whole(self, ws: Tensor, planes: Tensor, cameras: Tensor, index: list[int], draw: Draw) -> Tensor:
         """Loss [B] of photos `index` on whole pictures at both resolutions."""
@@ -192,7 +201,7 @@ class PhotoObjective:
             (final, self.final, self.valid_final),
         ):
             known = None if valid is None else valid[index]
-            total = total + sum(photo_loss(image, target[index], known, self.perceptual))
+            total = total + self._photo_loss(image, target[index], known)
         return total
 
 

@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -20,11 +20,16 @@ from .camera import mirror
 from .checkpoint import write_safetensors
 from .eg3d import Generator
 from .identity import Identity
+from .identity_loss import NovelViewIdentity
 from .latents import Latents
 from .objective import Draw, PhotoObjective
+from .perceptual import distance, weights_hash
 from .randomness import Shuffled
 from .refinement import PENALTY, CameraRefinement
 from .tuning_config import TuningConfig
+
+if TYPE_CHECKING:
+    from .face import FaceModels
 
 STATE_FILE = "training.safetensors"
 _WINDOW = 20  # steps whose mean loss is compared
@@ -53,6 +58,7 @@ class Training:
         masks: Tensor | None,
         heads: Tensor | None,
         start: Identity | None,
+        face_models: FaceModels | None = None,
     ) -> None:
         assert anchors.cameras is not None
         self.generator, self.config, self.start = generator, config, start
@@ -65,8 +71,9 @@ class Training:
         self.cameras = CameraRefinement(anchors.cameras.to(self.device), config.refine)
         if config.background_weight < 1 and heads is None:
             heads = rendered_heads(generator, ws, self.cameras.labels)
+        self.distance = distance(config.perceptual_backbone, config.perceptual_dir, self.device)
         self.objective = PhotoObjective(
-            generator, images, masks, config.perceptual, heads, config.background_weight
+            generator, images, masks, config.perceptual, heads, config.background_weight, self.distance
         )
         self.mirrored: PhotoObjective | None = None
         if config.mirrored:
@@ -77,7 +84,13 @@ class Training:
                 config.perceptual,
                 None if heads is None else heads.flip(3),
                 config.background_weight,
+                self.distance,
             )
+        self.likeness: NovelViewIdentity | None = None
+        if config.identity_weight > 0:
+            if face_models is None:
+                raise ValueError("identity_weight needs an ArcFace network: give face_models.")
+            self.likeness = NovelViewIdentity(generator, images, face_models)
         self.adapter = _adapter(generator, config, start)
         self.parameters = dict(generator.named_parameters())
         groups = parameter_groups(self.adapter, config)
@@ -98,9 +111,10 @@ class Training:
     def _fingerprint(self, *tensors: Tensor | None) -> str:
         """Names this very training: another one must not go on from its state."""
         digest = hashlib.sha256(json.dumps(self.config.what_counts, sort_keys=True).encode())
-        digest.update(self.generator.base_hash().encode())
+        digest.update(f"{self.generator.base_hash()} {weights_hash(self.distance)}".encode())
         started = [] if self.start is None else list(self.start.adapter.tensors.values())
-        for tensor in (*tensors, self.given.ws, self.given.cameras, *started):
+        likeness = None if self.likeness is None else self.likeness.target
+        for tensor in (*tensors, likeness, self.given.ws, self.given.cameras, *started):
             if tensor is not None:
                 digest.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
         return digest.hexdigest()
@@ -164,6 +178,9 @@ class Training:
         loss = objective.patch(ws, planes, cameras, index, size, self.draw)
         if flipped:
             loss = self.config.mirrored * loss
+        if self.likeness is not None and self.done % self.config.identity_every == 0:
+            likeness = self.likeness.loss(ws, planes, cameras, self.draw, objective.chunk)
+            loss = loss + self.config.identity_weight * likeness
         return loss + PENALTY * self.cameras.penalty(index) if self.config.refine else loss
 
     def _ws(self, index: list[int] | slice) -> Tensor:
@@ -199,11 +216,13 @@ class Training:
                 ws, cameras = self._ws(slice(None)).clone(), self.cameras.cameras()
             anchors = dataclasses.replace(anchors, ws=ws, cameras=cameras)
         provenance: dict[str, Any] = {
-            "settings": dataclasses.asdict(self.config),
+            "settings": self.config.what_counts,  # no folders: the file travels
             "photos": len(self.objective),
             "steps_done": self.done,
             "final_loss": self.history[-1] if self.history else None,
         }
+        if weights_hash(self.distance) is not None:
+            provenance["perceptual_weights"] = weights_hash(self.distance)
         if self.frugal:
             provenance["frugal"] = "memory ran out: one photo and fewer rays at a time"
         if self.start is not None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,6 +18,9 @@ from .latents import Latents
 from .objective import check_photos
 from .training import DivergedError, Training
 from .tuning_config import DEFAULT, PRESETS, TuningConfig
+
+if TYPE_CHECKING:
+    from .face import FaceModels
 
 __all__ = ["PRESETS", "DivergedError", "StopAndKeep", "TuningConfig", "personalize", "pivotal_tune"]
 
@@ -37,6 +41,7 @@ def personalize(
     *,
     heads: Tensor | None = None,
     start: Identity | None = None,
+    face_models: FaceModels | None = None,
 ) -> Identity:
     """Trains an adapter so that every anchor renders its photo.
 
@@ -51,6 +56,7 @@ def personalize(
         heads: [N, 1, h, h], 1 = head, for `config.background_weight`; None: where the generator itself shows
             the head for these anchors.
         start: an identity to go on from, of the same method, rank and layout.
+        face_models: for `config.identity_weight`.
 
     Returns:
         `Identity` with the adapter, the anchors, the settings and the loss of every step.
@@ -63,7 +69,7 @@ def personalize(
         raise ValueError("These latents have no cameras. Take anchors from Invert, or give their cameras.")
     check_photos(images, masks, anchors.cameras)
     with torch.inference_mode(False), torch.enable_grad():
-        training = Training(generator, images, anchors, config, masks, heads, start)
+        training = Training(generator, images, anchors, config, masks, heads, start, face_models)
         folder = None if config.checkpoint_dir is None else Path(config.checkpoint_dir)
         if folder is not None:
             training.restore(folder)
@@ -92,6 +98,7 @@ def pivotal_tune(
     heads: Tensor | None = None,
     over: Identity | None = None,
     strength: float = 1.0,
+    face_models: FaceModels | None = None,
 ) -> Identity:
     """Tunes the generator around the latent of one photo, or of a few photos of one look (PTI).
 
@@ -109,7 +116,9 @@ def pivotal_tune(
     if over is not None:
         over.check_base(generator.base_hash())
     with below:
-        identity = personalize(generator, images, pivot, config, masks, on_step, heads=heads)
+        identity = personalize(
+            generator, images, pivot, config, masks, on_step, heads=heads, face_models=face_models
+        )
     identity.provenance["kind"] = "pivotal tuning"
     if over is not None:
         identity.provenance |= {"over": over.content_hash(), "over_strength": strength}

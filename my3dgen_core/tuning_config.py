@@ -6,6 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
+from .perceptual import check_backbone
+
 METHODS = ("lora", "full")
 SCHEDULES = ("cosine", "constant")
 
@@ -46,12 +48,21 @@ class TuningConfig:
     """Adam's memory of squared gradients; there is no momentum."""
     perceptual: float = 0.5
     """Weight of the perceptual term."""
+    perceptual_backbone: str = "laplacian"
+    """"laplacian", or "lpips_alex" (the paper's) or "lpips_vgg" with weights of your own (`perceptual`)."""
+    perceptual_dir: str | None = None
+    """Folder of those weights; None: models/my3dgen/perceptual where the program runs."""
     background_weight: float = 1.0
     """Weight of pixels off the head. 1 where backgrounds are plain, so that silhouettes are learned; near 0
     where they change from photo to photo."""
     mirrored: float = 0.0
     """Weight of the mirrored photo from the mirrored camera, looked at in every fourth step: a second view
     for few photos (SPI). Marks on one side fade when it is large; .1 is much."""
+    identity_weight: float = 0.0
+    """Weight of the identity loss on a random view near the photo's own (`identity_loss`); needs face
+    models. 0: none."""
+    identity_every: int = 4
+    """Steps between two looks at that view, which is a whole picture and costs accordingly."""
     refine: bool = False
     """Anchors and cameras are corrected along with the adapter; the paper keeps both."""
     anchor_lr: float = 2e-3
@@ -74,17 +85,22 @@ class TuningConfig:
             raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, not {self.schedule!r}.")
         if self.steps < 1 or self.batch_size < 1 or self.patch < 0 or self.checkpoint_every < 1:
             raise ValueError("steps, batch_size and checkpoint_every must be at least 1, patch at least 0.")
+        if self.identity_weight < 0 or self.identity_every < 1:
+            raise ValueError("identity_weight must be at least 0, identity_every at least 1.")
         for name in ("background_weight", "mirrored"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie between 0 and 1, not {getattr(self, name)}.")
-        if isinstance(self.checkpoint_dir, Path):
-            object.__setattr__(self, "checkpoint_dir", str(self.checkpoint_dir))
+        check_backbone(self.perceptual_backbone)
+        for name in ("checkpoint_dir", "perceptual_dir"):
+            if isinstance(getattr(self, name), Path):
+                object.__setattr__(self, name, str(getattr(self, name)))
 
     @property
     def what_counts(self) -> dict[str, object]:
-        """The settings that decide the result, as plain values: not where and how often state is kept."""
+        """The settings that decide the result, as plain values: not where things lie and how often state is
+        kept."""
         kept = dataclasses.asdict(self)
-        for name in ("preview_every", "checkpoint_dir", "checkpoint_every"):
+        for name in ("preview_every", "checkpoint_dir", "checkpoint_every", "perceptual_dir"):
             del kept[name]
         return kept
 
@@ -106,4 +122,5 @@ PRESETS = {
     ),
 }
 """Named settings. "paper" has its steps, batch, rates and Adam; its LPIPS is replaced by our perceptual
-term, which needs no weights from elsewhere."""
+term, which needs no weights from elsewhere. With the weights at hand:
+`replace(PRESETS["paper"], perceptual_backbone="lpips_alex")`."""

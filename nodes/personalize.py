@@ -130,6 +130,28 @@ class TrainIdentity:
                         "The same workflow, queued again after a crash, goes on from there.",
                     },
                 ),
+                "perceptual": (
+                    ["laplacian", "lpips_alex", "lpips_vgg"],
+                    {
+                        "tooltip": "How pictures are compared beside their pixels. 'laplacian' needs "
+                        "nothing; LPIPS, the paper's, needs weights of yours in models/my3dgen/perceptual."
+                    },
+                ),
+                "identity_weight": (
+                    "FLOAT",
+                    {
+                        "default": 0.0,
+                        "min": 0.0,
+                        "max": 10.0,
+                        "step": 0.01,
+                        "tooltip": "Weight of a loss that keeps views from elsewhere like the photos' face. "
+                        "Needs face models, and takes time. 0: none.",
+                    },
+                ),
+                "face_models": (
+                    ["auto", *host.list_face_packs()],
+                    {"tooltip": "The face pack for identity_weight. 'auto' takes the first one found."},
+                ),
             },
             "hidden": {"node_id": "UNIQUE_ID"},
         }
@@ -151,9 +173,12 @@ class TrainIdentity:
         background_weight: float = 1.0,
         refine: bool = False,
         keep_state: bool = False,
+        perceptual: str = "laplacian",
+        identity_weight: float = 0.0,
+        face_models: str = "auto",
         node_id: str | None = None,
     ) -> dict[str, Any]:
-        from ..my3dgen_core import TuningConfig, personalize
+        from ..my3dgen_core import FaceModels, TuningConfig, personalize
 
         if model.identities:
             raise ValueError(
@@ -171,8 +196,14 @@ class TrainIdentity:
             background_weight=background_weight,
             refine=refine,
             seed=seed,
+            perceptual_backbone=perceptual,
+            perceptual_dir=str(host.perceptual_folder()),
+            identity_weight=identity_weight,
             checkpoint_dir=str(host.state_folder("training", node_id)) if keep_state else None,
         )
+        faces = None
+        if identity_weight > 0:
+            faces = FaceModels.from_folder(host.find_face_pack(face_models))
         with host.training(), model.ready(memory=host.TRAINING_MEMORY) as generator:
             device = sockets.device_of(generator)
             identity = personalize(
@@ -183,6 +214,7 @@ class TrainIdentity:
                 masks=sockets.mask_to_core(masks, len(images), device),
                 on_step=host.progress(node_id, "training"),
                 start=start,
+                face_models=faces,
             )
         text = summary(identity, model.generator)
         plot = figures.loss_plot(identity.history)

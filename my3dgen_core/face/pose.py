@@ -66,6 +66,11 @@ def shape_prior(dense: bool) -> ShapePrior:
     return ShapePrior(arrays["mean5"], arrays["modes5"], np.zeros(0, np.int64), pitch_sd=_PITCH_SD_FIVE)
 
 
+def mean_face() -> np.ndarray:
+    """The detector's five points (eyes, nose, mouth corners) of the mean face in EG3D's world, [5,3]."""
+    return shape_prior(dense=False).mean * _WORLD_PER_DECIMETRE + _WORLD_OFFSET
+
+
 @dataclass(frozen=True)
 class PoseFit:
     """One solved view: x_cam = rotation @ X + translation (OpenCV camera; X in decimetres, y up, z out of

@@ -176,6 +176,4 @@ def test_a_damaged_or_foreign_file_is_ignored_and_rewritten(generator, photos, w
 def test_a_folder_that_takes_no_file_costs_nothing_but_the_memory(generator, photos, tmp_path):
     (tmp_path / "file").write_text("in the way")
     kept = dataclasses.replace(ALONE, cache_dir=str(tmp_path / "file"))
-    assert equal(
-        invert(generator, photos, CAMERAS, kept), invert(generator, photos, CAMERAS, ALONE)
-    )
+    assert equal(invert(generator, photos, CAMERAS, kept), invert(generator, photos, CAMERAS, ALONE))
