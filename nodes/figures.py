@@ -16,37 +16,10 @@ INK, FAINT, PAPER, LINE = (32, 32, 36), (140, 140, 148), (255, 255, 255), (38, 9
 def sheet(
     columns: Sequence[str], labels: Sequence[str], rows: Sequence[Sequence[Tensor]], cell: int
 ) -> Tensor:
-    """A table of pictures.
+    """The core's table of pictures as IMAGE [1,H,W,3]."""
+    from ..my3dgen_core.evaluation.figure import sheet as drawn
 
-    Args:
-        columns: a title for each column; "\\n" starts a smaller second line.
-        labels: a line under each row; "" for none.
-        rows: pictures [3,H,W] in [-1,1], one a column.
-        cell: pixels of a picture's side in the sheet.
-
-    Returns:
-        IMAGE [1,H,W,3].
-    """
-    from PIL import Image, ImageDraw
-
-    title, small = _font(max(12, cell // 14)), _font(max(10, cell // 18))
-    line = max(14, cell // 12)
-    head = MARGIN + 2 * line
-    row_height = cell + (line if any(labels) else 0) + MARGIN
-    width = MARGIN + len(columns) * (cell + MARGIN)
-    canvas = Image.new("RGB", (width, head + len(rows) * row_height), PAPER)
-    draw = ImageDraw.Draw(canvas)
-    for number, text in enumerate(columns):
-        x = MARGIN + number * (cell + MARGIN)
-        for at, (part, font) in enumerate(zip(text.split("\n"), (title, small), strict=False)):
-            draw.text((x, MARGIN + at * line), part, fill=INK if at == 0 else FAINT, font=font)
-    for row, (label, pictures) in enumerate(zip(labels, rows, strict=True)):
-        y = head + row * row_height
-        for number, picture in enumerate(pictures):
-            x = MARGIN + number * (cell + MARGIN)
-            canvas.paste(_cell(picture, cell), (x, y))
-        draw.text((MARGIN, y + cell + 1), label, fill=FAINT, font=small)
-    return _to_image(canvas)
+    return _to_image(drawn(columns, labels, rows, cell))
 
 
 def loss_plot(history: Sequence[float], width: int = 640, height: int = 320) -> Tensor:
@@ -85,16 +58,6 @@ def _font(size: int) -> Any:
     from PIL import ImageFont
 
     return ImageFont.load_default(size)
-
-
-def _cell(picture: Tensor, size: int) -> Any:
-    from PIL import Image
-
-    pixels = torch.nn.functional.interpolate(
-        picture[None].float().cpu(), (size, size), mode="bilinear", antialias=True
-    )[0]
-    array = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
-    return Image.fromarray(array)
 
 
 def _to_image(canvas: Any) -> Tensor:

@@ -1,0 +1,56 @@
+"""Does the personal prior know the person? Views that no photo had against the truth, and the paper's
+protocols.
+"""
+
+from .command import add_arguments, as_json, main
+from .demo import DEMO_PERSON, personalize_demo_person, read_demo_person
+from .figure import paper_figure
+from .metrics import Likeness, auc, embed_unaligned, psnr, ssim, vif
+from .photos import Split, align_folder, protocol_table, run_protocols, split
+from .protocols import (
+    HELD_OUT,
+    alpha_samples,
+    edit_identity,
+    held_out_inversion,
+    interpolation_identity,
+    multi_view_identity,
+    nearness,
+    render,
+    truth_scores,
+)
+from .views import Scores, evaluate, score, strangers, table
+
+__all__ = [
+    "DEMO_PERSON",
+    "HELD_OUT",
+    "Likeness",
+    "Scores",
+    "Split",
+    "add_arguments",
+    "align_folder",
+    "alpha_samples",
+    "as_json",
+    "auc",
+    "edit_identity",
+    "embed_unaligned",
+    "evaluate",
+    "held_out_inversion",
+    "interpolation_identity",
+    "main",
+    "multi_view_identity",
+    "nearness",
+    "paper_figure",
+    "personalize_demo_person",
+    "protocol_table",
+    "run_protocols",
+    "psnr",
+    "read_demo_person",
+    "render",
+    "score",
+    "split",
+    "ssim",
+    "strangers",
+    "table",
+    "truth_scores",
+    "vif",
+]

@@ -1,0 +1,79 @@
+"""`python -m my3dgen_core evaluate`: the demo person, or photos of one's own."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from ..inversion import InversionConfig
+from ..tuning import TuningConfig
+from .demo import personalize_demo_person
+from .photos import align_folder, protocol_table, run_protocols, train
+from .protocols import HELD_OUT, quick
+from .views import Scores, table
+
+
+def as_json(results: Mapping[str, Mapping[str, Scores]], seconds: Mapping[str, float]) -> str:
+    """Results of the demo person as JSON, for a file."""
+    scores = {name: {model: asdict(s) for model, s in one.items()} for name, one in results.items()}
+    return json.dumps({"scores": scores, "seconds": dict(seconds)}, indent=1)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Of `python -m my3dgen_core evaluate`."""
+    parser.add_argument("--generator", default="starter", help="'starter' or a file")
+    parser.add_argument("--face-models", type=Path, help="ONNX folder: adds identity and alignment")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    parser.add_argument(
+        "--photos", type=Path, metavar="FOLDER", help="of one person: the paper's tables for them"
+    )
+    parser.add_argument("--steps", type=int, help="of training (default: the settings' own)")
+    parser.add_argument(
+        "--held-out-steps",
+        type=int,
+        default=HELD_OUT.steps,
+        help="of the inversion of each held-out photo (the paper's: %(default)s)",
+    )
+    parser.add_argument(
+        "--perceptual", type=Path, metavar="FOLDER", help="weights of LPIPS (AlexNet): measured as well"
+    )
+
+
+def main(args: argparse.Namespace) -> str:
+    """The tables as text."""
+    from ..checkpoint import load_generator
+    from ..face import FaceModels
+
+    face_models = None if args.face_models is None else FaceModels.from_folder(args.face_models)
+    generator = load_generator(args.generator)
+    tuning = TuningConfig() if args.steps is None else TuningConfig(steps=args.steps)
+    if args.photos is None:
+        results, seconds = personalize_demo_person(generator, InversionConfig(), tuning, face_models)
+        if args.json is not None:
+            args.json.write_text(as_json(results, seconds))
+        times = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
+        return f"{table(results)}\n\n{times}"
+    if face_models is None:
+        raise ValueError("Photos have to be aligned first: name a folder with --face-models.")
+    lpips = None
+    if args.perceptual is not None:
+        from ..perceptual import lpips as load_lpips
+
+        lpips = load_lpips("lpips_alex", args.perceptual, generator.w_avg.device)
+    part = align_folder(args.photos, face_models)
+    identity = train(generator, part, InversionConfig(), tuning)
+    held_out = HELD_OUT if args.held_out_steps == HELD_OUT.steps else quick(HELD_OUT, args.held_out_steps)
+    measures = run_protocols(generator, identity, part, face_models, lpips=lpips, held_out=held_out)
+    if args.json is not None:
+        settings = {"tuning": tuning.what_counts, "held_out_inversion": held_out.what_counts}
+        told = {"measures": measures, "held_out": list(part.held_names), "settings": settings}
+        args.json.write_text(json.dumps(told, indent=1))
+    return (
+        f"{protocol_table(measures)}\n\n{len(part.photos)} photos trained on; held out: "
+        f"{', '.join(part.held_names)}. {identity.adapter.parameter_count:,} parameters, "
+        f"{identity.nbytes:,} bytes with anchors. Identity is a cosine (higher is nearer), identity error "
+        f"1 - the cosine with the nearest photo. Held-out inversion took {held_out.steps} steps."
+    )

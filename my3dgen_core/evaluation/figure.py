@@ -1,0 +1,117 @@
+"""Labelled tables of pictures, drawn with Pillow, and the paper's figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+MARGIN = 8
+INK, FAINT, PAPER = (32, 32, 36), (140, 140, 148), (255, 255, 255)
+
+
+def sheet(
+    columns: Sequence[str],
+    labels: Sequence[str],
+    rows: Sequence[Sequence[Tensor]],
+    cell: int,
+    footers: Sequence[str] = (),
+) -> np.ndarray:
+    """A table of pictures.
+
+    Args:
+        columns: a title for each column; "\\n" starts a smaller second line.
+        labels: a line under each row; "" for none.
+        rows: pictures [3,H,W] in [-1,1], one a column.
+        cell: pixels of a picture's side in the sheet.
+        footers: a line under each column; none at all by default.
+
+    Returns:
+        [H,W,3] uint8.
+    """
+    from PIL import Image, ImageDraw
+
+    title, small = font(max(12, cell // 14)), font(max(10, cell // 18))
+    line = max(14, cell // 12)
+    head = MARGIN + 2 * line
+    row_height = cell + (line if any(labels) else 0) + MARGIN
+    width = MARGIN + len(columns) * (cell + MARGIN)
+    foot = head + len(rows) * row_height
+    canvas = Image.new("RGB", (width, foot + (line + MARGIN if footers else 0)), PAPER)
+    draw = ImageDraw.Draw(canvas)
+    for number, text in enumerate(columns):
+        x = MARGIN + number * (cell + MARGIN)
+        for at, (part, letters) in enumerate(zip(text.split("\n"), (title, small), strict=False)):
+            draw.text((x, MARGIN + at * line), part, fill=INK if at == 0 else FAINT, font=letters)
+    for row, (label, pictures) in enumerate(zip(labels, rows, strict=True)):
+        y = head + row * row_height
+        for number, picture in enumerate(pictures):
+            x = MARGIN + number * (cell + MARGIN)
+            canvas.paste(_cell(picture, cell), (x, y))
+        draw.text((MARGIN, y + cell + 1), label, fill=FAINT, font=small)
+    for number, text in enumerate(footers):
+        draw.text((MARGIN + number * (cell + MARGIN), foot), text, fill=INK, font=small)
+    return np.array(canvas)
+
+
+def paper_figure(
+    persons: Sequence[Mapping[str, Tensor]],
+    names: Sequence[str],
+    parameters: Mapping[str, int | None],
+    cell: int = 160,
+) -> np.ndarray:
+    """My3DGen's figure: a row a person, two views for the target and for each method.
+
+    Args:
+        persons: for each the two views [2,3,H,W] in [-1,1] by column ("target", "pretrained", "full",
+            "LoRA"); the columns of the first person are those of the figure.
+        names: a line under each person's row.
+        parameters: how many were trained for a column, written under it; None, or no entry: nothing is
+            written.
+        cell: pixels of a picture's side.
+
+    Returns:
+        [H,W,3] uint8.
+
+    Raises:
+        ValueError: no person, a person without one of the columns, or not two views.
+    """
+    if not persons or len(persons) != len(names):
+        raise ValueError(f"{len(persons)} persons and {len(names)} names do not make a figure.")
+    methods = list(persons[0])
+    for person, name in zip(persons, names, strict=True):
+        for method in methods:
+            if method not in person or len(person[method]) != 2:
+                raise ValueError(f"{name} needs two views of {method!r}.")
+
+    def written(method: str) -> str:
+        count = parameters.get(method)
+        return "" if count is None else f"{count:,} parameters"
+
+    return sheet(
+        [title for method in methods for title in (method, "")],
+        names,
+        [[view for method in methods for view in person[method]] for person in persons],
+        cell,
+        [text for method in methods for text in (written(method), "")],
+    )
+
+
+def font(size: int) -> Any:
+    """Pillow's own letters in a size of pixels."""
+    from PIL import ImageFont
+
+    return ImageFont.load_default(size)
+
+
+def _cell(picture: Tensor, size: int) -> Any:
+    from PIL import Image
+
+    pixels = torch.nn.functional.interpolate(
+        picture[None].float().cpu(), (size, size), mode="bilinear", antialias=True
+    )[0]
+    array = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    return Image.fromarray(array)
