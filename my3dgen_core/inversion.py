@@ -158,16 +158,12 @@ class _Run:
         self.done = 0
 
     @cached_property
+    @torch.no_grad()
     def w_std(self) -> Tensor:
         """Root mean square distance of latents from their mean."""
-        with torch.no_grad():
-            return self._w_std()
-
-    def _w_std(self) -> Tensor:
-        config = self.generator.config
-        device = self.w_avg.device
+        config, device = self.generator.config, self.w_avg.device
         z = normal((_W_SAMPLES, config.z_dim), seeded(self.config.seed, device), device)
-        front = front_camera(config, z.device)
+        front = front_camera(config, device)
         w = self.generator.mapping(z, front.expand(len(z), -1))[:, 0]
         return (w - w.mean(0)).square().sum(1).mean().sqrt()
 

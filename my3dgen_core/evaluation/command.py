@@ -68,7 +68,8 @@ def main(args: argparse.Namespace) -> str:
     held_out = HELD_OUT if args.held_out_steps == HELD_OUT.steps else quick(HELD_OUT, args.held_out_steps)
     measures = run_protocols(generator, identity, part, face_models, lpips=lpips, held_out=held_out)
     if args.json is not None:
-        settings = {"tuning": tuning.what_counts, "held_out_inversion": held_out.what_counts}
+        inversion = held_out.what_counts | {"steps": held_out.steps}
+        settings = {"tuning": tuning.what_counts, "held_out_inversion": inversion}
         told = {"measures": measures, "held_out": list(part.held_names), "settings": settings}
         args.json.write_text(json.dumps(told, indent=1))
     return (

@@ -123,6 +123,7 @@ def run_protocols(
     directions: Sequence[Direction] | None = None,
     samples: int = 20,
     views: int = 24,
+    pairs: int = 3,
     on_step: OnStep | None = None,
 ) -> dict[str, Measures]:
     """Every protocol of this package's `protocols`, for the pretrained generator and for the person.
@@ -131,7 +132,7 @@ def run_protocols(
         generator: without identity. face_models: None leaves out everything about identity.
         lpips: measured too where it is given.
         directions: for the edits; None: the two principal directions of the generator.
-        samples: of alpha-space. views: frames of each orbit.
+        samples: of alpha-space. views: frames of each orbit. pairs: of anchors to go from one to the other.
 
     Returns:
         for "pretrained" and "personalised" the measures by name.
@@ -162,7 +163,9 @@ def run_protocols(
                 for way, measure in (("aligned", likeness), ("unaligned", unaligned)):
                     error = multi_view_identity(generator, found.ws, measure, views=views)
                     row[f"multi-view identity error ({way})"] = error
-                row["interpolation: identity"] = interpolation_identity(generator, space, likeness)
+                row["interpolation: identity"] = interpolation_identity(
+                    generator, space, likeness, pairs=pairs
+                )
                 alpha = alpha_samples(generator, space, likeness, count=samples)
                 row |= {f"alpha samples: {key}": value for key, value in alpha.items()}
                 edits = edit_identity(generator, space, likeness, directions)

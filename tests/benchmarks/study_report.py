@@ -100,7 +100,7 @@ def gain(rows: list[Row], method: str, path: Sequence[str]) -> float | None:
 
 
 def claims(rows: list[Row]) -> list[tuple[str, str, str]]:
-    """(claim, yes / no / not measured, its numbers)."""
+    """(claim, yes / no / moot / not measured, its numbers)."""
     main = main_cells(rows)
     answers = [
         _beats_pretrained(main), _keeps_gain(main), _few_photos(rows), _by_yaw(main), _few_steps(rows),
@@ -203,8 +203,10 @@ def _refining(rows: list[Row]) -> Answer:
     exact = mean(chosen(lora, cameras="exact", refine=False), VIEWS)
     noisy = mean(chosen(lora, cameras="noisy", refine=False), VIEWS)
     refined = mean(chosen(lora, cameras="noisy", refine=True), VIEWS)
-    if exact is None or noisy is None or refined is None or exact <= noisy:
+    if exact is None or noisy is None or refined is None:
         return None
+    if exact <= noisy:
+        return "moot", f"pose errors cost nothing: exact {exact:.2f}, noisy {noisy:.2f} dB"
     share = (refined - noisy) / (exact - noisy)
     return _answer(
         share >= 0.8, f"exact {exact:.2f}, noisy {noisy:.2f}, refined {refined:.2f} dB ({share:.0%})"

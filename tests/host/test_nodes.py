@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from micro import generator as micro_generator
+from real_photos import pack_folder
 
 from my3dgen_core import Latents, camera_path
 
@@ -113,6 +114,26 @@ def test_a_training_that_is_cancelled_leaves_the_generator_bit_for_bit(
     with pytest.raises(CancelledError):
         train(nodes, model, photos, latents_of(generator, camera_path("swing", 3)), steps=50)
     assert generator.base_hash() == before
+
+
+def test_training_with_weights_of_ones_own_says_where_they_belong(
+    nodes: dict[str, Any],
+    model: Any,
+    generator: Any,
+    photos: torch.Tensor,
+    tmp_path: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    anchors = latents_of(generator, camera_path("swing", 3))
+    with pytest.raises(FileNotFoundError, match="models/my3dgen/perceptual"):
+        train(nodes, model, photos, anchors, perceptual="lpips_alex")
+    with pytest.raises(FileNotFoundError, match="No face models found"):
+        train(nodes, model, photos, anchors, identity_weight=0.5)
+    host = sys.modules["my3dgen_pack.nodes.host"]
+    monkeypatch.setattr(host, "find_face_pack", lambda name: pack_folder())
+    with pytest.raises(ValueError, match="No face was found in any of the photos"):
+        train(nodes, model, photos, anchors, identity_weight=0.5)
 
 
 def test_applying_an_identity_makes_a_new_model_and_keeps_the_old_one(
