@@ -4,8 +4,9 @@
     python tests/benchmarks/study.py --face-models build/face/models/insightface/models/testpack
     python tests/benchmarks/study.py --report        # tables and plots of what is there, into docs/study
 
-Every finished cell is one line of cells.jsonl; a cell that is there is skipped. All persons are synthetic
-(`my3dgen_core.starter.person`); the generator has not seen them.
+Every finished cell is one line of cells.jsonl. A cell that is there is skipped, unless generator or settings
+have changed since; the report is of the latest. All persons are synthetic (`my3dgen_core.starter.person`);
+the generator has not seen them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import hashlib
 import json
 import math
 import sys
@@ -95,7 +97,7 @@ SMOKE = Settings(
     inversion=InversionConfig(steps=2, shared_steps=2, rays_per_image=64),
     alone=InversionConfig(steps=2, shared_steps=0, rays_per_image=64),
     held_out=quick(dataclasses.replace(HELD_OUT, rays_per_image=64), 2),
-    pivotal_steps=2, held_photos=1, views=2, orbit=1, resolution=64, curve_every=2,
+    pivotal_steps=2, held_photos=1, views=2, orbit=1, curve_every=2,
 )  # fmt: skip
 
 
@@ -178,15 +180,17 @@ class Study:
     ) -> None:
         self.generator, self.face_models, self.settings, self.out = generator, face_models, settings, out
         (out / "views").mkdir(parents=True, exist_ok=True)
+        made_with = json.dumps([generator.base_hash(), asdict(settings), TuningConfig().what_counts])
+        self.stamp = hashlib.sha256(made_with.encode()).hexdigest()[:12]
 
     def run(self, cells: list[Cell]) -> None:
-        """Skips cells that are there."""
-        done = {row["name"] for row in read_cells(self.out)}
+        """Skips cells that are there, of this generator and these settings."""
+        done = {row["name"] for row in read_cells(self.out) if row["stamp"] == self.stamp}
         for number, cell in enumerate(cells):
             if cell.name in done:
                 continue
             print(f"{number + 1}/{len(cells)} {cell.name}", flush=True)
-            row = {"name": cell.name, "cell": asdict(cell), **self.measure(cell)}
+            row = {"name": cell.name, "stamp": self.stamp, "cell": asdict(cell), **self.measure(cell)}
             with (self.out / CELLS).open("a") as file:
                 file.write(f"\n{json.dumps(row)}\n")  # a fresh line, also behind one that was cut off
 
@@ -376,7 +380,9 @@ def main(arguments: list[str] | None = None) -> None:
     if args.report:
         from study_report import write_report
 
-        print(write_report(read_cells(args.out), args.out / "views", args.docs))
+        rows = read_cells(args.out)
+        latest = [row for row in rows if row["stamp"] == rows[-1]["stamp"]]
+        print(write_report(latest, args.out / "views", args.docs))
         return
     cells, settings = plan(args.quick), Settings()
     if args.smoke:

@@ -5,6 +5,7 @@ import json
 import micro
 import pytest
 import torch
+from real_photos import pack_folder
 
 from my3dgen_core import look_at, save_generator
 from my3dgen_core.camera import cam2world
@@ -22,6 +23,7 @@ def test_a_smoke_run_gives_cells_once_and_a_report(tmp_path, capsys):
     save_generator(micro.generator(), tmp_path / "tiny.safetensors")
     out = tmp_path / "study"
     arguments = ["--smoke", "--out", str(out), "--generator", str(tmp_path / "tiny.safetensors")]
+    arguments += ["--face-models", str(pack_folder())]
     study.main(arguments)
     rows = study.read_cells(out)
     assert len(rows) == 6
@@ -31,6 +33,8 @@ def test_a_smoke_run_gives_cells_once_and_a_report(tmp_path, capsys):
     assert trained["parameters"] < rows[4]["parameters"]
     assert trained["half"]["bytes"] < trained["bytes"] * 0.7 + 20_000  # a header on top
     assert len(trained["curve"]) == 2
+    assert all(-1 <= row["multi-view identity error"]["unaligned"] <= 2 for row in rows)
+    assert [yaw for yaw, _ in trained["identity by yaw"]] == list(study.YAWS)
     assert rows[0]["held-out views"]["PSNR dB"] != trained["held-out views"]["PSNR dB"]
 
     # a line that was cut off: only that cell runs again
