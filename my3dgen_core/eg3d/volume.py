@@ -111,7 +111,9 @@ def march(
     weights = alpha * passed
     total = weights.sum(2)
     features = (weights * color).sum(2)
-    depth = (weights * depth_mid).sum(2) / total
+    hit = total > 0  # where nothing is hit the depth is NaN, its gradient is not
+    depth = (weights * depth_mid).sum(2) / torch.where(hit, total, torch.ones_like(total))
+    depth = torch.where(hit, depth, torch.full_like(depth, torch.nan))
     if white_back:
         features = features + (1 - total)
     return features * 2 - 1, depth, weights

@@ -17,7 +17,7 @@ from my3dgen_core.starter.bank import Rays
 from my3dgen_core.starter.export import export
 from my3dgen_core.starter.objectives import DENSITY_SCALE, latents, point_loss, ray_loss
 from my3dgen_core.starter.optimizer import Muon, orthogonalize
-from my3dgen_core.starter.train import CONFIG, STAGES, grow, rate
+from my3dgen_core.starter.stages import CONFIG, STAGES, grow, rate
 
 SMALL = dataclasses.replace(CONFIG, plane_resolution=8, channel_base=128, channel_max=16, w_dim=16)
 
