@@ -94,14 +94,18 @@ def picture_loss(
     """
     config = generator.config
     side = config.neural_resolution
-
-    def decoder(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        density, color = generator.decoder(features)
-        return DENSITY_SCALE * density, color
-
     ws = latents(generator, z)
     origins, directions = rays(cameras, side)
-    marched = render_rays(generator.planes(ws), decoder, config, origins, directions, floor=1e-3)
+    marched = render_rays(
+        generator.planes(ws),
+        generator.decoder,
+        config,
+        origins,
+        directions,
+        floor=1e-3,
+        density_scale=DENSITY_SCALE,
+        renderer=generator.renderer,
+    )
     square = (side, side)
     features = marched.features.transpose(1, 2).unflatten(2, square)
     weight = marched.weight.transpose(1, 2).unflatten(2, square)
