@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 _FOLDER = Path(__file__).parent
-_SOURCES = ("render.cpp", "field.h", "ray.h", "simd.h")
+_SOURCES = ("render.cpp", "forward.h", "backward.h", "field.h", "ray.h", "simd.h")
 # NaN and infinity keep their meaning: nothing of -ffast-math that says otherwise.
 _FLAGS = ("-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi")
 

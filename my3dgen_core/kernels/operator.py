@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..eg3d.layers import FullyConnected
 from ..eg3d.volume import Decoder
 from .builder import KernelError, load
 
@@ -25,6 +26,8 @@ def decoder_weights(decoder: Decoder, density_scale: float = 1.0) -> Weights:
         w0 [64, 32], b0 [64], w1 [33, 64], b1 [33]; the first row of the last two gives the raw density.
     """
     first, last = decoder.net[0], decoder.net[2]
+    assert isinstance(first, FullyConnected)
+    assert isinstance(last, FullyConnected)
     w0, b0 = first.weight * first.weight_gain, first.bias * first.bias_gain
     w1, b1 = last.weight * last.weight_gain, last.bias * last.bias_gain
     if density_scale != 1:
@@ -108,7 +111,9 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
     ctx.save_for_backward(*inputs[:7], *output[4:])
 
 
-def _gradient(ctx: Any, features: Tensor, depth: Tensor, weight: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+def _gradient(
+    ctx: Any, features: Tensor, depth: Tensor, weight: Tensor, *_: Any
+) -> tuple[Tensor | None, ...]:
     gradients = torch.ops.my3dgen.render_rays_backward(
         *ctx.saved_tensors, features, depth, weight, *ctx.settings
     )

@@ -11,24 +11,29 @@
 #include <tuple>
 #include <vector>
 
-#include "field.h"
-#include "ray.h"
+#include "backward.h"
+#include "forward.h"
 
 namespace my3dgen {
 namespace {
 
 using at::Tensor;
-using Floats = std::vector<float>;
 
 constexpr int BLOCK_SAMPLES = 1536;  // with 64 hidden units each: 400 KB
-constexpr int PIECE = 64;            // samples decoded at a time: what lies in the innermost cache
-constexpr float NOTHING = 1e-8f;     // colours that weigh less would be lost in rounding: they are not decoded
 constexpr int SLOTS = 16;  // blocks of rays between two scatters, each with weight gradients of its own: sums do
                            // not depend on how many threads there are
 
-Tensor plain(const Tensor& t) {
-  TORCH_CHECK(t.scalar_type() == at::kFloat && t.device().is_cpu(), "my3dgen: float32 tensors on the CPU expected");
+// The tensor without gaps, if it is what the operator expects.
+Tensor plain(const Tensor& t, at::IntArrayRef shape) {
+  TORCH_CHECK(t.scalar_type() == at::kFloat && t.device().is_cpu() && t.sizes() == shape,
+              "my3dgen: a float32 tensor ", shape, " on the CPU is expected, not ", t.scalar_type(), " ", t.sizes());
   return t.contiguous();
+}
+
+Decoder decoder_of(const Tensor& w0, const Tensor& b0, const Tensor& w1, const Tensor& b1) {
+  const Tensor first = plain(w0, {HIDDEN, CHANNELS}), last = plain(w1, {1 + COLORS, HIDDEN});
+  const Tensor first_bias = plain(b0, {HIDDEN}), last_bias = plain(b1, {1 + COLORS});
+  return {first.data_ptr<float>(), first_bias.data_ptr<float>(), last.data_ptr<float>(), last_bias.data_ptr<float>()};
 }
 
 // Planes with their channels side by side: as they are where they lie so already, else a copy.
@@ -36,11 +41,14 @@ struct Scenes {
   Tensor tensor;
   float scale;
 
-  Scenes(const Tensor& planes, double box_warp) : tensor(planes), scale(float(2 / box_warp)) {
-    TORCH_CHECK(planes.dim() == 5 && planes.size(1) == 3 && planes.size(2) == CHANNELS &&
-                    planes.scalar_type() == at::kFloat,
-                "my3dgen: planes must be float32 [B, 3, 32, P, P], not ", planes.sizes());
-    if (planes.stride(2) != 1) tensor = planes.permute({0, 1, 3, 4, 2}).contiguous().permute({0, 1, 4, 2, 3});
+  Scenes(const Tensor& planes, int64_t count, double box_warp) : scale(float(2 / box_warp)) {
+    TORCH_CHECK(planes.dim() == 5 && planes.size(0) == count && planes.size(1) == 3 && planes.size(2) == CHANNELS &&
+                    planes.scalar_type() == at::kFloat && planes.device().is_cpu(),
+                "my3dgen: planes must be float32 [", count, ", 3, 32, P, P], not ", planes.sizes());
+    // One scene seen by several cameras is copied once.
+    tensor = planes.stride(0) == 0 ? planes.narrow(0, 0, 1) : planes;
+    if (planes.stride(2) != 1) tensor = tensor.permute({0, 1, 3, 4, 2}).contiguous().permute({0, 1, 4, 2, 3});
+    tensor = tensor.expand_as(planes);
     TORCH_CHECK(tensor.size(3) * tensor.stride(3) < std::numeric_limits<int32_t>::max(), "my3dgen: planes too large");
   }
 
@@ -50,137 +58,16 @@ struct Scenes {
   }
 };
 
-// Points of a block with what the decoder made of them: rows of the arrays.
-struct Points {
-  Floats x, y, z, hidden, density;
-
-  explicit Points(int count)
-      : x(padded(count)), y(padded(count)), z(padded(count)), hidden(padded(count) * HIDDEN), density(padded(count)) {}
-
-  void put(int row, const float* origin, const float* direction, float depth) {
-    x[row] = origin[0] + depth * direction[0];
-    y[row] = origin[1] + depth * direction[1];
-    z[row] = origin[2] + depth * direction[2];
-  }
-
-  void decode_rows(const Planes& planes, const Decoder& decoder, int from, int to) {
-    alignas(64) float features[(PIECE + LANES) * CHANNELS];
-    for (int i = from; i < to; i += PIECE) {
-      const int n = std::min(PIECE, to - i);
-      gather(planes, &x[i], &y[i], &z[i], n, features);
-      decode(decoder, features, n, &hidden[i * HIDDEN], &density[i]);
-    }
-  }
-};
-
-// Samples whose colours are still to be decoded and added to their rays.
-struct Painter {
-  const Decoder& decoder;
-  float* features;  // [rays of the block, COLORS]
-  alignas(64) float hidden[PIECE * HIDDEN], colors[PIECE * COLORS], share[PIECE];
-  int ray[PIECE], count = 0;
-
-  Painter(const Decoder& decoder, float* features) : decoder(decoder), features(features) {}
-
-  void add(int r, float part, const float* units) {
-    ray[count] = r, share[count] = part;
-    std::memcpy(hidden + count * HIDDEN, units, HIDDEN * sizeof(float));
-    if (++count == PIECE) flush();
-  }
-
-  void flush() {
-    colorize(decoder, hidden, count, colors);
-    for (int i = 0; i < count; i++)
-      for (int c = 0; c < COLORS; c += LANES) {
-        float* out = features + ray[i] * COLORS + c;
-        store(out, load(out) + share[i] * load(colors + i * COLORS + c));
-      }
-    count = 0;
-  }
-};
-
-// Outputs of some rays; `depths` and `densities` of their samples are null where nobody asked to keep them.
-struct Out {
-  float *features, *depth, *weight, *depths, *densities;
-  float nearest = std::numeric_limits<float>::infinity(), farthest = -nearest;
-};
-
-void render_block(
-    const Planes& planes, const Decoder& decoder, int rays, int n, int k, const float* origins, const float* directions,
-    const float* coarse, const float* u, bool white_back, Points& points, Out& out) {
-  const int samples = n + k, width = padded(samples);
-  Floats depths(width), densities(width), sorted_depths(width), sorted_densities(width), cdf(width);
-  Floats fine(rays * k);
-  std::vector<int> order(samples), scratch(samples);
-  March marched(samples);
-  for (int r = 0; r < rays; r++)
-    for (int i = 0; i < n; i++) points.put(r * n + i, origins + 3 * r, directions + 3 * r, coarse[r * n + i]);
-  points.decode_rows(planes, decoder, 0, rays * n);
-  if (k > 0) {
-    for (int r = 0; r < rays; r++) {
-      std::copy_n(coarse + r * n, n, depths.data());
-      std::copy_n(&points.density[r * n], n, densities.data());
-      march(depths.data(), densities.data(), n, marched);
-      importance(depths.data(), marched.weight.data(), n, u + r * k, k, cdf.data(), &fine[r * k]);
-      for (int j = 0; j < k; j++)
-        points.put(rays * n + r * k + j, origins + 3 * r, directions + 3 * r, fine[r * k + j]);
-    }
-    points.decode_rows(planes, decoder, rays * n, rays * samples);
-  }
-  std::fill_n(out.features, rays * COLORS, 0.0f);
-  Painter painter(decoder, out.features);
-  for (int r = 0; r < rays; r++) {
-    std::copy_n(coarse + r * n, n, depths.data());
-    std::copy_n(fine.data() + r * k, k, depths.data() + n);
-    if (k > 0)
-      sort_samples(depths.data(), n, k, order.data(), scratch.data());
-    else
-      for (int i = 0; i < n; i++) order[i] = i;
-    const auto row = [&](int i) { return i < n ? r * n + i : rays * n + r * k + i - n; };
-    for (int i = 0; i < samples; i++) {
-      sorted_depths[i] = depths[order[i]];
-      sorted_densities[i] = points.density[row(order[i])];
-      out.nearest = std::min(out.nearest, sorted_depths[i]);
-      out.farthest = std::max(out.farthest, sorted_depths[i]);
-    }
-    march(sorted_depths.data(), sorted_densities.data(), samples, marched);
-    float total = 0, depth = 0, before = 0;
-    for (int i = 0; i < samples; i++) {
-      const float after = i < samples - 1 ? marched.weight[i] : 0;
-      const float share = (before + after) / 2;
-      // Written so that a NaN is decoded and seen.
-      if (!(std::abs(share) < NOTHING)) painter.add(r, share, &points.hidden[row(order[i]) * HIDDEN]);
-      if (i < samples - 1) {
-        total += after;
-        depth += after * ((sorted_depths[i] + sorted_depths[i + 1]) / 2);
-      }
-      before = after;
-    }
-    out.weight[r] = total;
-    out.depth[r] = depth / total;
-    if (out.depths) {
-      std::copy_n(sorted_depths.data(), samples, out.depths + r * samples);
-      std::copy_n(sorted_densities.data(), samples, out.densities + r * samples);
-    }
-  }
-  painter.flush();
-  for (int r = 0; r < rays; r++)
-    for (int c = 0; c < COLORS; c++) {
-      float& value = out.features[r * COLORS + c];
-      value = (value + (white_back ? 1 - out.weight[r] : 0)) * 2 - 1;
-    }
-}
-
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> render_rays(
     const Tensor& planes, const Tensor& w0, const Tensor& b0, const Tensor& w1, const Tensor& b1, const Tensor& origins_,
     const Tensor& directions_, const Tensor& depths_, const Tensor& u_, double box_warp, bool white_back, double /*floor*/,
     bool keep) {
-  const Scenes scenes(planes, box_warp);
-  const Decoder decoder(
-      plain(w0).data_ptr<float>(), plain(b0).data_ptr<float>(), plain(w1).data_ptr<float>(), plain(b1).data_ptr<float>());
-  const Tensor origins = plain(origins_), directions = plain(directions_), coarse = plain(depths_), u = plain(u_);
-  const int64_t b = directions.size(0), m = directions.size(1);
-  const int n = coarse.size(2), k = u.size(2), samples = n + k;
+  const int64_t b = directions_.size(0), m = directions_.size(1);
+  const int n = depths_.size(2), k = u_.size(2), samples = n + k;
+  const Scenes scenes(planes, b, box_warp);
+  const Decoder decoder = decoder_of(w0, b0, w1, b1);
+  const Tensor origins = plain(origins_, {b, m, 3}), directions = plain(directions_, {b, m, 3});
+  const Tensor coarse = plain(depths_, {b, m, n}), u = plain(u_, {b, m, k});
   TORCH_CHECK(n > 1, "my3dgen: a ray needs at least 2 samples, not ", n);
   const auto options = directions.options();
   Tensor features = at::empty({b, m, COLORS}, options), depth = at::empty({b, m}, options), weight = at::empty({b, m}, options);
@@ -209,156 +96,18 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> render_rays(
   return {features, depth, weight, span, sample_depths, densities};
 }
 
-struct WeightGradients {
-  alignas(64) float w0[HIDDEN * CHANNELS] = {}, b0[HIDDEN] = {}, w1[(1 + COLORS) * HIDDEN] = {}, b1[1 + COLORS] = {};
-};
-
-// What one block of rays leaves for the scatter: gradients [count, CHANNELS] of mean features at points.
-struct Slot {
-  Points points;
-  Floats gradient;
-  int count = 0;
-  WeightGradients weights;
-  explicit Slot(int rows) : points(rows), gradient(padded(rows) * CHANNELS) {}
-};
-
-// Buffers of a thread, rows of samples and of the block's rays.
-struct Scratch {
-  Floats features, colors, color_gradient, density_gradient, hidden_gradient, depths, densities, interval;
-  std::vector<int> row;
-  std::vector<March> marched;
-  Scratch(int rays, int samples)
-      : features(padded(rays * samples) * CHANNELS), colors(padded(rays * samples) * COLORS),
-        color_gradient(padded(rays * samples) * COLORS), density_gradient(padded(rays * samples)),
-        hidden_gradient(padded(rays * samples) * HIDDEN), depths(rays * padded(samples)),
-        densities(rays * padded(samples)), interval(padded(samples)), row(rays * samples),
-        marched(rays, March(samples)) {}
-};
-
-// What comes back along some rays, and what they were.
-struct In {
-  const float *origins, *directions, *depths, *densities, *features, *depth, *weight;
-};
-
-INLINE float dot(const float* a, const float* b) {
-  V total = {};
-  for (int c = 0; c < COLORS; c += LANES) total += load(a + c) * load(b + c);
-  return sum(total);
-}
-
-// Gradients of the raw densities and colours of one ray, for samples whose row is below `kept`.
-void march_backward(
-    const float* depths, const March& marched, int samples, const int* row, int kept, const In& in, int r, bool white_back,
-    Scratch& s) {
-  float tint[COLORS], whole = 0, total = 0, depth = 0;
-  for (int c = 0; c < COLORS; c++) whole += tint[c] = 2 * in.features[r * COLORS + c];
-  for (int i = 0; i < samples - 1; i++) {
-    total += marched.weight[i];
-    depth += marched.weight[i] * ((depths[i] + depths[i + 1]) / 2);
-  }
-  depth = total > 0 ? depth / total : 0;
-  const float pull = total > 0 ? in.depth[r] / total : 0;
-  const float shared = in.weight[r] - (white_back ? whole : 0);
-  const auto seen = [&](int i) { return row[i] < 0 ? 0.0f : dot(tint, &s.colors[row[i] * COLORS]); };
-  double behind = 0;
-  float right = seen(samples - 1);
-  for (int i = samples - 2; i >= 0; i--) {
-    const float left = seen(i);
-    const float by_weight = (left + right) / 2 + shared + pull * ((depths[i] + depths[i + 1]) / 2 - depth);
-    const float by_alpha = marched.passed[i] * by_weight - float(behind / ((1.0f - marched.alpha[i]) + 1e-10f));
-    s.interval[i] = by_alpha * marched.slope[i] / 2;
-    behind += marched.weight[i] * by_weight;
-    right = left;
-  }
-  for (int i = 0; i < samples; i++) {
-    if (row[i] < 0 || row[i] >= kept) continue;
-    const bool first = i == 0, last = i == samples - 1;
-    s.density_gradient[row[i]] = (first ? 0 : s.interval[i - 1]) + (last ? 0 : s.interval[i]);
-    const float share = ((first ? 0 : marched.weight[i - 1]) + (last ? 0 : marched.weight[i])) / 2;
-    for (int c = 0; c < COLORS; c++) {
-      const float bright = (s.colors[row[i] * COLORS + c] + 0.001f) / 1.002f;
-      s.color_gradient[row[i] * COLORS + c] = tint[c] * share * 1.002f * bright * (1 - bright);
-    }
-  }
-}
-
-// Through the decoder: from gradients of its outputs to those of its weights and inputs.
-void decode_backward(const Decoder& decoder, Slot& slot, Scratch& s) {
-  const int n = slot.count;
-  WeightGradients& out = slot.weights;
-  const float* hidden = slot.points.hidden.data();
-  product<COLORS, HIDDEN>(s.color_gradient.data(), n, decoder.w1 + HIDDEN, nullptr, s.hidden_gradient.data());
-  outer<COLORS, HIDDEN>(s.color_gradient.data(), hidden, n, out.w1 + HIDDEN);
-  for (int i = 0; i < n; i++) {
-    const float density = s.density_gradient[i];
-    out.b1[0] += density;
-    for (int c = 0; c < COLORS; c++) out.b1[1 + c] += s.color_gradient[i * COLORS + c];
-    for (int h = 0; h < HIDDEN; h += LANES) {
-      const V unit = load(hidden + i * HIDDEN + h);
-      // The derivative of softplus from its own value.
-      const V g = (load(&s.hidden_gradient[i * HIDDEN + h]) + density * load(decoder.w1 + h)) * (1.0f - exp(-unit));
-      store(&s.hidden_gradient[i * HIDDEN + h], g);
-      store(out.b0 + h, load(out.b0 + h) + g);
-      store(out.w1 + h, load(out.w1 + h) + density * unit);
-    }
-  }
-  outer<HIDDEN, CHANNELS>(s.hidden_gradient.data(), s.features.data(), n, out.w0);
-  product<HIDDEN, CHANNELS>(s.hidden_gradient.data(), n, decoder.w0, nullptr, slot.gradient.data());
-}
-
-void block_backward(
-    const Planes& planes, const Decoder& decoder, int rays, int samples, const In& in, bool white_back, float floor,
-    Slot& slot, Scratch& s) {
-  const int width = padded(samples);
-  enum { IDLE = -1, SEEN = -2, KEPT = -3 };
-  for (int r = 0; r < rays; r++) {
-    float *depths = &s.depths[r * width], *densities = &s.densities[r * width];
-    std::copy_n(in.depths + r * samples, samples, depths);
-    std::copy_n(in.densities + r * samples, samples, densities);
-    March& marched = s.marched[r];
-    march(depths, densities, samples, marched, true);
-    // Samples that matter get a gradient; it depends on the colours of their neighbours and of all that is seen.
-    int* row = &s.row[r * samples];
-    const auto weight = [&](int i) { return i < 0 || i > samples - 2 ? 0.0f : marched.weight[i]; };
-    for (int i = 0; i < samples; i++) {
-      const float most = std::max(weight(i - 1), weight(i));
-      row[i] = !(floor > 0) || most > floor ? KEPT : most < NOTHING ? IDLE : SEEN;
-    }
-    for (int i = 0; i < samples; i++)
-      if (row[i] == IDLE && ((i > 0 && row[i - 1] == KEPT) || (i < samples - 1 && row[i + 1] == KEPT))) row[i] = SEEN;
-  }
-  int rows = 0;
-  for (const int kind : {KEPT, SEEN}) {
-    for (int j = 0; j < rays * samples; j++)
-      if (s.row[j] == kind) {
-        const int r = j / samples;
-        slot.points.put(rows, in.origins + 3 * r, in.directions + 3 * r, in.depths[j]);
-        s.row[j] = rows++;
-      }
-    if (kind == KEPT) slot.count = rows;
-  }
-  if (slot.count == 0) return;
-  Points& p = slot.points;
-  gather(planes, p.x.data(), p.y.data(), p.z.data(), rows, s.features.data());
-  decode(decoder, s.features.data(), rows, p.hidden.data(), p.density.data());
-  colorize(decoder, p.hidden.data(), rows, s.colors.data());
-  for (int r = 0; r < rays; r++)
-    march_backward(
-        &s.depths[r * width], s.marched[r], samples, &s.row[r * samples], slot.count, in, r, white_back, s);
-  decode_backward(decoder, slot, s);
-}
-
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> render_rays_backward(
     const Tensor& planes, const Tensor& w0, const Tensor& b0, const Tensor& w1, const Tensor& b1, const Tensor& origins_,
     const Tensor& directions_, const Tensor& sample_depths, const Tensor& densities, const Tensor& features_,
     const Tensor& depth_, const Tensor& weight_, double box_warp, bool white_back, double floor) {
-  const Scenes scenes(planes, box_warp);
-  const Decoder decoder(
-      plain(w0).data_ptr<float>(), plain(b0).data_ptr<float>(), plain(w1).data_ptr<float>(), plain(b1).data_ptr<float>());
-  const Tensor origins = plain(origins_), directions = plain(directions_), depths = plain(sample_depths);
-  const Tensor raw = plain(densities), features = plain(features_), depth = plain(depth_), weight = plain(weight_);
-  const int64_t b = directions.size(0), m = directions.size(1);
-  const int samples = depths.size(2);
+  const int64_t b = directions_.size(0), m = directions_.size(1);
+  const int samples = sample_depths.size(2);
+  const Scenes scenes(planes, b, box_warp);
+  const Decoder decoder = decoder_of(w0, b0, w1, b1);
+  const Tensor origins = plain(origins_, {b, m, 3}), directions = plain(directions_, {b, m, 3});
+  const Tensor depths = plain(sample_depths, {b, m, samples}), raw = plain(densities, {b, m, samples});
+  const Tensor features = plain(features_, {b, m, COLORS});
+  const Tensor depth = plain(depth_, {b, m}), weight = plain(weight_, {b, m});
   const int64_t size = std::max(1, BLOCK_SAMPLES / 2 / samples), blocks = (m + size - 1) / size;
   Tensor out = at::zeros({b, 3, planes.size(3), planes.size(4), CHANNELS}, planes.options());
   std::vector<Slot> slots(std::min<int64_t>(SLOTS, blocks), Slot(size * samples));
