@@ -94,16 +94,21 @@ def picture_loss(generator: Generator, batch: Pictures) -> dict[str, torch.Tenso
     side = config.neural_resolution
     views = len(batch.cameras) // len(batch.z)
 
-    def decoder(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        density, color = generator.decoder(features)
-        return DENSITY_SCALE * density, color
-
     ws = latents(generator, batch.z)
     with torch.autocast("cpu", torch.bfloat16):
         planes = generator.planes(ws)
     planes = planes.float().repeat_interleave(views, 0)
     origins, directions = rays(batch.cameras, side)
-    marched = render_rays(planes, decoder, config, origins, directions, floor=1e-3)
+    marched = render_rays(
+        planes,
+        generator.decoder,
+        config,
+        origins,
+        directions,
+        floor=1e-3,
+        density_scale=DENSITY_SCALE,
+        renderer=generator.renderer,
+    )
     features, depth, weight = (
         values.transpose(1, 2).unflatten(2, (side, side))
         for values in (marched.features, marched.depth, marched.weight)

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from .. import kernels
 from ..checkpoint import load_generator
 from ..eg3d.config import GeneratorConfig
 from ..eg3d.generator import Generator
@@ -55,6 +56,7 @@ class Trainer:
 
     def _adopt(self, generator: Generator) -> None:
         self.generator = generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.generator.renderer = "compiled" if kernels.available() else "torch"
         self.average = copy.deepcopy(generator).requires_grad_(False)
         self.optimizers = optimizers(generator)
 
