@@ -13,7 +13,10 @@ from .checkpoint import CheckpointError, convert, save_generator
 from .snapshot import is_snapshot, split_snapshot
 
 # Subcommands that live in a module of their own: it has `add_arguments(parser)` and `main(args)`.
-MODULES = {"evaluate": ("evaluation", "personalise the demo person and score held-out views")}
+MODULES = {
+    "evaluate": ("evaluation", "personalise the demo person and score held-out views"),
+    "build-kernels": ("kernels.builder", "compile the faster renderer for this machine"),
+}
 
 
 def convert_arguments(parser: argparse.ArgumentParser) -> None:

@@ -46,6 +46,8 @@ class Generator(nn.Module):
         self.backbone = Backbone(config)
         self.superresolution = SuperResolution(config)
         self.decoder = Decoder(config.decoder_lr_mul)
+        self.renderer = "torch"
+        """What renders: "torch", or "compiled" where `my3dgen_core.kernels` is built (see `render_rays`)."""
         self.replaced: dict[str, nn.Parameter] = {}
         """The generator's own parameters while others stand in for them (see `adapter.swapped`)."""
 
@@ -168,7 +170,17 @@ class Generator(nn.Module):
             chunk = budget // (
                 len(planes) * max(self.config.depth_resolution, self.config.depth_resolution_importance)
             )
-        return render_rays(planes, self.decoder, self.config, origins, directions, jitter, chunk, floor)
+        return render_rays(
+            planes,
+            self.decoder,
+            self.config,
+            origins,
+            directions,
+            jitter,
+            chunk,
+            floor,
+            renderer=self.renderer,
+        )
 
     def sample(
         self, ws: Tensor, points: Tensor, *, planes: Tensor | None = None, chunk: int | None = None

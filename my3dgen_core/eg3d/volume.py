@@ -18,6 +18,7 @@ from .backbone import PLANE_CHANNELS
 from .config import GeneratorConfig
 from .layers import FullyConnected
 
+_Decode = Callable[[Tensor], tuple[Tensor, Tensor]]
 Jitter = float | torch.Generator | tuple[Tensor, Tensor] | None
 _PAIRS = ((0, 1), (0, 2), (2, 0))  # XY, XZ and ZX: not YZ, which is how every released model was trained
 
@@ -111,7 +112,9 @@ def march(
     weights = alpha * passed
     total = weights.sum(2)
     features = (weights * color).sum(2)
-    depth = (weights * depth_mid).sum(2) / total
+    hit = total > 0  # where nothing is hit the depth is NaN, its gradient is not
+    depth = (weights * depth_mid).sum(2) / torch.where(hit, total, torch.ones_like(total))
+    depth = torch.where(hit, depth, torch.full_like(depth, torch.nan))
     if white_back:
         features = features + (1 - total)
     return features * 2 - 1, depth, weights
@@ -188,7 +191,7 @@ class _Field:
     """A radiance field: planes [B, 3, 32, P, P] and what decodes them."""
 
     planes: Tensor
-    decoder: Callable[[Tensor], tuple[Tensor, Tensor]]
+    decoder: _Decode
     box_warp: float
 
     def at(self, points: Tensor) -> tuple[Tensor, Tensor]:
@@ -252,13 +255,15 @@ def _where(flags: Tensor) -> Tensor:
 
 def render_rays(
     planes: Tensor,
-    decoder: Callable[[Tensor], tuple[Tensor, Tensor]],
+    decoder: _Decode,
     config: GeneratorConfig,
     origins: Tensor,
     directions: Tensor,
     jitter: Jitter = None,
     chunk: int | None = None,
     floor: float = 0.0,
+    density_scale: float = 1.0,
+    renderer: str = "torch",
 ) -> Marched:
     """Two passes along rays: stratified samples, then samples where the first pass found something.
 
@@ -270,6 +275,10 @@ def render_rays(
         chunk: rays a scene worked on at a time; None is all. The result does not depend on it.
         floor: samples whose weight stays under it get no gradient (and cost none): most lie in air or behind
             the surface, where the gradient is next to nothing. The result does not depend on it.
+        density_scale: multiplies the raw density.
+        renderer: "torch", or "compiled" for `my3dgen_core.kernels`. That serves a `Decoder` in float32 on the
+            CPU and gives no gradient to rays; PyTorch renders the rest, and all (with a warning) where it is
+            not built.
 
     Depth is clamped to the range of all samples of the call, so the batch is one frame of reference.
     """
@@ -279,9 +288,17 @@ def render_rays(
     coarse, fine = _noise(jitter, b, m, n, k, directions)
     depths = coarse_depths(config, origins, directions, coarse)
     fine = fine.reshape(b, m, k)
+    if renderer == "compiled":
+        compiled = _compiled(
+            planes, decoder, config, (origins, directions, depths, fine), floor, density_scale
+        )
+        if compiled is not None:
+            return compiled
+    elif renderer != "torch":
+        raise ValueError(f"renderer must be 'torch' or 'compiled', not {renderer!r}.")
     chunk = m if chunk is None else max(1, chunk)
 
-    field = _Field(planes, decoder, config.box_warp)
+    field = _Field(planes, _scaled(decoder, density_scale), config.box_warp)
     parts = []
     for i in range(0, m, chunk):
         part = slice(i, i + chunk)
@@ -297,5 +314,47 @@ def render_rays(
         parts.append((features, depth, weights.sum(2), t.amin().detach(), t.amax().detach()))
     features, depth, weight = (torch.cat([p[i] for p in parts], dim=1) for i in range(3))
     nearest, farthest = torch.stack([p[3] for p in parts]).amin(), torch.stack([p[4] for p in parts]).amax()
-    depth = torch.nan_to_num(depth, nan=float("inf")).clamp(nearest, farthest)
-    return Marched(features, depth, weight)
+    return Marched(features, _limited(depth, nearest, farthest), weight)
+
+
+def _limited(depth: Tensor, nearest: Tensor, farthest: Tensor) -> Tensor:
+    return torch.nan_to_num(depth, nan=float("inf")).clamp(nearest, farthest)
+
+
+def _scaled(decoder: _Decode, density_scale: float) -> _Decode:
+    if density_scale == 1:
+        return decoder
+
+    def scaled(features: Tensor) -> tuple[Tensor, Tensor]:
+        density, color = decoder(features)
+        return density_scale * density, color
+
+    return scaled
+
+
+def _compiled(
+    planes: Tensor,
+    decoder: _Decode,
+    config: GeneratorConfig,
+    samples: tuple[Tensor, Tensor, Tensor, Tensor],
+    floor: float,
+    density_scale: float,
+) -> Marched | None:
+    """The compiled renderer's answer, or None where it does not serve."""
+    from .. import kernels
+
+    origins, directions, depths, u = samples
+    if not isinstance(decoder, Decoder) or not kernels.serves(planes, decoder, *samples):
+        return None
+    features, depth, weight, span = kernels.render_rays(
+        planes,
+        kernels.decoder_weights(decoder, density_scale),
+        origins,
+        directions,
+        depths[..., 0],
+        u,
+        box_warp=config.box_warp,
+        white_back=config.white_back,
+        floor=floor,
+    )
+    return Marched(features, _limited(depth[..., None], span[0], span[1]), weight[..., None])

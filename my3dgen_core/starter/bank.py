@@ -8,12 +8,13 @@ it misses.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+
+from .shards import Shards, save
 
 HEADS_PER_SHARD = 128
 CAMERAS_PER_HEAD = 8
@@ -24,8 +25,7 @@ _COARSE = 64  # pixels of the picture in which edges are looked for
 
 
 def write_shard(path: Path, seed: int) -> None:
-    """Writes one shard (a folder-free .npz, not compressed) of fresh heads; the same seed gives the same
-    shard."""
+    """Writes one shard of fresh heads; the same seed gives the same shard."""
     from .caster import cast
     from .factors import Z_DIM, looks
     from .headmesh import head_model
@@ -60,17 +60,8 @@ def write_shard(path: Path, seed: int) -> None:
         colours.append(np.clip((seen[..., :3] + 1) * 127.5 + 0.5, 0, 255).astype(np.uint8).reshape(*shape, 3))
         covers.append((seen[..., 4] * 255 + 0.5).astype(np.uint8).reshape(shape))
         depths.append((seen[..., 3] - DEPTH_ORIGIN).astype(np.float16).reshape(shape))
-    partial = path.with_suffix(f".{os.getpid()}.tmp.npz")
-    np.savez(
-        partial,
-        z=z.numpy(),
-        cameras=np.concatenate(cameras),
-        pixels=np.concatenate(pixels),
-        colours=np.concatenate(colours),
-        covers=np.concatenate(covers),
-        depths=np.concatenate(depths),
-    )
-    partial.replace(path)
+    parts = {"cameras": cameras, "pixels": pixels, "colours": colours, "covers": covers, "depths": depths}
+    save(path, {"z": z.numpy()} | {name: np.concatenate(part) for name, part in parts.items()})
 
 
 def _project(points: np.ndarray, camera: np.ndarray) -> np.ndarray:
@@ -122,25 +113,15 @@ class Rays:
     depths: torch.Tensor  # [B, M, 1]
 
 
-class Bank:
-    """Random batches from every shard of a folder; shards that appear later are picked up by `refresh`."""
+class Bank(Shards):
+    """Random batches of rays from every shard of a folder."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.shards: dict[str, dict[str, np.ndarray]] = {}
-        self.refresh()
+    kind = "rays"
+    heads_per_shard = HEADS_PER_SHARD
 
-    def refresh(self) -> None:
-        """Loads new shards."""
-        for path in sorted(self.folder.glob("shard_*.npz")):
-            if path.name not in self.shards and ".tmp" not in path.name:
-                with np.load(path) as stored:
-                    self.shards[path.name] = {name: stored[name] for name in stored.files}
-        self.names = list(self.shards)
-
-    @property
-    def heads(self) -> int:
-        return HEADS_PER_SHARD * len(self.names)
+    @classmethod
+    def write(cls, path: Path, seed: int) -> None:
+        write_shard(path, seed)
 
     def batch(self, heads: int, rays: int, rng: np.random.Generator) -> Rays:
         """`heads` random heads with `rays` random rays each, over all their cameras."""
@@ -148,8 +129,7 @@ class Bank:
             name: [] for name in ("z", "cam", "pixels", "colours", "covers", "depths")
         }
         for _ in range(heads):
-            shard = self.shards[self.names[rng.integers(len(self.names))]]
-            head = rng.integers(HEADS_PER_SHARD)
+            shard, head = self.draw(rng)
             index = rng.integers(0, CAMERAS_PER_HEAD * RAYS_PER_CAMERA, rays)
             parts["z"].append(shard["z"][head])
             parts["cam"].append(shard["cameras"][head][index // RAYS_PER_CAMERA])
@@ -169,31 +149,3 @@ class Bank:
             t["covers"] / 255,
             t["depths"] + DEPTH_ORIGIN,
         )
-
-
-def main() -> None:
-    import argparse
-    import time
-
-    parser = argparse.ArgumentParser(
-        description="Write ray shards; run two of these with --part 0/2 and 1/2."
-    )
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--shards", type=int, default=48)
-    parser.add_argument(
-        "--part", default="0/1", help="i/n: this process makes every n-th shard, from the i-th"
-    )
-    arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    index, count = (int(v) for v in arguments.part.split("/"))
-    torch.set_num_threads(1)
-    for shard in range(index, arguments.shards, count):
-        path = arguments.out / f"shard_{shard:04d}.npz"
-        if not path.exists():
-            start = time.time()
-            write_shard(path, shard)
-            print(f"{path.name} {time.time() - start:.1f} s", flush=True)  # noqa: T201
-
-
-if __name__ == "__main__":
-    main()

@@ -17,6 +17,7 @@ from .. import evaluation
 from ..camera import look_at
 from ..eg3d.generator import Generator
 from ..face import FaceModels
+from .attributes import sweeps
 from .factors import Z_DIM
 from .heads import random_cameras, truth
 from .metrics import HeldOut, inside, measure, psnr
@@ -91,39 +92,20 @@ def identity_scores(generator: Generator, face_models: FaceModels, heads: int) -
     cosine = features[seen] @ features[seen].T
     same = owner[:, None] == owner
     pairs = torch.ones_like(same).triu(1)
-    auc = evaluation.auc(cosine[same & pairs], cosine[~same & pairs])
+    alike, different = cosine[same & pairs], cosine[~same & pairs]
     return (
         f"faces found in {int(found.sum())} of {heads} frontal renders and {int(seen.sum())} of {len(seen)} "
-        f"others; AUC same head against different heads {auc:.4f}"
+        f"others; AUC same head against different heads {evaluation.auc(alike, different):.4f}, best told "
+        f"apart at cosine {threshold(alike, different):.3f}"
     )
 
 
-@torch.no_grad()
-def smile_scores(generator: Generator, face_models: FaceModels, heads: int = 12) -> str:
-    """What moving w along the starter's smile does: the smile by landmarks, and the cosine with the head as
-    it was."""
-    from ..direction_finder import SMILE, FaceGeometry
-    from ..face import embed
-    from .directions import factor_direction
-
-    direction, geometry = factor_direction(generator, "smile"), FaceGeometry(face_models)
-    z = torch.randn(heads, Z_DIM, generator=torch.Generator().manual_seed(780_000))
-    strengths = torch.linspace(-2, 2, 5)
-    smiles, cosines = [], []
-    for ws in latents(generator, z).split(1):
-        images = torch.cat(
-            [
-                generator.render(one, look_at(0.0, 0.0)).image
-                for one in direction.apply(ws, strengths).split(1)
-            ]
-        )
-        features, found = embed(images, face_models)
-        if bool(found.all()):
-            smiles.append(geometry(images)[SMILE])
-            cosines.append(features @ features[2])
-    means, kept = torch.stack(smiles).nanmean(0), torch.stack(cosines).mean(0)
-    rows = [f"{t:+.0f}: {a:.3f} ({c:.3f})" for t, a, c in zip(strengths, means, kept, strict=True)]
-    return f"smile (cosine with the head at 0) over {len(smiles)} heads, by strength: {', '.join(rows)}"
+def threshold(alike: torch.Tensor, different: torch.Tensor) -> float:
+    """The cosine that tells pairs of one head from pairs of two with the fewest errors, both kinds weighing
+    the same."""
+    places = torch.cat([alike, different]).sort().values
+    right = torch.stack([(alike >= t).float().mean() + (different < t).float().mean() for t in places])
+    return float(places[right.argmax()])
 
 
 def main() -> None:
@@ -155,7 +137,8 @@ def main() -> None:
     if arguments.face_models is not None:
         models = FaceModels.from_folder(arguments.face_models)
         print(identity_scores(generator, models, arguments.heads))  # noqa: T201
-        print(smile_scores(generator, models))  # noqa: T201
+        for swept in sweeps(generator, models):
+            print(swept)  # noqa: T201
     for path, draw in (
         (arguments.sheet, lambda: contact_sheet(generator, held_out)),
         (arguments.samples, lambda: sample_sheet(generator)),

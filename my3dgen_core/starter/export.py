@@ -36,3 +36,11 @@ def export(generator: Generator, path: Path | None, fold: bool = True) -> Genera
         partial.chmod(0o644)
         partial.replace(path)
     return finished
+
+
+def unfolded(finished: Generator) -> Generator:
+    """The inverse of the folding: a finished generator as it is while training."""
+    with torch.no_grad():
+        for parameter in list(finished.decoder.net.children())[-1].parameters():
+            parameter[0] /= DENSITY_SCALE
+    return finished

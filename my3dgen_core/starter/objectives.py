@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from ..eg3d.generator import Generator
 from ..eg3d.volume import march, rays, render_rays
+from .album import Pictures
 from .bank import Rays
 
 # The decoder's density is multiplied by this while training (and the factor folded into its last layer when
@@ -84,32 +85,42 @@ def ray_loss(
     }
 
 
-def picture_loss(
-    generator: Generator, z: torch.Tensor, cameras: torch.Tensor, image: torch.Tensor, mask: torch.Tensor
-) -> dict[str, torch.Tensor]:
+def picture_loss(generator: Generator, batch: Pictures) -> dict[str, torch.Tensor]:
     """Whole pictures by the real two-pass sampler and super-resolution against the truth, everything trained.
 
-    Args:
-        z [B, z_dim]; cameras [B, 25]; image [B, 3, R, R] in [-1, 1]; mask [B, 1, R, R] in 0..1.
+    Convolutions compute in bfloat16, whose rounding is far below the errors at hand; rays in float32.
     """
     config = generator.config
     side = config.neural_resolution
+    views = len(batch.cameras) // len(batch.z)
 
-    def decoder(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        density, color = generator.decoder(features)
-        return DENSITY_SCALE * density, color
-
-    ws = latents(generator, z)
-    origins, directions = rays(cameras, side)
-    marched = render_rays(generator.planes(ws), decoder, config, origins, directions, floor=1e-3)
-    square = (side, side)
-    features = marched.features.transpose(1, 2).unflatten(2, square)
-    weight = marched.weight.transpose(1, 2).unflatten(2, square)
-    scale = image.shape[-1] // side
-    raw_error = (features[:, :3] - F.avg_pool2d(image, scale)).abs().mean()
-    return image_loss(generator.superresolution.upscale(features, ws), image) | {
-        "raw": 0.2 * raw_error,
-        "coverage": 0.1 * (weight - F.avg_pool2d(mask, scale)).abs().mean(),
+    ws = latents(generator, batch.z)
+    with torch.autocast("cpu", torch.bfloat16):
+        planes = generator.planes(ws)
+    planes = planes.float().repeat_interleave(views, 0)
+    origins, directions = rays(batch.cameras, side)
+    marched = render_rays(
+        planes,
+        generator.decoder,
+        config,
+        origins,
+        directions,
+        floor=1e-3,
+        density_scale=DENSITY_SCALE,
+        renderer=generator.renderer,
+    )
+    features, depth, weight = (
+        values.transpose(1, 2).unflatten(2, (side, side))
+        for values in (marched.features, marched.depth, marched.weight)
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        image = generator.superresolution.upscale(features, ws.repeat_interleave(views, 0))
+    scale = batch.images.shape[-1] // side
+    sure = (batch.depths > 0).float()
+    return image_loss(image.float(), batch.images) | {
+        "raw": 0.2 * (features[:, :3] - F.avg_pool2d(batch.images, scale)).abs().mean(),
+        "coverage": 0.1 * (weight - F.avg_pool2d(batch.masks, scale)).abs().mean(),
+        "depth": 2 * (sure * (depth - batch.depths).abs()).sum() / sure.sum().clamp(min=1),
     }
 
 

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ..camera import cam2world, intrinsics
+from ..refinement import turned
 from .factors import NAMES, Z_DIM, Expression, Looks, looks
 from .glasses import glasses
 from .headmesh import GLASSES, SKIN, HeadModel, head_model
-from .heads import Extra, photograph, scene_of
+from .heads import Extra, photograph, posed_vertices, scene_of
 
 RESERVED_SEEDS = 9000  # from here on: acceptance only
 _HAIR = np.array(
@@ -33,6 +35,20 @@ _MAX_MARKS = 24
 
 
 @dataclass(frozen=True)
+class Album:
+    """Photos with their truth: images [n,3,R,R] in [-1,1] on white, exact cameras [n,25], depths [n,1,R,R]
+    along the ray (0 outside), masks [n,1,R,R] in 0..1, landmarks in the world [n,5,3] and in the picture
+    [n,5,2] in units of its side, (0, 0) the upper left corner."""
+
+    images: torch.Tensor
+    cameras: torch.Tensor
+    depths: torch.Tensor
+    masks: torch.Tensor
+    landmarks: torch.Tensor
+    pixels: torch.Tensor
+
+
+@dataclass(frozen=True)
 class Person:
     """One person: `photos` as an album would have them, `render` as the truth of the neutral face."""
 
@@ -41,7 +57,14 @@ class Person:
     extra: Extra | None
 
     def photos(
-        self, n: int, seed: int = 0, resolution: int = 256, yaw: float = 35.0, pitch: float = 15.0
+        self,
+        n: int,
+        seed: int = 0,
+        resolution: int = 256,
+        yaw: float = 35.0,
+        pitch: float = 15.0,
+        pose_error: float = 0.0,
+        cluttered: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Views with varied expression.
 
@@ -50,21 +73,50 @@ class Person:
             seed: which album; the same seed gives the same photos.
             resolution: side in pixels.
             yaw, pitch: the cameras' range in degrees, both ways.
+            pose_error: root mean square of the labels' error in degrees: the cameras returned are turned
+                about the head by that much in a random direction. The photos stay the same.
+            cluttered: a background of its own behind every photo, instead of white.
 
         Returns:
-            images [n, 3, resolution, resolution] in [-1, 1] on white; their exact cameras [n, 25].
+            images [n, 3, resolution, resolution] in [-1, 1]; their cameras [n, 25], exact without
+            `pose_error`.
         """
+        album = self.album(n, seed, resolution, yaw, pitch)
+        images, cameras = album.images, album.cameras
+        own = np.random.default_rng([self.seed, seed, 2])
+        turns = torch.from_numpy(own.normal(size=(n, 3))).float() * float(np.radians(pose_error)) / 3**0.5
+        if pose_error:
+            cameras = turned(cameras, torch.cat([turns, torch.zeros(n, 3)], dim=1))
+        if cluttered:
+            scenery = torch.stack([_scenery(own, resolution) for _ in range(n)])
+            # The pictures are composited on white: what is not covered gets the scenery instead.
+            images = images + (1 - album.masks) * (scenery - 1)
+        return images, cameras
+
+    def album(
+        self, n: int, seed: int = 0, resolution: int = 256, yaw: float = 35.0, pitch: float = 15.0
+    ) -> Album:
+        """The same photos with everything that is known of them."""
         if n < 1:
             raise ValueError(f"Ask for at least one photo, not {n}.")
         rng = np.random.default_rng([self.seed, seed, 1])
         cameras = _spread_cameras(n, rng, yaw, pitch)
-        images = []
+        parts: list[tuple[torch.Tensor, ...]] = []
+        model = head_model()
         for camera in cameras:
             look = dataclasses.replace(self.look, expression=_expression(rng))
-            images.append(
-                photograph(scene_of(look, self.extra), camera[None], np.zeros(1, int), resolution, 4)[0]
-            )
-        return torch.cat(images), cameras
+            taken = photograph(scene_of(look, self.extra), camera[None], np.zeros(1, int), resolution, 4)
+            points = model.landmarks(torch.from_numpy(posed_vertices(look, model)).float())
+            parts.append((*taken, points))
+        images, depths, masks, points = (torch.cat(part) for part in zip(*parts, strict=True))
+        return Album(images, cameras, depths, masks, points, _projected(points, cameras))
+
+    @property
+    def landmarks(self) -> torch.Tensor:
+        """Eyes, nose and mouth corners of the neutral face in the world [5, 3], in the order of
+        `headmesh.LANDMARKS`."""
+        model = head_model()
+        return model.landmarks(torch.from_numpy(posed_vertices(self.look, model)).float())[0]
 
     def render(
         self, cameras: torch.Tensor, resolution: int
@@ -177,6 +229,26 @@ def _marks(model: HeadModel, rng: np.random.Generator, skin: np.ndarray) -> np.n
     marks = np.zeros((_MAX_MARKS, 8))
     marks[: len(rows)] = rows
     return marks
+
+
+def _projected(points: torch.Tensor, cameras: torch.Tensor) -> torch.Tensor:
+    """World points [N, M, 3] in pictures of cameras [N, 25], in units of the side: [N, M, 2]."""
+    pose = cam2world(cameras)
+    local = (points - pose[:, None, :3, 3]) @ pose[:, :3, :3]
+    return 0.5 + intrinsics(cameras)[:, None, :1, 0] * local[..., :2] / local[..., 2:]
+
+
+def _scenery(rng: np.random.Generator, side: int) -> torch.Tensor:
+    """A background [3, side, side] in [-1, 1]: soft blotches of colour, a few hard-edged things in front."""
+    blotches = torch.from_numpy(rng.uniform(-1, 1, (1, 3, 4, 4))).float()
+    picture = torch.nn.functional.interpolate(blotches, (side, side), mode="bicubic", align_corners=True)[0]
+    for _ in range(int(rng.integers(3, 9))):
+        top, left = rng.integers(0, side, 2)
+        height, width = rng.integers(side // 12 + 1, side // 2 + 2, 2)
+        picture[:, top : top + height, left : left + width] = torch.from_numpy(
+            rng.uniform(-1, 1, (3, 1, 1))
+        ).float()
+    return picture.clamp(-1, 1)
 
 
 def _expression(rng: np.random.Generator) -> Expression:

@@ -2,146 +2,50 @@
 
     python -m my3dgen_core.starter.train --out runs/starter
 
-Ray shards are made by background processes while the first stage runs (`bank`). The training itself runs in
-as many processes as there are cores (`team`). A stage lasts a share of `--minutes` of wall clock, so its
-learning rate falls to the end on any machine; every stage ends with an export.
+Rays and pictures are made by background processes while the first stages run (`shards`). The training
+itself runs in as many processes as there are cores (`team`). A stage lasts a share of `--minutes` of wall
+clock, so its learning rate falls to the end on any machine; every stage ends with an export.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import dataclasses
-import math
+import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from .. import kernels
+from ..checkpoint import load_generator
 from ..eg3d.config import GeneratorConfig
 from ..eg3d.generator import Generator
+from .album import Album
 from .bank import Bank
-from .export import export
-from .factors import Z_DIM
-from .heads import random_cameras, truth
+from .export import export, unfolded
 from .metrics import HeldOut, measure
 from .objectives import picture_loss, point_loss, ray_loss
-from .optimizer import Muon
+from .shards import Shards
+from .stages import STAGES, Stage, grow, optimizers, rate
 from .team import Team
-
-CONFIG = GeneratorConfig(
-    z_dim=64,
-    w_dim=128,
-    img_resolution=128,
-    plane_resolution=128,
-    channel_base=4096,
-    channel_max=128,
-    superresolution="2X",
-    sr_num_fp16_res=0,
-    neural_resolution=64,
-    depth_resolution=24,
-    depth_resolution_importance=24,
-    ray_start=2.25,
-    ray_end=3.2,
-    white_back=True,
-    c_gen_conditioning_zero=True,
-    avg_camera_pivot=(0.0, 0.0, 0.0),
-)
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One stage: share of the time, size of the planes, what is supervised, batch of a worker, learning
-    rate."""
-
-    name: str
-    share: float
-    planes: int
-    objective: str  # "points", "rays" or "pictures"
-    heads: int = 4
-    rays: int = 1024
-    rate: float = 1.0
-
-
-STAGES = (
-    Stage("points64", 0.05, 64, "points", rays=768),
-    Stage("rays64", 0.08, 64, "rays", rate=0.7),
-    Stage("points128", 0.02, 128, "points", rays=768, rate=0.6),
-    Stage("rays128", 0.55, 128, "rays", rate=0.4),
-    Stage("pictures", 0.30, 128, "pictures", heads=1, rate=0.2),
-)
-
-
-def optimizers(generator: Generator) -> list[torch.optim.Optimizer]:
-    """Muon on the weights of convolutions and affines, Adam on the rest.
-
-    The mapping's rates are 100 times larger, as its own multiplier is small; the super-resolution, which
-    joins for the last stage and its low rate only, learns faster than what is finished by then.
-    """
-    kinds: dict[str, list[torch.nn.Parameter]] = {}
-    for name, parameter in generator.named_parameters():
-        parameter.requires_grad_(not name.endswith("noise_strength") and ".embed." not in name)
-        if not parameter.requires_grad:
-            continue
-        if ".mapping." in name:
-            kind = "mapping"
-        else:
-            part = "sharp" if name.startswith("superresolution") else "volume"
-            matrix = name.endswith(".weight") and not name.startswith("decoder")
-            kind = f"{part} {'matrices' if matrix else 'rest'}"
-        kinds.setdefault(kind, []).append(parameter)
-    muon = [
-        {"params": kinds["volume matrices"], "lr": 1e-2},
-        {"params": kinds["sharp matrices"], "lr": 2.5e-2},
-    ]
-    adam = [
-        {"params": kinds["volume rest"], "lr": 4e-2},
-        {"params": kinds["sharp rest"], "lr": 5e-2},
-        {"params": kinds["mapping"], "lr": 0.5},
-    ]
-    made: list[torch.optim.Optimizer] = [Muon(muon), torch.optim.Adam(adam, betas=(0.9, 0.99))]
-    for optimizer in made:
-        for group in optimizer.param_groups:
-            group["peak"] = group["lr"]
-    return made
-
-
-def grow(small: Generator, config: GeneratorConfig) -> Generator:
-    """A generator with larger planes that starts as the small one upsampled: new blocks add nothing yet."""
-    large = Generator(config)
-    known = small.state_dict()
-    state = large.state_dict()
-    for name, value in state.items():
-        if name in known and known[name].shape == value.shape:
-            state[name] = known[name]
-    large.load_state_dict(state)
-    for resolution in config.block_resolutions:
-        if resolution not in small.config.block_resolutions:
-            torgb = getattr(large.backbone.synthesis, f"b{resolution}").torgb
-            torch.nn.init.zeros_(torgb.weight)
-            torch.nn.init.zeros_(torgb.bias)
-    return large
-
-
-def rate(progress: float, step: int) -> float:
-    """Warm-up over 50 steps, then a cosine to 2 %."""
-    return min(1.0, (step + 1) / 50) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
 
 
 class Trainer:
     """State of the run: the stage, the generator, its running average, optimisers and time spent."""
 
-    def __init__(self, out: Path, minutes: float, bank: Bank, team: Team) -> None:
-        self.out, self.minutes, self.bank, self.team = out, minutes, bank, team
-        self.stage, self.step, self.spent = 0, 0, 0.0
+    def __init__(self, out: Path, minutes: float, data: Path, team: Team, start: Path | None) -> None:
+        self.out, self.minutes, self.team, self.start = out, minutes, team, start
+        self.bank, self.album = Bank(data), Album(data)
+        self.step, self.spent = 0, 0.0
+        self.first = self.stage = first_stage(start)
         torch.manual_seed(0)
-        self._adopt(Generator(dataclasses.replace(CONFIG, plane_resolution=STAGES[0].planes)))
+        self._adopt(Generator(STAGES[0].config) if start is None else unfolded(load_generator(start)))
         self._seed()
 
     def _seed(self) -> None:
@@ -152,6 +56,7 @@ class Trainer:
 
     def _adopt(self, generator: Generator) -> None:
         self.generator = generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.generator.renderer = "compiled" if kernels.available() else "torch"
         self.average = copy.deepcopy(generator).requires_grad_(False)
         self.optimizers = optimizers(generator)
 
@@ -161,7 +66,7 @@ class Trainer:
             "stage": self.stage,
             "step": self.step,
             "spent": self.spent,
-            "planes": self.generator.config.plane_resolution,
+            "config": json.dumps(self.generator.config.to_dict()),
             "generator": self.generator.state_dict(),
             "average": self.average.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
@@ -173,7 +78,7 @@ class Trainer:
     def resume(self) -> None:
         state = torch.load(self.out / "checkpoint.pt", weights_only=True)
         self.stage, self.step, self.spent = state["stage"], state["step"], state["spent"]
-        self._adopt(Generator(dataclasses.replace(CONFIG, plane_resolution=state["planes"])))
+        self._adopt(Generator(GeneratorConfig.from_dict(json.loads(state["config"]))))
         self.generator.load_state_dict(state["generator"])
         self.average.load_state_dict(state["average"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
@@ -200,9 +105,11 @@ class Trainer:
     def _begin(self, stage: Stage) -> None:
         """A stage starts from the average of the one before, with fresh optimisers."""
         generator = self.average
-        if stage.planes != generator.config.plane_resolution:
-            generator = grow(generator, dataclasses.replace(CONFIG, plane_resolution=stage.planes))
-        if stage.objective == "pictures":  # super-resolution starts as the raw image upsampled
+        if stage.config != generator.config:
+            torch.manual_seed(self.stage)  # new channels are drawn, the same in every worker
+            generator = grow(generator, stage.config)
+        if stage.objective == "pictures" and self.start is None:
+            # super-resolution starts as the raw image upsampled
             for block in (generator.superresolution.block0, generator.superresolution.block1):
                 torch.nn.init.zeros_(block.torgb.weight)
                 torch.nn.init.zeros_(block.torgb.bias)
@@ -217,15 +124,13 @@ class Trainer:
             return ray_loss(self.generator, self.bank.batch(stage.heads, stage.rays, self.rng), self.noise)
 
         def pictures() -> dict[str, torch.Tensor]:
-            z = torch.randn(stage.heads, Z_DIM, generator=self.noise)
-            cameras = random_cameras(stage.heads, self.rng, yaw=64, pitch=28, wander=0.08)
-            image, _, mask = truth(z, cameras, CONFIG.img_resolution)
-            return picture_loss(self.generator, z, cameras, image, mask)
+            return picture_loss(self.generator, self.album.batch(stage.heads, stage.views, self.rng))
 
         return {"points": points, "rays": rays, "pictures": pictures}[stage.objective]
 
     def _train(self, stage: Stage, held_out: HeldOut | None) -> None:
-        budget = 60 * self.minutes * stage.share
+        budget = 60 * self.minutes * stage.share / sum(other.share for other in STAGES[self.first :])
+        data: Shards = self.album if stage.objective == "pictures" else self.bank
         losses_of = self._losses(stage)
         window: list[float] = []
         last_save = last_log = last_measure = time.time()
@@ -239,6 +144,8 @@ class Trainer:
             if progress >= 1:
                 break
             self._step(stage.rate * rate(progress, self.step))
+            if self.step % 50 == 0:
+                data.refresh()
             window.append(float(losses["colour"].detach()))
             self.spent += time.time() - start  # measuring and saving do not count
             if held_out is None:
@@ -249,7 +156,7 @@ class Trainer:
                 seconds = (now - last_log) / len(window)
                 self.log(
                     f"{stage.name} {100 * progress:.0f} % step {self.step} mean colour {np.mean(window):.4f} "
-                    f"({values}) {seconds:.2f} s/step, {self.bank.heads} heads in the bank"
+                    f"({values}) {seconds:.2f} s/step, {data.heads} heads"
                 )
                 last_log, window = now, []
             if now - last_save > 120:
@@ -270,8 +177,6 @@ class Trainer:
             for average, parameter in pairs:
                 average.lerp_(parameter, 1 - decay)
         self.step += 1
-        if self.step % 50 == 0:
-            self.bank.refresh()
 
     def log(self, text: str) -> None:
         line = f"{time.strftime('%H:%M:%S')} {text}"
@@ -280,36 +185,40 @@ class Trainer:
             file.write(line + "\n")
 
 
+def first_stage(start: Path | None) -> int:
+    """Number of the stage that a training begins with: pictures, if it starts from a finished generator."""
+    return 0 if start is None else [stage.objective for stage in STAGES].index("pictures")
+
+
 def work(arguments: argparse.Namespace) -> None:
     """One worker of the team."""
     torch.set_num_threads(1)
-    bank = Bank(arguments.bank)
     team = Team(arguments.rank, arguments.workers, arguments.out / "meeting_place")
-    trainer = Trainer(arguments.out, arguments.minutes, bank, team)
+    trainer = Trainer(arguments.out, arguments.minutes, arguments.data, team, arguments.start)
     if (arguments.out / "checkpoint.pt").exists():
         trainer.resume()
     trainer.run(HeldOut.make() if team.rank == 0 else None, arguments.export)
 
 
 def lead(arguments: argparse.Namespace) -> int:
-    """Starts the makers of the bank, waits for its first shards, then starts the workers."""
+    """Starts the makers of shards, waits for the first ones, then starts the workers."""
     module = [sys.executable, "-m", "my3dgen_core.starter"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     # Fresh pages of large buffers cost up to 40 % of the time; with these, glibc keeps what was freed.
     environment |= {"MALLOC_MMAP_THRESHOLD_": "17179869184", "MALLOC_TRIM_THRESHOLD_": "34359738368"}
     environment |= {"MALLOC_TOP_PAD_": "268435456"}
     arguments.out.mkdir(parents=True, exist_ok=True)
-    arguments.bank.mkdir(parents=True, exist_ok=True)
+    arguments.data.mkdir(parents=True, exist_ok=True)
     if not arguments.resume:
         (arguments.out / "checkpoint.pt").unlink(missing_ok=True)
-    bank, makers = Bank(arguments.bank), []
-    if len(bank.names) < arguments.shards:
-        command = [*module[:2], f"{module[2]}.bank", "--out", str(arguments.bank)]
-        command += ["--shards", str(arguments.shards), "--part"]
-        makers = [subprocess.Popen([*command, f"{i}/2"], env=environment) for i in range(2)]
-    while len(bank.names) < min(4, arguments.shards):
+    kinds: list[type[Shards]] = [Bank, Album] if arguments.start is None else [Album]
+    command = [*module[:2], f"{module[2]}.shards", "--out", str(arguments.data)]
+    command += ["--shards", str(arguments.shards)]
+    for kind in kinds:
+        command += ["--kind", kind.kind]
+    makers = [subprocess.Popen([*command, "--part", f"{i}/2"], env=environment) for i in range(2)]
+    while not all(kinds[0].path(arguments.data, i).exists() for i in range(min(4, arguments.shards))):
         time.sleep(2)
-        bank.refresh()
     (arguments.out / "meeting_place").unlink(missing_ok=True)
     command = [*module[:2], f"{module[2]}.train", *sys.argv[1:], "--rank"]
     workers = [subprocess.Popen([*command, str(i)], env=environment) for i in range(arguments.workers)]
@@ -323,15 +232,18 @@ def lead(arguments: argparse.Namespace) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the starter generator.")
     parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints, shards and the log")
-    parser.add_argument("--minutes", type=float, default=100, help="wall clock of training, all stages")
-    parser.add_argument("--shards", type=int, default=32, help="ray shards of 128 heads")
-    parser.add_argument("--bank", type=Path, default=None, help="folder of shards (default OUT/bank)")
+    parser.add_argument("--minutes", type=float, default=200, help="wall clock of training, all stages")
+    parser.add_argument("--shards", type=int, default=32, help="of rays of 128 heads, and of pictures of 64")
+    parser.add_argument("--data", type=Path, default=None, help="folder of shards (default OUT/data)")
+    parser.add_argument(
+        "--start", type=Path, default=None, help="a finished starter: only the pictures are trained, from it"
+    )
     parser.add_argument("--resume", action="store_true", help="go on from OUT/checkpoint.pt")
     parser.add_argument("--export", type=Path, default=Path(__file__).with_name("starter.safetensors"))
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that train")
     parser.add_argument("--rank", type=int, default=None, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    arguments.bank = arguments.bank or arguments.out / "bank"
+    arguments.data = arguments.data or arguments.out / "data"
     if arguments.rank is None:
         sys.exit(lead(arguments))
     work(arguments)

@@ -43,6 +43,44 @@ def test_photos_are_views_within_the_range_and_differ_between_albums() -> None:
     assert not torch.equal(images, someone.photos(3, seed=2, resolution=32)[0])
 
 
+def test_labels_with_a_pose_error_are_off_by_that_much_while_the_photos_stay() -> None:
+    someone = person(11)
+    images, exact = someone.photos(40, resolution=8)
+    same, labels = someone.photos(40, resolution=8, pose_error=3.5)
+    assert torch.equal(images, same)
+    ahead = [c[:, [2, 6, 10]] for c in (exact, labels)]
+    between = [c[:, :16].view(-1, 4, 4)[:, :3, :3] for c in (exact, labels)]
+    trace = (between[0].mT @ between[1]).diagonal(dim1=1, dim2=2).sum(1)
+    turned = torch.rad2deg(((trace - 1) / 2).clamp(-1, 1).acos())
+    assert float(turned.square().mean().sqrt()) == pytest.approx(3.5, rel=0.25)
+    assert labels[:, [3, 7, 11]].norm(dim=1).allclose(torch.tensor(2.7), atol=1e-4)
+    assert not torch.allclose(ahead[0], ahead[1])
+
+
+def test_a_cluttered_background_leaves_the_head_alone() -> None:
+    someone = person(11)
+    plain, _ = someone.photos(2, resolution=48)
+    cluttered, _ = someone.photos(2, resolution=48, cluttered=True)
+    masks = someone.album(2, resolution=48).masks.expand(-1, 3, -1, -1)
+    assert torch.equal(plain[masks == 1], cluttered[masks == 1])
+    assert float((plain - cluttered)[masks == 0].abs().mean()) > 0.2
+    assert cluttered.abs().max() <= 1
+
+
+def test_an_album_knows_where_the_features_are() -> None:
+    someone = person(11)
+    album = someone.album(3, resolution=64)
+    assert album.landmarks.shape == (3, 5, 3)
+    assert album.pixels.min() > 0.1
+    assert album.pixels.max() < 0.9
+    # The nose's tip lies before the eyes; seen from the viewer's right it moves to the left of their middle.
+    assert (album.landmarks[:, 2, 2] > album.landmarks[:, :2, 2].max(dim=1).values).all()
+    yaw = torch.atan2(album.cameras[:, 3], album.cameras[:, 11])
+    offset = album.pixels[:, 2, 0] - album.pixels[:, :2, 0].mean(dim=1)
+    assert (offset[yaw.abs() > 0.1] * yaw[yaw.abs() > 0.1] < 0).all()
+    assert someone.landmarks.shape == (5, 3)
+
+
 def test_render_gives_image_depth_and_mask_of_the_neutral_face() -> None:
     images, depth, mask = person(11).render(torch.cat([look_at(0, 0), look_at(1.0, 0.2)]), 40)
     assert images.shape == (2, 3, 40, 40)

@@ -1,0 +1,10 @@
+"""The compiled renderer: planes and rays to composited pixels in one operator, with its gradient.
+
+Optional, and never built unasked: `python -m my3dgen_core build-kernels`. A generator uses it where its
+attribute `renderer` is "compiled"; the results are those of `eg3d.volume` to rounding.
+"""
+
+from .builder import KernelError, available, build, load
+from .operator import decoder_weights, render_rays, serves
+
+__all__ = ["KernelError", "available", "build", "decoder_weights", "load", "render_rays", "serves"]
