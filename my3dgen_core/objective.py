@@ -76,6 +76,8 @@ class PhotoObjective:
         self.generator = generator
         self.frugal = False
         """Rays are worked on in small parts, to save memory."""
+        self.random_samples = True
+        """Samples on the rays are drawn anew each time; False: they lie where pictures have them."""
         self.perceptual, self.distance = perceptual, distance
         config = generator.config
         self.resolution = config.neural_resolution
@@ -108,8 +110,8 @@ class PhotoObjective:
 
     def _march(self, planes: Tensor, cameras: Tensor, pixels: Tensor | None, draw: Draw) -> Marched:
         """Raw pixels; what weighs next to nothing on its ray gets no gradient."""
-        march = self.generator.march
-        return march(planes, cameras, self.resolution, pixels, draw.samples, self.chunk, FLOOR)
+        march, jitter = self.generator.march, draw.samples if self.random_samples else None
+        return march(planes, cameras, self.resolution, pixels, jitter, self.chunk, FLOOR)
 
     def lattice(self, planes: Tensor, cameras: Tensor, index: list[int], stride: int, draw: Draw) -> Tensor:
         """Loss [B] of photos `index` on every `stride`-th raw pixel."""

@@ -22,6 +22,7 @@ from .eg3d import Generator
 from .identity import Identity
 from .identity_loss import NovelViewIdentity
 from .latents import Latents
+from .muon import Muon
 from .objective import Draw, PhotoObjective
 from .perceptual import distance, weights_hash
 from .randomness import Shuffled
@@ -75,6 +76,7 @@ class Training:
         self.objective = PhotoObjective(
             generator, images, masks, config.perceptual, heads, config.background_weight, self.distance
         )
+        self.objective.random_samples = config.random_samples
         self.mirrored: PhotoObjective | None = None
         if config.mirrored:
             self.mirrored = PhotoObjective(
@@ -86,6 +88,7 @@ class Training:
                 config.background_weight,
                 self.distance,
             )
+            self.mirrored.random_samples = config.random_samples
         self.likeness: NovelViewIdentity | None = None
         if config.identity_weight > 0:
             if face_models is None:
@@ -98,8 +101,9 @@ class Training:
             self.ws.requires_grad_(True)
             groups.append({"params": [self.ws], "lr": config.anchor_lr})
             groups.append({"params": [self.cameras.angles], "lr": config.camera_lr})
-        self.optimizer = torch.optim.Adam(groups, betas=(0.0, config.beta2))
-        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.optimizers = optimizers(groups, config)
+        self.groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
+        self.rates = [group["lr"] for group in self.groups]
         self.draw = Draw(config.seed, self.device)
         self.order = Shuffled(len(images), config.seed)
         self.done = 0
@@ -129,11 +133,11 @@ class Training:
         decay = 1.0
         if config.schedule == "cosine":
             decay = 0.05 + 0.95 * (0.5 + 0.5 * math.cos(math.pi * self.done / config.steps))
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+        for group, rate in zip(self.groups, self.rates, strict=True):
             group["lr"] = rate * decay
         index = self.order.take(config.batch_size)
         flipped = self.mirrored is not None and self.draw.places.random() < 0.25
-        self.optimizer.zero_grad(set_to_none=True)
+        self._forget_gradients()
         state = self._random_state()
         try:
             loss = self._backward(self._parts(index), flipped)
@@ -144,16 +148,21 @@ class Training:
             self.frugal = self.objective.frugal = True
             if self.mirrored is not None:
                 self.mirrored.frugal = True
-            self.optimizer.zero_grad(set_to_none=True)
+            self._forget_gradients()
             self._set_random_state(state)
             loss = self._backward(self._parts(index), flipped)
         self._check(loss)
         self.history.append(loss)
         if self.done % _WINDOW == 0:
             self._good = {key: tensor.detach().clone() for key, tensor in self.adapter.tensors.items()}
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         self.done += 1
         return loss
+
+    def _forget_gradients(self) -> None:
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
 
     def _parts(self, index: list[int]) -> list[list[int]]:
         return [[one] for one in index] if self.frugal else [index]
@@ -237,6 +246,13 @@ class Training:
             yield "anchors", self.ws
             yield "angles", self.cameras.angles
 
+    def _owner(self, tensor: Tensor) -> torch.optim.Optimizer:
+        """The optimiser that moves a tensor."""
+        for optimizer in self.optimizers:
+            if any(tensor is other for group in optimizer.param_groups for other in group["params"]):
+                return optimizer
+        raise KeyError("no optimiser moves this tensor")
+
     def _random_state(self) -> dict[str, Any]:
         return {
             "places": self.draw.places.getstate(),
@@ -260,8 +276,8 @@ class Training:
         tensors: dict[str, Tensor] = {}
         for name, tensor in self._optimised():
             tensors[name] = tensor.detach().cpu()
-            for key, value in self.optimizer.state.get(tensor, {}).items():
-                tensors[f"adam/{name}/{key}"] = value.detach().cpu()
+            for key, value in self._owner(tensor).state.get(tensor, {}).items():
+                tensors[f"optimizer/{name}/{key}"] = value.detach().cpu()
         chance = self._random_state()
         tensors["samples"] = chance.pop("samples")
         metadata = {
@@ -298,12 +314,14 @@ class Training:
         with torch.no_grad():
             for name, tensor in self._optimised():
                 tensor.copy_(known[name])
-                prefix = f"adam/{name}/"
+                prefix = f"optimizer/{name}/"
                 moments = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
                 if moments:
-                    step = moments.pop("step")  # Adam keeps it on the CPU
-                    moved = {key: value.to(self.device) for key, value in moments.items()}
-                    self.optimizer.state[tensor] = {"step": step, **moved}
+                    self._owner(tensor).state[tensor] = {
+                        # Adam keeps its count of steps on the CPU
+                        key: value if key == "step" else value.to(self.device)
+                        for key, value in moments.items()
+                    }
         self._set_random_state(chance)
         self.done, self.history = done, [float(loss) for loss in history]
         self.frugal = self.objective.frugal = bool(json.loads(metadata["frugal"]))
@@ -330,19 +348,38 @@ def _adapter(generator: Generator, config: TuningConfig, start: Identity | None)
     )
 
 
-def parameter_groups(adapter: Adapter, config: TuningConfig) -> list[dict[str, object]]:
-    """The adapter's tensors, made trainable, in groups of equal learning rate."""
-    groups: dict[float, list[Tensor]] = {}
+def parameter_groups(adapter: Adapter, config: TuningConfig) -> list[dict[str, Any]]:
+    """The adapter's tensors, made trainable, in groups of equal learning rate.
+
+    "matrix": the group holds matrices and kernels, for Muon.
+    """
+    groups: dict[tuple[float, bool], list[Tensor]] = {}
     for key, tensor in adapter.tensors.items():
         tensor.requires_grad_(True)
+        # The decoder's few numbers stand for densities and colours: they go with the rest.
+        matrix = not key.endswith(DIFF) or (
+            adapter.layout == "full" and key.endswith(".weight" + DIFF) and not key.startswith("decoder.")
+        )
         if key.endswith(DIFF):
-            rate = config.diff_lr
-        elif ".affine." in key:
-            rate = config.affine_lr
+            rate = config.full_lr if matrix else config.diff_lr
         else:
-            rate = config.lr
-        groups.setdefault(rate, []).append(tensor)
-    return [{"params": tensors, "lr": rate} for rate, tensors in groups.items()]
+            rate = config.affine_lr if ".affine." in key else config.lr
+        groups.setdefault((rate, matrix), []).append(tensor)
+    return [{"params": tensors, "lr": rate, "matrix": matrix} for (rate, matrix), tensors in groups.items()]
+
+
+def optimizers(groups: list[dict[str, Any]], config: TuningConfig) -> list[torch.optim.Optimizer]:
+    """What moves them: Muon and Adam, or Adam alone."""
+    kinds: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
+    for group in groups:
+        kinds[group.pop("matrix", False) and config.optimizer == "muon"].append(group)
+    made: list[torch.optim.Optimizer] = []
+    if kinds[1]:
+        made.append(Muon(kinds[1]))
+    if kinds[0]:
+        momentum = 0.9 if config.optimizer == "muon" else 0.0
+        made.append(torch.optim.Adam(kinds[0], betas=(momentum, config.beta2)))
+    return made
 
 
 @torch.no_grad()

@@ -10,14 +10,16 @@ from .perceptual import check_backbone
 
 METHODS = ("lora", "full")
 SCHEDULES = ("cosine", "constant")
+OPTIMIZERS = ("muon", "adam")
 
 
 @dataclass(frozen=True)
 class TuningConfig:
     """Settings of `personalize`.
 
-    Adam without momentum, as the paper; the rates fall to a twentieth along a cosine, which reaches the
-    loss of a constant rate in a fraction of the steps. Example: `TuningConfig(steps=400, rank=1)`.
+    Matrices move by orthogonalised updates (Muon) on whole pictures, sampled where they will be when they
+    are rendered; the rates fall to a twentieth along a cosine. Each of the three reaches in a fraction of
+    the steps what Adam on random samples, the paper's way, needs. Example: `TuningConfig(steps=400)`.
     """
 
     steps: int = 400
@@ -33,19 +35,27 @@ class TuningConfig:
     1)."""
     batch_size: int = 1
     """Photos a step."""
-    patch: int = 32
-    """Edge in raw pixels of the square looked at in each photo and step; 0: whole pictures, as in the
-    paper."""
-    lr: float = 2e-2
-    """Rate of convolutions and ToRGB."""
+    patch: int = 0
+    """Edge in raw pixels of the square looked at in each photo and step, which saves time and memory; 0:
+    whole pictures, as in the paper."""
+    random_samples: bool = False
+    """Samples on the rays are drawn anew in each step, as in the paper; False: they lie where they do when
+    pictures are rendered, and no effort goes into being right in between."""
+    optimizer: str = "muon"
+    """"muon": orthogonalised updates of matrices, Adam for the rest; "adam": Adam without momentum, the
+    paper's."""
+    lr: float = 1e-2
+    """Rate of the low-rank factors of convolutions and ToRGB: how far their entries move in a step."""
     affine_lr: float = 4e-3
-    """Rate of the affines, whose path has no weight gain and moves that much faster."""
+    """Rate of those of the affines, whose path has no weight gain and moves that much faster."""
     diff_lr: float = 4e-3
-    """Rate of biases, noise strengths, constant and decoder; of everything when method is "full"."""
+    """Rate of biases, noise strengths, constant and decoder."""
+    full_lr: float = 2e-3
+    """Rate of whole matrices, when method is "full"."""
     schedule: str = "cosine"
     """"cosine" falls to a twentieth; "constant" does not."""
     beta2: float = 0.99
-    """Adam's memory of squared gradients; there is no momentum."""
+    """Adam's memory of squared gradients."""
     perceptual: float = 0.5
     """Weight of the perceptual term."""
     perceptual_backbone: str = "laplacian"
@@ -83,6 +93,8 @@ class TuningConfig:
             raise ValueError(f"method must be one of {', '.join(METHODS)}, not {self.method!r}.")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, not {self.schedule!r}.")
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, not {self.optimizer!r}.")
         if self.steps < 1 or self.batch_size < 1 or self.patch < 0 or self.checkpoint_every < 1:
             raise ValueError("steps, batch_size and checkpoint_every must be at least 1, patch at least 0.")
         if self.identity_weight < 0 or self.identity_every < 1:
@@ -113,9 +125,12 @@ PRESETS = {
         steps=125_000,
         batch_size=4,
         patch=0,
+        random_samples=True,
+        optimizer="adam",
         lr=2e-3,
         affine_lr=2e-3,
         diff_lr=2e-3,
+        full_lr=2e-3,
         schedule="constant",
         beta2=0.992,
         perceptual=1.0,

@@ -10,7 +10,7 @@ import torch
 
 from ..eg3d.config import GeneratorConfig
 from ..eg3d.generator import Generator
-from .optimizer import Muon
+from ..muon import Muon
 
 CONFIG = GeneratorConfig(
     z_dim=64,

@@ -14,11 +14,11 @@ from my3dgen_core.checkpoint import load_generator
 from my3dgen_core.eg3d.generator import Generator
 from my3dgen_core.eg3d.layers import fir_kernel, upsample
 from my3dgen_core.eg3d.volume import march
+from my3dgen_core.muon import Muon, orthogonalize
 from my3dgen_core.starter.album import Album, Pictures
 from my3dgen_core.starter.bank import Rays
 from my3dgen_core.starter.export import export, unfolded
 from my3dgen_core.starter.objectives import DENSITY_SCALE, latents, picture_loss, point_loss, ray_loss
-from my3dgen_core.starter.optimizer import Muon, orthogonalize
 from my3dgen_core.starter.stages import CONFIG, STAGES, grow, rate
 
 SMALL = dataclasses.replace(CONFIG, plane_resolution=8, channel_base=128, channel_max=16, w_dim=16)

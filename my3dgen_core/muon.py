@@ -2,7 +2,8 @@
 shapes.
 
 Equalised learning rates keep weights at size 1, where Adam's usual steps do next to nothing in supervised
-work; an orthogonal update of mean square 1 moves every direction of a weight matrix equally.
+work; an orthogonal update of mean square 1 moves every direction of a weight matrix equally. The same holds
+for the two factors of a low-rank update (K. Jordan et al., Muon, 2024).
 torch.optim.Muon computes in bfloat16, which a CPU without the instructions emulates slowly, and takes only
 two-dimensional parameters.
 """
