@@ -67,7 +67,7 @@ class TrainIdentity:
                 "learning_rate": (
                     "FLOAT",
                     {
-                        "default": 0.02,
+                        "default": 0.01,
                         "min": 0.00001,
                         "max": 1.0,
                         "step": 0.001,
@@ -335,7 +335,8 @@ def _anchors(anchors: Latents, count: int, model: sockets.Model, node: str) -> L
 def _scaled(config: TuningConfig, rate: float) -> TuningConfig:
     """The settings with another rate for the convolutions, and the other rates in proportion."""
     factor = rate / config.lr
-    return replace(config, lr=rate, affine_lr=config.affine_lr * factor, diff_lr=config.diff_lr * factor)
+    others = ("affine_lr", "diff_lr", "full_lr")
+    return replace(config, lr=rate, **{name: getattr(config, name) * factor for name in others})
 
 
 def summary(identity: Identity, generator: Any) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -48,6 +49,7 @@ def run(who: str, output: Path, quick: bool) -> None:
     folder = base / "input" / f"{who}_person"
     photos = copy_photos(who, folder)
     prompt = make_prompt(folder.name, who, quick)
+    print(build_renderer(), flush=True)
     print(f"{len(photos)} photos in {folder.relative_to(ROOT)}; starting ComfyUI ...", flush=True)
     began = time.monotonic()
     with comfy.Server(base, output=output) as server:
@@ -60,6 +62,14 @@ def run(who: str, output: Path, quick: bool) -> None:
                 f"ComfyUI's log: {server.log}"
             )
         tell(prompt, result, server, time.monotonic() - began)
+
+
+def build_renderer() -> str:
+    """Builds the compiled renderer where there is a compiler; says what came of it."""
+    ran = subprocess.run(
+        [sys.executable, "-m", "my3dgen_core", "build-kernels"], capture_output=True, text=True, cwd=ROOT
+    )
+    return (ran.stdout or ran.stderr).strip().splitlines()[-1]
 
 
 def link(place: Path, target: Path) -> None:

@@ -4,7 +4,7 @@ Optional, and never built unasked: `python -m my3dgen_core build-kernels`. A gen
 attribute `renderer` is "compiled"; the results are those of `eg3d.volume` to rounding.
 """
 
-from .builder import KernelError, available, build, load
+from .builder import KernelError, available, build, choose, load
 from .operator import decoder_weights, render_rays, serves
 
-__all__ = ["KernelError", "available", "build", "decoder_weights", "load", "render_rays", "serves"]
+__all__ = ["KernelError", "available", "build", "choose", "decoder_weights", "load", "render_rays", "serves"]

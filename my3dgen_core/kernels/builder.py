@@ -14,8 +14,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from ..eg3d import Generator
 
 _FOLDER = Path(__file__).parent
 _SOURCES = ("render.cpp", "forward.h", "backward.h", "field.h", "ray.h", "simd.h")
@@ -142,6 +146,24 @@ def available() -> bool:
     except KernelError:
         return False
     return True
+
+
+def choose(generator: Generator, renderer: str) -> None:
+    """Sets `generator.renderer`.
+
+    Args:
+        renderer: "torch"; "compiled", which is built now unless it was before; or "auto", the compiled one
+            where it has been built.
+
+    Raises:
+        KernelError: "compiled" was asked for and cannot be had.
+    """
+    if renderer == "compiled":
+        build()
+        load()
+    elif renderer == "auto":
+        renderer = "compiled" if available() else "torch"
+    generator.renderer = renderer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
