@@ -107,7 +107,7 @@ def build(verbose: bool = False) -> Path:
                 verbose=verbose,
                 is_python_module=False,
             )
-        except (RuntimeError, OSError) as error:
+        except (RuntimeError, OSError, subprocess.SubprocessError) as error:
             last = str(error).strip().splitlines()[-1]
             raise KernelError(
                 f"The compiled renderer could not be built ({last}). It needs g++ or clang with OpenMP; "

@@ -122,6 +122,7 @@ inline void product(const float* x, int n, const float* w, const float* bias, fl
   for (int i = 0; i < n; i += TILE)
     for (int o = 0; o < OUT; o += PAIR) {
       V total[TILE][2];
+#pragma GCC unroll 8
       for (int t = 0; t < TILE; t++)
         for (int k = 0; k < 2; k++) total[t][k] = bias ? load(bias + o + k * LANES) : V{};
       for (int j = 0; j < IN; j++) {
@@ -133,6 +134,7 @@ inline void product(const float* x, int n, const float* w, const float* bias, fl
           total[t][1] += factor * b;
         }
       }
+#pragma GCC unroll 8
       for (int t = 0; t < TILE; t++)
         for (int k = 0; k < 2; k++) store(y + (i + t) * OUT + o + k * LANES, total[t][k]);
     }
@@ -146,6 +148,7 @@ inline void outer(const float* a, const float* b, int n, float* out) {
   for (int p = 0; p < P; p += TILE)
     for (int q = 0; q < Q; q += PAIR) {
       V total[TILE][2];
+#pragma GCC unroll 8
       for (int t = 0; t < TILE; t++)
         for (int k = 0; k < 2; k++) total[t][k] = load(out + (p + t) * Q + q + k * LANES);
       for (int i = 0; i < n; i++) {
@@ -157,6 +160,7 @@ inline void outer(const float* a, const float* b, int n, float* out) {
           total[t][1] += factor * second;
         }
       }
+#pragma GCC unroll 8
       for (int t = 0; t < TILE; t++)
         for (int k = 0; k < 2; k++) store(out + (p + t) * Q + q + k * LANES, total[t][k]);
     }

@@ -20,11 +20,10 @@ struct Points {
   explicit Points(int count)
       : x(padded(count)), y(padded(count)), z(padded(count)), hidden(padded(count) * HIDDEN), density(padded(count)) {}
 
-  // The product is rounded before the sum, as PyTorch does it: at a steep surface one rounding less shows.
   void put(int row, const float* origin, const float* direction, float depth) {
-    x[row] = origin[0] + float(double(depth) * direction[0]);
-    y[row] = origin[1] + float(double(depth) * direction[1]);
-    z[row] = origin[2] + float(double(depth) * direction[2]);
+    x[row] = origin[0] + depth * direction[0];
+    y[row] = origin[1] + depth * direction[1];
+    z[row] = origin[2] + depth * direction[2];
   }
 
   void decode_rows(const Planes& planes, const Decoder& decoder, int from, int to) {

@@ -27,16 +27,18 @@ INLINE V load(const float* p) {
 
 INLINE void store(float* p, V v) { std::memcpy(p, &v, sizeof v); }
 
-INLINE V all(float x) { return V{} + x; }
+INLINE V all(float x) { return x - V{}; }  // minus, not plus, a zero: that the compiler drops
 
 INLINE V smaller(V a, V b) { return b < a ? b : a; }  // a where either is NaN, so that NaN in a stays
 
 INLINE V larger(V a, V b) { return b > a ? b : a; }
 
 INLINE float sum(V v) {
-  float total = 0;
-  for (int i = 0; i < LANES; i++) total += v[i];
-  return total;
+  typedef float Quad __attribute__((vector_size(16)));
+  Quad part[LANES / 4];
+  std::memcpy(part, &v, sizeof v);
+  for (int i = 1; i < LANES / 4; i++) part[0] += part[i];
+  return (part[0][0] + part[0][2]) + (part[0][1] + part[0][3]);
 }
 
 // e^x to about one unit in the last place; x is clamped to what normal numbers hold.

@@ -63,10 +63,10 @@ def gradients(renderer, generator, planes, *args, **options):
     generator = copy.deepcopy(generator).requires_grad_(True)
     planes = planes.clone().requires_grad_(True)
     out = march(renderer, generator, planes, *args, **options)
-    seen = out.weight.detach() > 1e-2  # elsewhere depth is a quotient of roundings
-    total = (out.depth * seen * goldens.normal(3, out.depth.shape)).sum()
-    for seed, value in enumerate((out.features, out.weight)):
-        total = total + (value * goldens.normal(seed, value.shape)).sum()
+    values = [out.features, out.weight]
+    if bool((out.weight > 0).all()):  # else PyTorch's gradient of depth is NaN
+        values.append(out.depth)
+    total = sum((value * goldens.normal(seed, value.shape)).sum() for seed, value in enumerate(values))
     return torch.autograd.grad(total, [planes, *generator.decoder.parameters()])
 
 
@@ -125,11 +125,19 @@ def test_samples_under_the_floor_get_no_gradient(tiny):
         assert not torch.equal(a, whole)
 
 
-def test_the_starter_renders_as_pytorch(starter):
+def test_the_starter_renders_as_exactly_as_pytorch(starter):
+    """Its surfaces are so steep that one unit in the last place of a depth moves pixels by up to 1e-3: few
+    pixels differ by more than 1e-4, and against float64 both are equally far off."""
     generator, planes, cameras = starter
     ours, theirs = (march(r, generator, planes, cameras, 64) for r in ("compiled", "torch"))
+    precise = copy.deepcopy(generator).double()
+    truth = march("torch", precise, planes.double(), cameras.double(), 64)
     for field in ("features", "depth", "weight"):
-        assert largest_difference(getattr(ours, field), getattr(theirs, field)) <= PIXEL
+        a, b, exact = (getattr(out, field) for out in (ours, theirs, truth))
+        error, usual = (a - exact).abs(), (b - exact).abs()
+        assert float(error.max()) <= max(1.5 * float(usual.max()), PIXEL)
+        assert float(error.mean()) <= 1.5 * float(usual.mean()) + 1e-8
+        assert float(((a - b).abs() > PIXEL).float().mean()) <= 1e-3
 
 
 @pytest.mark.parametrize("floor", [0.0, 1e-3])
@@ -151,7 +159,7 @@ def test_a_generator_carries_its_renderer(starter, monkeypatch):
         monkeypatch.setattr(generator, "renderer", "compiled")
         ours = generator.render(ws, cameras[:1], planes=planes[:1], neural_resolution=32)
     assert not torch.equal(ours.features, theirs.features)
-    assert largest_difference(ours.features, theirs.features) <= PIXEL
+    assert largest_difference(ours.features, theirs.features) <= 1e-3  # see above
     assert largest_difference(ours.depth, theirs.depth) <= PIXEL
     with pytest.raises(ValueError, match="must be 'torch' or 'compiled'"):
         march("quick", generator, planes, cameras, 8)
@@ -169,7 +177,7 @@ def test_the_training_through_pictures_has_the_same_losses_and_gradients():
         found[renderer] = losses, {k: p.grad for k, p in generator.named_parameters() if p.grad is not None}
     (theirs, expected), (ours, grads) = found["torch"], found["compiled"]
     for key, value in theirs.items():
-        assert largest_difference(ours[key], value) <= 1e-5
+        assert largest_difference(ours[key].detach(), value.detach()) <= 1e-5
     assert grads.keys() == expected.keys()
     for key, grad in expected.items():
         if float(grad.norm()) > 1e-6:
