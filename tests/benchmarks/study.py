@@ -36,6 +36,7 @@ from my3dgen_core import (
     Latents,
     TuningConfig,
     invert,
+    kernels,
     load_generator,
     look_at,
     personalized,
@@ -394,7 +395,10 @@ def main(arguments: list[str] | None = None) -> None:
         hard = {"cameras": "noisy", "refine": True, "background": "cluttered", "background_weight": 0.3}
         cells.append(Cell(PERSONS[0], "LoRA r=1", photos=3, steps=4, **hard))  # type: ignore[arg-type]
     face_models = None if args.face_models is None else FaceModels.from_folder(args.face_models)
-    Study(load_generator(args.generator), face_models, settings, args.out).run(cells)
+    generator = load_generator(args.generator)
+    if kernels.available():
+        generator.renderer = "compiled"
+    Study(generator, face_models, settings, args.out).run(cells)
 
 
 if __name__ == "__main__":
