@@ -14,7 +14,7 @@ from .snapshot import is_snapshot, split_snapshot
 
 # Subcommands that live in a module of their own: it has `add_arguments(parser)` and `main(args)`.
 MODULES = {
-    "evaluate": ("evaluation", "personalise the demo person and score held-out views"),
+    "evaluate": ("evaluation", "score a person: the demo one, or photos of your own"),
     "build-kernels": ("kernels.builder", "compile the faster renderer for this machine"),
 }
 

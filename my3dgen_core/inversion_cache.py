@@ -2,9 +2,9 @@
 
 Photos are worked on in stages: first, where asked for, one latent of all photos, then one of their own for
 each batch. A stage draws its chance anew from the seed, so its result depends on these alone: the weights in
-effect (an identity applied around the call included), the settings, the latent it starts from, and its
-photos with their masks and cameras, in their order. All of them are in its key, and what is found by it is,
-bit for bit on one machine, what the same call would compute.
+effect (an identity applied around the call included), what renders, the settings, the latent it starts from,
+and its photos with their masks and cameras, in their order. All of them are in its key, and what is found by
+it is, bit for bit on one machine, what the same call would compute.
 
 Two things follow. The shared latent is of all photos, and every later stage starts from it: with
 `shared_steps`, a set that gained or lost one photo is inverted anew. And the photos of a batch are found
@@ -62,6 +62,7 @@ class InversionCache:
             FORMAT,
             torch.__version__,
             generator.w_avg.device.type,
+            generator.renderer,
             json.dumps(generator.config.to_dict(), sort_keys=True),
             json.dumps(settings, sort_keys=True),
             *weights,

@@ -17,6 +17,7 @@ from study_report import (
     curve_by_yaw,
     main_steps,
     mean,
+    usual,
 )
 
 from my3dgen_core.evaluation import paper_figure
@@ -74,7 +75,7 @@ def _parameters(axes, main: list[Row]) -> bool:  # type: ignore[no-untyped-def]
 
 def _photos(axes, rows: list[Row]) -> bool:  # type: ignore[no-untyped-def]
     """Held-out error against the number of photos, persons of the grid."""
-    plain = main_steps(chosen(rows, cameras="exact", seed=0, refine=False))
+    plain = main_steps(usual(chosen(rows, cameras="exact", seed=0, refine=False)))
     counts = sorted({row["cell"]["photos"] for row in plain})
     if len(counts) < 2:
         return False

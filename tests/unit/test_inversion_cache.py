@@ -108,8 +108,9 @@ def other_mask(photos):
 
 @pytest.mark.parametrize(
     "change",
-    ["photo", "mask", "camera", "lr", "seed", "space", "steps", "rays", "generator", "identity"],
+    ["photo", "mask", "camera", "lr", "seed", "space", "steps", "rays", "generator", "renderer", "identity"],
 )
+@pytest.mark.filterwarnings("ignore")  # the compiled renderer may not be built here
 def test_whatever_a_result_depends_on_is_part_of_its_key(generator, photos, worked, tmp_path, change):
     kept = dataclasses.replace(ALONE, cache_dir=str(tmp_path))
     one, camera, masks = photos[:1], CAMERAS[:1], None
@@ -130,6 +131,9 @@ def test_whatever_a_result_depends_on_is_part_of_its_key(generator, photos, work
         camera = CAMERAS[1:2]
     elif change == "generator":
         used = micro.generator(seed=1)
+    elif change == "renderer":
+        used = micro.generator()
+        used.renderer = "compiled"
     else:
         changes = {"lr": 0.01, "seed": 1, "space": "w+", "steps": 4, "rays_per_image": 100}
         name = "rays_per_image" if change == "rays" else change
