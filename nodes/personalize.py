@@ -130,6 +130,13 @@ class TrainIdentity:
                         "The same workflow, queued again after a crash, goes on from there.",
                     },
                 ),
+                "heads": (
+                    "MASK",
+                    {
+                        "tooltip": "Where the heads are (1), from Align Faces, for background_weight. "
+                        "Without, or if all is white, the generator's own view of the head is taken."
+                    },
+                ),
             },
             "hidden": {"node_id": "UNIQUE_ID"},
         }
@@ -151,6 +158,7 @@ class TrainIdentity:
         background_weight: float = 1.0,
         refine: bool = False,
         keep_state: bool = False,
+        heads: Tensor | None = None,
         node_id: str | None = None,
     ) -> dict[str, Any]:
         from ..my3dgen_core import TuningConfig, personalize
@@ -183,6 +191,7 @@ class TrainIdentity:
                 masks=sockets.mask_to_core(masks, len(images), device),
                 on_step=host.progress(node_id, "training"),
                 start=start,
+                heads=_told(sockets.mask_to_core(heads, len(images), device)),
             )
         text = summary(identity, model.generator)
         plot = figures.loss_plot(identity.history)
@@ -298,6 +307,11 @@ def _anchors(anchors: Latents, count: int, model: sockets.Model, node: str) -> L
         raise ValueError(f"{node}: the latents have no cameras. Take them from Invert Photos.")
     sockets.check_same_count(count, len(anchors), node, "latents")
     return Latents(anchors.ws.clone(), anchors.cameras.clone(), base_hash=anchors.base_hash)
+
+
+def _told(heads: Tensor | None) -> Tensor | None:
+    """Head masks that say something: Align Faces gives white ones where it does not know."""
+    return None if heads is None or bool((heads == 1).all()) else heads
 
 
 def _scaled(config: TuningConfig, rate: float) -> TuningConfig:
