@@ -43,8 +43,8 @@ class AlignFaces:
         "The same as a picture: every crop with its pose, or why there is none; below, from which sides the "
         "photos show the head.",
         "Where each crop was cut out. Connect to Paste Back.",
-        "1 where the head is, 0 on background and clothes, for Train Identity and Paste Back. All 1 without a "
-        "face-parsing model in the folder of the face models.",
+        "1 where the head is, 0 on background and clothes, for Train Identity and Paste Back. All 1 without "
+        "a face-parsing model in the folder of the face models.",
     )
     INPUT_IS_LIST = True
     FUNCTION = "align"
