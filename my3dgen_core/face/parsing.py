@@ -103,5 +103,6 @@ def covered_by_classes(classes: np.ndarray, points: np.ndarray) -> str:
     if foreign.sum() < _FOREIGN * max(inside.sum(), 1):
         return ""
     centre = np.array([x[foreign].mean(), y[foreign].mean()])
-    nearest = int(np.linalg.norm(points - centre, axis=1).argmin())
-    return ("eyes", "eyes", "nose", "mouth", "mouth")[nearest]
+    places = np.concatenate([points, [points[:2].mean(0), points[3:].mean(0)]])
+    nearest = int(np.linalg.norm(places - centre, axis=1).argmin())
+    return ("eyes", "eyes", "nose", "mouth", "mouth", "eyes", "mouth")[nearest]
