@@ -21,6 +21,10 @@ CHOICES: dict[str, str | int] = {
     "third from the left": 2,
     "most like the reference": "nearest",
 }
+NO_PARSING = (
+    "The head masks are all white: there is no face-parsing model (BiSeNet with 19 classes, .onnx) in the "
+    "sub-folder 'parsing' of the face models."
+)
 
 
 class AlignFaces:
@@ -29,8 +33,8 @@ class AlignFaces:
         "Finds the face in every photo, crops it the way EG3D was trained, and works out its camera. "
         "Photos that cannot be used are left out; the report says why."
     )
-    RETURN_TYPES = ("IMAGE", sockets.CAMERA, "MASK", "STRING", "IMAGE", sockets.CROP)
-    RETURN_NAMES = ("images", "cameras", "masks", "report", "overview", "crops")
+    RETURN_TYPES = ("IMAGE", sockets.CAMERA, "MASK", "STRING", "IMAGE", sockets.CROP, "MASK")
+    RETURN_NAMES = ("images", "cameras", "masks", "report", "overview", "crops", "heads")
     OUTPUT_TOOLTIPS = (
         "The face crops, 512 x 512, only of the photos that were kept.",
         "One camera a crop.",
@@ -39,6 +43,8 @@ class AlignFaces:
         "The same as a picture: every crop with its pose, or why there is none; below, from which sides the "
         "photos show the head.",
         "Where each crop was cut out. Connect to Paste Back.",
+        "1 where the head is, 0 on background and clothes, for Train Identity and Paste Back. All 1 without "
+        "a face-parsing model in the folder of the face models.",
     )
     INPUT_IS_LIST = True
     FUNCTION = "align"
@@ -93,7 +99,7 @@ class AlignFaces:
                     "IMAGE",
                     {"tooltip": "A photo of the person wanted, for 'most like the reference'."},
                 ),
-                # the last one: workflows keep their settings by position
+                # the last ones: workflows keep their settings by position
                 "sequence": (
                     "BOOLEAN",
                     {
@@ -101,6 +107,10 @@ class AlignFaces:
                         "tooltip": "The photos are the frames of one video: crops and cameras move smoothly, "
                         "and a few frames without a face are filled in.",
                     },
+                ),
+                "neck": (
+                    "BOOLEAN",
+                    {"default": True, "tooltip": "The neck belongs to the head in the output heads."},
                 ),
             },
             "hidden": {"node_id": "UNIQUE_ID"},
@@ -125,6 +135,7 @@ class AlignFaces:
         names: list[str] | None = None,
         reference: list[Tensor] | None = None,
         sequence: list[bool] | None = None,
+        neck: list[bool] | None = None,
         node_id: list[str] | None = None,
     ) -> dict[str, Any]:
         from ..my3dgen_core import align_faces
@@ -138,6 +149,7 @@ class AlignFaces:
             "which": choice,
             "reference": _named_photos(reference, None)[0][1] if reference else None,
             "upright": upright[0],
+            "neck": neck is None or neck[0],
             "on_step": host.progress(node, "photo"),
         }
         if sequence and sequence[0]:
@@ -149,19 +161,25 @@ class AlignFaces:
         with host.rendering():
             aligned = align(_named_photos(photos, names), models, **settings)
         report = f"{format_report(aligned.report)}\n{describe_coverage(aligned.report)}"
+        heads = aligned.heads
+        if heads is None:
+            heads, report = torch.ones_like(aligned.masks), f"{report}\n{NO_PARSING}"
+        overview = host.to_host(torch.from_numpy(_overview(aligned))[None].float() / 255)
         result = (
             sockets.pictures_to_host(aligned.images),
             sockets.Cameras(aligned.cameras),
             sockets.mask_to_host(aligned.masks),
             report,
-            host.to_host(torch.from_numpy(_overview(aligned))[None].float() / 255),
+            overview,
             sockets.Crops(
                 tuple(row.transform for row in aligned.report if row.kept and row.transform),
                 tuple(aligned.kept),
                 len(aligned.report),
             ),
+            sockets.mask_to_host(heads),
         )
-        return {"ui": host.report(node, f"{models.describe()}\n{report}"), "result": result}
+        text = host.report(node, f"{models.describe()}\n{report}")
+        return {"ui": {**text, **host.preview(overview)}, "result": result}
 
 
 def _overview(aligned: AlignedFaces) -> np.ndarray:

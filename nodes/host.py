@@ -304,5 +304,19 @@ def report(node_id: str | None, text: str) -> dict[str, list[str]]:
     return {"text": [text]}
 
 
+def preview(images: Tensor) -> dict[str, list[dict[str, str]]]:
+    """Pictures [B,H,W,3], 0..1, for the node itself to show: the `images` of its `ui`."""
+    if folder_paths is None:
+        return {}
+    root = folder_paths.get_temp_directory()
+    folder, name, number, sub, _ = folder_paths.get_save_image_path("my3dgen_preview", root)
+    entries = []
+    for index, picture in enumerate(images):
+        file = f"{name}_{number + index:05}_.png"
+        _picture(picture.permute(2, 0, 1)[None] * 2 - 1).save(Path(folder) / file, compress_level=1)
+        entries.append({"filename": file, "subfolder": sub, "type": "temp"})
+    return {"images": entries}
+
+
 if folder_paths:
     _register_model_folders()

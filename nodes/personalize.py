@@ -152,6 +152,13 @@ class TrainIdentity:
                     ["auto", *host.list_face_packs()],
                     {"tooltip": "The face pack for identity_weight. 'auto' takes the first one found."},
                 ),
+                "heads": (
+                    "MASK",
+                    {
+                        "tooltip": "Where the heads are (1), from Align Faces, for background_weight. "
+                        "Without, or if all is white, the generator's own view of the head is taken."
+                    },
+                ),
             },
             "hidden": {"node_id": "UNIQUE_ID"},
         }
@@ -176,6 +183,7 @@ class TrainIdentity:
         perceptual: str = "laplacian",
         identity_weight: float = 0.0,
         face_models: str = "auto",
+        heads: Tensor | None = None,
         node_id: str | None = None,
     ) -> dict[str, Any]:
         from ..my3dgen_core import FaceModels, TuningConfig, personalize
@@ -215,6 +223,7 @@ class TrainIdentity:
                 on_step=host.progress(node_id, "training"),
                 start=start,
                 face_models=faces,
+                heads=_told(sockets.mask_to_core(heads, len(images), device)),
             )
         text = summary(identity, model.generator)
         plot = figures.loss_plot(identity.history)
@@ -330,6 +339,11 @@ def _anchors(anchors: Latents, count: int, model: sockets.Model, node: str) -> L
         raise ValueError(f"{node}: the latents have no cameras. Take them from Invert Photos.")
     sockets.check_same_count(count, len(anchors), node, "latents")
     return Latents(anchors.ws.clone(), anchors.cameras.clone(), base_hash=anchors.base_hash)
+
+
+def _told(heads: Tensor | None) -> Tensor | None:
+    """Head masks that say something: Align Faces gives white ones where it does not know."""
+    return None if heads is None or bool((heads == 1).all()) else heads
 
 
 def _scaled(config: TuningConfig, rate: float) -> TuningConfig:

@@ -2,7 +2,7 @@
 
 from .align import AlignedFaces, AlignmentError, align_faces
 from .coverage import coverage_plot, describe_coverage
-from .crop import CropTransform
+from .crop import CropTransform, warp_crops
 from .detect import FaceModelError, FaceModels
 from .paste import paste_back
 from .photos import PhotoError, list_photos, load_photo, read_photos
@@ -34,4 +34,5 @@ __all__ = [
     "paste_back",
     "read_photos",
     "report_to_json",
+    "warp_crops",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,11 +12,12 @@ import torch
 
 from .crop import crop_transform, roll_of_points, warp_crop
 from .detect import FaceModelError, FaceModels, as_uint8, resize
+from .parsing import covered_by_classes, head_of
 from .photos import Photo, count_photos, read_photos
 from .pose import PoseFit, angles_of_rotation, label_of_rotation, solve_pose, solve_poses
 from .recognise import align_to_template, embed
 from .report import FaceReport, contact_sheet, format_report, report_to_json
-from .search import Choose, chooser, covered_part, search_face
+from .search import JUDGED_YAW, Choose, chooser, covered_part, search_face, visible
 
 OnStep = Callable[[int, int, dict[str, float], torch.Tensor | None], None]
 
@@ -47,6 +48,7 @@ class AlignedFaces:
         kept: indices of the kept inputs.
         report: one row an input.
         embeddings: [K,512] ArcFace features of length 1, or None without an identity network.
+        heads: [K,1,512,512], 1 where the head is, or None without a face-parsing network; for `personalize`.
     """
 
     images: torch.Tensor
@@ -55,6 +57,7 @@ class AlignedFaces:
     kept: list[int]
     report: list[FaceReport]
     embeddings: torch.Tensor | None = None
+    heads: torch.Tensor | None = None
 
     def table(self) -> str:
         """The report as plain text."""
@@ -80,6 +83,7 @@ class KeptFace:
     landmarks: np.ndarray | None
     embedding: torch.Tensor | None
     row: FaceReport = field(repr=False)
+    classes: np.ndarray | None = field(default=None, repr=False)  # of each pixel, see parsing.py
 
 
 def align_faces(
@@ -94,6 +98,7 @@ def align_faces(
     same_person: bool = False,
     drop_different: bool = False,
     det_size: int | None = None,
+    neck: bool = True,
     on_step: OnStep | None = None,
 ) -> AlignedFaces:
     """Find the face in each photo and make the crop and camera label that EG3D expects.
@@ -114,6 +119,7 @@ def align_faces(
         same_person: solve one face shape for all photos, which makes their labels agree better.
         drop_different: drop photos that look like another person (3 photos or more) instead of warning.
         det_size: a detector size to try first; tensors, being crops or renders, start with 320.
+        neck: whether the neck belongs to the head in `heads`.
         on_step: called after each photo as on_step(step, total, {}, crop or None); may raise to cancel.
     Raises:
         AlignmentError: fewer than `min_photos` can be used; PhotoError: the folder is missing or empty;
@@ -129,6 +135,8 @@ def align_faces(
         report.append(row)
         found = align_one(photo, row, face_models, choose, upright, max_yaw, det_size)
         if found:
+            found.classes = face_models.parse(visible(found.image, found.mask))
+            warn_of_cover(found)
             kept.append(found)
         elif photo.pixels is not None:
             row.thumbnail = thumbnail_of(photo.pixels)
@@ -151,6 +159,7 @@ def align_faces(
         kept=[item.row.index for item in kept],
         report=report,
         embeddings=torch.stack(embeddings) if len(embeddings) == len(kept) else None,
+        heads=head_masks([item.classes for item in kept], neck),
     )
 
 
@@ -214,11 +223,28 @@ def align_one(
         row.warnings.append("The face is blurred.")
     if abs(row.yaw) > WIDE_YAW:
         row.warnings.append(f"The head is turned {abs(row.yaw):.0f} degrees.")
-    if landmarks is not None and (part := covered_part(landmarks, points, row.yaw)):
-        row.warnings.append(f"Something may cover the {part}.")
     embedding = _embedding(image, points, models)
     row.kept = True
     return KeptFace(image, mask, fit, points, landmarks, embedding, row)
+
+
+def warn_of_cover(found: KeptFace) -> None:
+    """What lies over a face shows in its classes, or in the two networks' guesses. A turned head parts these
+    and hides half of those: only faces near the front are judged."""
+    row = found.row
+    if abs(row.yaw or 0.0) > JUDGED_YAW:
+        return
+    part = "" if found.classes is None else covered_by_classes(found.classes, found.points)
+    if not part and found.landmarks is not None:
+        part = covered_part(found.landmarks, found.points)
+    if part:
+        row.warnings.append(f"Something may cover the {part}.")
+
+
+def head_masks(classes: Sequence[np.ndarray | None], neck: bool) -> torch.Tensor | None:
+    """[K,1,S,S] with 1 = head of the classes of K crops, or None where they were not told."""
+    known = [head_of(one, neck) for one in classes if one is not None]
+    return torch.from_numpy(np.stack(known)[:, None]).float() if len(known) == len(classes) else None
 
 
 def reference_embedding(reference: Any, models: FaceModels) -> torch.Tensor | None:

@@ -7,6 +7,7 @@ pixels a decimetre, centre 700, resized to 512). Coordinates are edge coordinate
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -150,28 +151,75 @@ def warp_crop(pixels: np.ndarray, transform: CropTransform) -> tuple[torch.Tenso
         raise ValueError(
             f"The transform is for a {width} x {height} photo, this one is {pixels.shape[1::-1]}."
         )
-    size = transform.crop_size
-    centres = torch.arange(size, dtype=torch.float64) + 0.5
-    inverse = torch.from_numpy(transform.inverse)
-    x = inverse[0, 0] * centres + inverse[0, 1] * centres[:, None] + inverse[0, 2]  # [S,S] photo coordinates
-    y = inverse[1, 0] * centres + inverse[1, 1] * centres[:, None] + inverse[1, 2]
-    mask = ((x < 0) | (x > width) | (y < 0) | (y > height)).float()[None]
-    x, y = _reflect(x, width), _reflect(y, height)
+    where = _Lookup(transform)
+    left, top, right, bottom = where.window
+    part = torch.from_numpy(np.ascontiguousarray(pixels[top:bottom, left:right])).permute(2, 0, 1)
+    return where.sample(part) * 2 - 1, where.mask
 
-    # only the part of the photo that the crop sees, with room for the filters
-    room = math.ceil(3 / min(1.0, transform.scale)) + 2
-    left, right = max(0, math.floor(x.min()) - room), min(width, math.ceil(x.max()) + room)
-    top, bottom = max(0, math.floor(y.min()) - room), min(height, math.ceil(y.max()) + room)
-    part = torch.from_numpy(np.ascontiguousarray(pixels[top:bottom, left:right])).permute(2, 0, 1)[None]
-    shrunk = [max(1, round(side * min(1.0, transform.scale))) for side in part.shape[2:]]
-    if shrunk != list(part.shape[2:]):
-        part = F.interpolate(part, shrunk, mode="bicubic", antialias=True, align_corners=False)
-    part = part.float() / 255 if pixels.dtype == np.uint8 else part
-    grid = torch.stack([(x - left) / (right - left) * 2 - 1, (y - top) / (bottom - top) * 2 - 1], -1)
-    image = F.grid_sample(
-        part, grid[None].float(), mode="bicubic", padding_mode="border", align_corners=False
-    )[0]
-    return image.clamp(0, 1) * 2 - 1, mask
+
+def warp_crops(
+    images: torch.Tensor, transforms: Sequence[CropTransform]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`warp_crop` for a batch of pictures that are tensors already; differentiable in the pictures.
+
+    Args:
+        images: [N,3,H,W] in [-1,1], on any device.
+        transforms: N crops of such pictures, all of one crop size.
+    Returns:
+        crops [N,3,S,S] in [-1,1] and masks [N,1,S,S] that are 1 where the picture had no pixel.
+    Raises:
+        ValueError: there is not one transform a picture, or it is for pictures of another size.
+    """
+    sizes = {transform.photo_size for transform in transforms}
+    if len(images) != len(transforms) or sizes - {tuple(images.shape[2:])}:
+        raise ValueError(
+            f"{len(images)} pictures of {list(images.shape[2:])} pixels do not go with {len(transforms)} "
+            f"crops of {', '.join(str(list(size)) for size in sizes)} pixels."
+        )
+    crops, masks = [], []
+    for image, transform in zip(images, transforms, strict=True):
+        where = _Lookup(transform)
+        left, top, right, bottom = where.window
+        crops.append(where.sample((image[:, top:bottom, left:right] + 1) / 2) * 2 - 1)
+        masks.append(where.mask.to(image))
+    return torch.stack(crops), torch.stack(masks)
+
+
+class _Lookup:
+    """Where a crop takes its pixels from.
+
+    Attributes:
+        mask: [1,S,S], 1 where the photo has no pixel.
+        window: left, top, right, bottom of the part of the photo that is needed, with room for the filters.
+    """
+
+    def __init__(self, transform: CropTransform) -> None:
+        height, width = transform.photo_size
+        self._scale = min(1.0, transform.scale)
+        centres = torch.arange(transform.crop_size, dtype=torch.float64) + 0.5
+        inverse = torch.from_numpy(transform.inverse)
+        x = inverse[0, 0] * centres + inverse[0, 1] * centres[:, None] + inverse[0, 2]  # [S,S] in the photo
+        y = inverse[1, 0] * centres + inverse[1, 1] * centres[:, None] + inverse[1, 2]
+        self.mask = ((x < 0) | (x > width) | (y < 0) | (y > height)).float()[None]
+        x, y = _reflect(x, width), _reflect(y, height)
+        room = math.ceil(3 / self._scale) + 2
+        left, right = max(0, math.floor(x.min()) - room), min(width, math.ceil(x.max()) + room)
+        top, bottom = max(0, math.floor(y.min()) - room), min(height, math.ceil(y.max()) + room)
+        self.window = left, top, right, bottom
+        self._grid = torch.stack(
+            [(x - left) / (right - left) * 2 - 1, (y - top) / (bottom - top) * 2 - 1], -1
+        )[None].float()
+
+    def sample(self, part: torch.Tensor) -> torch.Tensor:
+        """The crop [3,S,S] in 0..1 out of the window's pixels [3,h,w], uint8 or floats in 0..1."""
+        picture = part[None]
+        shrunk = [max(1, round(side * self._scale)) for side in part.shape[1:]]
+        if shrunk != list(part.shape[1:]):
+            picture = F.interpolate(picture, shrunk, mode="bicubic", antialias=True, align_corners=False)
+        picture = picture.float() / 255 if part.dtype == torch.uint8 else picture.float()
+        grid = self._grid.to(picture.device)
+        sampled = F.grid_sample(picture, grid, mode="bicubic", padding_mode="border", align_corners=False)
+        return sampled[0].clamp(0, 1)
 
 
 def _reflect(values: torch.Tensor, size: int) -> torch.Tensor:

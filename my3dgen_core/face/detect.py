@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from .onnx_file import OnnxGraph, read_onnx
+from .parsing import FaceParser, parses_faces
 
 INSTALL_HINT = (
     "Face detection needs the insightface package. On a CPU: pip install insightface. On an NVIDIA GPU: "
@@ -26,10 +27,11 @@ INSTALL_HINT = (
     "scikit-image scipy tqdm requests (plain 'pip install insightface' would bring the CPU onnxruntime)."
 )
 MODELS_HINT = (
-    "Put an InsightFace pack (buffalo_l, buffalo_s or antelopev2: the unpacked .onnx files) into a folder "
-    "such as ComfyUI/models/insightface/models/buffalo_l. Nothing is downloaded automatically."
+    "Put an InsightFace pack (buffalo_l, buffalo_s or antelopev2, from the model zoo of the InsightFace "
+    "project: the unpacked .onnx files) into a folder such as ComfyUI/models/insightface/models/buffalo_l. "
+    "Nothing is downloaded automatically."
 )
-DETECTION, LANDMARKS, RECOGNITION = "detection", "landmarks", "recognition"
+DETECTION, LANDMARKS, RECOGNITION, PARSING = "detection", "landmarks", "recognition", "parsing"
 _LARGEST_DETECTION_SIDE = 2048
 
 
@@ -57,9 +59,11 @@ class Face:
 
 
 def role_of(graph: OnnxGraph) -> str | None:
-    """Tell by its shapes what a network does: detection, 106 landmarks, recognition, or None."""
+    """Tell by its shapes what a network does: detection, 106 landmarks, recognition, parsing, or None."""
     if len(graph.inputs) != 1:
         return None
+    if parses_faces(graph):
+        return PARSING
     shape = next(iter(graph.inputs.values()))
     last = [out[-1] if out else None for out in graph.outputs.values()]
     if len(shape) != 4 or shape[1] != 3:
@@ -74,7 +78,8 @@ def role_of(graph: OnnxGraph) -> str | None:
 
 
 class FaceModels:
-    """The networks of one folder: a detector, and where the folder has them 106 landmarks and recognition.
+    """The networks of one folder: a detector, and where the folder has them 106 landmarks, recognition and
+    face parsing.
 
     Build it with `FaceModels.from_folder`; then use it for as many photos as you like.
 
@@ -92,6 +97,7 @@ class FaceModels:
         self._detector = networks[DETECTION]
         self._landmarks = networks.get(LANDMARKS)
         self._recogniser = networks.get(RECOGNITION)
+        self._parser: FaceParser | None = networks.get(PARSING)
         self.provider: str = self._detector.session.get_providers()[0]
         # A detector with a fixed input size has it set before any prepare(); both insightface versions agree
         # on this.
@@ -126,8 +132,11 @@ class FaceModels:
         # waiting threads must not spin: beside a busy program (training, another sampler) that costs tenfold
         options = onnxruntime.SessionOptions()
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        networks = {}
+        networks: dict[str, Any] = {}
         for role, file in files.items():
+            if role == PARSING:  # insightface has no such kind
+                networks[role] = FaceParser(onnxruntime.InferenceSession(str(file), options, usable))
+                continue
             with contextlib.redirect_stdout(io.StringIO()):  # insightface 0.7.3 prints its providers
                 networks[role] = model_zoo.get_model(str(file), providers=usable, sess_options=options)
             if networks[role] is None:
@@ -144,6 +153,11 @@ class FaceModels:
     def has_recognition(self) -> bool:
         """Whether the identity network (ArcFace) is there."""
         return self._recogniser is not None
+
+    @property
+    def has_parsing(self) -> bool:
+        """Whether a face-parsing network is there: it tells the head from the background."""
+        return self._parser is not None
 
     def describe(self) -> str:
         """One line for a log: which files run on which provider."""
@@ -203,6 +217,11 @@ class FaceModels:
         ]
         return np.stack(rows) if rows else np.zeros((0, 512), np.float32)
 
+    def parse(self, image: np.ndarray) -> np.ndarray | None:
+        """The class of each pixel [512,512] (see parsing.CLASSES) of a crop [512,512,3] uint8 RGB, or None
+        without that network."""
+        return None if self._parser is None else self._parser.classes(image)
+
 
 class _Slots(dict):
     """The little that insightface's landmark network wants of a face object, in both versions."""
@@ -213,7 +232,8 @@ class _Slots(dict):
 
 
 def find_models(path: str | Path) -> dict[str, Path]:
-    """Role -> ONNX file in a folder (or in its only subfolder with ONNX files, as antelopev2 unpacks).
+    """Role -> ONNX file in a folder (or in its only subfolder with ONNX files, as antelopev2 unpacks); a
+    face-parsing network may lie in its subfolder `parsing`.
 
     Raises:
         FaceModelError: there is no such folder or no ONNX file in it.
@@ -223,12 +243,16 @@ def find_models(path: str | Path) -> dict[str, Path]:
         raise FaceModelError(f"The face model folder {folder} does not exist. {MODELS_HINT}")
     files = sorted(folder.glob("*.onnx"))
     if not files:
-        nested = [sub for sub in sorted(folder.iterdir()) if sub.is_dir() and any(sub.glob("*.onnx"))]
+        nested = [
+            sub
+            for sub in sorted(folder.iterdir())
+            if sub.is_dir() and sub.name != PARSING and any(sub.glob("*.onnx"))
+        ]
         files = sorted(nested[0].glob("*.onnx")) if len(nested) == 1 else []
     if not files:
         raise FaceModelError(f"There are no .onnx files in {folder}. {MODELS_HINT}")
     roles: dict[str, Path] = {}
-    for file in files:
+    for file in [*files, *sorted((folder / PARSING).glob("*.onnx"))]:
         try:
             role = role_of(read_onnx(file, weights=False))
         except ValueError as error:

@@ -47,7 +47,7 @@ def read_onnx(path: str | Path, weights: bool = True) -> OnnxGraph:
         path: the file.
         weights: False reads shapes and nodes only and leaves `weights` empty.
     Raises:
-        ValueError: the file is no ONNX model, is cut short, or keeps its weights in a second file.
+        ValueError: the file is no ONNX model, is cut short, or keeps the weights asked for in a second file.
     """
     path = Path(path)
     try:
@@ -203,7 +203,7 @@ def _read_tensor(data: mmap.mmap, at: int, end: int, load: bool) -> tuple[str, n
             name = _text(data, a, b)
         elif number == 9:
             raw = (a, b)
-        elif number == 14 and a == 1:
+        elif load and number == 14 and a == 1:
             raise ValueError("its weights are kept in another file")
         elif load and number in (4, 10):
             typed.append(np.frombuffer(data[a:b], "<f4" if number == 4 else "<f8"))

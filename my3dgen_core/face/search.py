@@ -15,7 +15,7 @@ from .report import FaceReport
 
 # One point further apart than this. Measured: 5 real faces at most 11, with a drawn hand, mask or lock
 # of hair over them 9 of 15 above 18; of 50 frontal renders, whose points lie less surely, 8 above 18.
-_COVERED, _JUDGED_YAW = 18.0, 30.0
+_COVERED, JUDGED_YAW = 18.0, 30.0
 Choose = Callable[[list[Face], np.ndarray], Face | None]
 
 # Measured on real photos and renders: good faces 4-10 pixels apart, 60 degrees of yaw 17-20, wrong
@@ -109,7 +109,7 @@ def _look_closely(pixels: np.ndarray, face: Face, step: str, models: FaceModels)
         return Candidate(face, step, transform, image, mask, None, None)
     centre = transform.to_crop((face.box[:2] + face.box[2:]) / 2)
     half = np.full(2, float((face.box[2:] - face.box[:2]).max()) / 2 * transform.scale)
-    landmarks = models.landmarks(_visible(image, mask), np.concatenate([centre - half, centre + half]))
+    landmarks = models.landmarks(visible(image, mask), np.concatenate([centre - half, centre + half]))
     assert landmarks is not None
     agreement = float(point_distances(landmarks, transform.to_crop(face.points)).mean())
     return Candidate(face, step, transform, image, mask, landmarks, agreement)
@@ -121,18 +121,17 @@ def point_distances(landmarks: np.ndarray, points: np.ndarray) -> np.ndarray:
     return np.linalg.norm(same - points, axis=1)
 
 
-def covered_part(landmarks: np.ndarray, points: np.ndarray, yaw: float) -> str:
+def covered_part(landmarks: np.ndarray, points: np.ndarray) -> str:
     """What may be covered: "eyes", "nose" or "mouth", or "" where nothing speaks for it.
 
-    Where something lies over the face the two networks guess, each in its own way. Turned heads part them
-    too, so only faces within 30 degrees are judged.
+    Where something lies over the face the two networks guess, each in its own way.
 
     Args:
-        landmarks: [106,2] and points: [5,2] in a 512 crop; yaw: in degrees.
+        landmarks: [106,2] and points: [5,2] in a 512 crop of a face within JUDGED_YAW of the front.
     """
     distances = point_distances(landmarks, points)
     worst = int(distances.argmax())
-    if abs(yaw) > _JUDGED_YAW or distances[worst] < _COVERED:
+    if distances[worst] < _COVERED:
         return ""
     return ("eyes", "eyes", "nose", "mouth", "mouth")[worst]
 
@@ -144,7 +143,7 @@ def _see_upright(pixels: np.ndarray, face: Face, models: FaceModels) -> Face:
     matrix[:, 2] += (_SECOND_SIZE - _SECOND_ZOOM * CROP_SIZE) / 2
     view = CropTransform(matrix, crop.photo_size, _SECOND_SIZE)
     image, mask = warp_crop(pixels, view)
-    faces = models.detect(_visible(image, mask), _SECOND_SIZE)
+    faces = models.detect(visible(image, mask), _SECOND_SIZE)
     middles = [float(np.abs(found.points.mean(0) - _SECOND_SIZE / 2).max()) for found in faces]
     if not faces or min(middles) > 0.15 * _SECOND_SIZE:
         return face
@@ -154,7 +153,7 @@ def _see_upright(pixels: np.ndarray, face: Face, models: FaceModels) -> Face:
     return Face(np.concatenate([centre - half, centre + half]), found.score, view.to_photo(found.points))
 
 
-def _visible(image: torch.Tensor, mask: torch.Tensor) -> np.ndarray:
+def visible(image: torch.Tensor, mask: torch.Tensor) -> np.ndarray:
     """[3,S,S] in [-1,1] -> [S,S,3] uint8 with grey for invented pixels, which may show a second half face."""
     return ((image * (1 - mask) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
 

@@ -23,15 +23,17 @@ from .align import (
     KeptFace,
     OnStep,
     align_one,
+    head_masks,
     reference_embedding,
     thumbnail_of,
+    warn_of_cover,
 )
 from .crop import CROP_SIZE, CropTransform, warp_crop
 from .detect import Face, FaceModels
 from .photos import count_photos, read_photos
 from .pose import angles_of_rotation, label_of_rotation, rotation_of_angles
 from .report import FaceReport
-from .search import Choose, chooser
+from .search import Choose, chooser, visible
 
 SMOOTHING, MAX_GAP = 2.5, 8
 # A new shot: the face jumps by half a crop, or changes its size by half, from one frame to the next.
@@ -52,6 +54,7 @@ def align_sequence(
     smoothing: float = SMOOTHING,
     max_gap: int = MAX_GAP,
     max_yaw: float = MAX_YAW,
+    neck: bool = True,
     on_step: OnStep | None = None,
 ) -> AlignedFaces:
     """`align_faces` for the frames of one clip: crops and cameras move as smoothly as the head does.
@@ -63,6 +66,7 @@ def align_sequence(
         max_gap: up to so many frames in a row without a face are filled from their neighbours (at the ends
             of the clip from the nearest); longer gaps are dropped.
         max_yaw: frames in which the head is turned further (degrees) are dropped.
+        neck: whether the neck belongs to the head in `heads`.
         on_step: called as on_step(step, total, {}, crop or None) after each frame is searched and again
             after each is cut (total is twice the number of frames); may raise to cancel.
     Returns:
@@ -85,6 +89,8 @@ def align_sequence(
         row = FaceReport(index, photo.name, reason=photo.error)
         kept = align_one(photo, row, face_models, follow, upright, 180.0, None)
         report.append(row)
+        if kept:
+            warn_of_cover(kept)
         tracks.append(None if kept is None else _track_of(kept))
         points.append(follow.accept(kept))
         if photo.pixels is not None and kept is None:
@@ -93,7 +99,7 @@ def align_sequence(
             on_step(index + 1, total, {}, None if kept is None else kept.image[None])
     smooth = smooth_track(tracks, smoothing, max_gap)
     sizes = {row.transform.photo_size for row in report if row.transform is not None and row.kept}
-    images, masks, cameras, kept_indices = [], [], [], []
+    images, masks, cameras, kept_indices, classes = [], [], [], [], []
     for row, photo, five, values in zip(report, read_photos(frames), points, smooth, strict=True):
         row.kept = False
         if five is None and photo.pixels is not None and photo.pixels.shape[:2] not in sizes:
@@ -109,6 +115,7 @@ def align_sequence(
                 row.kept, row.reason, row.thumbnail = True, "", None
                 image, mask = warp_crop(photo.pixels, transform)
                 row.inside = 1 - float(mask.mean())
+                classes.append(face_models.parse(visible(image, mask)))
                 images.append(image)
                 masks.append(mask)
                 cameras.append(label_of_rotation(rotation))
@@ -124,6 +131,7 @@ def align_sequence(
         masks=torch.stack(masks),
         kept=kept_indices,
         report=report,
+        heads=head_masks(classes, neck),
     )
 
 

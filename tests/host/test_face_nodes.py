@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from face_fixtures import portrait
+from face_parser import dark_is_background, is_light, pack_with_parser
 
 from my3dgen_core import look_at
 from my3dgen_core.camera import angles, cam2world, intrinsics
@@ -153,12 +156,51 @@ def test_photos_and_crops_that_do_not_belong_together_are_one_sentence(
         paste(photos, [crops], images, [24.0], [torch.ones(3, 8, 8)])
 
 
-def test_align_faces_hands_out_its_crops_last(nodes: dict[str, Any]) -> None:
-    """Workflows are wired by the number of an output: what is new comes after the others."""
+def test_align_faces_hands_out_what_is_new_last(nodes: dict[str, Any]) -> None:
+    """Workflows are wired by the number of an output, and keep their settings by position."""
     node = nodes["AlignFaces"]
-    assert node.RETURN_NAMES == ("images", "cameras", "masks", "report", "overview", "crops")
-    assert node.RETURN_TYPES[-1] == "EG3D_CROP"
+    assert node.RETURN_NAMES == ("images", "cameras", "masks", "report", "overview", "crops", "heads")
+    assert node.RETURN_TYPES[-2:] == ("EG3D_CROP", "MASK")
     assert len(node.RETURN_TYPES) == len(node.OUTPUT_TOOLTIPS)
+    assert list(node.INPUT_TYPES()["optional"])[-2:] == ["sequence", "neck"]
+
+
+def _align(nodes: dict[str, Any], folder: Path, colours: np.ndarray | None) -> dict[str, Any]:
+    """Align Faces as the executor calls it, with the test pack under `folder`."""
+    pack_with_parser(folder / "models" / "insightface" / "models" / "pack", colours)
+    photos = [torch.from_numpy(portrait())[None].float() / 255, torch.zeros(1, 60, 80, 3)]
+    settings = {"face_models": ["auto"], "which": ["largest"], "upright": [True]}
+    return nodes["AlignFaces"].align(
+        photos, same_person=[False], drop_different=[False], **settings, names=["me.jpg", "wall.jpg"]
+    )
+
+
+def test_without_a_parser_the_heads_are_white_and_the_report_says_so(
+    nodes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = _align(nodes, tmp_path, None)
+    images, cameras, masks, report, overview, crops, heads = found["result"]
+    assert images.shape == (1, 512, 512, 3)
+    assert heads.shape == masks.shape == (1, 512, 512)
+    assert bool((heads == 1).all())
+    assert len(cameras) == len(crops) == 1
+    assert report.count("head masks are all white") == 1
+    assert "me.jpg" in report
+    assert re.search(r"wall\.jpg\s+DROPPED.*No face was found", report)
+    assert "on CPUExecutionProvider" in found["ui"]["text"][0]
+    assert overview.shape[-1] == 3
+
+
+def test_with_a_parser_the_heads_are_its_answer(
+    nodes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    images, _, masks, report, _, _, heads = _align(nodes, tmp_path, dark_is_background())["result"]
+    light = is_light((images * 255).round().numpy())
+    assert (heads.numpy() == light)[masks.numpy() == 0].all()
+    assert 0.1 < float(heads.mean()) < 0.9
+    assert "head masks" not in report
 
 
 def _folder_of_photos(tmp_path: Path) -> None:

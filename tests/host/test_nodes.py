@@ -136,6 +136,25 @@ def test_training_with_weights_of_ones_own_says_where_they_belong(
         train(nodes, model, photos, anchors, identity_weight=0.5)
 
 
+def test_head_masks_weigh_the_background_unless_they_say_nothing(
+    nodes: dict[str, Any], model: Any, generator: Any, photos: torch.Tensor
+) -> None:
+    anchors = latents_of(generator, camera_path("swing", 3))
+    half = torch.zeros(3, 32, 32)
+    half[:, :, :16] = 1
+
+    def trained(heads: torch.Tensor | None, weight: float) -> list[torch.Tensor]:
+        identity, *_ = train(nodes, model, photos, anchors, heads=heads, background_weight=weight)
+        return [tensor for _, tensor in sorted(identity.adapter.tensors.items())]
+
+    def same(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
+        return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+    assert not same(trained(half, 0.0), trained(1 - half, 0.0))
+    assert same(trained(torch.ones(3, 32, 32), 0.0), trained(None, 0.0))
+    assert same(trained(half, 1.0), trained(None, 1.0))
+
+
 def test_applying_an_identity_makes_a_new_model_and_keeps_the_old_one(
     nodes: dict[str, Any], model: Any, generator: Any, photos: torch.Tensor
 ) -> None:

@@ -313,6 +313,8 @@ def test_photographs_go_through_the_whole_workflow(
     result = workflows_run(server, prompt)
     report = result.text("3")
     assert "3 of 6 photos kept." in report
+    (shown,) = result.outputs["3"]["images"]  # the overview, on the node itself
+    assert (server.base / shown["type"] / shown["subfolder"] / shown["filename"]).stat().st_size > 10_000
     for name in ("obama.jpg", "obama2.jpg", "obama3.jpg"):
         assert re.search(rf"{name}\s+kept", report)
     for name in ("biden.jpg", "astronaut.png", "grace_hopper.jpg"):

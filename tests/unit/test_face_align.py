@@ -203,7 +203,12 @@ def test_the_report_can_be_read_by_people_and_programs() -> None:
     assert [row["name"] for row in rows] == ["good one", "nothing"]
     assert rows[0]["kept"]
     assert rows[0]["transform"]["photo_size"] == list(portrait().shape[:2])
-    assert batch.sheet(size=128).shape == (128, 256, 3)
+    sheet = batch.sheet(size=128)
+    assert sheet.shape == (128, 256, 3)
+    dropped = sheet[:, 128:]  # the photo made small and dim, with the reason over it
+    assert (dropped[:60] > 180).all(2).sum() > 30
+    assert (dropped[60:] <= 128).all()
+    assert dropped[60:].reshape(-1, 3).std(0).min() > 10
 
 
 def test_a_batch_with_nothing_usable_is_one_sentence_with_the_report(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from my3dgen_core.face.crop import (
     crop_transform,
     roll_of_points,
     warp_crop,
+    warp_crops,
 )
 
 FRONTAL = np.array([[187.7, 192.3], [324.0, 192.4], [256.7, 266.1], [200.7, 339.7], [310.5, 339.7]])
@@ -131,3 +132,45 @@ def test_float_and_byte_photos_give_the_same_crop() -> None:
     bytes_crop, _ = warp_crop(pixels, transform)
     float_crop, _ = warp_crop((pixels / 255).astype(np.float32), transform)
     assert float((bytes_crop - float_crop).abs().max()) < 0.02
+
+
+def _batch() -> tuple[torch.Tensor, list[CropTransform]]:
+    """Two pictures, one crop that shrinks and leaves the picture, one that enlarges and turns."""
+    images = (
+        torch.rand(2, 3, 90, 120, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 2 - 1
+    )
+    matrices = ([[0.4, 0.0, -6.0], [0.0, 0.4, 8.0]], [[1.3, -0.4, 3.0], [0.4, 1.3, -30.0]])
+    return images, [CropTransform(np.array(matrix), (90, 120), 48) for matrix in matrices]
+
+
+def test_a_batch_of_tensors_gives_the_crops_of_the_single_photos() -> None:
+    images, transforms = _batch()
+    crops, masks = warp_crops(images, transforms)
+    assert crops.shape == (2, 3, 48, 48)
+    assert masks.shape == (2, 1, 48, 48)
+    for image, transform, crop, mask in zip(images, transforms, crops, masks, strict=True):
+        pixels = ((image + 1) / 2).permute(1, 2, 0).numpy().astype(np.float32)
+        alone, invented = warp_crop(pixels, transform)
+        assert float((crop - alone).abs().max()) < 1e-4
+        assert torch.equal(mask.float(), invented)
+
+
+def test_the_batched_crop_has_the_gradient_of_what_it_does() -> None:
+    images, transforms = _batch()
+    images = (images * 0.5).requires_grad_()
+    weights = torch.rand(2, 3, 48, 48, generator=torch.Generator().manual_seed(1))
+    (warp_crops(images, transforms)[0] * weights).sum().backward()
+    assert images.grad is not None
+    move = torch.randn(images.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64) * 0.01
+    with torch.no_grad():
+        ahead, behind = ((warp_crops(images + s * move, transforms)[0] * weights).sum() for s in (1, -1))
+    assert float((images.grad * move).sum()) == pytest.approx(float(ahead - behind) / 2, rel=1e-3, abs=1e-3)
+    assert float(images.grad[1, :, :, -1].abs().max()) == 0  # the second crop does not reach there
+
+
+def test_crops_of_another_picture_are_refused() -> None:
+    images, transforms = _batch()
+    with pytest.raises(ValueError, match="do not go with 1 crops"):
+        warp_crops(images, transforms[:1])
+    with pytest.raises(ValueError, match=r"\[90, 120\]"):
+        warp_crops(images[:, :, :80], transforms)

@@ -13,8 +13,8 @@ from face_fixtures import OTHERS, SAME_MAN, as_image, first_face, models, portra
 from real_photos import pack_folder, photo
 
 from my3dgen_core.face import FaceModelError, FaceModels, IdentityNetwork, align_faces, embed
-from my3dgen_core.face.detect import find_models
-from my3dgen_core.face.onnx_file import read_onnx
+from my3dgen_core.face.detect import find_models, role_of
+from my3dgen_core.face.onnx_file import OnnxGraph, read_onnx
 from my3dgen_core.face.recognise import ARCFACE_POINTS, align_to_template, similarity
 
 
@@ -26,6 +26,50 @@ def test_roles_are_told_by_shape_and_not_by_name(tmp_path: Path) -> None:
     assert len(roles["detection"].outputs) == 9
     assert next(iter(roles["landmarks"].inputs.values()))[2:] == [192, 192]
     assert next(iter(roles["recognition"].outputs.values()))[-1] == 512
+
+
+@pytest.mark.parametrize(
+    ("size", "outputs", "role"),
+    [
+        (None, [[12800, 1], [3200, 1], [800, 1]] + [[12800, 4]] * 3 + [[12800, 10]] * 3, "detection"),
+        (640, [[12800, 1]] * 9, "detection"),
+        (192, [[1, 212]], "landmarks"),
+        (192, [[1, 3309]], None),  # 1k3d68
+        (96, [[1, 3]], None),  # genderage
+        (112, [[1, 512]], "recognition"),  # w600k_r50, w600k_mbf and glintr100
+    ],
+)
+def test_the_networks_of_the_known_packs_are_told_apart(
+    size: int | None, outputs: list[list[int | None]], role: str | None
+) -> None:
+    """The shapes of the files in buffalo_l, buffalo_s and antelopev2."""
+    graph = OnnxGraph({"input": [None, 3, size, size]}, {f"{i}": shape for i, shape in enumerate(outputs)})
+    assert role_of(graph) == role
+
+
+@pytest.mark.parametrize(
+    "offered", [["CUDAExecutionProvider", "CPUExecutionProvider"], ["CPUExecutionProvider"]]
+)
+def test_the_gpu_is_asked_for_where_onnxruntime_has_it(
+    monkeypatch: pytest.MonkeyPatch, offered: list[str]
+) -> None:
+    import onnxruntime
+    from insightface import model_zoo
+
+    asked = []
+    real = model_zoo.get_model
+
+    def get_model(file: str, providers: list[str], **options: object) -> object:
+        asked.append(providers)
+        return real(file, providers=["CPUExecutionProvider"], **options)
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: offered)
+    monkeypatch.setattr(model_zoo, "get_model", get_model)
+    found = FaceModels.from_folder(pack_folder())
+    assert asked == [offered] * 3
+    assert found.provider == "CPUExecutionProvider"  # the one that really runs
+    with pytest.raises(FaceModelError, match="onnxruntime offers"):
+        FaceModels.from_folder(pack_folder(), providers=["NoSuchProvider"])
 
 
 def test_a_pack_unpacked_one_folder_too_deep_is_found(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+import sys
+import types
 import warnings
 import zlib
 from pathlib import Path
@@ -144,9 +146,34 @@ def test_a_decompression_bomb_is_one_sentence(tmp_path: Path) -> None:
 
 def test_heic_says_which_package_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.heic").write_bytes(b"x")
-    monkeypatch.setitem(__import__("sys").modules, "pillow_heif", None)
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
     with pytest.raises(PhotoError, match="pip install pillow-heif"):
         load_photo(tmp_path / "a.heic")
+
+
+def test_a_heic_photo_is_read_where_the_package_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The package only has to tell Pillow about the format; here it does so for one made up."""
+    from PIL import ImageFile
+
+    class Made(ImageFile.ImageFile):
+        format = "MADE"
+
+        def _open(self) -> None:
+            self.fp.read(4)
+            self._size, self._mode = (3, 2), "RGB"
+            self.tile = [ImageFile._Tile("raw", (0, 0, 3, 2), 4, "RGB")]
+
+    def register() -> None:
+        Image.register_open("MADE", Made, lambda prefix: prefix.startswith(b"made"))
+
+    monkeypatch.setattr(Image, "OPEN", dict(Image.OPEN))
+    monkeypatch.setattr(Image, "ID", list(Image.ID))
+    monkeypatch.setitem(sys.modules, "pillow_heif", types.SimpleNamespace(register_heif_opener=register))
+    pixels = np.arange(18, dtype=np.uint8).reshape(2, 3, 3) * 9
+    (tmp_path / "a.HEIC").write_bytes(b"made" + pixels.tobytes())
+    assert (load_photo(tmp_path / "a.HEIC") == pixels).all()
 
 
 def test_a_folder_is_read_in_the_order_of_its_numbers(tmp_path: Path) -> None:
