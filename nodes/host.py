@@ -313,6 +313,13 @@ def _server() -> Any:
     return getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
 
 
+def publish(event: str, data: dict[str, Any]) -> None:
+    """Tells the page whose prompt runs, where one is listening."""
+    server = _server()
+    if server is not None:
+        server.send_sync(event, data, server.client_id)
+
+
 def busy() -> bool:
     """Whether a prompt is running."""
     return bool(getattr(getattr(_server(), "prompt_queue", None), "currently_running", None))

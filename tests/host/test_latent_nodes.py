@@ -80,7 +80,7 @@ def edit(nodes: dict[str, Any], latents: Latents, direction: Direction, **settin
         "edge": "stop",
         "beta": 0.02,
     } | settings
-    (edited,) = nodes["ApplyDirection"].apply(latents, direction, **values)
+    (edited,) = nodes["ApplyDirection"].apply(latents, direction, **values)["result"]
     return edited
 
 

@@ -34,7 +34,7 @@ app.registerExtension({
       signal: life.signal,
     });
     place(node, "camera_pad", root, 220, life);
-    after(node, "onConfigure", show);
+    after(node, "onConfigure", () => show());
     for (const name of NAMES) {
       const widget = input(node, name);
       if (widget) after(widget, "callback", () => ours || show());

@@ -31,17 +31,25 @@ export function live(node) {
 }
 
 /**
- * The head of the first Render Head that this node leads to, or of the node itself.
+ * The Render Head that this node leads to and that has run: the node itself, or the first one after it.
+ * @param {Node} node
+ * @returns {Node | undefined}
+ */
+export function render(node) {
+  for (const one of [node, ...downstream(node)]) {
+    if (one.comfyClass === "My3DGenRender" && known.has(one)) return one;
+  }
+  return undefined;
+}
+
+/**
+ * The handle of the head that this node leads to.
  * @param {Node} node
  * @returns {string | undefined}
  */
 export function head(node) {
-  if (node.comfyClass === "My3DGenRender") return known.get(node)?.handle;
-  for (const next of downstream(node)) {
-    const found = next.comfyClass === "My3DGenRender" && known.get(next)?.handle;
-    if (found) return found;
-  }
-  return undefined;
+  const found = render(node);
+  return found && known.get(found)?.handle;
 }
 
 /** Slower than this while dragging, and pictures come on release only. */

@@ -73,6 +73,24 @@ export function place(node, name, element, height, life) {
   return widget;
 }
 
+/** @param {Node} node @param {number | null | undefined} id */
+function wire(node, id) {
+  const links = node.graph?.links;
+  if (id === null || id === undefined || !links) return undefined;
+  return links instanceof Map ? links.get(id) : links[id];
+}
+
+/**
+ * The node that an input comes from.
+ * @param {Node} node
+ * @param {string} name
+ * @returns {Node | undefined}
+ */
+export function source(node, name) {
+  const link = wire(node, node.inputs?.find((one) => one.name === name)?.link);
+  return (link && node.graph?.getNodeById(link.origin_id)) ?? undefined;
+}
+
 /**
  * The nodes that the outputs lead to, nearest first, through any number of others.
  * @param {Node} node
@@ -83,8 +101,7 @@ export function* downstream(node) {
   const seen = new Set(waiting);
   for (let at = waiting.shift(); at; at = waiting.shift()) {
     for (const id of (at.outputs ?? []).flatMap((output) => output.links ?? [])) {
-      const links = at.graph?.links;
-      const link = links instanceof Map ? links.get(id) : links?.[id];
+      const link = wire(at, id);
       const target = link && at.graph?.getNodeById(link.target_id);
       if (target && !seen.has(target)) {
         seen.add(target);

@@ -72,13 +72,16 @@ export function pad({ camera, move, request, label, signal }) {
     root.setAttribute("aria-label", `${label}: ${numbers}. ${HELP}`);
   };
 
-  /** Shows what is true now. */
-  const show = () => {
+  /**
+   * Shows what is true now.
+   * @param {"drag" | "still"} [quality]
+   */
+  const show = (quality = dragging ? "drag" : "still") => {
     stale = true;
     caption();
     redraw();
     const wanted = request();
-    if (wanted) view.ask({ ...wanted, ...camera(), quality: dragging ? "drag" : "still" });
+    if (wanted) view.ask({ ...wanted, ...camera(), quality });
   };
 
   /** @param {Partial<Camera>} change */
