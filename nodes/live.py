@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 PLANES = 4
 # While dragging: enough to see where one is. At rest: the generator's own picture, no larger than a widget.
-DRAG_PIXELS, DRAG_SAMPLES, STILL_PIXELS = 64, 12, 256
+DRAG_PIXELS, DRAG_SAMPLES, STILL_PIXELS = 64, 16, 256
 BUSY = "A prompt is running: live pictures come back when it is done."
 STALE = "A newer request took this one's place."
 

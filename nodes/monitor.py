@@ -69,7 +69,7 @@ def watch(node_id: str | None, on_step: Callable[..., None], images: Tensor) -> 
         if image is not None:
             state["now"] = _url(image)
         try:
-            on_step(step, total, losses, image)
+            on_step(step, total, losses)  # without core's preview: the monitor has the picture
         except BaseException:
             state["state"] = "stopped"
             host.publish(EVENT, dict(state))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 from . import host, live, orbit, sockets
 from .handles import Head
 from .rendering import depth_pictures, normal_pictures, render_views
@@ -87,7 +89,11 @@ class Render:
         if seen_from is None:
             raise ValueError("These latents have no cameras of their own: connect a Camera Path.")
         with host.rendering(), model.ready(memory=host.RENDER_MEMORY) as generator:
-            on_step = host.progress(node_id, "frame")
+            progress = host.progress(node_id, "frame")
+
+            def on_step(step: int, total: int, losses: dict[str, float], image: Tensor) -> None:
+                progress(step, total, losses)  # without a preview: the node's viewer shows the frames
+
             views = render_views(generator, chosen.ws, seen_from, batch_size, on_step, grid)
             depth = depth_pictures(views.depth, views.mask)
             facing = normal_pictures(views.normals, views.mask)

@@ -261,3 +261,19 @@ def test_normals_of_a_ball_face_where_the_ball_does(pack: ModuleType) -> None:
     likeness = (found * local).sum(1)[well_inside]
     assert len(likeness) > 500
     assert float(likeness.min()) > 0.99
+
+
+def test_anchors_are_mixed_by_weights_of_ones_own(nodes: dict[str, Any], identity: Any) -> None:
+    anchors = identity.anchors
+    (mixed,) = nodes["MixAnchors"].mix(identity, "0: 3, 2: 1", 0.02)["result"]
+    assert torch.allclose(mixed.ws[0], 0.75 * anchors.ws[0] + 0.25 * anchors.ws[2], atol=1e-5)
+    assert mixed.cameras is not None
+    for weights, sentence in {
+        "": "sum above 0",
+        "0: 1, 9: 1": "There is no anchor 9",
+        "zero": "'zero' is no weight",
+        "0: nan": "sum above 0",
+        "0: 1.5, 1: -0.5": "leaves the person",
+    }.items():
+        with pytest.raises(ValueError, match=sentence):
+            nodes["MixAnchors"].mix(identity, weights, 0.02)

@@ -34,6 +34,7 @@ NODES = {
     "My3DGenSaveLatents",
     "My3DGenLoadLatents",
     "My3DGenSampleAlphaSpace",
+    "My3DGenMixAnchors",
     "My3DGenProjectAlphaSpace",
     "My3DGenInterpolateLatents",
     "My3DGenLoadDirection",

@@ -223,13 +223,7 @@ def test_the_orbit_viewer_turns_through_the_rendered_frames(page: Page) -> None:
 
 def test_a_training_is_watched_and_found_again_after_a_reload(page: Page) -> None:
     names = {name: str(number) for number, name in enumerate(tiny_prompt(), 1)}
-    prompt = {}
-    for name, entry in tiny_prompt(train={"steps": 12}).items():
-        inputs = {
-            key: [names[value[0]], value[1]] if isinstance(value, list) else value
-            for key, value in entry["inputs"].items()
-        }
-        prompt[names[name]] = {**entry, "inputs": inputs}
+    prompt = numbered(tiny_prompt(train={"steps": 12}), names)
     page.open(prompt, {names["train"]: [0, 0]})
     page.run()
     status = page.page.get_by_role("status").filter(has_text="step 12 of 12")
@@ -242,3 +236,98 @@ def test_a_training_is_watched_and_found_again_after_a_reload(page: Page) -> Non
     page.page.evaluate("() => { app.canvas.ds.scale = 1; app.canvas.ds.offset = [120, 120]; }")
     status.wait_for(timeout=5000)
     assert "done" in status.inner_text()
+
+
+# --- Mixing and editing a person ----------------------------------------------------------------------------
+
+PERSON_PLACES = {"mix": [0, 0], "edit": [400, 0], "train": [800, 0]}
+
+
+def person() -> tuple[Prompt, dict[str, str]]:
+    """A person of one training step, mixed and edited; and the number of each node."""
+    prompt = tiny_prompt(train={"steps": 2})
+    prompt["mix"] = node("MixAnchors", identity=["train", 0], weights="0: 1, 1: 1, 2: 1", beta=0.1)
+    prompt["find"] = node(
+        "FindDirection", model=["load", 0], attribute="component 1", samples=50, face_models="auto", seed=0
+    )
+    prompt["edit"] = node(
+        "ApplyDirection",
+        latents=["mix", 0],
+        direction=["find", 0],
+        which="mean",
+        index=0,
+        strength=0.5,
+        steps=1,
+        sweep_from=0.0,
+        layers="",
+        edge="continue",
+        beta=0.1,
+        identity=["train", 0],
+    )
+    prompt["render"]["inputs"]["latents"] = ["edit", 0]
+    names = {name: str(number) for number, name in enumerate(prompt, 1)}
+    return numbered(prompt, names), names
+
+
+def numbered(prompt: Prompt, names: dict[str, str]) -> Prompt:
+    """The page knows nodes by numbers."""
+    return {
+        names[name]: {
+            **entry,
+            "inputs": {
+                key: [names[value[0]], value[1]] if isinstance(value, list) else value
+                for key, value in entry["inputs"].items()
+            },
+        }
+        for name, entry in prompt.items()
+    }
+
+
+def test_sliders_and_the_polygon_move_their_inputs_and_show_the_head(page: Page) -> None:
+    prompt, names = person()
+    page.open(prompt, {names[name]: place for name, place in PERSON_PLACES.items()})
+    page.run()
+    slider = page.page.get_by_label("Strength of the direction")
+    with page.page.expect_response(lambda answer: "/my3dgen/live" in answer.url) as answered:
+        slider.focus()
+        page.page.keyboard.press("ArrowRight")
+    assert answered.value.status == 200
+    assert [edit["strength"] for edit in answered.value.request.post_data_json["edits"]] == [0.6]
+    assert page.values(names["edit"])["strength"] == pytest.approx(0.6)
+    page.page.wait_for_timeout(500)
+
+    figure = page.page.locator('[aria-roledescription="weights of anchors"]')
+    with page.page.expect_response(lambda answer: "/my3dgen/live" in answer.url) as answered:
+        figure.focus()
+        page.page.keyboard.press("ArrowUp")  # towards the corner at the top, the first anchor
+    assert answered.value.status == 200
+    weights = page.values(names["mix"])["weights"]
+    first, second, third = (float(part.split(":")[1]) for part in weights.split(","))
+    assert first > second == pytest.approx(third, abs=1e-3)
+    page.page.get_by_label("Anchor 2 in the mixture or not").click()
+    assert page.values(names["mix"])["weights"] == "0: 0.5, 1: 0.5"
+    assert page.prompt()[names["mix"]]["inputs"]["weights"] == "0: 0.5, 1: 0.5"
+
+
+def test_weights_of_a_point_give_the_point_back(page: Page) -> None:
+    wrong = page.page.evaluate(
+        """async (pack) => {
+          const { allowed, corners, weightsAt, pointOf } = await import(`/extensions/${pack}/js/lib/polygon.mjs`);
+          const wrong = [];
+          for (const count of [2, 3, 4, 7])
+            for (const [x, y] of [[0, 0], [0.3, 0], [-0.2, 0.4], [0.9, 0.6], corners(count)[0]]) {
+              const shape = corners(count);
+              const weights = weightsAt(shape, [x, y]);
+              const back = pointOf(shape, weights);
+              const sum = weights.reduce((a, b) => a + b, 0);
+              const off = Math.hypot(back[0] - x, count === 2 ? 0 : back[1] - y) + Math.abs(sum - 1);
+              const kept = allowed(weights, 0.05);
+              const low = Math.min(...kept) + 0.05;
+              const total = kept.reduce((a, b) => a + b, 0);
+              if (!(off < 1e-6 && low > -1e-9 && Math.abs(total - 1) < 1e-9)) wrong.push([count, x, y, off, kept]);
+            }
+          return wrong;
+        }""",
+        comfy.PACK,
+    )
+    assert wrong == []

@@ -4,7 +4,7 @@ import { api } from "../../../../scripts/api.js";
 import { after, downstream } from "./nodes.mjs";
 
 /** @typedef {import("./comfy.mjs").Node} Node */
-/** @typedef {{handle: string, low?: number, high?: number}} Live */
+/** @typedef {{handle: string, low?: number, high?: number, count?: number}} Live */
 
 /** @type {WeakMap<Node, Live>} */
 const known = new WeakMap();

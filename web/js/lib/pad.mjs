@@ -61,7 +61,7 @@ export function pad({ camera, move, request, label, signal }) {
     canvas,
     text,
   ]);
-  Object.assign(root.style, { cursor: "grab", touchAction: "none", outlineOffset: "-2px" });
+  Object.assign(root.style, { cursor: "grab", touchAction: "none", outline: "none" });
   Object.assign(canvas.style, { border: `1px solid ${COLOURS.line}`, boxSizing: "border-box" });
 
   const caption = () => {
@@ -97,9 +97,14 @@ export function pad({ camera, move, request, label, signal }) {
     apply({ yaw: Math.round(around), pitch: Math.round(Math.min(89, Math.max(-89, now.pitch + pitch))) });
   };
 
+  /** @param {string} colour */
+  const frame = (colour) => (canvas.style.borderColor = colour);
+
   let [startX, startY, startYaw, startPitch] = [0, 0, 0, 0];
   /** @type {Record<string, (event: any) => void>} */
   const events = {
+    focus: () => frame(COLOURS.accent),
+    blur: () => frame(COLOURS.line),
     pointerdown(event) {
       if (event.button !== 0) return;
       event.stopPropagation();
