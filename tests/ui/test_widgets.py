@@ -312,7 +312,8 @@ def test_sliders_and_the_polygon_move_their_inputs_and_show_the_head(page: Page)
 def test_weights_of_a_point_give_the_point_back(page: Page) -> None:
     wrong = page.page.evaluate(
         """async (pack) => {
-          const { allowed, corners, weightsAt, pointOf } = await import(`/extensions/${pack}/js/lib/polygon.mjs`);
+          const file = `/extensions/${pack}/js/lib/polygon.mjs`;
+          const { allowed, corners, weightsAt, pointOf } = await import(file);
           const wrong = [];
           for (const count of [2, 3, 4, 7])
             for (const [x, y] of [[0, 0], [0.3, 0], [-0.2, 0.4], [0.9, 0.6], corners(count)[0]]) {
@@ -324,7 +325,8 @@ def test_weights_of_a_point_give_the_point_back(page: Page) -> None:
               const kept = allowed(weights, 0.05);
               const low = Math.min(...kept) + 0.05;
               const total = kept.reduce((a, b) => a + b, 0);
-              if (!(off < 1e-6 && low > -1e-9 && Math.abs(total - 1) < 1e-9)) wrong.push([count, x, y, off, kept]);
+              const right = off < 1e-6 && low > -1e-9 && Math.abs(total - 1) < 1e-9;
+              if (!right) wrong.push([count, x, y, off, kept]);
             }
           return wrong;
         }""",
