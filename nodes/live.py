@@ -138,7 +138,7 @@ class Studio:
     def _latent(self, head: Head, request: Request) -> tuple[Any, Tensor, Tensor]:
         """What names the latent, the latent [1, num_ws, w_dim], the camera [1, 25]."""
         model = head.model()
-        pivot = None if model is None else model.generator.config.avg_camera_pivot
+        pivot = model.generator.config.avg_camera_pivot if model and request.centred else None
         ws, key = head.ws, (request.weights, request.edits)
         if request.weights is not None:
             ws = self.handles.find(request.weights[0], Mixture).mixed(request.weights[1])

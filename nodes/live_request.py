@@ -17,7 +17,7 @@ CAMERA = {
     "distance": (0.5, 20.0, 2.7),
     "field_of_view": (1.0, 120.0, 13.3738),
 }
-KNOWN = {"head", "quality", "weights", "edits", *CAMERA}
+KNOWN = {"head", "quality", "aim", "weights", "edits", *CAMERA}
 
 
 class Refused(Exception):  # noqa: N818 - an answer, not a fault
@@ -32,12 +32,14 @@ class Refused(Exception):  # noqa: N818 - an answer, not a fault
 class Request:
     """Handles and numbers, all in their ranges; whether the handles are known is for `Handles` to say.
 
-    camera: degrees and distance by the names of Camera's inputs. weights: handle of a mixture, one number an
-    anchor, sum 1. edits: (handle, strength) in the order of the wires.
+    camera: degrees and distance by the names of Camera's inputs. centred: it looks at the model's own point,
+    as a Camera does that has a model connected, not at the origin. weights: handle of a mixture, one number
+    an anchor, sum 1. edits: (handle, strength) in the order of the wires.
     """
 
     head: str
     camera: dict[str, float]
+    centred: bool
     drag: bool
     weights: tuple[str, tuple[float, ...]] | None
     edits: tuple[tuple[str, float], ...]
@@ -62,13 +64,21 @@ def parse(body: bytes) -> Request:
     quality = found.get("quality", "still")
     if quality not in ("drag", "still"):
         raise Refused(400, "quality must be 'drag' or 'still'.")
+    aim = found.get("aim", "model")
+    if aim not in ("model", "origin"):
+        raise Refused(400, "aim must be 'model' or 'origin'.")
     camera = {
         name: _number(found.get(name, usual), name, low, high) for name, (low, high, usual) in CAMERA.items()
     }
     weights = _weights(found["weights"]) if found.get("weights") is not None else None
     edits = _list(found.get("edits", []), "edits", EDITS)
     return Request(
-        _handle(found.get("head")), camera, quality == "drag", weights, tuple(_edit(edit) for edit in edits)
+        _handle(found.get("head")),
+        camera,
+        aim == "model",
+        quality == "drag",
+        weights,
+        tuple(_edit(edit) for edit in edits),
     )
 
 

@@ -25,7 +25,7 @@ def hostile_bodies(handle: str, count: int = 200) -> list[bytes]:
         lambda: json.dumps(
             {"head": handle, draw.choice(["yaw", "pitch", "roll", "distance", "field_of_view"]): bad()}
         ).encode(),
-        lambda: json.dumps({"head": handle, "quality": bad()}).encode(),
+        lambda: json.dumps({"head": handle, draw.choice(["quality", "aim"]): bad()}).encode(),
         lambda: json.dumps({"head": handle, "weights": bad()}).encode(),
         lambda: json.dumps({"head": handle, "weights": {"handle": handle, "values": [bad()]}}).encode(),
         lambda: json.dumps({"head": handle, "weights": {"handle": handle, "values": [1.0]}}).encode(),

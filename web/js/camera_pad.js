@@ -2,7 +2,7 @@
 
 import { app } from "../../../scripts/app.js";
 import { head, listen } from "./lib/live.mjs";
-import { after, input, place, setNumber } from "./lib/nodes.mjs";
+import { after, input, place, setNumber, source } from "./lib/nodes.mjs";
 import { FRONT, pad } from "./lib/pad.mjs";
 
 const NAMES = /** @type {(keyof typeof FRONT)[]} */ (Object.keys(FRONT));
@@ -28,7 +28,7 @@ app.registerExtension({
       },
       request() {
         const found = head(node);
-        return found ? { head: found } : undefined;
+        return found ? { head: found, aim: source(node, "model") ? "model" : "origin" } : undefined;
       },
       label: "Camera",
       signal: life.signal,
