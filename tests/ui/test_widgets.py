@@ -333,3 +333,13 @@ def test_weights_of_a_point_give_the_point_back(page: Page) -> None:
         comfy.PACK,
     )
     assert wrong == []
+
+
+def test_the_identity_card_shows_what_the_node_reports(page: Page) -> None:
+    page.open({"1": node("LoadIdentity", file="anyone.safetensors")})
+    page.page.evaluate(
+        """() => app.graph.getNodeById("1").onExecuted(
+          {my3dgen_card: [["anchors", "4"], ["size", "<b>1 MB</b>"]]})"""
+    )
+    card = page.page.get_by_label("Identity card")
+    assert card.locator("dd").all_inner_texts() == ["4", "<b>1 MB</b>"]
