@@ -2,7 +2,7 @@
 
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
-import { COLOURS, box, button, contain, element, surface } from "./lib/element.mjs";
+import { COLOURS, box, button, contain, element, surface, themed } from "./lib/element.mjs";
 import { head } from "./lib/live.mjs";
 import { after, place } from "./lib/nodes.mjs";
 import { FRONT, pad } from "./lib/pad.mjs";
@@ -25,7 +25,12 @@ function frames(signal) {
   let playing = 0;
 
   const { canvas, redraw } = surface((context, width, height) => {
-    if (!sheet || !image?.complete || !image.naturalWidth) return;
+    if (!sheet || !image?.complete || !image.naturalWidth) {
+      context.fillStyle = themed(canvas, "--descrip-text", "#999");
+      context.font = "11px Inter, system-ui, sans-serif";
+      context.textAlign = "center";
+      return context.fillText("The frames appear here after a run.", width / 2, height / 2);
+    }
     const { columns, size } = sheet;
     const corner = /** @type {const} */ ([(at % columns) * size, Math.floor(at / columns) * size]);
     contain(context, image, [...corner, size, size], [0, 0, width, height]);
@@ -136,17 +141,10 @@ app.registerExtension({
       },
       signal,
     );
-    const root = box({}, [frame, choice]);
-    root.style.display = "none"; // nothing to see before the first run
-    const widget = place(node, "orbit_viewer", root, 0, life);
+    place(node, "orbit_viewer", box({}, [frame, choice]), 260, life);
     after(node, "onExecuted", (output) => {
       const sheet = output?.my3dgen_frames?.[0];
-      if (!sheet) return;
-      root.style.display = "flex";
-      widget.options && Object.assign(widget.options, { getMinHeight: () => 280 });
-      const size = node.computeSize();
-      if (node.size[1] < size[1]) node.setSize([node.size[0], size[1]]);
-      rendered.load(sheet);
+      if (sheet) rendered.load(sheet);
       if (frame.contains(around.root)) around.show();
     });
   },

@@ -68,9 +68,12 @@ export function place(node, name, element, height, life) {
   });
   widget.serialize = false;
   after(node, "onRemoved", () => life.abort());
-  const size = node.computeSize();
-  node.setSize([Math.max(node.size[0], 280, size[0]), Math.max(node.size[1], size[1])]);
-  return widget;
+  const grow = () => {
+    const size = node.computeSize();
+    node.setSize([Math.max(node.size[0], 280, size[0]), Math.max(node.size[1], size[1])]);
+  };
+  grow();
+  after(node, "onConfigure", grow); // a workflow from before this widget has a smaller node
 }
 
 /** @param {Node} node @param {number | null | undefined} id */
