@@ -131,9 +131,13 @@ app.registerExtension({
     // A page that was reloaded asks what it has missed. Numbers of nodes repeat from workflow to workflow; a
     // training of another length is another one.
     after(node, "onConfigure", async () => {
-      const answer = await api.fetchApi("/my3dgen/training", { signal }).catch(() => null);
-      const training = answer?.ok && (await answer.json()).trainings[String(node.id)];
-      if (training && !signal.aborted && training.total === input(node, "steps")?.value) show(training);
+      try {
+        const answer = await api.fetchApi("/my3dgen/training", { signal });
+        const training = (await answer.json()).trainings[String(node.id)];
+        if (training && training.total === input(node, "steps")?.value) show(training);
+      } catch {
+        // The node is gone, or the server: nothing to show.
+      }
     });
   },
 });
