@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from . import host, live, sockets
+from . import host, live, recall, sockets
 from .handles import Mixture
 from .rendering import render_views
 
@@ -122,17 +122,20 @@ class MixAnchors:
                     },
                 ),
                 "beta": BETA_INPUT,
-            }
+            },
+            "hidden": {"node_id": "UNIQUE_ID"},
         }
 
-    def mix(self, identity: Identity, weights: str, beta: float) -> dict[str, Any]:
+    def mix(
+        self, identity: Identity, weights: str, beta: float, node_id: str | None = None
+    ) -> dict[str, Any]:
         from ..my3dgen_core import AlphaSpace
 
         anchors = identity.anchors
         with host.rendering():
             mixed = AlphaSpace(anchors, beta).combine(parse_weights(weights, len(anchors), beta))
         ui = live.hand_out(Mixture(anchors.ws), identity, count=len(anchors))
-        return {"ui": ui, "result": (mixed,)}
+        return {"ui": recall.remember(node_id, ui), "result": (mixed,)}
 
 
 def parse_weights(text: str, count: int, beta: float) -> Tensor:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from . import host, live, sockets
+from . import host, live, recall, sockets
 from .handles import Edit
 
 if TYPE_CHECKING:
@@ -243,6 +243,7 @@ class ApplyDirection:
             "optional": {
                 "identity": (sockets.IDENTITY, {"tooltip": "Keeps the edit inside this person."}),
             },
+            "hidden": {"node_id": "UNIQUE_ID"},
         }
 
     def apply(
@@ -258,6 +259,7 @@ class ApplyDirection:
         edge: str,
         beta: float,
         identity: Identity | None = None,
+        node_id: str | None = None,
     ) -> dict[str, Any]:
         from ..my3dgen_core import AlphaSpace, Latents
 
@@ -280,7 +282,7 @@ class ApplyDirection:
         edited = Latents(moved, cameras, base_hash=latents.base_hash or direction.base_hash)
         ends = {name: at for name, at in (("low", low), ("high", high)) if math.isfinite(at)}
         ui = live.hand_out(Edit(start, direction, rows, space, edge), edited, **ends)
-        return {"ui": ui, "result": (edited,)}
+        return {"ui": recall.remember(node_id, ui), "result": (edited,)}
 
 
 def parse_layers(text: str) -> list[int] | None:

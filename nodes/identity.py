@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from . import host, sockets
+from . import host, recall, sockets
 
 if TYPE_CHECKING:
     from ..my3dgen_core import Identity
@@ -70,7 +70,8 @@ class LoadIdentity:
                     host.list_models(host.IDENTITIES),
                     {"tooltip": "A file in models/my3dgen/identities or output/my3dgen/identities."},
                 )
-            }
+            },
+            "hidden": {"node_id": "UNIQUE_ID"},
         }
 
     @classmethod
@@ -78,17 +79,18 @@ class LoadIdentity:
         return host.validate(file, lambda name: host.find_model(host.IDENTITIES, name))
 
     @classmethod
-    def IS_CHANGED(cls, file: str) -> str:
+    def IS_CHANGED(cls, file: str, node_id: str | None = None) -> str:
         return host.fingerprint([host.find_model(host.IDENTITIES, file)])
 
-    def load(self, file: str) -> dict[str, Any]:
+    def load(self, file: str, node_id: str | None = None) -> dict[str, Any]:
         import torch
 
         from ..my3dgen_core import Identity
 
         with torch.inference_mode(False):
             identity = Identity.load(host.find_model(host.IDENTITIES, file))
-        return {"ui": {"my3dgen_card": card(identity)}, "result": (identity, identity.anchors)}
+        ui = recall.remember(node_id, {"my3dgen_card": card(identity)})
+        return {"ui": ui, "result": (identity, identity.anchors)}
 
 
 def card(identity: Identity) -> list[list[str]]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from . import host, live, orbit, sockets
+from . import host, live, orbit, recall, sockets
 from .handles import Head
 from .rendering import depth_pictures, normal_pictures, render_views
 
@@ -105,4 +105,4 @@ class Render:
         )
         head = Head(weakref.ref(model), chosen.ws[:1].detach().clone())
         ui = live.hand_out(head, model) | orbit.contact_sheet(views.image)
-        return {"ui": ui, "result": result}
+        return {"ui": recall.remember(node_id, ui), "result": result}

@@ -72,6 +72,9 @@ class Page:
         self.asked: list[str] = []
         page.on("pageerror", lambda error: self.errors.append(f"{error}\n{error.stack}"))
         page.on("request", lambda request: self.asked.append(request.url))
+        self.answered = 0
+        for end in ("requestfinished", "requestfailed"):
+            page.on(end, lambda request: self._end(request.url))
 
     def open(self, prompt: Prompt = {}, places: dict[str, list[int]] = PLACES) -> None:  # noqa: B006
         prompt = prompt or head()
@@ -106,7 +109,23 @@ class Page:
               app.queuePrompt(0, 1);
             })"""
         )
-        self.page.wait_for_timeout(300)
+        self.settle()
+
+    def _end(self, url: str) -> None:
+        self.answered += "/my3dgen/live" in url
+
+    def settle(self) -> None:
+        """Until no live picture is under way."""
+        quiet = 0
+        while quiet < 4:
+            self.page.wait_for_timeout(100)
+            quiet = quiet + 1 if self.live() == self.answered else 0
+
+    def clear(self) -> None:
+        self.settle()
+        self.errors.clear()
+        self.asked.clear()
+        self.answered = 0
 
     def live(self) -> int:
         return sum("/my3dgen/live" in url for url in self.asked)
@@ -125,8 +144,7 @@ only_classic = pytest.mark.parametrize("page", ["classic"], indirect=True)
 
 @pytest.fixture(autouse=True)
 def no_error_of_ours(page: Page) -> Iterator[None]:
-    page.errors.clear()
-    page.asked.clear()
+    page.clear()
     yield
     assert not [error for error in page.errors if "my3dgen" in error.lower()]
 
@@ -197,17 +215,27 @@ def test_dragging_shows_the_head_live_and_a_removed_node_asks_no_more(page: Page
     assert answered.value.status == 200
     assert answered.value.headers["content-type"] == "image/jpeg"
     page.drag(30, 0, page.pad("2"))  # not connected
-    page.page.wait_for_timeout(1500)
     element = page.pad()
     page.page.evaluate("() => app.graph.remove(app.graph.getNodeById('1'))")
-    page.asked.clear()
+    page.clear()
     page.page.evaluate(
         """pad => { for (const key of ["ArrowLeft", "ArrowUp"])
           pad.dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true})); }""",
         element,
     )
-    page.page.wait_for_timeout(500)
+    page.settle()
     assert page.live() == 0
+
+
+@only_classic
+def test_a_page_that_missed_the_run_learns_of_it_from_the_cache(page: Page) -> None:
+    page.open()
+    page.run()
+    page.open()  # new nodes, which have heard nothing
+    page.run()  # and all comes from the cache
+    with page.page.expect_response(lambda answer: "/my3dgen/live" in answer.url) as answered:
+        page.drag(30, 0)
+    assert answered.value.status == 200
 
 
 def test_the_orbit_viewer_turns_through_the_rendered_frames(page: Page) -> None:
@@ -305,7 +333,7 @@ def test_sliders_and_the_polygon_move_their_inputs_and_show_the_head(page: Page)
     assert answered.value.status == 200
     assert [edit["strength"] for edit in answered.value.request.post_data_json["edits"]] == [0.6]
     assert page.values(names["edit"])["strength"] == pytest.approx(0.6)
-    page.page.wait_for_timeout(500)
+    page.settle()
 
     figure = page.page.locator('[aria-roledescription="weights of anchors"]')
     with page.page.expect_response(lambda answer: "/my3dgen/live" in answer.url) as answered:

@@ -2,7 +2,7 @@
 
 import { app } from "../../../scripts/app.js";
 import { COLOURS, box, button, element, surface, themed } from "./lib/element.mjs";
-import { head, listen, live } from "./lib/live.mjs";
+import { head, listen, live, recall } from "./lib/live.mjs";
 import { after, input, place } from "./lib/nodes.mjs";
 import { FRONT, pad } from "./lib/pad.mjs";
 import { allowed, corners, parseWeights, pointOf, weightsAt, writeWeights } from "./lib/polygon.mjs";
@@ -20,6 +20,7 @@ app.registerExtension({
     if (node.comfyClass !== "My3DGenMixAnchors") return;
     const life = new AbortController();
     const { signal } = life;
+    recall(node, signal);
     const pairs = () => parseWeights(input(node, "weights")?.value ?? "");
     const beta = () => Number(input(node, "beta")?.value ?? 0);
     const look = { ...FRONT };
@@ -184,7 +185,7 @@ app.registerExtension({
     const both = element("div", style, {}, [figure, picture]);
     place(node, "alpha_mixer", box({}, [both, choices]), 230, life);
     const all = () => refresh("still");
-    listen(node, all);
+    listen(node, offer); // the picture follows when the run is over
     after(node, "onConfigure", all);
     for (const name of ["weights", "beta"]) {
       const widget = input(node, name);

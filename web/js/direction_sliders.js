@@ -2,7 +2,7 @@
 
 import { app } from "../../../scripts/app.js";
 import { COLOURS, box, element } from "./lib/element.mjs";
-import { head, listen, live, render } from "./lib/live.mjs";
+import { head, listen, live, recall, render } from "./lib/live.mjs";
 import { after, input, place, setNumber, source } from "./lib/nodes.mjs";
 import { FRONT, pad } from "./lib/pad.mjs";
 
@@ -35,6 +35,7 @@ app.registerExtension({
     if (node.comfyClass !== KIND) return;
     const life = new AbortController();
     const { signal } = life;
+    recall(node, signal);
     const look = { ...FRONT };
     const view = pad({
       camera: () => look,
@@ -91,7 +92,7 @@ app.registerExtension({
       refresh();
       view.show();
     };
-    listen(node, all);
+    listen(node, refresh); // the picture follows when the run is over
     after(node, "onConfigure", all);
     const widget = input(node, "strength");
     if (widget) after(widget, "callback", () => ours || all());

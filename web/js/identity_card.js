@@ -2,6 +2,7 @@
 
 import { app } from "../../../scripts/app.js";
 import { COLOURS, box, element } from "./lib/element.mjs";
+import { recall } from "./lib/live.mjs";
 import { after, place } from "./lib/nodes.mjs";
 
 const HINT = "Run the workflow to see what is in the file.";
@@ -13,7 +14,9 @@ app.registerExtension({
     const hint = element("div", { color: COLOURS.faint, textAlign: "center" }, {}, [HINT]);
     const root = box({ role: "region", "aria-label": "Identity card" }, [hint]);
     Object.assign(root.style, { overflowY: "auto", userSelect: "text" });
-    place(node, "identity_card", root, 150, new AbortController());
+    const life = new AbortController();
+    recall(node, life.signal);
+    place(node, "identity_card", root, 150, life);
 
     after(node, "onExecuted", (output) => {
       /** @type {[string, string][] | undefined} */

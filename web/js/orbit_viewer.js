@@ -3,7 +3,7 @@
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
 import { COLOURS, box, button, contain, element, surface, themed } from "./lib/element.mjs";
-import { head } from "./lib/live.mjs";
+import { head, recall } from "./lib/live.mjs";
 import { after, place } from "./lib/nodes.mjs";
 import { FRONT, pad } from "./lib/pad.mjs";
 
@@ -115,6 +115,7 @@ app.registerExtension({
     if (node.comfyClass !== "My3DGenRender") return;
     const life = new AbortController();
     const { signal } = life;
+    recall(node, signal);
     const rendered = frames(signal);
     const look = { ...FRONT }; // where one looks from just now; it changes no input
     const around = pad({
@@ -145,7 +146,6 @@ app.registerExtension({
     after(node, "onExecuted", (output) => {
       const sheet = output?.my3dgen_frames?.[0];
       if (sheet) rendered.load(sheet);
-      if (frame.contains(around.root)) around.show();
     });
   },
 });

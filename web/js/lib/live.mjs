@@ -8,6 +8,8 @@ import { after, downstream } from "./nodes.mjs";
 
 /** @type {WeakMap<Node, Live>} */
 const known = new WeakMap();
+/** Nodes that have heard of their latest run. @type {WeakSet<Node>} */
+const told = new WeakSet();
 
 /**
  * Remembers what the server hands out whenever the node has been executed.
@@ -20,6 +22,30 @@ export function listen(node, then) {
     if (given) known.set(node, given);
     then?.();
   });
+}
+
+/**
+ * Gives the node what an earlier run told, where its result comes from ComfyUI's cache: the page hears nothing
+ * then, and one that was opened later has never heard it.
+ * @param {Node} node
+ * @param {AbortSignal} signal
+ */
+export function recall(node, signal) {
+  /** @param {Event} event */
+  const cached = async (event) => {
+    const { nodes } = /** @type {CustomEvent<{nodes: string[]}>} */ (event).detail;
+    if (!nodes.includes(String(node.id)) || told.has(node)) return;
+    try {
+      const answer = await api.fetchApi("/my3dgen/nodes", { signal });
+      const output = (await answer.json()).nodes[String(node.id)];
+      if (output && !signal.aborted) /** @type {any} */ (node).onExecuted?.(output);
+    } catch {
+      // The node is gone, or the server: nothing to show.
+    }
+  };
+  after(node, "onExecuted", () => told.add(node));
+  api.addEventListener("execution_cached", cached);
+  signal.addEventListener("abort", () => api.removeEventListener("execution_cached", cached));
 }
 
 /**
@@ -50,6 +76,23 @@ export function render(node) {
 export function head(node) {
   const found = render(node);
   return found && known.get(found)?.handle;
+}
+
+/**
+ * Calls `then` whenever the server has worked off its queue.
+ * @param {() => void} then
+ * @param {AbortSignal} signal
+ */
+export function whenIdle(then, signal) {
+  let busy = false;
+  /** @param {Event} event */
+  const status = (event) => {
+    const was = busy;
+    busy = /** @type {CustomEvent} */ (event).detail?.exec_info?.queue_remaining > 0;
+    if (was && !busy) then();
+  };
+  api.addEventListener("status", status);
+  signal.addEventListener("abort", () => api.removeEventListener("status", status));
 }
 
 /** Slower than this while dragging, and pictures come on release only. */

@@ -2,7 +2,7 @@
 
 import { COLOURS, box, contain, element, surface, themed } from "./element.mjs";
 import { drawHead } from "./head.mjs";
-import { LiveView } from "./live.mjs";
+import { LiveView, whenIdle } from "./live.mjs";
 
 /** @typedef {import("./head.mjs").Camera} Camera */
 
@@ -163,6 +163,7 @@ export function pad({ camera, move, request, label, signal }) {
   for (const [name, listener] of Object.entries(events)) {
     root.addEventListener(name, listener, { signal, passive: false });
   }
+  whenIdle(() => root.isConnected && show(), signal); // the head may be another one after a run
   signal.addEventListener("abort", () => picture?.close());
   caption();
   return { root, show };
