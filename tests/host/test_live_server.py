@@ -84,6 +84,8 @@ def test_the_live_picture_is_the_rendered_one(server: comfy.Server) -> None:
     assert np.abs(live - np.asarray(Image.open(rendered))).mean() < 2
     frames = result.outputs["render"]["my3dgen_frames"][0]
     assert (frames["count"], frames["columns"], frames["type"]) == (1, 1, "temp")
+    # A page that was not there hears the same.
+    assert server.get("/my3dgen/nodes")["nodes"]["render"] == result.outputs["render"]
 
 
 def test_hostile_requests_get_a_sentence_and_the_server_stays(
@@ -134,3 +136,7 @@ def test_while_a_prompt_trains_live_pictures_wait(server: comfy.Server) -> None:
     status, body = answers[0]
     assert status == 503
     assert "A prompt is running" in json.loads(body)["error"]
+    training = server.get("/my3dgen/training")["trainings"]["train"]
+    assert (training["state"], training["step"], training["total"]) == ("stopped", 10, 100_000)
+    assert [step for step, _ in training["curve"]] == list(range(1, 11))
+    assert training["target"].startswith("data:image/jpeg;base64,")
