@@ -34,8 +34,8 @@ class Curve:
             return
         self.points.append((step, sum(self._open) / len(self._open)))
         self._open = []
-        if len(self.points) > POINTS:
-            pairs = zip(self.points[::2], self.points[1::2], strict=False)
+        if len(self.points) >= POINTS:
+            pairs = zip(self.points[::2], self.points[1::2], strict=True)
             self.points = [(later, (a + b) / 2) for (_, a), (later, b) in pairs]
             self._each *= 2
 

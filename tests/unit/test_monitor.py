@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from itertools import pairwise
 from types import ModuleType
 
 import pytest
@@ -22,7 +23,7 @@ def test_a_curve_stays_small_and_keeps_its_mean_and_its_end(monitor: ModuleType)
     assert 100 < len(steps) <= monitor.POINTS
     assert list(steps) == sorted(steps)
     assert steps[-1] > 9_900
-    apart = {later - earlier for earlier, later in zip(steps[1:], steps[2:], strict=False)}
+    apart = {later - earlier for earlier, later in pairwise(steps)}
     assert len(apart) == 1
     each = apart.pop()
     assert losses[5] == pytest.approx(steps[5] - (each - 1) / 2)
