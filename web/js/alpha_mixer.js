@@ -1,7 +1,7 @@
 // Mix Anchors: a point in a polygon of anchors sets their weights.
 
 import { app } from "../../../scripts/app.js";
-import { COLOURS, box, button, element, surface, themed } from "./lib/element.mjs";
+import { COLOURS, box, button, element, rest, surface, themed } from "./lib/element.mjs";
 import { head, listen, live, recall } from "./lib/live.mjs";
 import { after, input, place } from "./lib/nodes.mjs";
 import { FRONT, pad } from "./lib/pad.mjs";
@@ -180,9 +180,8 @@ app.registerExtension({
     };
     for (const [name, listener] of Object.entries(events)) figure.addEventListener(name, listener, { signal });
 
-    const picture = element("div", { flex: "1 1 0", minHeight: "0" }, {}, [view.root]);
     const style = { display: "flex", gap: "6px", flex: "1 1 0", minHeight: "0" };
-    const both = element("div", style, {}, [figure, picture]);
+    const both = element("div", style, {}, [figure, rest([view.root])]);
     place(node, "alpha_mixer", box({}, [both, choices]), 230, life);
     const all = () => refresh("still");
     listen(node, offer); // the picture follows when the run is over

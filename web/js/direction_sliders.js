@@ -1,7 +1,7 @@
 // Apply Direction: a slider for its strength, the head while it moves, and where the person ends.
 
 import { app } from "../../../scripts/app.js";
-import { COLOURS, box, element } from "./lib/element.mjs";
+import { COLOURS, box, element, rest } from "./lib/element.mjs";
 import { head, listen, live, recall, render } from "./lib/live.mjs";
 import { after, input, place, setNumber, source } from "./lib/nodes.mjs";
 import { FRONT, pad } from "./lib/pad.mjs";
@@ -86,8 +86,7 @@ app.registerExtension({
       slider.addEventListener(name, (event) => event.stopPropagation(), { signal });
     }
 
-    const picture = element("div", { flex: "1 1 0", minHeight: "0" }, {}, [view.root]);
-    place(node, "direction_slider", box({ dir: "ltr" }, [picture, slider, person, text]), 260, life);
+    place(node, "direction_slider", box({ dir: "ltr" }, [rest([view.root]), slider, person, text]), 260, life);
     const all = () => {
       refresh();
       view.show();

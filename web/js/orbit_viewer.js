@@ -2,7 +2,7 @@
 
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
-import { COLOURS, box, button, contain, element, surface, themed } from "./lib/element.mjs";
+import { COLOURS, box, button, contain, element, rest, surface, themed } from "./lib/element.mjs";
 import { head, recall } from "./lib/live.mjs";
 import { after, place } from "./lib/nodes.mjs";
 import { FRONT, pad } from "./lib/pad.mjs";
@@ -129,7 +129,7 @@ app.registerExtension({
       signal,
     });
 
-    const frame = element("div", { flex: "1 1 0", minHeight: "0" }, {}, [rendered.root]);
+    const frame = rest([rendered.root]);
     const choice = button(
       "look around",
       "Look around the head live, or back to the rendered frames",

@@ -57,6 +57,9 @@ export function box(attributes, children) {
     display: "flex",
     flexDirection: "column",
     gap: "4px",
+    flex: "1 1 0",
+    minWidth: "0",
+    minHeight: "0",
     width: "100%",
     height: "100%",
     boxSizing: "border-box",
@@ -66,6 +69,16 @@ export function box(attributes, children) {
     userSelect: "none",
   };
   return element("div", style, attributes, children);
+}
+
+/**
+ * Takes the room that the others in its box leave.
+ * @param {Node[]} children
+ */
+export function rest(children) {
+  // A flex box of its own: the node's height need not be a definite one, and percentages would come to nothing.
+  const style = { display: "flex", flexDirection: "column", flex: "1 1 0", minWidth: "0", minHeight: "0" };
+  return element("div", style, {}, children);
 }
 
 /**

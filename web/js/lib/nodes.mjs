@@ -59,6 +59,7 @@ export function after(owner, method, then) {
  * @param {AbortController} life ends with the node
  */
 export function place(node, name, element, height, life) {
+  element.style.minHeight = `${height - 10}px`; // Nodes 2.0 gives a widget the height that it takes
   const widget = node.addDOMWidget(name, "my3dgen", element, {
     serialize: false,
     hideOnZoom: false,
