@@ -2,14 +2,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install fixtures demo demo-real test test-ui lint serve clean
+.PHONY: help install fixtures demo demo-real test test-ui lint lint-js serve clean
 
 help:
 	@echo "make demo       personalise the demo person from photos, in a real ComfyUI; results in ./output"
 	@echo "make demo-real  the same with photographs of a real person"
 	@echo "make test       every test (the browser's too where chromium is installed)"
 	@echo "make test-ui    the browser tests alone"
-	@echo "make lint       ruff and mypy"
+	@echo "make lint       ruff and mypy, and eslint and tsc where there is npm"
 	@echo "make serve      a ComfyUI with this pack on http://127.0.0.1:8188"
 
 install: .venv/.installed
@@ -40,9 +40,17 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy my3dgen_core
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory lint-js; else echo "no npm: web/ is not checked"; fi
+
+# The page's scripts need no build; npm brings the two programs that read them over.
+NPM := npm --prefix tools/js
+lint-js:
+	@test -d tools/js/node_modules/eslint || $(NPM) ci --prefer-offline --no-audit --no-fund --loglevel=error || true
+	@if test -d tools/js/node_modules/eslint; then $(NPM) run --silent check; \
+	else echo "npm could not install eslint and tsc: web/ is not checked"; fi
 
 serve: fixtures
 	$(BIN)/python tools/comfy.py serve
 
 clean:
-	rm -rf build output .venv
+	rm -rf build output .venv tools/js/node_modules

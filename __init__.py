@@ -1,7 +1,7 @@
 """My3DGen for ComfyUI: photos of one person in, a personal 3D head out."""
 
 from .nodes.align import AlignFaces
-from .nodes.alpha_space import InterpolateLatents, ProjectAlphaSpace, SampleAlphaSpace
+from .nodes.alpha_space import InterpolateLatents, MixAnchors, ProjectAlphaSpace, SampleAlphaSpace
 from .nodes.camera import Camera, CameraFromLoad3D, CameraPath
 from .nodes.compare import Compare
 from .nodes.edit import ApplyDirection, FindDirection, LoadDirection
@@ -35,6 +35,7 @@ NODE_CLASS_MAPPINGS = {
     "My3DGenSaveLatents": SaveLatents,
     "My3DGenLoadLatents": LoadLatents,
     "My3DGenSampleAlphaSpace": SampleAlphaSpace,
+    "My3DGenMixAnchors": MixAnchors,
     "My3DGenProjectAlphaSpace": ProjectAlphaSpace,
     "My3DGenInterpolateLatents": InterpolateLatents,
     "My3DGenLoadDirection": LoadDirection,
@@ -64,6 +65,7 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "My3DGenSaveLatents": "Save Latents",
     "My3DGenLoadLatents": "Load Latents",
     "My3DGenSampleAlphaSpace": "Sample Alpha Space",
+    "My3DGenMixAnchors": "Mix Anchors",
     "My3DGenProjectAlphaSpace": "Project into Alpha Space",
     "My3DGenInterpolateLatents": "Interpolate Latents",
     "My3DGenLoadDirection": "Load Direction",
@@ -72,4 +74,6 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "My3DGenExtractMesh": "Extract Mesh",
 }
 
-__all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS"]
+WEB_DIRECTORY = "./web"
+
+__all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS", "WEB_DIRECTORY"]

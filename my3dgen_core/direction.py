@@ -228,6 +228,20 @@ class Direction:
             change = change * kept[:, None]
         return ws + change
 
+    def reach(self, ws: Tensor, within: AlphaSpace) -> tuple[float, float]:
+        """Between which strengths an edit of ws [1, num_ws, w_dim] stays inside a person.
+
+        At most 0 and at least 0; infinite where the direction moves no weight. Beyond, a weight would fall
+        below -beta, and `apply` does what its edge says.
+        """
+        room = (within.weights_of(ws)[0] + within.beta).clamp(min=0)
+        gamma = within.coordinates(self._fitting(ws))
+
+        def until(change: Tensor) -> float:
+            return float(torch.where(change < 0, room / (-change).clamp(min=1e-12), torch.inf).amin())
+
+        return -until(-gamma), until(gamma)
+
     def _fitting(self, ws: Tensor) -> Tensor:
         if ws.ndim != 3 or self.vector.shape[-1] != ws.shape[2]:
             raise ValueError(

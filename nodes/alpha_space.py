@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from . import host, sockets
+from . import host, live, recall, sockets
+from .handles import Mixture
 from .rendering import render_views
 
 if TYPE_CHECKING:
@@ -93,6 +95,77 @@ class SampleAlphaSpace:
         space = AlphaSpace(identity.anchors, beta)
         with host.rendering():
             return (space.sample(count, seed, min(anchors_per_sample, len(space)), temperature),)
+
+
+class MixAnchors:
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "One look of the person, mixed of chosen training photos with weights of your own: drag the point "
+        "between them. Render it with the identity applied; the camera is mixed along."
+    )
+    RETURN_TYPES = (sockets.LATENT,)
+    RETURN_NAMES = ("latents",)
+    OUTPUT_TOOLTIPS = ("The mixture, with a camera mixed in the same way.",)
+    FUNCTION = "mix"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "identity": IDENTITY_INPUT,
+                "weights": (
+                    "STRING",
+                    {
+                        "default": "0: 1, 1: 1, 2: 1",
+                        "tooltip": "Number of an anchor, from 0, and its weight, such as 0: 0.7, 4: 0.3. "
+                        "Only their proportions count.",
+                    },
+                ),
+                "beta": BETA_INPUT,
+            },
+            "hidden": {"node_id": "UNIQUE_ID"},
+        }
+
+    def mix(
+        self, identity: Identity, weights: str, beta: float, node_id: str | None = None
+    ) -> dict[str, Any]:
+        from ..my3dgen_core import AlphaSpace
+
+        anchors = identity.anchors
+        with host.rendering():
+            mixed = AlphaSpace(anchors, beta).combine(parse_weights(weights, len(anchors), beta))
+        ui = live.hand_out(Mixture(anchors.ws), identity, count=len(anchors))
+        return {"ui": recall.remember(node_id, ui), "result": (mixed,)}
+
+
+def parse_weights(text: str, count: int, beta: float) -> Tensor:
+    """ "0: 0.5, 2: 1.5" -> [1, count] with the sum 1; entries without a weight are 0.
+
+    Raises:
+        ValueError: it is no such list, names an anchor that is not there, or leaves the person.
+    """
+    weights = torch.zeros(1, count, dtype=torch.float64)
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, _, amount = (word.strip() for word in part.partition(":"))
+        try:
+            index, weight = int(name), float(amount)
+        except ValueError:
+            raise ValueError(f"{part!r} is no weight. Write a number and a weight, such as 0: 0.7.") from None
+        if not 0 <= index < count:
+            raise ValueError(f"There is no anchor {index}: these are 0 to {count - 1}.")
+        weights[0, index] += weight
+    total = float(weights.sum())
+    if not math.isfinite(total) or total <= 1e-6:
+        raise ValueError("The weights must have a sum above 0.")
+    weights /= total
+    if float(weights.min()) < -beta - 1e-3:
+        raise ValueError(
+            f"A weight is {float(weights.min()):.3f}, below -beta = {-beta:g}: that leaves the person. Raise "
+            "beta, or the weight."
+        )
+    # rounding in the text must not be what fails
+    weights = weights.clamp(min=-beta)
+    return (weights / weights.sum()).float()
 
 
 class ProjectAlphaSpace:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import sockets
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PATHS = ["ellipse", "swing", "sweep", "figure8"]
 DEGREES = {"min": -180.0, "max": 180.0, "step": 1.0}
@@ -86,12 +89,22 @@ class Camera:
         field_of_view: float,
         model: sockets.Model | None = None,
     ) -> tuple[sockets.Cameras]:
-        from ..my3dgen_core.camera import from_angles
+        return (sockets.Cameras(cameras_from(yaw, pitch, roll, distance, field_of_view, _pivot(model))),)
 
-        numbers = (math.radians(yaw), math.radians(pitch), math.radians(roll))
-        return (
-            sockets.Cameras(from_angles(*numbers, distance, _pivot(model), _focal_length(field_of_view))),
-        )
+
+def cameras_from(
+    yaw: float,
+    pitch: float,
+    roll: float,
+    distance: float,
+    field_of_view: float,
+    pivot: tuple[float, float, float] | None,
+) -> Tensor:
+    """The camera [1, 25] of Camera's numbers: degrees, and the distance from the centre of the head."""
+    from ..my3dgen_core.camera import from_angles
+
+    numbers = (math.radians(yaw), math.radians(pitch), math.radians(roll))
+    return from_angles(*numbers, distance, pivot, _focal_length(field_of_view))
 
 
 class CameraFromLoad3D:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from . import host, sockets
+from . import host, live, recall, sockets
+from .handles import Edit
 
 if TYPE_CHECKING:
     from ..my3dgen_core import Direction, Identity, Latents
@@ -241,6 +243,7 @@ class ApplyDirection:
             "optional": {
                 "identity": (sockets.IDENTITY, {"tooltip": "Keeps the edit inside this person."}),
             },
+            "hidden": {"node_id": "UNIQUE_ID"},
         }
 
     def apply(
@@ -256,7 +259,8 @@ class ApplyDirection:
         edge: str,
         beta: float,
         identity: Identity | None = None,
-    ) -> tuple[Latents]:
+        node_id: str | None = None,
+    ) -> dict[str, Any]:
         from ..my3dgen_core import AlphaSpace, Latents
 
         hashes = {latents.base_hash, direction.base_hash, identity.base_hash if identity else None} - {None}
@@ -270,11 +274,15 @@ class ApplyDirection:
             ws = chosen.ws.repeat_interleave(steps, dim=0)
             amounts = torch.linspace(sweep_from, strength, steps) if steps > 1 else torch.tensor([strength])
             space = None if identity is None else AlphaSpace(identity.anchors.to(ws.device), beta)
-            moved = direction.apply(
-                ws, amounts.repeat(len(chosen)), parse_layers(layers), within=space, edge=edge
-            )
+            rows = parse_layers(layers)
+            moved = direction.apply(ws, amounts.repeat(len(chosen)), rows, within=space, edge=edge)
             cameras = None if chosen.cameras is None else chosen.cameras.repeat_interleave(steps, dim=0)
-        return (Latents(moved, cameras, base_hash=latents.base_hash or direction.base_hash),)
+            start = chosen.ws[:1].detach().clone()
+            low, high = (-math.inf, math.inf) if space is None else direction.reach(start, space)
+        edited = Latents(moved, cameras, base_hash=latents.base_hash or direction.base_hash)
+        ends = {name: at for name, at in (("low", low), ("high", high)) if math.isfinite(at)}
+        ui = live.hand_out(Edit(start, direction, rows, space, edge), edited, **ends)
+        return {"ui": recall.remember(node_id, ui), "result": (edited,)}
 
 
 def parse_layers(text: str) -> list[int] | None:

@@ -6,8 +6,10 @@ progress bar, everything on the CPU.
 
 from __future__ import annotations
 
+import io
 import logging
 import os
+import secrets
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -156,6 +158,15 @@ def save_path(prefix: str, suffix: str) -> Path:
     return Path(folder) / f"{name}_{number:05}_{suffix}"
 
 
+def save_temporary(name: str, suffix: str, content: bytes) -> dict[str, str]:
+    """A new file in the folder that ComfyUI empties at its start; returned as the page asks for it."""
+    folder = Path(folder_paths.get_temp_directory()) if folder_paths else output_root() / "temp"
+    folder.mkdir(parents=True, exist_ok=True)
+    filename = f"{name}_{secrets.token_hex(8)}{suffix}"
+    (folder / filename).write_bytes(content)
+    return {"filename": filename, "subfolder": "", "type": "temp"}
+
+
 def state_folder(kind: str, name: str | None) -> Path:
     """A folder under output/my3dgen for what a node keeps between runs; `name` is the node's number."""
     safe = "".join(letter for letter in name or "node" if letter.isalnum() or letter in "-_")
@@ -284,6 +295,7 @@ def progress(node_id: str | None, what: str = "") -> Callable[..., None]:
 
 
 def _picture(image: Tensor) -> Any:
+    """[1, 3, h, w] in [-1, 1] -> a Pillow image."""
     from PIL import Image
 
     pixels = ((image.detach()[0].float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
@@ -292,7 +304,7 @@ def _picture(image: Tensor) -> Any:
 
 def send_text(node_id: str | None, text: str) -> None:
     """Shows a text under a node, where a page is listening."""
-    server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+    server = _server()
     if server is not None and node_id is not None:
         server.send_progress_text(text, node_id, server.client_id)
 
@@ -316,6 +328,40 @@ def preview(images: Tensor) -> dict[str, list[dict[str, str]]]:
         _picture(picture.permute(2, 0, 1)[None] * 2 - 1).save(Path(folder) / file, compress_level=1)
         entries.append({"filename": file, "subfolder": sub, "type": "temp"})
     return {"images": entries}
+
+
+# --- Routes for the page -----------------------------------------------------------------------------------
+
+
+def _server() -> Any:
+    """ComfyUI's server, or None where there is none."""
+    return getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+
+
+def publish(event: str, data: dict[str, Any]) -> None:
+    """Tells the page whose prompt runs, where one is listening."""
+    server = _server()
+    if server is not None:
+        server.send_sync(event, data, server.client_id)
+
+
+def busy() -> bool:
+    """Whether a prompt is running."""
+    return bool(getattr(getattr(_server(), "prompt_queue", None), "currently_running", None))
+
+
+def jpeg(image: Tensor, quality: int = 88) -> bytes:
+    """[1, 3, h, w] in [-1, 1] -> a JPEG file."""
+    file = io.BytesIO()
+    _picture(image).save(file, "JPEG", quality=quality)
+    return file.getvalue()
+
+
+def serve(method: str, path: str, handler: Callable[[Any], Any]) -> None:
+    """Adds a route to ComfyUI's server, where there is one."""
+    server = _server()
+    if server is not None:
+        server.routes.route(method, path)(handler)
 
 
 if folder_paths:

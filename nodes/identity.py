@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from . import host, sockets
+from . import host, recall, sockets
 
 if TYPE_CHECKING:
-    from ..my3dgen_core import Identity, Latents
+    from ..my3dgen_core import Identity
 
 
 class SaveIdentity:
@@ -70,7 +70,8 @@ class LoadIdentity:
                     host.list_models(host.IDENTITIES),
                     {"tooltip": "A file in models/my3dgen/identities or output/my3dgen/identities."},
                 )
-            }
+            },
+            "hidden": {"node_id": "UNIQUE_ID"},
         }
 
     @classmethod
@@ -78,17 +79,37 @@ class LoadIdentity:
         return host.validate(file, lambda name: host.find_model(host.IDENTITIES, name))
 
     @classmethod
-    def IS_CHANGED(cls, file: str) -> str:
+    def IS_CHANGED(cls, file: str, node_id: str | None = None) -> str:
         return host.fingerprint([host.find_model(host.IDENTITIES, file)])
 
-    def load(self, file: str) -> tuple[Identity, Latents]:
+    def load(self, file: str, node_id: str | None = None) -> dict[str, Any]:
         import torch
 
         from ..my3dgen_core import Identity
 
         with torch.inference_mode(False):
             identity = Identity.load(host.find_model(host.IDENTITIES, file))
-        return identity, identity.anchors
+        ui = recall.remember(node_id, {"my3dgen_card": card(identity)})
+        return {"ui": ui, "result": (identity, identity.anchors)}
+
+
+def card(identity: Identity) -> list[list[str]]:
+    """What the card on the node says: rows of a name and a value."""
+    adapter, made = identity.adapter, identity.provenance
+    settings = made.get("settings", {})
+    rows = {
+        "anchors": f"{len(identity.anchors)}",
+        "parameters": f"{adapter.parameter_count:,}",
+        "size": f"{identity.nbytes / 1e6:.2f} MB",
+        "update": adapter.layout if adapter.layout == "full" else f"rank {adapter.rank}, {adapter.layout}",
+        "photos": made.get("photos"),
+        "steps": made.get("steps_done"),
+        "learning rate": settings.get("lr"),
+        "final loss": None if made.get("final_loss") is None else f"{made['final_loss']:.4g}",
+        "generator": identity.base_hash[:12],
+        "on top of": None if identity.over is None else identity.over[:12],
+    }
+    return [[name, str(value)] for name, value in rows.items() if value is not None]
 
 
 class ApplyIdentity:

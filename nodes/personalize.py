@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from . import figures, host, sockets
+from . import figures, host, monitor, sockets
 from .rendering import render_views
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ class TrainIdentity:
                 own.to(device),
                 config,
                 masks=sockets.mask_to_core(masks, len(images), device),
-                on_step=host.progress(node_id, "training"),
+                on_step=monitor.watch(node_id, host.progress(node_id, "training"), images),
                 start=start,
                 face_models=faces,
                 heads=_told(sockets.mask_to_core(heads, len(images), device)),
@@ -317,7 +317,7 @@ class PivotalTuning:
                 pivot.to(device),
                 config,
                 masks=sockets.mask_to_core(masks, len(images), device),
-                on_step=host.progress(node_id, "pivotal tuning"),
+                on_step=monitor.watch(node_id, host.progress(node_id, "pivotal tuning"), images),
                 over=None if below is None else below.identity,
                 strength=1.0 if below is None else below.strength,
             )

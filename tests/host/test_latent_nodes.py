@@ -80,7 +80,7 @@ def edit(nodes: dict[str, Any], latents: Latents, direction: Direction, **settin
         "edge": "stop",
         "beta": 0.02,
     } | settings
-    (edited,) = nodes["ApplyDirection"].apply(latents, direction, **values)
+    (edited,) = nodes["ApplyDirection"].apply(latents, direction, **values)["result"]
     return edited
 
 
@@ -94,7 +94,7 @@ def test_random_heads_can_be_kept_and_taken_up_again(nodes: dict[str, Any], mode
     assert torch.equal(again.ws, heads.ws)
     assert torch.equal(again.cameras, heads.cameras)
     assert again.base_hash == heads.base_hash
-    assert len(nodes["Render"].render(model, again, "every", 0, 2)[0]) == 3
+    assert len(nodes["Render"].render(model, again, "every", 0, 2)["result"][0]) == 3
 
 
 @pytest.mark.parametrize("name", ["../../secret.safetensors", "/etc/passwd", "missing.safetensors"])
@@ -112,7 +112,7 @@ def test_samples_of_a_person_render_from_their_own_cameras(
     assert looks.alphas.shape == (5, 4)
     assert torch.allclose(looks.alphas.sum(1), torch.ones(5), atol=1e-5)
     (personal,) = nodes["ApplyIdentity"].apply(model, identity, 1.0)
-    assert len(nodes["Render"].render(personal, looks, "every", 0, 2)[0]) == 5
+    assert len(nodes["Render"].render(personal, looks, "every", 0, 2)["result"][0]) == 5
     (few,) = nodes["SampleAlphaSpace"].sample(identity, 2, 1000, 1.0, 0.02, 1)
     assert len(few) == 2
 
@@ -234,11 +234,12 @@ def test_a_grid_shows_every_latent_from_every_camera(
 ) -> None:
     cameras = sockets.Cameras(look_at(torch.tensor([-0.4, 0.4]), 0.0))
     render = nodes["Render"].render
-    pictures, heads, depths, normals = render(model, anchors, "every", 0, 2, cameras, grid=True)
+    shown = render(model, anchors, "every", 0, 2, cameras, grid=True)
+    pictures, heads, depths, normals = shown["result"]
     assert len(pictures) == len(heads) == len(depths) == len(normals) == 8
     for place, (latent, camera) in {1: (0, 1), 4: (2, 0)}.items():
         one = sockets.Cameras(cameras.values[camera : camera + 1])
-        alone = render(model, anchors, "single", latent, 2, one)[0]
+        alone = render(model, anchors, "single", latent, 2, one)["result"][0]
         assert torch.allclose(pictures[place], alone[0], atol=1e-5)
 
 
@@ -260,3 +261,19 @@ def test_normals_of_a_ball_face_where_the_ball_does(pack: ModuleType) -> None:
     likeness = (found * local).sum(1)[well_inside]
     assert len(likeness) > 500
     assert float(likeness.min()) > 0.99
+
+
+def test_anchors_are_mixed_by_weights_of_ones_own(nodes: dict[str, Any], identity: Any) -> None:
+    anchors = identity.anchors
+    (mixed,) = nodes["MixAnchors"].mix(identity, "0: 3, 2: 1", 0.02)["result"]
+    assert torch.allclose(mixed.ws[0], 0.75 * anchors.ws[0] + 0.25 * anchors.ws[2], atol=1e-5)
+    assert mixed.cameras is not None
+    for weights, sentence in {
+        "": "sum above 0",
+        "0: 1, 9: 1": "There is no anchor 9",
+        "zero": "'zero' is no weight",
+        "0: nan": "sum above 0",
+        "0: 1.5, 1: -0.5": "leaves the person",
+    }.items():
+        with pytest.raises(ValueError, match=sentence):
+            nodes["MixAnchors"].mix(identity, weights, 0.02)

@@ -82,8 +82,8 @@ def test_training_and_applying_leave_the_generator_bit_for_bit(
     cameras = camera_path("swing", 3)
     identity, plot, summary = train(nodes, model, photos, latents_of(generator, cameras))
     (personal,) = nodes["ApplyIdentity"].apply(model, identity, 1.0)
-    pictures, heads, depths, _ = nodes["Render"].render(personal, identity.anchors, "every", 0, 2)
-    (plain, *_) = nodes["Render"].render(model, identity.anchors, "every", 0, 2)
+    pictures, heads, depths, _ = nodes["Render"].render(personal, identity.anchors, "every", 0, 2)["result"]
+    plain = nodes["Render"].render(model, identity.anchors, "every", 0, 2)["result"][0]
     after = generator.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[key], after[key]) for key in before)
@@ -163,8 +163,8 @@ def test_applying_an_identity_makes_a_new_model_and_keeps_the_old_one(
     (twice,) = nodes["ApplyIdentity"].apply(personal, identity, 0.5)
     assert (len(model.identities), len(personal.identities), len(twice.identities)) == (0, 1, 2)
     whole = nodes["ApplyIdentity"].apply(model, identity, 0.0)[0]
-    plain = nodes["Render"].render(model, identity.anchors, "mean", 0, 1, cameras_of(nodes))[0]
-    nothing = nodes["Render"].render(whole, identity.anchors, "mean", 0, 1, cameras_of(nodes))[0]
+    plain = nodes["Render"].render(model, identity.anchors, "mean", 0, 1, cameras_of(nodes))["result"][0]
+    nothing = nodes["Render"].render(whole, identity.anchors, "mean", 0, 1, cameras_of(nodes))["result"][0]
     assert torch.equal(plain, nothing)
 
 
@@ -242,9 +242,9 @@ def test_one_latent_is_seen_from_all_cameras_and_one_camera_sees_all_latents(
 ) -> None:
     latents = latents_of(generator)
     render = nodes["Render"].render
-    assert len(render(model, latents, "mean", 0, 2, cameras_of(nodes, 5))[0]) == 5
-    assert len(render(model, latents, "every", 0, 2, cameras_of(nodes, 1))[0]) == 3
-    assert len(render(model, latents, "single", 2, 2, cameras_of(nodes, 2))[0]) == 2
+    assert len(render(model, latents, "mean", 0, 2, cameras_of(nodes, 5))["result"][0]) == 5
+    assert len(render(model, latents, "every", 0, 2, cameras_of(nodes, 1))["result"][0]) == 3
+    assert len(render(model, latents, "single", 2, 2, cameras_of(nodes, 2))["result"][0]) == 2
     with pytest.raises(ValueError, match="3 latents and 2 cameras do not fit"):
         render(model, latents, "every", 0, 2, cameras_of(nodes, 2))
     with pytest.raises(ValueError, match="no latent number 7: these are 0 to 2"):
@@ -257,8 +257,8 @@ def test_the_batch_size_does_not_change_the_pictures(
     nodes: dict[str, Any], model: Any, generator: Any
 ) -> None:
     latents, cameras = latents_of(generator), cameras_of(nodes, 3)
-    one = nodes["Render"].render(model, latents, "mean", 0, 1, cameras)[0]
-    all_at_once = nodes["Render"].render(model, latents, "mean", 0, 8, cameras)[0]
+    one = nodes["Render"].render(model, latents, "mean", 0, 1, cameras)["result"][0]
+    all_at_once = nodes["Render"].render(model, latents, "mean", 0, 8, cameras)["result"][0]
     assert torch.allclose(one, all_at_once, atol=1e-5)
 
 

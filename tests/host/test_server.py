@@ -34,6 +34,7 @@ NODES = {
     "My3DGenSaveLatents",
     "My3DGenLoadLatents",
     "My3DGenSampleAlphaSpace",
+    "My3DGenMixAnchors",
     "My3DGenProjectAlphaSpace",
     "My3DGenInterpolateLatents",
     "My3DGenLoadDirection",
@@ -143,6 +144,8 @@ def test_an_identity_saved_and_loaded_renders_the_same(server: comfy.Server) -> 
     again["render"]["inputs"]["latents"] = ["invert", 1]
     second = server.run(again)
     assert (second.status, second.error) == ("success", "")
+    card = dict(second.outputs["invert"]["my3dgen_card"])
+    assert (card["anchors"], card["steps"], card["update"]) == ("4", "3", "rank 1, released")
     fresh = server.run(tiny_prompt(render={"batch_size": 3}))
     for one, two in zip(pixels(server, fresh, "save"), pixels(server, second, "save"), strict=True):
         assert np.abs(one.astype(int) - two.astype(int)).max() <= 1

@@ -19,12 +19,6 @@ UNKNOWN = "() => app.graph._nodes.map(n => n.type).filter(t => !(t in LiteGraph.
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[comfy.Server]:
-    with comfy.Server(tmp_path_factory.mktemp("page")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def page(server: comfy.Server) -> Iterator[Any]:
     with comfy_page.open_page(server) as opened:
         yield opened

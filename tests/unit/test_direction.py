@@ -266,6 +266,17 @@ def test_an_edit_within_the_person_stays_a_combination_of_the_anchors(space, edg
     assert float(((edited - start.ws)[:, 0] @ direction.vector).min()) > -1e-4
 
 
+def test_reach_ends_where_an_edit_stops(space):
+    direction = Direction("smile", numbers(16, seed=21))
+    start = space.sample(1, 0, anchors_per_sample=5).ws
+    low, high = direction.reach(start, space)
+    assert low < 0 < high
+    for end in (low, high):
+        inside, at, beyond = (direction.apply(start, f * end, within=space) for f in (0.9, 1.0, 2.0))
+        assert not torch.allclose(inside, at, atol=1e-3)
+        assert torch.allclose(at, beyond, atol=1e-3)
+
+
 def test_project_goes_further_than_stop(space):
     direction = Direction("smile", numbers(16, seed=21))
     start = space.sample(6, 0, anchors_per_sample=5).ws

@@ -1,0 +1,21 @@
+"""One server for all browser tests, with a generator of random weights that renders at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import comfy
+import pytest
+from micro import generator as micro_generator
+
+from my3dgen_core import save_generator
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[comfy.Server]:
+    base = comfy.make_base(tmp_path_factory.mktemp("page"))
+    folder = base / "models" / "my3dgen" / "generators"
+    folder.mkdir(parents=True)
+    save_generator(micro_generator(0), folder / "tiny.safetensors")
+    with comfy.Server(base, environment={"OMP_NUM_THREADS": "1"}) as running:
+        yield running

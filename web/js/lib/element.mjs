@@ -1,0 +1,138 @@
+// Elements with ComfyUI's own colours, light and dark.
+
+export const COLOURS = {
+  text: "var(--input-text, #ddd)",
+  faint: "var(--descrip-text, #999)",
+  line: "var(--border-color, #4e4e4e)",
+  ground: "var(--comfy-input-bg, #222)",
+  accent: "var(--p-primary-color, #3b82f6)",
+};
+
+/**
+ * @template {keyof HTMLElementTagNameMap} Tag
+ * @param {Tag} tag
+ * @param {Partial<CSSStyleDeclaration>} style
+ * @param {Record<string, string>} [attributes]
+ * @param {(Node | string)[]} [children]
+ * @returns {HTMLElementTagNameMap[Tag]}
+ */
+export function element(tag, style, attributes = {}, children = []) {
+  const made = document.createElement(tag);
+  Object.assign(made.style, style);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  made.append(...children);
+  return made;
+}
+
+/**
+ * A button that does not take part in moving the node.
+ * @param {string} text
+ * @param {string} label for screen readers and as a tooltip
+ * @param {() => void} press
+ * @param {AbortSignal} signal
+ */
+export function button(text, label, press, signal) {
+  const style = {
+    background: COLOURS.ground,
+    color: COLOURS.text,
+    border: `1px solid ${COLOURS.line}`,
+    borderRadius: "4px",
+    padding: "2px 8px",
+    font: "inherit",
+    cursor: "pointer",
+  };
+  const made = element("button", style, { type: "button", "aria-label": label, title: label }, [text]);
+  made.addEventListener("click", press, { signal });
+  made.addEventListener("pointerdown", (event) => event.stopPropagation(), { signal });
+  return made;
+}
+
+/**
+ * A box as wide as the node, in which everything lies one under the other.
+ * @param {Record<string, string>} attributes
+ * @param {Node[]} children
+ */
+export function box(attributes, children) {
+  const style = {
+    display: "flex",
+    flexDirection: "column",
+    gap: "4px",
+    flex: "1 1 0",
+    minWidth: "0",
+    minHeight: "0",
+    width: "100%",
+    height: "100%",
+    boxSizing: "border-box",
+    overflow: "hidden",
+    color: COLOURS.text,
+    font: "11px Inter, system-ui, sans-serif",
+    userSelect: "none",
+  };
+  return element("div", style, attributes, children);
+}
+
+/**
+ * Takes the room that the others in its box leave.
+ * @param {Node[]} children
+ */
+export function rest(children) {
+  // A flex box of its own: the node's height need not be a definite one, and percentages would come to nothing.
+  const style = { display: "flex", flexDirection: "column", flex: "1 1 0", minWidth: "0", minHeight: "0" };
+  return element("div", style, {}, children);
+}
+
+/**
+ * A canvas that fills what is left of its box and is drawn again whenever its size changes.
+ * @param {(context: CanvasRenderingContext2D, width: number, height: number) => void} paint
+ * @param {AbortSignal} signal
+ */
+export function surface(paint, signal) {
+  const style = { display: "block", width: "100%", flex: "1 1 0", minHeight: "0", borderRadius: "6px" };
+  const canvas = element("canvas", { ...style, background: COLOURS.ground }, { "aria-hidden": "true" });
+  const draw = () => {
+    const scale = window.devicePixelRatio || 1;
+    const width = canvas.clientWidth;
+    const height = canvas.clientHeight;
+    const context = canvas.getContext("2d");
+    if (!context || !width || !height) return;
+    canvas.width = Math.round(width * scale);
+    canvas.height = Math.round(height * scale);
+    context.scale(scale, scale);
+    paint(context, width, height);
+  };
+  let frame = 0;
+  const redraw = () => {
+    cancelAnimationFrame(frame);
+    frame = requestAnimationFrame(draw);
+  };
+  const watch = new ResizeObserver(redraw);
+  watch.observe(canvas);
+  signal.addEventListener("abort", () => {
+    watch.disconnect();
+    cancelAnimationFrame(frame);
+  });
+  return { canvas, redraw };
+}
+
+/**
+ * A colour of the page's theme as a canvas needs it.
+ * @param {Element} where
+ * @param {string} variable
+ * @param {string} otherwise
+ */
+export function themed(where, variable, otherwise) {
+  return getComputedStyle(where).getPropertyValue(variable).trim() || otherwise;
+}
+
+/**
+ * Draws a picture as large as it fits, in the middle.
+ * @param {CanvasRenderingContext2D} context
+ * @param {CanvasImageSource} image
+ * @param {[number, number, number, number]} part x, y, width and height in the image
+ * @param {[number, number, number, number]} into
+ */
+export function contain(context, image, [x, y, width, height], [left, top, wide, high]) {
+  const scale = Math.min(wide / width, high / height);
+  const [w, h] = [width * scale, height * scale];
+  context.drawImage(image, x, y, width, height, left + (wide - w) / 2, top + (high - h) / 2, w, h);
+}

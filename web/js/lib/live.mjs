@@ -1,0 +1,159 @@
+// Live pictures: handles that executed nodes gave out, and small frames asked for with them.
+
+import { api } from "../../../../scripts/api.js";
+import { after, downstream } from "./nodes.mjs";
+
+/** @typedef {import("./comfy.mjs").Node} Node */
+/** @typedef {{handle: string, low?: number, high?: number, count?: number}} Live */
+
+/** @type {WeakMap<Node, Live>} */
+const known = new WeakMap();
+/** Nodes that have heard of their latest run. @type {WeakSet<Node>} */
+const told = new WeakSet();
+
+/**
+ * Remembers what the server hands out whenever the node has been executed.
+ * @param {Node} node
+ * @param {() => void} [then]
+ */
+export function listen(node, then) {
+  after(node, "onExecuted", (output) => {
+    const given = output?.my3dgen_live?.[0];
+    if (given) known.set(node, given);
+    then?.();
+  });
+}
+
+/**
+ * Gives the node what an earlier run told, where its result comes from ComfyUI's cache: the page hears nothing
+ * then, and one that was opened later has never heard it.
+ * @param {Node} node
+ * @param {AbortSignal} signal
+ */
+export function recall(node, signal) {
+  /** @param {Event} event */
+  const cached = async (event) => {
+    const { nodes } = /** @type {CustomEvent<{nodes: string[]}>} */ (event).detail;
+    if (!nodes.includes(String(node.id)) || told.has(node)) return;
+    try {
+      const answer = await api.fetchApi("/my3dgen/nodes", { signal });
+      const output = (await answer.json()).nodes[String(node.id)];
+      if (output && !signal.aborted) /** @type {any} */ (node).onExecuted?.(output);
+    } catch {
+      // The node is gone, or the server: nothing to show.
+    }
+  };
+  after(node, "onExecuted", () => told.add(node));
+  api.addEventListener("execution_cached", cached);
+  signal.addEventListener("abort", () => api.removeEventListener("execution_cached", cached));
+}
+
+/**
+ * @param {Node} node
+ * @returns {Live | undefined}
+ */
+export function live(node) {
+  return known.get(node);
+}
+
+/**
+ * The Render Head that this node leads to and that has run: the node itself, or the first one after it.
+ * @param {Node} node
+ * @returns {Node | undefined}
+ */
+export function render(node) {
+  for (const one of [node, ...downstream(node)]) {
+    if (one.comfyClass === "My3DGenRender" && known.has(one)) return one;
+  }
+  return undefined;
+}
+
+/**
+ * The handle of the head that this node leads to.
+ * @param {Node} node
+ * @returns {string | undefined}
+ */
+export function head(node) {
+  const found = render(node);
+  return found && known.get(found)?.handle;
+}
+
+/**
+ * Calls `then` whenever the server has worked off its queue.
+ * @param {() => void} then
+ * @param {AbortSignal} signal
+ */
+export function whenIdle(then, signal) {
+  let busy = false;
+  /** @param {Event} event */
+  const status = (event) => {
+    const was = busy;
+    busy = /** @type {CustomEvent} */ (event).detail?.exec_info?.queue_remaining > 0;
+    if (was && !busy) then();
+  };
+  api.addEventListener("status", status);
+  signal.addEventListener("abort", () => api.removeEventListener("status", status));
+}
+
+/** Slower than this while dragging, and pictures come on release only. */
+const TOO_SLOW = 600;
+
+/**
+ * Frames for one widget: one request at a time, and of those that wait only the newest.
+ */
+export class LiveView {
+  /**
+   * @param {(picture: ImageBitmap) => void} show
+   * @param {(sentence: string) => void} say why there is no picture; "" when there is one
+   * @param {AbortSignal} signal no traffic after it
+   */
+  constructor(show, say, signal) {
+    this.show = show;
+    this.say = say;
+    this.signal = signal;
+    this.asking = false;
+    /** @type {object | null} */
+    this.next = null;
+    this.slow = false;
+  }
+
+  /**
+   * @param {object & {head?: string, quality: "drag" | "still"}} request
+   */
+  async ask(request) {
+    if (!request.head || this.signal.aborted || (request.quality === "drag" && this.slow)) return;
+    this.next = request;
+    if (this.asking) return;
+    this.asking = true;
+    while (this.next && !this.signal.aborted) {
+      const now = this.next;
+      this.next = null;
+      await this.fetch(now);
+    }
+    this.asking = false;
+  }
+
+  /** @param {object} request */
+  async fetch(request) {
+    const started = performance.now();
+    try {
+      const answer = await api.fetchApi("/my3dgen/live", {
+        method: "POST",
+        headers: { "Content-Type": "application/json" },
+        body: JSON.stringify(request),
+        signal: this.signal,
+      });
+      if (!answer.ok) {
+        if (answer.status !== 409) this.say((await answer.json()).error);
+        return;
+      }
+      const picture = await createImageBitmap(await answer.blob());
+      if (this.signal.aborted) return;
+      if ("quality" in request && request.quality === "drag") this.slow = performance.now() - started > TOO_SLOW;
+      this.say("");
+      this.show(picture);
+    } catch {
+      if (!this.signal.aborted) this.say("ComfyUI does not answer.");
+    }
+  }
+}

@@ -1,0 +1,117 @@
+// What every widget of ours needs of a node: its inputs, its wires, its life.
+
+/** @typedef {import("./comfy.mjs").Node} Node */
+/** @typedef {import("./comfy.mjs").Widget} Widget */
+
+/**
+ * The input with this name, where the node has it as a widget.
+ * @param {Node} node
+ * @param {string} name
+ * @returns {Widget | undefined}
+ */
+export function input(node, name) {
+  return node.widgets?.find((widget) => widget.name === name);
+}
+
+/**
+ * Sets a number as if it had been typed, within the input's own range.
+ * @param {Node} node
+ * @param {string} name
+ * @param {number} value
+ */
+export function setNumber(node, name, value) {
+  const widget = input(node, name);
+  if (!widget || !Number.isFinite(value)) return;
+  const { min = -Infinity, max = Infinity } = widget.options ?? {};
+  const within = Math.min(max, Math.max(min, value));
+  if (widget.value === within) return;
+  widget.value = within;
+  widget.callback?.(within);
+  node.graph?.setDirtyCanvas?.(true, true);
+}
+
+/**
+ * Calls `then` after the object's own method, until the returned function is called.
+ * @param {any} owner
+ * @param {string} method
+ * @param {(...given: any[]) => void} then
+ */
+export function after(owner, method, then) {
+  const before = owner[method];
+  let on = true;
+  /** @this {unknown} @param {any[]} given */
+  owner[method] = function (...given) {
+    const result = before?.apply(this, given);
+    if (on) then.apply(this, given);
+    return result;
+  };
+  return () => {
+    on = false;
+  };
+}
+
+/**
+ * Puts an element into the node that stores nothing, neither in the workflow nor in the prompt.
+ * @param {Node} node
+ * @param {string} name
+ * @param {HTMLElement} element
+ * @param {number} height pixels that it needs at least
+ * @param {AbortController} life ends with the node
+ */
+export function place(node, name, element, height, life) {
+  element.style.minHeight = `${height - 10}px`; // Nodes 2.0 gives a widget the height that it takes
+  const widget = node.addDOMWidget(name, "my3dgen", element, {
+    serialize: false,
+    hideOnZoom: false,
+    getMinHeight: () => height,
+    getValue: () => "",
+    setValue: () => {},
+  });
+  widget.serialize = false;
+  after(node, "onRemoved", () => life.abort());
+  const grow = () => {
+    const size = node.computeSize();
+    node.setSize([Math.max(node.size[0], 280, size[0]), Math.max(node.size[1], size[1])]);
+  };
+  grow();
+  after(node, "onConfigure", grow); // a workflow from before this widget has a smaller node
+}
+
+/** @param {Node} node @param {number | null | undefined} id */
+function wire(node, id) {
+  const links = node.graph?.links;
+  if (id === null || id === undefined || !links) return undefined;
+  return links instanceof Map ? links.get(id) : links[id];
+}
+
+/**
+ * The node that an input comes from.
+ * @param {Node} node
+ * @param {string} name
+ * @returns {Node | undefined}
+ */
+export function source(node, name) {
+  const link = wire(node, node.inputs?.find((one) => one.name === name)?.link);
+  return (link && node.graph?.getNodeById(link.origin_id)) ?? undefined;
+}
+
+/**
+ * The nodes that the outputs lead to, nearest first, through any number of others.
+ * @param {Node} node
+ * @returns {Generator<Node>}
+ */
+export function* downstream(node) {
+  const waiting = [node];
+  const seen = new Set(waiting);
+  for (let at = waiting.shift(); at; at = waiting.shift()) {
+    for (const id of (at.outputs ?? []).flatMap((output) => output.links ?? [])) {
+      const link = wire(at, id);
+      const target = link && at.graph?.getNodeById(link.target_id);
+      if (target && !seen.has(target)) {
+        seen.add(target);
+        waiting.push(target);
+        yield target;
+      }
+    }
+  }
+}
