@@ -44,11 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> str:
     """The tables as text."""
+    from .. import kernels
     from ..checkpoint import load_generator
     from ..face import FaceModels
 
     face_models = None if args.face_models is None else FaceModels.from_folder(args.face_models)
     generator = load_generator(args.generator)
+    kernels.choose(generator, "auto")
     tuning = TuningConfig() if args.steps is None else TuningConfig(steps=args.steps)
     if args.photos is None:
         results, seconds = personalize_demo_person(generator, InversionConfig(), tuning, face_models)

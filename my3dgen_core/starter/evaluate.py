@@ -109,6 +109,7 @@ def threshold(alike: torch.Tensor, different: torch.Tensor) -> float:
 
 
 def main() -> None:
+    from .. import kernels
     from ..checkpoint import load_generator
 
     parser = argparse.ArgumentParser(description="Score the starter generator on unseen heads.")
@@ -121,6 +122,7 @@ def main() -> None:
     parser.add_argument("--samples", type=Path, default=None, help="write random heads here")
     arguments = parser.parse_args()
     generator = load_generator(arguments.generator)
+    kernels.choose(generator, "auto")
     held_out = HeldOut.make(arguments.heads, arguments.views, arguments.seed)
     views = f"{arguments.heads} unseen heads x {arguments.views} views"
     print(f"{views}, yaw +-60, pitch +-25, 128 px, truncation 1")  # noqa: T201
