@@ -116,11 +116,13 @@ class Page:
         self.answered += "/my3dgen/live" in url
 
     def settle(self) -> None:
-        """Until no live picture is under way."""
+        """Until no live picture is under way; ten seconds at most."""
         quiet = 0
-        while quiet < 4:
+        for _ in range(100):
             self.page.wait_for_timeout(100)
-            quiet = quiet + 1 if self.live() == self.answered else 0
+            quiet = quiet + 1 if self.live() <= self.answered else 0
+            if quiet == 4:
+                return
 
     def clear(self) -> None:
         self.settle()
