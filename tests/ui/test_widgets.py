@@ -116,11 +116,13 @@ class Page:
         self.answered += "/my3dgen/live" in url
 
     def settle(self) -> None:
-        """Until no live picture is under way."""
+        """Until no live picture is under way; ten seconds at most."""
         quiet = 0
-        while quiet < 4:
+        for _ in range(100):
             self.page.wait_for_timeout(100)
-            quiet = quiet + 1 if self.live() == self.answered else 0
+            quiet = quiet + 1 if self.live() <= self.answered else 0
+            if quiet == 4:
+                return
 
     def clear(self) -> None:
         self.settle()
@@ -166,19 +168,25 @@ def test_dragging_moves_this_cameras_numbers_and_the_prompt_carries_them(page: P
     assert page.values("1") == values
 
 
-def test_keys_the_wheel_and_a_double_click_work_too(page: Page) -> None:
+def test_keys_and_a_double_click_work_too(page: Page) -> None:
     page.open()
     page.pad().focus()
     for key in ("ArrowRight", "ArrowRight", "ArrowDown"):
         page.page.keyboard.press(key)
     assert (page.values("1")["yaw"], page.values("1")["pitch"]) == (10, -5)
     assert "yaw 10°" in page.pad().get_attribute("aria-label")
+    page.pad().dblclick()
+    assert (page.values("1")["yaw"], page.values("1")["pitch"]) == (0, 0)
+
+
+@only_classic  # Nodes 2.0 of frontend 1.32.9 keeps the wheel for its canvas
+def test_the_wheel_changes_the_distance(page: Page) -> None:
+    page.open()
+    page.pad().focus()
     page.pad().hover()
     page.page.mouse.wheel(0, 100)
     page.page.wait_for_timeout(100)
     assert page.values("1")["distance"] == pytest.approx(2.84)
-    page.pad().dblclick()
-    assert (page.values("1")["yaw"], page.values("1")["pitch"]) == (0, 0)
 
 
 def test_a_workflow_keeps_the_numbers_and_nothing_else_of_the_pad(page: Page) -> None:
