@@ -34,9 +34,9 @@ class InversionConfig:
     `InversionConfig(steps=400, lr=0.02)` for as near a fit.
     """
 
-    steps: int = 60
+    steps: int = 25
     """Optimiser steps for every photo."""
-    shared_steps: int = 80
+    shared_steps: int = 60
     """Steps spent first on one latent for all photos, which are of one person as a rule: each photo then
     starts from the person instead of the mean face and needs far fewer steps of its own. 0, and some 300
     steps, for photos of different people."""
@@ -46,7 +46,7 @@ class InversionConfig:
     seed: int = 0
     batch_size: int = 4
     """Photos worked on at the same time. On a CPU more is slower: the activations no longer fit the cache."""
-    rays_per_image: int = 256
+    rays_per_image: int = 1024
     """Raw pixels looked at in a step, on a lattice over the face; 0: the whole picture, at both
     resolutions."""
     perceptual: float = 0.5
@@ -116,6 +116,7 @@ def invert(
     with torch.inference_mode(False), torch.enable_grad():
         measure = distance(config.perceptual_backbone, config.perceptual_dir, generator.w_avg.device)
         objective = PhotoObjective(generator, images, masks, config.perceptual, distance=measure)
+        objective.random_samples = False
         cameras = cameras.detach().clone().to(generator.w_avg.device, torch.float32)
         run = _Run(generator, objective, cameras, config, on_step)
         if config.cache_dir is not None:

@@ -34,7 +34,7 @@ class Invert:
                 "steps": (
                     "INT",
                     {
-                        "default": 60,
+                        "default": 25,
                         "min": 1,
                         "max": 10000,
                         "tooltip": "Optimisation steps for each photo. More is closer, up to what the "
@@ -44,7 +44,7 @@ class Invert:
                 "shared_steps": (
                     "INT",
                     {
-                        "default": 80,
+                        "default": 60,
                         "min": 0,
                         "max": 10000,
                         "tooltip": "Steps spent first on one latent for all photos: right when they show one "
