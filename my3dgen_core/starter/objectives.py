@@ -85,17 +85,18 @@ def ray_loss(
     }
 
 
-def picture_loss(generator: Generator, batch: Pictures) -> dict[str, torch.Tensor]:
+def picture_loss(generator: Generator, batch: Pictures, half: bool = True) -> dict[str, torch.Tensor]:
     """Whole pictures by the real two-pass sampler and super-resolution against the truth, everything trained.
 
-    Convolutions compute in bfloat16, whose rounding is far below the errors at hand; rays in float32.
+    Convolutions compute in bfloat16 (if `half`), whose rounding is far below the errors at hand; rays in
+    float32.
     """
     config = generator.config
     side = config.neural_resolution
     views = len(batch.cameras) // len(batch.z)
 
     ws = latents(generator, batch.z)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
         planes = generator.planes(ws)
     planes = planes.float().repeat_interleave(views, 0)
     origins, directions = rays(batch.cameras, side)
@@ -113,7 +114,7 @@ def picture_loss(generator: Generator, batch: Pictures) -> dict[str, torch.Tenso
         values.transpose(1, 2).unflatten(2, (side, side))
         for values in (marched.features, marched.depth, marched.weight)
     )
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
         image = generator.superresolution.upscale(features, ws.repeat_interleave(views, 0))
     scale = batch.images.shape[-1] // side
     sure = (batch.depths > 0).float()

@@ -13,6 +13,7 @@ from my3dgen_core import load_generator, look_at
 from my3dgen_core.__main__ import main
 from my3dgen_core.eg3d import volume
 from my3dgen_core.kernels import KernelError, build, builder, decoder_weights, load, operator
+from my3dgen_core.starter.album import Pictures
 from my3dgen_core.starter.objectives import DENSITY_SCALE, picture_loss
 
 IO = goldens.tensors("tiny_io")
@@ -126,8 +127,8 @@ def test_samples_under_the_floor_get_no_gradient(tiny):
 
 
 def test_the_starter_renders_as_exactly_as_pytorch(starter):
-    """Its surfaces are so steep that one unit in the last place of a depth moves pixels by up to 1e-3: few
-    pixels differ by more than 1e-4, and against float64 both are equally far off."""
+    """Its surfaces are so steep that one unit in the last place of a depth moves pixels by up to 1e-3: both
+    are equally far from float64, at most, on average, and in how many values by more than 1e-4."""
     generator, planes, cameras = starter
     ours, theirs = (march(r, generator, planes, cameras, 64) for r in ("compiled", "torch"))
     precise = copy.deepcopy(generator).double()
@@ -137,7 +138,8 @@ def test_the_starter_renders_as_exactly_as_pytorch(starter):
         error, usual = (a - exact).abs(), (b - exact).abs()
         assert float(error.max()) <= max(1.5 * float(usual.max()), PIXEL)
         assert float(error.mean()) <= 1.5 * float(usual.mean()) + 1e-8
-        assert float(((a - b).abs() > PIXEL).float().mean()) <= 1e-3
+        far, usually_far = (float((e > PIXEL).float().mean()) for e in (error, usual))
+        assert far <= 1.5 * usually_far + 1e-5
 
 
 @pytest.mark.parametrize("floor", [0.0, 1e-3])
@@ -168,11 +170,12 @@ def test_a_generator_carries_its_renderer(starter, monkeypatch):
 def test_the_training_through_pictures_has_the_same_losses_and_gradients():
     z, cameras = goldens.normal(1, (2, 16)), torch.cat([look_at(0.0, 0.0), look_at(0.3, 0.1)])
     image, mask = goldens.normal(2, (2, 3, 128, 128)).clamp(-1, 1), torch.ones(2, 1, 128, 128)
+    batch = Pictures(z, cameras, image, mask, torch.full((2, 1, 64, 64), 2.6))
     found = {}
     for renderer in ("torch", "compiled"):
         generator = micro.generator().requires_grad_(True)
         generator.renderer = renderer
-        losses = picture_loss(generator, z, cameras, image, mask)
+        losses = picture_loss(generator, batch, half=False)
         sum(losses.values()).backward()
         found[renderer] = losses, {k: p.grad for k, p in generator.named_parameters() if p.grad is not None}
     (theirs, expected), (ours, grads) = found["torch"], found["compiled"]
