@@ -41,6 +41,13 @@ class Shards:
                     self.shards[path.name] = {name: stored[name] for name in stored.files}
         self.names = list(self.shards)
 
+    def wait(self) -> None:
+        """Until there is a shard; loads those that are there."""
+        self.refresh()
+        while not self.names:
+            time.sleep(2)
+            self.refresh()
+
     @property
     def heads(self) -> int:
         return self.heads_per_shard * len(self.names)

@@ -131,6 +131,7 @@ class Trainer:
     def _train(self, stage: Stage, held_out: HeldOut | None) -> None:
         budget = 60 * self.minutes * stage.share / sum(other.share for other in STAGES[self.first :])
         data: Shards = self.album if stage.objective == "pictures" else self.bank
+        data.wait()
         losses_of = self._losses(stage)
         window: list[float] = []
         last_save = last_log = last_measure = time.time()
