@@ -13,6 +13,7 @@ path moves about sqrt(w_dim) times faster at the same step and deserves a learni
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from .eg3d import Generator
+from .eg3d.fused import LowRank
 from .eg3d.layers import FullyConnected, SynthesisLayer, ToRGB
 from .randomness import uniform
 
@@ -202,6 +204,34 @@ def swapped(generator: Generator, tensors: Mapping[str, Tensor]) -> Iterator[Non
         for (module, leaf), parameter in zip(places, kept, strict=True):
             module._parameters[leaf] = parameter
         generator.replaced = outer
+
+
+@contextmanager
+def trained(generator: Generator, adapter: Adapter, parameters: Mapping[str, Tensor]) -> Iterator[None]:
+    """Within the block the generator computes with the adapter's update of `parameters`, for gradients.
+
+    As `swapped` with `Adapter.composed`, but the low-rank factors of convolutions lie beside the weights:
+    their gradients are computed without the weights' own, which would cost half as much as all the rest.
+    """
+    layers = {
+        name: module
+        for name, module in generator.named_modules()
+        if isinstance(module, SynthesisLayer) and name + UP in adapter.tensors
+    }
+    others = {
+        key: tensor
+        for key, tensor in adapter.tensors.items()
+        if key.removesuffix(UP).removesuffix(DOWN) not in layers
+    }
+    with swapped(generator, dataclasses.replace(adapter, tensors=others).composed(parameters)):
+        try:
+            for name, layer in layers.items():
+                up, down = adapter.tensors[name + UP], adapter.tensors[name + DOWN]
+                layer.low_rank = LowRank(up * (adapter.scaling * adapter.gains.get(name, 1.0)), down)
+            yield
+        finally:
+            for layer in layers.values():
+                layer.low_rank = None
 
 
 @contextmanager

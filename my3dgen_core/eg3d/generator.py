@@ -146,7 +146,7 @@ class Generator(nn.Module):
             v.transpose(1, 2).unflatten(2, square) for v in (marched.features, marched.depth, marched.weight)
         )
         features = features.contiguous()
-        image = self.superresolution(features, ws.expand(batch, -1, -1), generator)
+        image = self.superresolution(features, ws, generator)
         return Rendering(image, features[:, :3], depth, mask, features)
 
     def march(
