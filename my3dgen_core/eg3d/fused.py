@@ -45,7 +45,8 @@ def synthesis(
     """lrelu(modulated convolution of x + noise + bias) * sqrt(2), clamped. Differentiable once.
 
     Args:
-        x: [B, in, H, W], single or double precision.
+        x: [B, in, H, W]. In half precision, with shared styles, without gradients: the weight is modulated
+            in single precision, which keeps it at size 1, and then rounded.
         weight: [out, in, k, k].
         styles: [B or 1, in]; 1: all pictures share them.
         bias: [out].
@@ -99,13 +100,14 @@ class _Layer(torch.autograd.Function):
         shared = len(styles) == 1
         if shared:
             w = weight * (scale.mT * styles * GAIN)[:, :, None, None]
+            x_, offset = x, gained.to(x.dtype)
         else:
-            x_, w = x * styles[:, :, None, None], weight
-        y = _convolved(x if shared else x_, w, gained if shared else None, kernel)
+            x_, w, offset = x * styles[:, :, None, None], weight, None
+        y = _convolved(x_, w.to(x.dtype), offset, kernel)
         if not shared:
             y.mul_((scale * GAIN)[:, :, None, None]).add_(gained[:, None, None])
         if noise is not None:
-            y.add_(noise * GAIN)
+            y.add_((noise * GAIN).to(y.dtype))
         F.leaky_relu_(y, SLOPE)
         if clamp is not None:
             y.clamp_(-clamp, clamp)

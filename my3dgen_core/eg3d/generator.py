@@ -104,8 +104,10 @@ class Generator(nn.Module):
         self.check_ws(ws)
         if self.people is not None:
             return torch.cat(self._each(("backbone.",), lambda w: self.planes(w, noise_mode, generator), ws))
-        planes = self.backbone.synthesis(ws, noise_mode, generator)
-        return planes.unflatten(1, (3, PLANE_CHANNELS))
+        planes = self.backbone.synthesis(ws, noise_mode, generator).unflatten(1, (3, PLANE_CHANNELS))
+        if planes.device.type == "cpu":  # a pixel's channels side by side, as renderers look them up
+            planes = planes.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
+        return planes
 
     def render(
         self,

@@ -169,13 +169,15 @@ class SynthesisLayer(nn.Module):
             (len(x), 1, *(side * (1 + self.up) for side in x.shape[2:])), noise_mode, generator
         )
         styles = self.affine(w)
-        if x.dtype not in (torch.float16, torch.bfloat16):
+        half = x.dtype in (torch.float16, torch.bfloat16)
+        if not half or (len(styles) == 1 and not torch.is_grad_enabled()):
+            precise = torch.float32 if half else x.dtype
             return synthesis(
                 x,
-                self.weight.to(x.dtype),
-                styles.to(x.dtype),
-                self.bias.to(x.dtype),
-                None if noise is None else noise.to(x.dtype),
+                self.weight.to(precise),
+                styles.to(precise),
+                self.bias.to(precise),
+                None if noise is None else noise.to(precise),
                 up_kernel=kernel,
                 clamp=self.conv_clamp,
                 low_rank=self.low_rank,
@@ -221,7 +223,7 @@ class ToRGB(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         styles = self.affine(w) * self.weight_gain
-        if len(styles) == 1 and x.dtype not in (torch.float16, torch.bfloat16):
+        if len(styles) == 1:
             weight = (self.weight * styles[:, :, None, None]).to(x.dtype)  # the smaller tensor is modulated
             x = F.conv2d(x, weight, self.bias.to(x.dtype))
         else:

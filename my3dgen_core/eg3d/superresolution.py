@@ -88,6 +88,8 @@ class SuperResolution(nn.Module):
 
     def upscale(self, features: Tensor, ws: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """As `forward`, for features of the right scale: a patch of any size will do when noise is "none"."""
+        if len(ws) > 1 and ws.stride(0) == 0:
+            ws = ws[:1]  # one latent from several cameras: the weights are modulated once
         last = ws[:, -1:].expand(-1, 3, -1)
         if features.device.type == "cpu":
             features = features.contiguous(memory_format=torch.channels_last)
