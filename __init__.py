@@ -12,7 +12,9 @@ from .nodes.load import LoadDemoPerson, LoadGenerator, LoadPhotos
 from .nodes.mesh import ExtractMesh
 from .nodes.paste import PasteBack
 from .nodes.personalize import PivotalTuning, TrainIdentity
+from .nodes.persons import InterpolatePersons, MixPersons
 from .nodes.render import Render
+from .nodes.restore import RestorePhotos
 
 NODE_CLASS_MAPPINGS = {
     "My3DGenLoadGenerator": LoadGenerator,
@@ -38,6 +40,9 @@ NODE_CLASS_MAPPINGS = {
     "My3DGenMixAnchors": MixAnchors,
     "My3DGenProjectAlphaSpace": ProjectAlphaSpace,
     "My3DGenInterpolateLatents": InterpolateLatents,
+    "My3DGenRestorePhotos": RestorePhotos,
+    "My3DGenMixPersons": MixPersons,
+    "My3DGenInterpolatePersons": InterpolatePersons,
     "My3DGenLoadDirection": LoadDirection,
     "My3DGenFindDirection": FindDirection,
     "My3DGenApplyDirection": ApplyDirection,
@@ -68,6 +73,9 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "My3DGenMixAnchors": "Mix Anchors",
     "My3DGenProjectAlphaSpace": "Project into Alpha Space",
     "My3DGenInterpolateLatents": "Interpolate Latents",
+    "My3DGenRestorePhotos": "Restore Photos",
+    "My3DGenMixPersons": "Mix Persons",
+    "My3DGenInterpolatePersons": "Interpolate Persons",
     "My3DGenLoadDirection": "Load Direction",
     "My3DGenFindDirection": "Find Direction",
     "My3DGenApplyDirection": "Apply Direction",

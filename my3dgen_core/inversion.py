@@ -230,6 +230,8 @@ class _Run:
         planes = self.generator.planes(ws)
         cameras = self.refinement.cameras(index)
         planes = planes.expand(len(index), -1, -1, -1, -1)
+        if self.objective.small is not None:
+            return self.objective.shrunk(planes, cameras, index, self.draw)
         if self.config.rays_per_image == 0:
             return self.objective.whole(ws.expand(len(index), -1, -1), planes, cameras, index, self.draw)
         side = min(self.objective.resolution, math.ceil(math.sqrt(self.config.rays_per_image)))
