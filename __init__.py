@@ -2,9 +2,10 @@
 
 from .nodes.align import AlignFaces
 from .nodes.alpha_space import InterpolateLatents, MixAnchors, ProjectAlphaSpace, SampleAlphaSpace
-from .nodes.camera import Camera, CameraFromLoad3D, CameraPath
+from .nodes.camera import Camera, CameraFromLoad3D, CameraKeyframes, CameraPath
 from .nodes.compare import Compare
 from .nodes.edit import ApplyDirection, FindDirection, LoadDirection
+from .nodes.grid import ComparisonGrid
 from .nodes.identity import ApplyIdentity, LoadIdentity, SaveIdentity
 from .nodes.invert import Invert
 from .nodes.latents import LoadLatents, RandomLatent, SaveLatents
@@ -29,10 +30,12 @@ NODE_CLASS_MAPPINGS = {
     "My3DGenApplyIdentity": ApplyIdentity,
     "My3DGenCamera": Camera,
     "My3DGenCameraPath": CameraPath,
+    "My3DGenCameraKeyframes": CameraKeyframes,
     "My3DGenCameraFromLoad3D": CameraFromLoad3D,
     "My3DGenRender": Render,
     "My3DGenPasteBack": PasteBack,
     "My3DGenCompare": Compare,
+    "My3DGenComparisonGrid": ComparisonGrid,
     "My3DGenRandomLatent": RandomLatent,
     "My3DGenSaveLatents": SaveLatents,
     "My3DGenLoadLatents": LoadLatents,
@@ -62,10 +65,12 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "My3DGenApplyIdentity": "Apply Identity",
     "My3DGenCamera": "Camera",
     "My3DGenCameraPath": "Camera Path",
+    "My3DGenCameraKeyframes": "Camera Keyframes",
     "My3DGenCameraFromLoad3D": "Camera from Load 3D",
     "My3DGenRender": "Render Head",
     "My3DGenPasteBack": "Paste Back",
     "My3DGenCompare": "Compare with Photos",
+    "My3DGenComparisonGrid": "Comparison Grid",
     "My3DGenRandomLatent": "Random Latents",
     "My3DGenSaveLatents": "Save Latents",
     "My3DGenLoadLatents": "Load Latents",

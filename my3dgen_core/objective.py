@@ -132,8 +132,10 @@ class PhotoObjective:
         return self._photo_loss(image, thin(self.raw), valid)
 
     def shrunk(self, planes: Tensor, cameras: Tensor, index: list[int], draw: Draw) -> Tensor:
-        """Loss [B] of photos smaller than the raw picture, which is shrunk to their size: enlarged, they would
-        teach blur."""
+        """Loss [B] of photos smaller than the raw picture, which is shrunk to their size.
+
+        Enlarged, they would teach blur.
+        """
         assert self.small is not None
         marched = self._march(planes, cameras, None, draw)
         square = (self.resolution, self.resolution)

@@ -44,7 +44,7 @@ def mix_persons(identities: Sequence[Identity], weights: Sequence[float]) -> Ide
         other.check_base(first.base_hash)
         if other.over is not None:
             raise ValueError(
-                "One of the identities is a look that was tuned on top of another: mix the persons themselves."
+                "One of the identities is a look that was tuned on top of another: mix persons themselves."
             )
     adapter = _mixed_adapter([identity.adapter for identity in identities], weights)
     provenance = {

@@ -27,8 +27,11 @@ _ROUNDS = 8
 
 @dataclass(frozen=True)
 class Restored:
-    """images [n, 3, S, S] in [-1, 1]: the photos, restored. renders [n, 3, R, R]: what the person's model shows
-    of them, without the photo. latents: where they were found, with the photos' cameras."""
+    """images [n, 3, S, S] in [-1, 1]: the photos, restored.
+
+    renders [n, 3, R, R]: what the person's model shows of them, without the photo. latents: where they were
+    found, with the photos' cameras.
+    """
 
     images: Tensor
     renders: Tensor
@@ -95,8 +98,8 @@ def sharpen(
     full = generator.config.img_resolution
     if images.shape[-1] >= full:
         raise ValueError(
-            f"The photos have {images.shape[-1]} pixels a side, and this generator's pictures {full}: nothing "
-            "can be gained. Give the photo in the size in which it is sharp."
+            f"The photos have {images.shape[-1]} pixels a side, and this generator's pictures {full}: "
+            "nothing can be gained. Give the photo in the size in which it is sharp."
         )
     found = space.project(generator, images, cameras, config, None, on_step, **settings)
     renders = _rendered(generator, found)
@@ -116,7 +119,7 @@ def blend(photos: Tensor, renders: Tensor, masks: Tensor) -> Tensor:
 
 
 def spread(values: Tensor, known: Tensor) -> Tensor:
-    """Values [n, C, H, W] where known [n, 1, H, W] is 1; elsewhere weighted means of those around (pull-push).
+    """Values [n, C, H, W] where known [n, 1, H, W] is 1; elsewhere means of those around (pull-push).
 
     0 where nothing at all is known.
     """

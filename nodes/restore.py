@@ -52,7 +52,7 @@ class RestorePhotos:
                         "default": 32,
                         "min": 4,
                         "max": 1024,
-                        "tooltip": "With 'sharpen': so many pixels of true detail the crop has along an edge. "
+                        "tooltip": "With 'sharpen': so many pixels of true detail an edge of the crop has. "
                         "It is shrunk to this size first; what is finer comes from the person.",
                     },
                 ),
@@ -68,7 +68,7 @@ class RestorePhotos:
                 "space": (
                     ["p", "p+"],
                     {
-                        "tooltip": "'p': one mixture of the training photos for all layers. 'p+': one a layer, "
+                        "tooltip": "'p': one mixture of training photos for all layers. 'p+': one a layer, "
                         "closer to the photo, less safe."
                     },
                 ),
