@@ -5,6 +5,7 @@ from .nodes.alpha_space import InterpolateLatents, MixAnchors, ProjectAlphaSpace
 from .nodes.camera import Camera, CameraFromLoad3D, CameraKeyframes, CameraPath
 from .nodes.compare import Compare
 from .nodes.edit import ApplyDirection, FindDirection, LoadDirection
+from .nodes.examples import ComponentSheet, DirectionFromExamples
 from .nodes.grid import ComparisonGrid
 from .nodes.identity import ApplyIdentity, LoadIdentity, SaveIdentity
 from .nodes.invert import Invert
@@ -48,6 +49,8 @@ NODE_CLASS_MAPPINGS = {
     "My3DGenInterpolatePersons": InterpolatePersons,
     "My3DGenLoadDirection": LoadDirection,
     "My3DGenFindDirection": FindDirection,
+    "My3DGenDirectionFromExamples": DirectionFromExamples,
+    "My3DGenComponentSheet": ComponentSheet,
     "My3DGenApplyDirection": ApplyDirection,
     "My3DGenExtractMesh": ExtractMesh,
 }
@@ -83,6 +86,8 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "My3DGenInterpolatePersons": "Interpolate Persons",
     "My3DGenLoadDirection": "Load Direction",
     "My3DGenFindDirection": "Find Direction",
+    "My3DGenDirectionFromExamples": "Direction from Examples",
+    "My3DGenComponentSheet": "Component Sheet",
     "My3DGenApplyDirection": "Apply Direction",
     "My3DGenExtractMesh": "Extract Mesh",
 }

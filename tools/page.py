@@ -1,6 +1,9 @@
 """ComfyUI's own page in a browser without a screen: makes the workflow files that users open, and tests them.
 
 python tools/page.py           # workflows/NAME.json from workflows/api/NAME.json, for every NAME
+python tools/page.py NAME ...  # for these
+
+What the first node of an API workflow has as its "note" becomes a note on the page.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +33,7 @@ ARGUMENTS = [
 READY = "window.app?.graph && Object.keys(LiteGraph.registered_node_types).length > 100"
 # Columns from left to right as the data flows, wide enough for every name.
 TO_UI = """
-async (prompt) => {
+async ([prompt, note]) => {
   await app.loadApiJson(JSON.parse(prompt), "workflow");
   const room = {SaveImage: 340, PreviewImage: 340, SaveVideo: 340, PreviewAny: 180};
   for (const node of app.graph._nodes) {
@@ -38,6 +41,16 @@ async (prompt) => {
     node.size = [Math.max(320, size[0]), Math.max(room[node.type] ?? 0, size[1])];
   }
   app.graph.arrange(60);
+  if (note) {
+    const left = Math.min(...app.graph._nodes.map((node) => node.pos[0]));
+    const top = Math.min(...app.graph._nodes.map((node) => node.pos[1]));
+    const card = LiteGraph.createNode("MarkdownNote");
+    card.title = "About this workflow";
+    card.size = [420, 320];
+    card.pos = [left - 480, top];
+    app.graph.add(card);
+    card.widgets[0].value = note;
+  }
   return JSON.stringify(app.graph.serialize());
 }
 """
@@ -57,7 +70,7 @@ def browser_path() -> str | None:
 @contextmanager
 def open_page(server: comfy.Server) -> Iterator[Any]:
     """A playwright page with ComfyUI loaded."""
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import TimeoutError, sync_playwright
 
     server.post("/settings", {"Comfy.TutorialCompleted": True})  # no templates dialog on the first start
     with sync_playwright() as playwright:
@@ -66,13 +79,16 @@ def open_page(server: comfy.Server) -> Iterator[Any]:
             page = browser.new_page(viewport={"width": 1600, "height": 1000})
             page.goto(f"http://{server.address}", wait_until="domcontentloaded")
             page.wait_for_function(READY, timeout=120_000)
+            # its default workflow comes a moment later, and would replace what is loaded before
+            with suppress(TimeoutError):
+                page.wait_for_function("window.app.graph._nodes.length > 0", timeout=10_000)
             yield page
         finally:
             browser.close()
 
 
 def same_prompt(prompt: dict[str, Any]) -> dict[str, Any]:
-    """A prompt as it can be compared: what runs, without titles and texts that the page adds."""
+    """A prompt as it can be compared: what runs, without titles, notes and texts that the page adds."""
     return {
         name: {
             "class_type": node["class_type"],
@@ -82,15 +98,22 @@ def same_prompt(prompt: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def note_of(prompt: dict[str, Any]) -> str:
+    """What a workflow says about itself; empty where it says nothing."""
+    return next(iter(prompt.values()))["_meta"].get("note", "")
+
+
 def main() -> int:
     if browser_path() is None:
         print("This needs chromium: apt-get install chromium, or set CHROMIUM.", file=sys.stderr)
         return 1
     with tempfile.TemporaryDirectory() as folder, comfy.Server(Path(folder)) as server:
         for source in sorted((WORKFLOWS / "api").glob("*.json")):
+            if sys.argv[1:] and source.stem not in sys.argv[1:]:
+                continue
             prompt = json.loads(source.read_text(encoding="utf-8"))
             with open_page(server) as page:
-                workflow = page.evaluate(TO_UI, json.dumps(prompt))
+                workflow = page.evaluate(TO_UI, [json.dumps(prompt), note_of(prompt)])
                 back = page.evaluate(TO_API, workflow)
             if same_prompt(back) != same_prompt(prompt):
                 print(f"{source.name} does not come back from the page as it was.", file=sys.stderr)
