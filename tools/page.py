@@ -14,12 +14,13 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import comfy
 
+ATTEMPTS = 5
 WORKFLOWS = comfy.ROOT / "workflows"
 ARGUMENTS = [
     "--no-sandbox",
@@ -70,7 +71,7 @@ def browser_path() -> str | None:
 @contextmanager
 def open_page(server: comfy.Server) -> Iterator[Any]:
     """A playwright page with ComfyUI loaded."""
-    from playwright.sync_api import TimeoutError, sync_playwright
+    from playwright.sync_api import sync_playwright
 
     server.post("/settings", {"Comfy.TutorialCompleted": True})  # no templates dialog on the first start
     with sync_playwright() as playwright:
@@ -79,9 +80,6 @@ def open_page(server: comfy.Server) -> Iterator[Any]:
             page = browser.new_page(viewport={"width": 1600, "height": 1000})
             page.goto(f"http://{server.address}", wait_until="domcontentloaded")
             page.wait_for_function(READY, timeout=120_000)
-            # its default workflow comes a moment later, and would replace what is loaded before
-            with suppress(TimeoutError):
-                page.wait_for_function("window.app.graph._nodes.length > 0", timeout=10_000)
             yield page
         finally:
             browser.close()
@@ -113,8 +111,12 @@ def main() -> int:
                 continue
             prompt = json.loads(source.read_text(encoding="utf-8"))
             with open_page(server) as page:
-                workflow = page.evaluate(TO_UI, [json.dumps(prompt), note_of(prompt)])
-                back = page.evaluate(TO_API, workflow)
+                for _ in range(ATTEMPTS):
+                    workflow = page.evaluate(TO_UI, [json.dumps(prompt), note_of(prompt)])
+                    back = page.evaluate(TO_API, workflow)
+                    if same_prompt(back) == same_prompt(prompt):
+                        break
+                    page.wait_for_timeout(2000)  # its default workflow came in between
             if same_prompt(back) != same_prompt(prompt):
                 print(f"{source.name} does not come back from the page as it was.", file=sys.stderr)
                 return 1
