@@ -132,7 +132,7 @@ def invert(
             run.settled = True
             ws, loss = run.stage(start.clone(), None, config.steps)
             ws = ws.expand(len(images), generator.num_ws, -1).clone()
-            return Latents(ws, run.seen_from(), loss.expand(len(images)), base_hash=generator.base_hash())
+            return Latents(ws, run.seen_from(), loss.repeat(len(images)), base_hash=generator.base_hash())
         found, losses = [], []
         for first in range(0, len(images), config.batch_size):
             index = list(range(len(images)))[first : first + config.batch_size]
