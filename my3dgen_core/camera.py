@@ -305,3 +305,46 @@ def camera_path(
 
 
 PATHS = ("ellipse", "swing", "sweep", "figure8")
+
+
+def keyframe_path(
+    keyframes: Tensor,
+    frames: int,
+    closed: bool = False,
+    radius: float = RADIUS,
+    pivot: tuple[float, float, float] | Tensor | None = None,
+    focal: float = FOCAL,
+) -> Tensor:
+    """Cameras that pass through given directions, the same time from each to the next, without a corner.
+
+    A Catmull-Rom spline through yaw and pitch; yaw goes the shorter way round from one to the next.
+
+    Args:
+        keyframes: [K, 2] yaw and pitch in radians, K >= 1.
+        frames: number of cameras, >= 1. An open path begins at the first direction and ends at the last.
+        closed: back from the last to the first, so that a video loops.
+
+    Returns:
+        [frames, 25].
+    """
+    if frames < 1 or len(keyframes) < 1:
+        raise ValueError(
+            f"A camera path needs at least one keyframe and one frame, not {len(keyframes)} and {frames}."
+        )
+    keys = keyframes.double().clone()
+    count = len(keys)
+    steps = torch.remainder(keys[:, 0].roll(-1) - keys[:, 0] + math.pi, 2 * math.pi) - math.pi
+    keys[1:, 0] = keys[0, 0] + steps[:-1].cumsum(0)
+    if closed:
+        round_trip = torch.stack((steps.sum(), torch.zeros_like(steps[0])))
+        keys = torch.cat((keys - round_trip, keys, keys + round_trip, keys + 2 * round_trip))[count - 1 :]
+        t = torch.arange(frames, dtype=keys.dtype) / frames * count
+    else:
+        keys = torch.cat((keys[:1], keys, keys[-1:], keys[-1:]))
+        t = torch.linspace(0, count - 1, frames, dtype=keys.dtype)
+    whole = t.floor().long()
+    s = (t - whole)[:, None]
+    a, b, c, d = (keys[whole + offset] for offset in range(4))
+    at = b + s / 2 * (c - a + s * (2 * a - 5 * b + 4 * c - d + s * (3 * (b - c) + d - a)))
+    limit = math.radians(89)  # straight above there is no yaw
+    return look_at(at[:, 0].float(), at[:, 1].clamp(-limit, limit).float(), radius, pivot, focal)

@@ -10,7 +10,9 @@ from . import sockets
 if TYPE_CHECKING:
     from torch import Tensor
 
-PATHS = ["ellipse", "swing", "sweep", "figure8"]
+BY_HAND, BY_HAND_CLOSED = "keyframes", "closed keyframes"
+PATHS = ["ellipse", "swing", "sweep", "figure8", BY_HAND, BY_HAND_CLOSED]
+MOST_KEYFRAMES = 100
 DEGREES = {"min": -180.0, "max": 180.0, "step": 1.0}
 
 
@@ -182,7 +184,8 @@ def _view_of(camera_info: Any) -> tuple[float, float, float, float]:
 class CameraPath:
     CATEGORY = "My3DGen"
     DESCRIPTION = (
-        "Cameras along a path around the head, one a frame. All but 'sweep' close, so a video loops."
+        "Cameras along a path around the head, one a frame: a ready one, or one of your own through "
+        "keyframes. All but 'sweep' and 'keyframes' close, so a video loops."
     )
     RETURN_TYPES = (sockets.CAMERA,)
     RETURN_NAMES = ("cameras",)
@@ -197,7 +200,8 @@ class CameraPath:
                     PATHS,
                     {
                         "tooltip": "'ellipse': around the front, the paper's orbit. 'swing': left, right and "
-                        "back. 'sweep': from one side to the other, once. 'figure8': an eight."
+                        "back. 'sweep': from one side to the other, once. 'figure8': an eight. 'keyframes': "
+                        "through those below, once or closed."
                     },
                 ),
                 "frames": ("INT", {"default": 48, "min": 1, "max": 2000, "tooltip": "How many cameras."}),
@@ -223,6 +227,15 @@ class CameraPath:
                     sockets.MODEL,
                     {"tooltip": "Takes distance, centre and focal length from this generator."},
                 ),
+                # the last one: workflows keep their settings by position
+                "keyframes": (
+                    "STRING",
+                    {
+                        "default": "-30 0, 0 12, 30 0",
+                        "tooltip": "For the path 'keyframes': yaw and pitch of each in degrees, with a "
+                        "comma between two. The sphere on the node sets them.",
+                    },
+                ),
             },
         }
 
@@ -234,8 +247,10 @@ class CameraPath:
         pitch: float,
         center_pitch: float,
         model: sockets.Model | None = None,
+        keyframes: str = "",
     ) -> tuple[sockets.Cameras]:
         from ..my3dgen_core import camera_path
+        from ..my3dgen_core.camera import keyframe_path
 
         setting: dict[str, Any] = {}
         if model is not None:
@@ -245,6 +260,9 @@ class CameraPath:
                 "pivot": config.avg_camera_pivot,
                 "focal": config.focal,
             }
+        if path in (BY_HAND, BY_HAND_CLOSED):
+            keys = parse_keyframes(keyframes)
+            return (sockets.Cameras(keyframe_path(keys, frames, path == BY_HAND_CLOSED, **setting)),)
         cameras = camera_path(
             path,
             frames,
@@ -254,3 +272,25 @@ class CameraPath:
             **setting,
         )
         return (sockets.Cameras(cameras),)
+
+
+def parse_keyframes(text: str) -> Tensor:
+    """ "-30 0, 0 12" -> yaw and pitch [K, 2] in radians.
+
+    Raises:
+        ValueError: it is no such list, or a number is out of its range.
+    """
+    import torch
+
+    found = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        try:
+            yaw, pitch = (float(word) for word in part.split())
+        except ValueError:
+            raise ValueError(f"{part!r} is no keyframe. Write yaw and pitch, such as -30 0, 0 12.") from None
+        if not (abs(yaw) <= 180 and abs(pitch) <= 89):
+            raise ValueError(f"The keyframe {part!r} is out of range: yaw within 180, pitch within 89 degrees.")
+        found.append((yaw, pitch))
+    if not 0 < len(found) <= MOST_KEYFRAMES:
+        raise ValueError(f"There are {len(found)} keyframes; write between 1 and {MOST_KEYFRAMES}.")
+    return torch.deg2rad(torch.tensor(found))

@@ -48,6 +48,20 @@ export function button(text, label, press, signal) {
 }
 
 /**
+ * A slider that does not take part in moving the node.
+ * @param {string} label
+ * @param {AbortSignal} signal
+ */
+export function range(label, signal) {
+  const style = { flex: "1", minWidth: "0", width: "100%", margin: "0", accentColor: COLOURS.accent };
+  const made = element("input", style, { type: "range", min: "0", max: "0", value: "0", "aria-label": label });
+  for (const name of ["pointerdown", "keydown"]) {
+    made.addEventListener(name, (event) => event.stopPropagation(), { signal });
+  }
+  return made;
+}
+
+/**
  * A box as wide as the node, in which everything lies one under the other.
  * @param {Record<string, string>} attributes
  * @param {Node[]} children

@@ -10,7 +10,7 @@ export const FRONT = { yaw: 0, pitch: 0, roll: 0, distance: 2.7, field_of_view: 
 const DEGREES_ACROSS = 150;
 const STEP = 5;
 const HELP =
-  "Drag or arrow keys turn, the wheel changes the distance (with Shift the field of view) once the pad is " +
+  "Drag or arrow keys turn, the wheel changes the distance (with Shift or Alt the field of view) once the pad is " +
   "chosen, a double click or Home looks at the front.";
 
 /**
@@ -103,8 +103,14 @@ export function pad({ camera, move, request, label, signal }) {
   let [startX, startY, startYaw, startPitch] = [0, 0, 0, 0];
   /** @type {Record<string, (event: any) => void>} */
   const events = {
-    focus: () => frame(COLOURS.accent),
-    blur: () => frame(COLOURS.line),
+    focus() {
+      frame(COLOURS.accent);
+      root.dataset.captureWheel = "true"; // Nodes 2.0 keeps the wheel for its canvas otherwise
+    },
+    blur() {
+      frame(COLOURS.line);
+      delete root.dataset.captureWheel;
+    },
     pointerdown(event) {
       if (event.button !== 0) return;
       event.stopPropagation();
@@ -141,7 +147,7 @@ export function pad({ camera, move, request, label, signal }) {
       event.preventDefault();
       event.stopPropagation();
       const factor = Math.exp(Math.sign(event.deltaY || event.deltaX) * 0.05);
-      const name = event.shiftKey ? "field_of_view" : "distance";
+      const name = event.shiftKey || event.altKey ? "field_of_view" : "distance";
       const digits = name === "distance" ? 100 : 10000;
       apply({ [name]: Math.round(camera()[name] * factor * digits) / digits });
     },
