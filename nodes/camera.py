@@ -289,7 +289,9 @@ def parse_keyframes(text: str) -> Tensor:
         except ValueError:
             raise ValueError(f"{part!r} is no keyframe. Write yaw and pitch, such as -30 0, 0 12.") from None
         if not (abs(yaw) <= 180 and abs(pitch) <= 89):
-            raise ValueError(f"The keyframe {part!r} is out of range: yaw within 180, pitch within 89 degrees.")
+            raise ValueError(
+                f"The keyframe {part!r} is out of range: yaw within 180 degrees, pitch within 89."
+            )
         found.append((yaw, pitch))
     if not 0 < len(found) <= MOST_KEYFRAMES:
         raise ValueError(f"There are {len(found)} keyframes; write between 1 and {MOST_KEYFRAMES}.")

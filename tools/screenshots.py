@@ -19,17 +19,18 @@ import face_test_pack
 
 Prompt = dict[str, Any]
 TARGET = comfy.ROOT / "docs" / "widgets"
+FOLDER = "screenshots"
 COLOURS = 200  # of a picture's palette: pictures for a page of help should be small
 # The node alone in the middle of the page, at scale 1, as it lies on the page in CSS pixels.
 BRING = """async ([id, size]) => {
   const node = app.graph.getNodeById(id);
   if (size) node.setSize(size);
   app.canvas.ds.scale = 1;
-  app.canvas.ds.offset = [60 - node.pos[0], 120 - node.pos[1]];
+  app.canvas.ds.offset = [60 - node.pos[0], 150 - node.pos[1]];
   app.canvas.deselectAll?.();
   app.canvas.setDirty(true, true);
   await new Promise((done) => setTimeout(done, 700));
-  return [54, 120 - 36, node.size[0] + 12, node.size[1] + 42];
+  return [54, 150 - 36, node.size[0] + 12, node.size[1] + 42];
 }"""
 LAY_OUT = """async (prompt) => {
   await app.loadApiJson(prompt, "widgets");
@@ -102,7 +103,9 @@ def person(steps: int) -> Prompt:
             identity=["4", 0],
             **edit,
         ),
-        "11": node("Camera", yaw=-25.0, pitch=8.0, roll=0.0, distance=2.7, field_of_view=13.3738, model=["1", 0]),
+        "11": node(
+            "Camera", yaw=-25.0, pitch=8.0, roll=0.0, distance=2.7, field_of_view=13.3738, model=["1", 0]
+        ),
         "12": node("Render", model=["5", 0], latents=["10", 0], cameras=["11", 0], **seen),
         "13": node(
             "CameraPath",
@@ -115,13 +118,44 @@ def person(steps: int) -> Prompt:
             model=["1", 0],
         ),
         "14": node("Render", model=["5", 0], latents=["3", 0], cameras=["13", 0], **seen),
-        "15": node("SaveIdentity", identity=["4", 0], filename_prefix="my3dgen/identities/demo", precision="float32"),
+        "15": node(
+            "SaveIdentity", identity=["4", 0], filename_prefix="my3dgen/identities/demo", precision="float32"
+        ),
+        "18": node("LoadPhotos", folder=FOLDER, at_most=50, longest_side=1024, subfolders=False),
+        "19": node(
+            "AlignFaces",
+            photos=["18", 0],
+            names=["18", 1],
+            face_models="auto",
+            which="largest",
+            upright=True,
+            same_person=False,
+            drop_different=False,
+            by_hand="",
+        ),
+        "20": {"class_type": "PreviewImage", "inputs": {"images": ["19", 4]}},
         "16": {"class_type": "PreviewImage", "inputs": {"images": ["12", 0]}},
         "17": {"class_type": "PreviewImage", "inputs": {"images": ["14", 0]}},
     }
 
 
-Act = Callable[[Any, "Stage"], None]
+def make_photos(folder: Path) -> None:
+    """Photos of the demo person as they come: good ones, one with two faces, one cut by its edge, an empty one."""
+    from PIL import Image
+
+    demo = sorted((comfy.ROOT / "my3dgen_core" / "starter" / "demo_person" / "photos").glob("*.jpg"))
+    photos = [Image.open(file).convert("RGB") for file in demo[:8]]
+    width, height = photos[0].size
+    pair = Image.new("RGB", (2 * width, height))
+    pair.paste(photos[4], (0, 0))
+    pair.paste(photos[6].resize((width * 4 // 5, height * 4 // 5)), (width, height // 10))
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, photo in enumerate(photos[:6]):
+        photo.save(folder / f"{i}.jpg")
+    pair.save(folder / "two.jpg")
+    photos[1].crop((width * 45 // 100, 0, width, height)).save(folder / "cut.jpg")
+    Image.new("RGB", (300, 200), (120, 150, 180)).save(folder / "wall.jpg")
+
 
 
 class Stage:
@@ -174,6 +208,16 @@ def path(stage: Stage) -> None:
     stage.still()
 
 
+def report(stage: Stage) -> None:
+    stage.page.get_by_role("button", name="cut.jpg").click()
+    stage.page.get_by_role("button", name="Keep this photo").click()
+    stage.page.get_by_role("button", name="two.jpg").click()
+    photo = stage.page.locator('[aria-roledescription="photo"]')
+    box = photo.bounding_box()
+    stage.page.mouse.click(box["x"] + 0.68 * box["width"], box["y"] + 0.55 * box["height"])
+    stage.still()
+
+
 def nothing(stage: Stage) -> None:
     stage.still()
 
@@ -185,12 +229,15 @@ SCENES: dict[str, tuple[str, list[int] | None, Callable[[Stage], None]]] = {
     "direction_sliders": ("10", [340, 760], sliders),
     "camera_path": ("13", [520, 560], path),
     "orbit_viewer": ("14", [340, 560], nothing),
+    "photo_report": ("19", [460, 900], report),
     "training_monitor": ("4", [380, 820], nothing),
 }
 
 
 def main(given: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("names", nargs="*", help=f"of {', '.join(SCENES)}; all of them by default")
     parser.add_argument("--to", type=Path, default=TARGET)
     parser.add_argument("--light", action="store_true", help="the page's light colours")
@@ -201,6 +248,7 @@ def main(given: list[str]) -> int:
     models = base / "models" / "insightface"
     if not models.exists():
         models.symlink_to(face_test_pack.make_pack(comfy.ROOT / "build" / "face").parents[1])
+    make_photos(base / "input" / FOLDER)
     arguments.to.mkdir(parents=True, exist_ok=True)
     with comfy.Server(base) as server:
         take(server, arguments)
@@ -213,6 +261,7 @@ def take(server: comfy.Server, arguments: argparse.Namespace) -> None:
     server.post("/settings", {"Comfy.ColorPalette": "light" if arguments.light else "dark"})
     server.post("/settings", {"Comfy.VueNodes.Enabled": arguments.vue})
     with open_page(server) as page:
+        page.set_viewport_size({"width": 1600, "height": 1500})
         stage = Stage(page)
         page.evaluate(LAY_OUT, person(arguments.steps))
         failed = page.evaluate(RUN)
@@ -234,5 +283,7 @@ def small(png: bytes) -> bytes:
 
     made = io.BytesIO()
     picture = Image.open(io.BytesIO(png)).convert("RGB")
-    picture.quantize(COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(made, "PNG", optimize=True)
+    picture.quantize(COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(
+        made, "PNG", optimize=True
+    )
     return made.getvalue()

@@ -47,6 +47,26 @@ export function button(text, label, press, signal) {
   return made;
 }
 
+/** Which picture an element shows. @type {WeakMap<HTMLElement, ImageBitmap>} */
+const shown = new WeakMap();
+
+/**
+ * Puts a picture into an element in place of its text; it is drawn once.
+ * @param {HTMLElement} element
+ * @param {ImageBitmap} picture
+ * @param {number} side pixels
+ */
+export function within(element, picture, side) {
+  if (shown.get(element) === picture) return;
+  shown.set(element, picture);
+  const canvas = document.createElement("canvas");
+  const sharp = Math.round(side * (window.devicePixelRatio || 1));
+  [canvas.width, canvas.height] = [sharp, sharp];
+  Object.assign(canvas.style, { width: "100%", height: "100%", display: "block" });
+  canvas.getContext("2d")?.drawImage(picture, 0, 0, sharp, sharp);
+  element.replaceChildren(canvas);
+}
+
 /**
  * A slider that does not take part in moving the node.
  * @param {string} label
