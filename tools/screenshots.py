@@ -26,11 +26,11 @@ BRING = """async ([id, size]) => {
   const node = app.graph.getNodeById(id);
   if (size) node.setSize(size);
   app.canvas.ds.scale = 1;
-  app.canvas.ds.offset = [60 - node.pos[0], 150 - node.pos[1]];
+  app.canvas.ds.offset = [60 - node.pos[0], 200 - node.pos[1]];
   app.canvas.deselectAll?.();
   app.canvas.setDirty(true, true);
   await new Promise((done) => setTimeout(done, 700));
-  return [54, 150 - 36, node.size[0] + 12, node.size[1] + 42];
+  return [54, 200 - 36, node.size[0] + 12, node.size[1] + 42];
 }"""
 LAY_OUT = """async (prompt) => {
   await app.loadApiJson(prompt, "widgets");
@@ -53,7 +53,7 @@ def node(kind: str, **inputs: Any) -> Prompt:
 def person(steps: int) -> Prompt:
     """Every node that has a widget, on the demo person. Her photos, then one of somebody else."""
     seen = {"which": "mean", "index": 0, "batch_size": 4}
-    edit = {"which": "mean", "index": 0, "steps": 1, "sweep_from": 0.0, "layers": "", "beta": 0.02}
+    edit = {"which": "mean", "index": 0, "steps": 1, "sweep_from": 0.0, "layers": "", "beta": 0.2}
     return {
         "1": node("LoadGenerator", file="starter"),
         "2": node("LoadDemoPerson", views="photos", at_most=12),
@@ -88,7 +88,7 @@ def person(steps: int) -> Prompt:
             "ApplyDirection",
             latents=["6", 0],
             direction=["7", 0],
-            strength=2.5,
+            strength=1.0,
             edge="continue",
             identity=["4", 0],
             **edit,
@@ -98,7 +98,7 @@ def person(steps: int) -> Prompt:
             "ApplyDirection",
             latents=["8", 0],
             direction=["9", 0],
-            strength=1.0,
+            strength=0.5,
             edge="continue",
             identity=["4", 0],
             **edit,
@@ -190,11 +190,12 @@ def camera_pad(stage: Stage) -> None:
 
 
 def mixer(stage: Stage) -> None:
+    stage.page.wait_for_timeout(6000)  # its thumbnails
     stage.drag(stage.page.locator('[aria-roledescription="weights of anchors"]').first, 6, -14)
 
 
 def sliders(stage: Stage) -> None:
-    slider = stage.page.get_by_label("Strength of the direction").first
+    slider = stage.widget("10", "direction_slider").query_selector('input[type="range"]')
     slider.focus()
     for _ in range(5):
         stage.page.keyboard.press("ArrowRight")

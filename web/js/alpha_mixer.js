@@ -111,7 +111,8 @@ app.registerExtension({
     }, signal);
 
     const figure = box({ tabindex: "0", role: "application", "aria-roledescription": "weights of anchors" }, [canvas]);
-    Object.assign(figure.style, { flex: "1 1 0", minHeight: "0", cursor: "crosshair", touchAction: "none" });
+    Object.assign(figure.style, { flex: "1 1 0", minHeight: "0", cursor: "crosshair", touchAction: "none", outline: "none" });
+    Object.assign(canvas.style, { border: `1px solid ${COLOURS.line}`, boxSizing: "border-box" });
     const choices = element("div", { display: "flex", flexWrap: "wrap", gap: "3px" }, { role: "group" });
     const turned = button("poses too", "The camera is mixed along, as the node gives it", () => follow(!along), signal);
     /** @param {boolean} on */
@@ -189,6 +190,8 @@ app.registerExtension({
     };
     /** @type {Record<string, (event: any) => void>} */
     const events = {
+      focus: () => (canvas.style.borderColor = COLOURS.accent),
+      blur: () => (canvas.style.borderColor = COLOURS.line),
       pointerdown(event) {
         if (event.button !== 0) return;
         event.stopPropagation();

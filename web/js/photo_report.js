@@ -82,8 +82,9 @@ app.registerExtension({
       display: "flex",
       flexWrap: "wrap",
       gap: "3px",
-      flex: "1 1 70px",
-      minHeight: "62px",
+      flex: "0 0 auto",
+      maxHeight: "118px",
+      padding: "2px",
       overflowY: "auto",
       alignContent: "flex-start",
     }, { role: "group", "aria-label": "Photos" });

@@ -42,7 +42,9 @@ export function pad({ camera, move, request, label, signal }) {
   );
   let stale = true;
 
+  let missed = false; // something has changed while nobody could see it
   const { canvas, redraw } = surface((context, width, height) => {
+    if (missed) setTimeout(() => show());
     const now = camera();
     const lines = !picture || (stale && view.slow);
     if (picture) {
@@ -78,9 +80,10 @@ export function pad({ camera, move, request, label, signal }) {
    */
   const show = (quality = dragging ? "drag" : "still") => {
     stale = true;
+    missed = !canvas.clientWidth;
     caption();
     redraw();
-    const wanted = request();
+    const wanted = missed ? undefined : request();
     if (wanted) view.ask({ ...wanted, ...camera(), quality });
   };
 
@@ -169,7 +172,7 @@ export function pad({ camera, move, request, label, signal }) {
   for (const [name, listener] of Object.entries(events)) {
     root.addEventListener(name, listener, { signal, passive: false });
   }
-  whenIdle(() => root.isConnected && show(), signal); // the head may be another one after a run
+  whenIdle(() => show(), signal); // the head may be another one after a run
   signal.addEventListener("abort", () => picture?.close());
   caption();
   return { root, show };
