@@ -140,7 +140,7 @@ def person(steps: int) -> Prompt:
 
 
 def make_photos(folder: Path) -> None:
-    """Photos of the demo person as they come: good ones, one with two faces, one cut by its edge, an empty one."""
+    """Photos of the demo person as photos come: one with two faces, one cut by its edge, an empty one."""
     from PIL import Image
 
     demo = sorted((comfy.ROOT / "my3dgen_core" / "starter" / "demo_person" / "photos").glob("*.jpg"))
@@ -155,7 +155,6 @@ def make_photos(folder: Path) -> None:
     pair.save(folder / "two.jpg")
     photos[1].crop((width * 45 // 100, 0, width, height)).save(folder / "cut.jpg")
     Image.new("RGB", (300, 200), (120, 150, 180)).save(folder / "wall.jpg")
-
 
 
 class Stage:
