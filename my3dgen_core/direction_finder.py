@@ -122,7 +122,7 @@ class FaceGeometry:
     """Scores pictures by the face in them: smile, mouth open, eyes open; age and gender with such a network.
 
     The first three are lengths in units of the distance between the eyes, so that size and turn in the
-    picture do not matter. Without the 106-point network there is only the smile, from the five points of the detector.
+    picture do not matter. Without the 106-point network there is only the smile, from the five points.
     """
 
     def __init__(self, models: FaceModels) -> None:
