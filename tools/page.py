@@ -1,7 +1,8 @@
 """ComfyUI's own page in a browser without a screen: makes the workflow files that users open, and tests them.
 
-python tools/page.py           # workflows/NAME.json from workflows/api/NAME.json, for every NAME
-python tools/page.py NAME ...  # for these
+python tools/page.py                # workflows/NAME.json from workflows/api/NAME.json, for every NAME
+python tools/page.py NAME ...       # for these
+python tools/page.py screenshots    # docs/widgets/*.png, see tools/screenshots.py
 
 What the first node of an API workflow has as its "note" becomes a note on the page.
 """
@@ -105,6 +106,10 @@ def main() -> int:
     if browser_path() is None:
         print("This needs chromium: apt-get install chromium, or set CHROMIUM.", file=sys.stderr)
         return 1
+    if sys.argv[1:2] == ["screenshots"]:
+        import screenshots
+
+        return screenshots.main(sys.argv[2:])
     with tempfile.TemporaryDirectory() as folder, comfy.Server(Path(folder)) as server:
         for source in sorted((WORKFLOWS / "api").glob("*.json")):
             if sys.argv[1:] and source.stem not in sys.argv[1:]:
