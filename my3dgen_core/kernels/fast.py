@@ -1,0 +1,47 @@
+"""The operator for pictures of quality "fast": `render_rays` without what does not show, and without gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .operator import _COLORS, Weights
+
+
+def render_rays_fast(
+    planes: Tensor,
+    weights: Weights,
+    grid: tuple[Tensor, float, float],
+    origins: Tensor,
+    directions: Tensor,
+    depths: Tensor,
+    u: Tensor,
+    *,
+    box_warp: float,
+    lost: float,
+    share: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Weighted colours [B, M, 32], depth (NaN where nothing was hit) and weight [B, M]. Needs `load()`.
+
+    Args:
+        planes, weights, origins, directions, depths, u: as `render_rays` takes them.
+        grid: bounds, scale and shift of a `DensityGrid` of B scenes, or one.
+        lost, share: see WEIGHT and SHARE of `eg3d.fast`.
+    """
+    bounds, scale, shift = grid
+    return torch.ops.my3dgen.render_rays_fast(
+        planes, *weights, bounds, origins, directions, depths, u, box_warp, scale, shift, lost, share
+    )
+
+
+def _shapes(*tensors: Any) -> tuple[Tensor, Tensor, Tensor]:
+    directions = tensors[7]
+    b, m, _ = directions.shape
+    return directions.new_empty(b, m, _COLORS), directions.new_empty(b, m), directions.new_empty(b, m)
+
+
+def register() -> None:
+    """Tells PyTorch the shapes of the loaded operator's results."""
+    torch.library.register_fake("my3dgen::render_rays_fast", _shapes)
