@@ -35,11 +35,21 @@ class DensityGrid:
 
 
 @torch.no_grad()
-def density_grid(planes: Tensor, decoder: Decoder, box_warp: float, cells: int = CELLS) -> DensityGrid:
-    """Bounds of the raw density of planes [S, 3, 32, P, P]; `cells` along an edge of the box, or P if fewer."""
-    from ..kernels import decoder_weights
+def density_grid(
+    planes: Tensor, decoder: Decoder, box_warp: float, cells: int = CELLS, renderer: str = "torch"
+) -> DensityGrid:
+    """Bounds of the raw density of planes [S, 3, 32, P, P].
 
-    w0, b0, w1, b1 = (w.to(torch.float32) for w in decoder_weights(decoder))
+    Args:
+        cells: along an edge of the box; P if those are fewer.
+        renderer: see `volume.render_rays`.
+    """
+    from .. import kernels
+
+    w0, b0, w1, b1 = (w.to(torch.float32) for w in kernels.decoder_weights(decoder))
+    combined = _by_torch
+    if renderer == "compiled" and kernels.serves(planes, decoder):
+        combined = kernels.density_bounds
     resolution = planes.shape[-1]
     stride = max(1, resolution // cells)
     rising = torch.stack((-w1[0], w1[0])).sign()[:, :, None, None]  # of units, where they make for an end
@@ -48,13 +58,16 @@ def density_grid(planes: Tensor, decoder: Decoder, box_warp: float, cells: int =
         xy, xz, zx = (torch.einsum("hc,cij->hij", w0 / 3, plane) for plane in scene)
         # [64, y, x] and [64, z, x]: rows of XZ count z, rows of ZX x
         xy, xz = (_ends(units, stride, rising) for units in (xy, xz + zx.mT))
-        xz = xz + b0
-        # a slice of z at a time: it fits the cache
-        slices = [F.softplus(xy + xz[:, z, None]) @ w1[0] + b1[0] for z in range(xz.shape[1])]
-        scenes.append(torch.stack(slices, dim=1))
+        scenes.append(combined(xy, xz + b0, w1[0].contiguous(), b1[:1].contiguous()))
     # The first cell's first texel is number -1 - stride; texel t's centre is at (t + 0.5) / P of the box.
     scale = resolution / box_warp / stride
     return DensityGrid(torch.stack(scenes, dim=1), scale, ((resolution + 1) / 2 + stride) / stride)
+
+
+def _by_torch(xy: Tensor, xz: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Units [2, G, G, 64] of (y, x) and of (z, x) -> densities [2, G, G, G], a slice of z at a time for the cache."""
+    slices = [F.softplus(xy + xz[:, z, None]) @ weight + bias for z in range(xz.shape[1])]
+    return torch.stack(slices, dim=1)
 
 
 def _ends(units: Tensor, stride: int, rising: Tensor) -> Tensor:
@@ -75,14 +88,15 @@ class GridCache:
     def __reduce__(self) -> tuple[type[GridCache], tuple[()]]:
         return GridCache, ()
 
-    def of(self, planes: Tensor, decoder: Decoder, box_warp: float) -> DensityGrid:
+    def of(self, planes: Tensor, decoder: Decoder, box_warp: float, renderer: str = "torch") -> DensityGrid:
         """As `density_grid`; what was made before is given again while planes and decoder stay what they were."""
         if planes.device.type == "meta":
-            return density_grid(planes, decoder, box_warp)
+            return density_grid(planes, decoder, box_warp, renderer=renderer)
         made_of = _fingerprint(planes, decoder, box_warp)
         kept = self._kept.get(planes)
         if kept is None or not torch.equal(kept[0], made_of):
-            kept = self._kept[planes] = made_of, density_grid(planes, decoder, box_warp)
+            kept = made_of, density_grid(planes, decoder, box_warp, renderer=renderer)
+            self._kept[planes] = kept
         return kept[1]
 
 

@@ -198,7 +198,7 @@ class Generator(nn.Module):
             inputs = (planes, cameras, *self.decoder.parameters())
             if torch.is_grad_enabled() and any(t.requires_grad for t in inputs):
                 raise ValueError("quality='fast' has no gradients: train with 'exact', or use torch.no_grad().")
-            grid = self.grids.of(planes, self.decoder, self.config.box_warp)
+            grid = self.grids.of(planes, self.decoder, self.config.box_warp, self.renderer)
             return render_rays_fast(
                 planes,
                 self.decoder,

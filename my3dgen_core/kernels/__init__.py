@@ -5,7 +5,7 @@ attribute `renderer` is "compiled"; the results are those of `eg3d.volume` to ro
 """
 
 from .builder import KernelError, available, build, choose, load
-from .fast import render_rays_fast
+from .fast import density_bounds, render_rays_fast
 from .operator import decoder_weights, render_rays, serves
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "build",
     "choose",
     "decoder_weights",
+    "density_bounds",
     "load",
     "render_rays",
     "render_rays_fast",

@@ -1,4 +1,4 @@
-// The operator my3dgen::render_rays_fast on the CPU: what shows of a picture, without gradients.
+// The operators my3dgen::render_rays_fast and density_bounds on the CPU: what shows of a picture, without gradients.
 
 #include <ATen/Parallel.h>
 #include <torch/library.h>
@@ -48,6 +48,23 @@ std::tuple<Tensor, Tensor, Tensor> render_rays_fast(
   return {colors, depth, weight};
 }
 
+// The last step of density_grid.py: units [2, cells, cells, HIDDEN] of (y, x) and (z, x) -> [2, z, y, x].
+Tensor density_bounds(const Tensor& xy_, const Tensor& xz_, const Tensor& weight_, const Tensor& bias_) {
+  const int64_t cells = xy_.size(1);
+  const Tensor xy = plain(xy_, {2, cells, cells, HIDDEN}), xz = plain(xz_, {2, cells, cells, HIDDEN});
+  const Tensor weight = plain(weight_, {HIDDEN}), bias = plain(bias_, {1});
+  const Tensor out = at::empty({2, cells, cells, cells}, xy.options());
+  at::parallel_for(0, 2 * cells, 1, [&](int64_t first, int64_t last) {
+    for (int64_t slice = first; slice < last; slice++)
+      for (int64_t y = 0; y < cells; y++)
+        bound_row(
+            xy.data_ptr<float>() + (slice / cells * cells + y) * cells * HIDDEN,
+            xz.data_ptr<float>() + slice * cells * HIDDEN, weight.data_ptr<float>(), *bias.data_ptr<float>(), cells,
+            out.data_ptr<float>() + (slice * cells + y) * cells);
+  });
+  return out;
+}
+
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(my3dgen, library) {
@@ -55,8 +72,12 @@ TORCH_LIBRARY_FRAGMENT(my3dgen, library) {
       "render_rays_fast(Tensor planes, Tensor w0, Tensor b0, Tensor w1, Tensor b1, Tensor bounds, Tensor origins, "
       "Tensor directions, Tensor depths, Tensor u, float box_warp, float scale, float shift, float weight, float share) "
       "-> (Tensor, Tensor, Tensor)");
+  library.def("density_bounds(Tensor xy, Tensor xz, Tensor weight, Tensor bias) -> Tensor");
 }
 
-TORCH_LIBRARY_IMPL(my3dgen, CPU, library) { library.impl("render_rays_fast", &render_rays_fast); }
+TORCH_LIBRARY_IMPL(my3dgen, CPU, library) {
+  library.impl("render_rays_fast", &render_rays_fast);
+  library.impl("density_bounds", &density_bounds);
+}
 
 }  // namespace my3dgen

@@ -24,11 +24,19 @@ struct Samples {
   int width;
   Floats depth, least, greatest;  // least and greatest are the density itself where it was decoded
   std::vector<int> row;           // of the points decoded, -1: none
-  std::vector<int> count, open;   // of each ray: samples; whether some may still have to be decoded
+  // Of each ray: samples; whether some may still have to be decoded, from which interval on, and the optical
+  // depth before that.
+  std::vector<int> count, open, from;
+  Floats before, air;             // air: the density under which a ray loses nothing to speak of
 
   Samples(int rays, int samples)
       : width(padded(samples)), depth(rays * width), least(rays * width), greatest(rays * width), row(rays * width),
-        count(rays), open(rays) {}
+        count(rays), open(rays), from(rays), before(rays), air(rays) {}
+
+  void start(int r, int samples) {
+    count[r] = samples;
+    open[r] = 1, from[r] = 0, before[r] = 0;
+  }
 };
 
 // Looks up the bounds of samples [from, to) of ray r.
@@ -52,21 +60,22 @@ inline void look_up(const Grid& grid, const float* origin, const float* directio
   }
 }
 
-// The foremost samples of ray r, up to `most`, that have a say and were not decoded; written so that a NaN has one.
-inline int wanted(const Samples& s, int r, Tolerance tolerance, int most, int* samples) {
+// The foremost samples of ray r, up to WAVE, that have a say and were not decoded; written so that a NaN has one.
+// What lies before them is known for good: the next search goes on from there.
+inline int wanted(Samples& s, int r, float air, float hidden, int* samples) {
   const int n = s.count[r], at = r * s.width;
   const float *depth = &s.depth[at], *least = &s.least[at], *greatest = &s.greatest[at];
-  const float air = 1 + std::log(std::expm1(tolerance.weight / (depth[n - 1] - depth[0])));
-  const float hidden = -std::log(tolerance.weight);
-  float before = 0;
+  float before = s.before[r];
   int found = 0;
-  for (int i = 0; i < n - 1 && found < most; i++) {
-    if (!((greatest[i] + greatest[i + 1]) / 2 < air)) {
-      if (s.row[at + i] < 0 && (found == 0 || samples[found - 1] != i)) samples[found++] = i;
-      if (s.row[at + i + 1] < 0 && found < most) samples[found++] = i + 1;
-    }
+  for (int i = s.from[r]; i < n - 1 && !(before > hidden); i++) {
+    if (!((greatest[i] + greatest[i + 1]) / 2 < air))
+      for (int j = i; j < i + 2; j++)
+        if (s.row[at + j] < 0 && (found == 0 || samples[found - 1] != j)) {
+          if (found == 0) s.from[r] = i, s.before[r] = before;
+          samples[found++] = j;
+          if (found == WAVE) return found;
+        }
     before += std::max(0.0f, (least[i] + least[i + 1]) / 2 - 1) * (depth[i + 1] - depth[i]);
-    if (before > hidden) break;
   }
   return found;
 }
@@ -75,6 +84,7 @@ inline int wanted(const Samples& s, int r, Tolerance tolerance, int most, int* s
 inline void decode_waves(
     const Planes& planes, const Decoder& decoder, const float* origins, const float* directions, Tolerance tolerance,
     int rays, Samples& s, Points& points, int& decoded) {
+  const float hidden = -std::log(tolerance.weight);
   std::vector<std::pair<int, int>> asked;  // place in the arrays, row
   do {
     asked.clear();
@@ -82,8 +92,8 @@ inline void decode_waves(
     for (int r = 0; r < rays; r++) {
       if (!s.open[r]) continue;
       int samples[WAVE];
-      const int found = wanted(s, r, tolerance, WAVE, samples);
-      s.open[r] = found == WAVE || found > 0;
+      const int found = wanted(s, r, s.air[r], hidden, samples);
+      s.open[r] = found == WAVE;  // else these are the last, whatever they turn out to be
       for (int i = 0; i < found; i++) {
         const int at = r * s.width + samples[i];
         points.put(decoded, origins + 3 * r, directions + 3 * r, s.depth[at]);
@@ -104,7 +114,8 @@ inline void render_block_fast(
   for (int r = 0; r < rays; r++) {
     std::copy_n(coarse + r * n, n, &s.depth[r * s.width]);
     std::fill_n(&s.row[r * s.width], n, -1);
-    s.count[r] = n, s.open[r] = 1;
+    s.start(r, n);
+    s.air[r] = 1 + std::log(std::expm1(tolerance.weight / (coarse[r * n + n - 1] - coarse[r * n])));
     look_up(grid, origins + 3 * r, directions + 3 * r, s, r, 0, n);
   }
   decode_waves(planes, decoder, origins, directions, tolerance, rays, s, points, decoded);
@@ -132,7 +143,7 @@ inline void render_block_fast(
     std::copy_n(least.data(), samples, &s.least[at]);
     std::copy_n(greatest.data(), samples, &s.greatest[at]);
     std::copy_n(before.data(), samples, &s.row[at]);
-    s.count[r] = samples, s.open[r] = 1;
+    s.start(r, samples);
   }
   decode_waves(planes, decoder, origins, directions, tolerance, rays, s, points, decoded);
 
@@ -161,6 +172,16 @@ inline void render_block_fast(
     out.weight[r] = total, out.depth[r] = middle / total;
   }
   painter.flush();
+}
+
+// Density bounds [cells] of a row of cells along x: hidden units [cells, HIDDEN] of XY and of XZ and ZX together.
+inline void bound_row(const float* xy, const float* xz, const float* weight, float bias, int cells, float* out) {
+  for (int x = 0; x < cells; x++) {
+    V total = {};
+    for (int h = 0; h < HIDDEN; h += LANES)
+      total += softplus(load(xy + x * HIDDEN + h) + load(xz + x * HIDDEN + h)) * load(weight + h);
+    out[x] = sum(total) + bias;
+  }
 }
 
 }  // namespace my3dgen

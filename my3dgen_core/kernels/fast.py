@@ -1,4 +1,4 @@
-"""The operator for pictures of quality "fast": `render_rays` without what does not show, and without gradients."""
+"""The operators for quality "fast": `render_rays` without what does not show, and what tells that beforehand."""
 
 from __future__ import annotations
 
@@ -36,12 +36,23 @@ def render_rays_fast(
     )
 
 
+def density_bounds(xy: Tensor, xz: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Hidden units [2, G, G, 64] of (y, x) and of (z, x), weight [64], bias [1] -> densities [2, G, G, G]. Needs `load()`."""
+    return torch.ops.my3dgen.density_bounds(xy, xz, weight, bias)
+
+
 def _shapes(*tensors: Any) -> tuple[Tensor, Tensor, Tensor]:
     directions = tensors[7]
     b, m, _ = directions.shape
     return directions.new_empty(b, m, _COLORS), directions.new_empty(b, m), directions.new_empty(b, m)
 
 
+def _bound_shape(xy: Tensor, xz: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    cells = xy.shape[1]
+    return xy.new_empty(2, cells, cells, cells)
+
+
 def register() -> None:
-    """Tells PyTorch the shapes of the loaded operator's results."""
+    """Tells PyTorch the shapes of the loaded operators' results."""
     torch.library.register_fake("my3dgen::render_rays_fast", _shapes)
+    torch.library.register_fake("my3dgen::density_bounds", _bound_shape)
