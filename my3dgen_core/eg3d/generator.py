@@ -188,6 +188,12 @@ class Generator(nn.Module):
             ValueError: unknown quality, or gradients are wanted of a "fast" picture.
         """
         check_quality(quality)
+        if quality == "fast":
+            inputs = (planes, cameras, *self.decoder.parameters())
+            if torch.is_grad_enabled() and any(t.requires_grad for t in inputs):
+                raise ValueError("quality='fast' has no gradients: train with 'exact', or use torch.no_grad().")
+            if self.renderer == "compiled" and planes.device.type not in ("cpu", "meta"):
+                quality = "exact"  # all that the compiled renderer knows there
         origins, directions = rays(cameras, resolution, pixels)
         if chunk is None and (quality == "fast" or not torch.is_grad_enabled()):
             budget = _CPU_SAMPLES if planes.device.type == "cpu" else _DEVICE_SAMPLES
@@ -195,9 +201,6 @@ class Generator(nn.Module):
                 len(cameras) * max(self.config.depth_resolution, self.config.depth_resolution_importance)
             )
         if quality == "fast":
-            inputs = (planes, cameras, *self.decoder.parameters())
-            if torch.is_grad_enabled() and any(t.requires_grad for t in inputs):
-                raise ValueError("quality='fast' has no gradients: train with 'exact', or use torch.no_grad().")
             grid = self.grids.of(planes, self.decoder, self.config.box_warp, self.renderer)
             return render_rays_fast(
                 planes,
