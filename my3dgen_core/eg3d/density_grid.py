@@ -65,7 +65,8 @@ def density_grid(
 
 
 def _by_torch(xy: Tensor, xz: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Units [2, G, G, 64] of (y, x) and of (z, x) -> densities [2, G, G, G], a slice of z at a time for the cache."""
+    """Units [2, G, G, 64] of (y, x) and of (z, x) -> densities [2, G, G, G]."""
+    # a slice of z at a time: it fits the cache
     slices = [F.softplus(xy + xz[:, z, None]) @ weight + bias for z in range(xz.shape[1])]
     return torch.stack(slices, dim=1)
 
@@ -89,7 +90,7 @@ class GridCache:
         return GridCache, ()
 
     def of(self, planes: Tensor, decoder: Decoder, box_warp: float, renderer: str = "torch") -> DensityGrid:
-        """As `density_grid`; what was made before is given again while planes and decoder stay what they were."""
+        """As `density_grid`; what was made before is given again while planes and decoder stay the same."""
         if planes.device.type == "meta":
             return density_grid(planes, decoder, box_warp, renderer=renderer)
         made_of = _fingerprint(planes, decoder, box_warp)

@@ -126,7 +126,9 @@ class _Rays:
         index = self.scene[:, None]
         for axis in (2, 1, 0):
             start = self.origins[:, axis, None].to(torch.float32) * grid.scale + grid.shift
-            place = torch.addcmul(start, depths.to(torch.float32), self.directions[:, axis, None] * grid.scale)
+            place = torch.addcmul(
+                start, depths.to(torch.float32), self.directions[:, axis, None] * grid.scale
+            )
             index = index * cells + place.clamp_(0, cells - 1).to(torch.int64)
         return grid.bounds.view(2, -1)[:, index]
 
@@ -201,9 +203,7 @@ class _Samples:
             if not last:
                 wanted &= wanted.cumsum(1) <= first
             ray, sample = _where(wanted)
-            points = (
-                self.rays.origins[ray] + self.depths[ray, sample, None] * self.rays.directions[ray]
-            )
+            points = self.rays.origins[ray] + self.depths[ray, sample, None] * self.rays.directions[ray]
             density, units = self.field.density(points, self.rays.scene[ray])
             self.bounds[:, ray, sample] = density.to(torch.float32)
             self.row[ray, sample] = torch.arange(self.count, self.count + len(ray), device=ray.device)
@@ -218,7 +218,7 @@ class _Samples:
 
 
 def needed(bounds: Tensor, depths: Tensor) -> Tensor:
-    """Which samples have a say, by bounds [2, R, N] of their densities: [R, N], true also where NaN is known."""
+    """Which samples have a say, by bounds [2, R, N] of their densities: [R, N]. NaN has one."""
     middle = (bounds[..., 1:] + bounds[..., :-1]) / 2
     least = (middle[0] - 1).clamp(min=0) * (depths[:, 1:] - depths[:, :-1])  # softplus is greater
     before = F.pad(least.cumsum(1)[:, :-1], (1, 0))

@@ -191,7 +191,7 @@ class Generator(nn.Module):
         if quality == "fast":
             inputs = (planes, cameras, *self.decoder.parameters())
             if torch.is_grad_enabled() and any(t.requires_grad for t in inputs):
-                raise ValueError("quality='fast' has no gradients: train with 'exact', or use torch.no_grad().")
+                raise ValueError("quality='fast' gives no gradients: use 'exact', or torch.no_grad().")
             if self.renderer == "compiled" and planes.device.type not in ("cpu", "meta"):
                 quality = "exact"  # all that the compiled renderer knows there
         origins, directions = rays(cameras, resolution, pixels)

@@ -1,4 +1,4 @@
-"""The operators for quality "fast": `render_rays` without what does not show, and what tells that beforehand."""
+"""The operators for quality "fast": `render_rays` without what does not show, and what tells beforehand."""
 
 from __future__ import annotations
 
@@ -37,7 +37,10 @@ def render_rays_fast(
 
 
 def density_bounds(xy: Tensor, xz: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Hidden units [2, G, G, 64] of (y, x) and of (z, x), weight [64], bias [1] -> densities [2, G, G, G]. Needs `load()`."""
+    """Hidden units [2, G, G, 64] of (y, x) and of (z, x) -> densities [2, G, G, G]. Needs `load()`.
+
+    weight [64] and bias [1] are the density's own.
+    """
     return torch.ops.my3dgen.density_bounds(xy, xz, weight, bias)
 
 

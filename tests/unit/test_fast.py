@@ -1,4 +1,4 @@
-"""Quality "fast": what it leaves out does not show, and where nothing can be left out it is the exact picture."""
+"""Quality "fast": what it leaves out does not show, and where nothing can be left out it is exact."""
 
 import copy
 import dataclasses
@@ -96,7 +96,9 @@ def test_most_of_the_starter_is_never_decoded(starter, monkeypatch):
     decoded = []
     density = fast._Field.density
     monkeypatch.setattr(
-        fast._Field, "density", lambda self, points, scene: decoded.append(len(points)) or density(self, points, scene)
+        fast._Field,
+        "density",
+        lambda self, points, scene: decoded.append(len(points)) or density(self, points, scene),
     )
     generator.march(planes, VIEWS[:1], 64, quality="fast")
     assert 0 < sum(decoded) < 64 * 64 * 48 / 3
@@ -224,7 +226,7 @@ def test_a_grid_is_made_once_and_dies_with_its_planes(starter):
 def test_training_is_refused_with_a_sentence():
     generator = micro.generator()
     ws = micro.latents(generator, 1).requires_grad_(True)
-    with pytest.raises(ValueError, match="no gradients: train with 'exact'"):
+    with pytest.raises(ValueError, match="no gradients: use 'exact'"):
         generator.render(ws, VIEWS[:1], quality="fast")
     with torch.no_grad():
         generator.render(ws, VIEWS[:1], quality="fast")
@@ -266,8 +268,19 @@ def test_the_compiled_operators_keep_what_pytorch_asks_of_them():
     assert torch.allclose(grid.bounds, density_grid(planes, decoder, 1.0).bounds, atol=1e-4)
     directions = torch.nn.functional.normalize(torch.randn(2, 5, 3), dim=-1)
     depths = torch.linspace(0, 1, 8).expand(2, 5, 8)
-    inputs = (planes, *kernels.decoder_weights(decoder), grid.bounds, torch.randn(2, 5, 3), directions, depths)
+    inputs = (
+        planes,
+        *kernels.decoder_weights(decoder),
+        grid.bounds,
+        torch.randn(2, 5, 3),
+        directions,
+        depths,
+    )
     numbers = (1.0, grid.scale, grid.shift, fast.WEIGHT, fast.SHARE)
-    torch.library.opcheck(torch.ops.my3dgen.render_rays_fast.default, (*inputs, torch.rand(2, 5, 8), *numbers))
+    torch.library.opcheck(
+        torch.ops.my3dgen.render_rays_fast.default, (*inputs, torch.rand(2, 5, 8), *numbers)
+    )
     units = torch.randn(2, 6, 6, 64)
-    torch.library.opcheck(torch.ops.my3dgen.density_bounds.default, (units, units, torch.randn(64), torch.randn(1)))
+    torch.library.opcheck(
+        torch.ops.my3dgen.density_bounds.default, (units, units, torch.randn(64), torch.randn(1))
+    )
