@@ -36,7 +36,12 @@ class Decoder(nn.Module):
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         out = self.net(features)
-        return out[..., :1], out[..., 1:].sigmoid() * 1.002 - 0.001
+        return out[..., :1], self.colors(out[..., 1:])
+
+    @staticmethod
+    def colors(raw: Tensor) -> Tensor:
+        """The network's outputs for colours -> colours, in about [0, 1]."""
+        return raw.sigmoid() * 1.002 - 0.001
 
 
 @dataclass

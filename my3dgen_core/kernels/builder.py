@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from ..eg3d import Generator
 
 _FOLDER = Path(__file__).parent
-_SOURCES = ("render.cpp", "forward.h", "backward.h", "field.h", "ray.h", "simd.h")
+_COMPILED = ("render.cpp", "fast.cpp")
+_SOURCES = (*_COMPILED, "forward.h", "backward.h", "fast.h", "tensors.h", "field.h", "ray.h", "simd.h")
 # NaN and infinity keep their meaning: nothing of -ffast-math that says otherwise.
 _FLAGS = ("-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi")
 
@@ -100,7 +101,7 @@ def build(verbose: bool = False) -> Path:
         try:
             cpp_extension.load(
                 "my3dgen_render",
-                [str(_FOLDER / "render.cpp")],
+                [str(_FOLDER / name) for name in _COMPILED],
                 extra_cflags=list(_FLAGS),
                 extra_ldflags=["-fopenmp"],
                 build_directory=folder,
@@ -134,9 +135,10 @@ def load() -> None:
         torch.ops.load_library(str(path))
     except OSError as error:
         raise KernelError(f"{path} cannot be loaded ({error}). Delete it and build it again.") from error
-    from .operator import register
+    from . import fast, operator
 
-    register()
+    operator.register()
+    fast.register()
 
 
 def available() -> bool:
