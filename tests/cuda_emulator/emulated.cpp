@@ -19,18 +19,14 @@ extern "C" int forward(
     int white_back, float* sorted_depths, float* sorted_raw, float* features, float* depth, float* weight) {
   const Planes scenes = planes_of(planes, one, height, width, box_warp);
   const Decoder decoder{w[0], w[1], w[2], w[3]};
-  const Rays rays{origins, directions, count, per_scene};
+  const Rays rays{origins, directions, count, per_scene, 0};
   std::vector<float> raw(count * n), scratch(count * n), fine(count * k), fine_raw(count * k), shares(count * (n + k));
   int error = densities(scenes, decoder, rays, depths, n, raw.data(), nullptr);
   if (k > 0) {
     error |= place(count, depths, raw.data(), n, u, k, scratch.data(), fine.data(), nullptr);
     error |= densities(scenes, decoder, rays, fine.data(), k, fine_raw.data(), nullptr);
-    error |= sort(
-        count, depths, raw.data(), n, fine.data(), fine_raw.data(), k, sorted_depths, sorted_raw, nullptr);
-  } else {
-    std::copy_n(depths, count * n, sorted_depths);
-    std::copy_n(raw.data(), count * n, sorted_raw);
   }
+  error |= sort(count, depths, raw.data(), n, fine.data(), fine_raw.data(), k, sorted_depths, sorted_raw, nullptr);
   error |= composite(count, sorted_depths, sorted_raw, n + k, shares.data(), depth, weight, nullptr);
   error |= paint(scenes, decoder, rays, sorted_depths, shares.data(), weight, n + k, white_back, features, nullptr);
   return error;
@@ -43,7 +39,7 @@ extern "C" int gradient(
     float* weights_gradient) {
   const Planes scenes = planes_of(planes, one, height, width, box_warp);
   const Decoder decoder{w[0], w[1], w[2], w[3]};
-  const Rays rays{origins, directions, count, per_scene};
+  const Rays rays{origins, directions, count, per_scene, 0};
   const float nan = NAN;
   std::vector<float> weights(count * samples, nan), passed(weights), seen(weights), by_density(weights);
   std::vector<uint8_t> kind(count * samples);

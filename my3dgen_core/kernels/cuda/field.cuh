@@ -36,6 +36,7 @@ struct Point {
   __device__ Point() : x(NAN), y(NAN), z(NAN), scene(0) {}
 
   __device__ Point(const Planes& planes, const Rays& rays, int64_t ray, float depth) {
+    ray += rays.first;
     const float *o = rays.origins + 3 * ray, *d = rays.directions + 3 * ray;
     x = o[0] + depth * d[0], y = o[1] + depth * d[1], z = o[2] + depth * d[2];
     scene = ray / rays.per_scene * planes.scene;

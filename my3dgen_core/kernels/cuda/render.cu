@@ -257,7 +257,7 @@ __global__ void __launch_bounds__(TILE) decode_backward_kernel(
       __syncthreads();
       store_row(x_row, by_x);
       // The gradient is of every scene, also where one serves them all.
-      point.scene = ray / rays.per_scene * (3LL * planes.height * planes.width * CHANNELS);
+      point.scene = (rays.first + ray) / rays.per_scene * (3LL * planes.height * planes.width * CHANNELS);
       scatter(planes, point, rows, planes_gradient);
     }
   }

@@ -25,10 +25,11 @@ struct Decoder {
   const float *w0, *b0, *w1, *b1;
 };
 
-// Rays [R, 3]; the scene of ray r is r / per_scene.
+// `count` rays from number `first` of [R, 3] on; the scene of ray r of them all is r / per_scene. What is said of
+// samples, below, is of these rays alone.
 struct Rays {
   const float *origins, *directions;
-  int64_t count, per_scene;
+  int64_t count, per_scene, first;
 };
 
 // Raw densities [R, n] at depths [R, n].
