@@ -17,7 +17,9 @@ SOURCES = FOLDER.parents[1] / "my3dgen_core" / "kernels" / "cuda"
 def translated(text: str) -> str:
     """CUDA's two pieces of syntax that no macro can stand for."""
     text = re.sub(
-        r"extern __shared__ (\w+) (\w+)\[\];", r"\1* \2 = reinterpret_cast<\1*>(emulated::dynamic_memory);", text
+        r"extern __shared__ (\w+) (\w+)\[\];",
+        r"\1* \2 = reinterpret_cast<\1*>(emulated::dynamic_memory);",
+        text,
     )
     return re.sub(r"(\w+)<<<(.*?)>>>\(", r"emulated::run(\1, \2, ", text)
 
@@ -85,7 +87,18 @@ class Emulated:
         height, width = planes.shape[3:]
         b, m, _ = directions.shape
         kept = tuple(w.detach().contiguous() for w in weights)
-        return laid, int(one), height, width, box_warp, kept, origins.contiguous(), directions.contiguous(), b * m, m
+        return (
+            laid,
+            int(one),
+            height,
+            width,
+            box_warp,
+            kept,
+            origins.contiguous(),
+            directions.contiguous(),
+            b * m,
+            m,
+        )
 
     def _call(self, name: str, *arguments: object) -> None:
         def native(value: object) -> object:
