@@ -85,12 +85,10 @@ def test_render_train_render_again_beside_a_large_model(
     nodes: Any, host: Any, person: Any, tmp_path: Any, figures: Any
 ) -> None:
     """Two models that do not fit in the budget together take turns; what was trained in between stays usable."""
-    budget = 12 * GIB
+    budget = 10 * GIB
     with imitation.comfyui(host, tmp_path, budget) as memory:
         with torch.inference_mode(False):
-            large = torch.nn.ModuleList(
-                [torch.nn.Linear(2**14, 2**14, bias=False, device="cpu") for _ in range(6)]
-            )
+            large = torch.nn.ParameterList(torch.zeros(GIB // 4) for _ in range(3))
         other = imitation.ModelPatcher(large, CUDA, torch.device("cpu"))
         (model,) = nodes["LoadGenerator"].load("starter")
         generator = model.generator
@@ -99,7 +97,7 @@ def test_render_train_render_again_beside_a_large_model(
             memory.load_models_gpu([other])
         torch.cuda.reset_peak_memory_stats()
         first = chain(nodes, person, model)
-        assert other not in memory.loaded  # 6 GiB of it and 8 GiB for training do not go together
+        assert other not in memory.loaded  # 3 GiB of it and 8 GiB for training do not go together
         assert next(large.parameters()).device.type == "cpu"
         with torch.inference_mode(False):
             memory.load_models_gpu([other], memory_required=7 * GIB)
@@ -107,7 +105,7 @@ def test_render_train_render_again_beside_a_large_model(
         assert next(generator.parameters()).device.type == "cpu"
         second = chain(nodes, person, model)
         peak = torch.cuda.max_memory_allocated()
-    figures["nodes beside a large model, peak GiB of a budget of 12"] = peak / GIB
+    figures["nodes beside a large model, peak GiB of a budget of 10"] = peak / GIB
     assert peak <= budget
     for pictures in (first, second):
         assert torch.equal(pictures[0], pictures[2])
