@@ -225,7 +225,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> str:
-    """Builds for the CPU and, where PyTorch has CUDA, for the GPU; tries, and says where the libraries lie."""
+    """Builds for the CPU and, where PyTorch has CUDA, for the GPU; tries them, and says where they lie."""
     lines = [str(build(args.verbose))]
     load()
     try:

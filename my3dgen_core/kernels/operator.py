@@ -38,7 +38,7 @@ def decoder_weights(decoder: Decoder, density_scale: float = 1.0) -> Weights:
 
 
 def serves(planes: Tensor, decoder: Decoder, *rays: Tensor) -> bool:
-    """Whether the compiled renderer can do this: built for the device, float32, and no gradient wanted of rays.
+    """Whether the compiled renderer can do this: built for the device, float32, no gradient wanted of rays.
 
     Warns with a sentence where it is not built.
     """

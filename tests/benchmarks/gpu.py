@@ -3,8 +3,8 @@
     python -m my3dgen_core build-kernels
     python tests/benchmarks/gpu.py --json gpu.json
 
-Both run in one process in turn; times are medians of CUDA events. Memory is the allocator's peak above what was
-held before.
+Both run in one process in turn; times are medians of CUDA events. Memory is the allocator's peak above what
+was held before.
 """
 
 from __future__ import annotations

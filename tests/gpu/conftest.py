@@ -1,4 +1,4 @@
-"""What only a GPU can show, in one process; where there is none nothing of it is collected, and a line says so.
+"""What only a GPU can show, in one process; where there is none nothing is collected, and a line says so.
 
 The figures that the tests note are printed as JSON at the end, and written to the file that --figures names.
 """
@@ -48,11 +48,10 @@ def figures() -> dict[str, Any]:
 
 
 @pytest.fixture(autouse=True)
-def fresh_memory() -> Iterator[None]:
+def fresh_memory() -> None:
     """Each test starts with the card's memory free of the one before."""
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
-    yield
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A part of ComfyUI's memory management, for machines with a GPU and no ComfyUI: models that share a budget."""
+"""A part of ComfyUI's memory management, for a GPU without ComfyUI: models that share a budget."""
 
 from __future__ import annotations
 

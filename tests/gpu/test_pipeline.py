@@ -1,10 +1,11 @@
-"""Photos to a person and her pictures on the GPU, in one process: nodes as the executor calls them, and the core.
+"""Photos to a person and her pictures on the GPU, in one process: nodes as they are called, and the core.
 
 Where ComfyUI's own memory management would stand, `imitation` does; tests/host runs the real one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from types import ModuleType
 from typing import Any
@@ -84,7 +85,7 @@ def chain(nodes: dict[str, Any], person: Any, model: Any) -> tuple[torch.Tensor,
 def test_render_train_render_again_beside_a_large_model(
     nodes: Any, host: Any, person: Any, tmp_path: Any, figures: Any
 ) -> None:
-    """Two models that do not fit in the budget together take turns; what was trained in between stays usable."""
+    """Two models that do not fit in the budget together take turns; weights stay usable throughout."""
     budget = 10 * GIB
     with imitation.comfyui(host, tmp_path, budget) as memory:
         with torch.inference_mode(False):
@@ -198,14 +199,10 @@ def test_after_running_out_of_memory_a_picture_comes_as_before(starter: Any, anc
     with torch.no_grad():
         before = starter.render(ws, cameras).image
         hog = []
-        with pytest.raises(torch.OutOfMemoryError):
-            while True:
-                hog.append(torch.empty(2 * GIB, dtype=torch.uint8, device=CUDA))
-        while True:
-            try:
-                hog.append(torch.empty(4 * 2**20, dtype=torch.uint8, device=CUDA))
-            except torch.OutOfMemoryError:
-                break
+        for piece in (2 * GIB, 4 * 2**20):
+            with contextlib.suppress(torch.OutOfMemoryError):
+                while True:
+                    hog.append(torch.empty(piece, dtype=torch.uint8, device=CUDA))
         with pytest.raises(torch.OutOfMemoryError):
             starter.render(ws.expand(64, -1, -1), cameras.expand(64, -1), neural_resolution=128)
         del hog
@@ -309,7 +306,7 @@ def seconds_of(run: Any, times: int) -> float:
 
 @pytest.mark.parametrize("renderer", RENDERERS)
 def test_fifty_photos_at_512_px(renderer: str, figures: Any) -> None:
-    """How long the defaults take and what they need; each stage's minutes are those of 20 steps, times all."""
+    """How long the defaults take, and what they need; a stage's minutes are those of 20 steps, times all."""
     if renderer == "compiled":
         kernels.load("cuda")
     generator = full(renderer)
@@ -333,7 +330,7 @@ def test_fifty_photos_at_512_px(renderer: str, figures: Any) -> None:
     minutes = {}
     for stage in ("inversion", "training"):
         marks.clear()
-        with pytest.raises(Enough):
+        with contextlib.suppress(Enough):
             if stage == "inversion":
                 invert(generator, photos, cameras, inversion, on_step=on_step)
             else:
