@@ -166,13 +166,17 @@ def build(verbose: bool = False, device: str = "cpu") -> Path:
     return target
 
 
-@cache
 def load(device: str = "cpu") -> None:
     """Registers the operators `torch.ops.my3dgen` for a type of device; once in a process.
 
     Raises:
         KernelError: they were not built, or cannot be loaded.
     """
+    _loaded(device)
+
+
+@cache
+def _loaded(device: str) -> None:
     if device != "cpu":
         load("cpu")  # it says what the operators are
     path = library_path(device)

@@ -12,11 +12,14 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a machine with a GPU may have no installation
 
 from my3dgen_core import Generator, GeneratorConfig, kernels, load_generator, look_at
 from my3dgen_core.eg3d.backbone import PLANE_CHANNELS

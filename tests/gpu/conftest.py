@@ -54,9 +54,9 @@ def fresh_memory() -> None:
     torch.cuda.reset_peak_memory_stats()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def exact() -> Iterator[None]:
-    """Convolutions in float32 proper, where PyTorch's default is TF32."""
+    """Convolutions in float32 proper, where PyTorch's default is TF32: that moves pixels by up to 1e-3."""
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     yield

@@ -29,7 +29,7 @@ def compiled():
 
 
 @pytest.fixture(scope="module")
-def tiny():
+def tiny(exact):
     generator = goldens.tiny().cuda()
     with torch.no_grad():
         return generator, generator.planes(IO["ws"])

@@ -12,7 +12,7 @@ from goldens import largest_difference, relative_error
 from my3dgen_core import load_generator, look_at
 from my3dgen_core.__main__ import main
 from my3dgen_core.eg3d import volume
-from my3dgen_core.kernels import KernelError, build, builder, decoder_weights, load, operator
+from my3dgen_core.kernels import KernelError, build, builder, decoder_weights, load
 from my3dgen_core.starter.album import Pictures
 from my3dgen_core.starter.objectives import DENSITY_SCALE, picture_loss
 
@@ -197,6 +197,13 @@ def test_decoder_weights_have_their_gains_and_the_density_scale(starter):
     torch.testing.assert_close(out[:, 1:].sigmoid() * 1.002 - 0.001, color)
 
 
+def test_the_operators_are_registered_once_however_they_are_asked_for():
+    load()
+    load("cpu")
+    assert builder.available()
+    assert builder.available("cpu")
+
+
 def operands(requires_grad=True):
     planes = goldens.normal(1, (2, 3, 32, 8, 8)).requires_grad_(requires_grad)
     weights = [
@@ -259,8 +266,7 @@ def test_broken_planes_show(starter):
 def fresh(monkeypatch, tmp_path):
     """As in a new process with an empty cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    for module in (builder, operator):
-        monkeypatch.setattr(module, "load", load.__wrapped__)
+    monkeypatch.setattr(builder, "_loaded", builder._loaded.__wrapped__)
     return tmp_path
 
 
