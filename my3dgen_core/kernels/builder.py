@@ -210,7 +210,7 @@ def choose(generator: Generator, renderer: str) -> None:
 
     Args:
         renderer: "torch"; "compiled", which is built now, for all this machine computes on, unless it was
-            before; or "auto", the compiled one where it has been built.
+            before; or "auto", the compiled one where it has been built for all that.
 
     Raises:
         KernelError: "compiled" was asked for and cannot be had.
@@ -220,7 +220,7 @@ def choose(generator: Generator, renderer: str) -> None:
             build(device=device)
             load(device)
     elif renderer == "auto":
-        renderer = "compiled" if any(available(device) for device in devices()) else "torch"
+        renderer = "compiled" if all(available(device) for device in devices()) else "torch"
     generator.renderer = renderer
 
 

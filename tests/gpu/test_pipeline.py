@@ -110,10 +110,10 @@ def test_render_train_render_again_beside_a_large_model(
         peak = torch.cuda.max_memory_allocated()
     figures["nodes beside a large model, peak GiB of a budget of 10"] = peak / GIB
     assert peak <= budget
-    for pictures in (first, second):
-        assert torch.equal(pictures[0], pictures[2])
-        assert not torch.equal(pictures[0], pictures[1])
-    assert float((first[0] - second[0]).abs().mean()) <= 0.01  # sums of gradients come in any order
+    for before_training, of_person, after_training in (first, second):
+        # Not bit for bit: cuDNN may sum in any order. The weights are, below.
+        assert largest_difference(before_training, after_training) <= 1 / 255
+        assert largest_difference(before_training, of_person) > 1 / 255
     assert not any(t.is_inference() for t in (*generator.parameters(), *generator.buffers()))
     after = generator.state_dict()
     assert all(torch.equal(before[key], after[key].cpu()) for key in before)

@@ -179,13 +179,30 @@ struct alignas(16) SharedDecoder {
       float units[4];
       hidden(x, h, units);
 #pragma unroll
-      for (int j = 0; j < 4; j++) {
-        add_colors(h + j, units[j], bright);
-        if (kept) kept[h + j] = units[j];
-      }
+      for (int j = 0; j < 4; j++) add_colors(h + j, units[j], bright);
+      if (kept) *reinterpret_cast<float4*>(kept + h) = make_float4(units[0], units[1], units[2], units[3]);
     }
 #pragma unroll
     for (int c = 0; c < COLORS; c++) bright[c] = sigmoid(bright[c]);
+  }
+
+  // The gradient of hidden unit h before softplus, from its value and those of raw colours and density; adds what
+  // it means for the features.
+  __device__ float unit_gradient(
+      int h, float unit, const float (&by_color)[COLORS], float by_density, float (&by_x)[CHANNELS]) const {
+    float g = by_density * w1[h][COLORS];
+#pragma unroll
+    for (int c = 0; c < COLORS; c += 4) {
+      const float4 w = *reinterpret_cast<const float4*>(&w1[h][c]);
+      g = fmaf(by_color[c + 3], w.w, fmaf(by_color[c + 2], w.z, fmaf(by_color[c + 1], w.y, fmaf(by_color[c], w.x, g))));
+    }
+    g *= 1.0f - expf(-unit);  // the derivative of softplus from its own value
+#pragma unroll
+    for (int c = 0; c < CHANNELS; c += 4) {
+      const float4 w = *reinterpret_cast<const float4*>(&w0[h][c]);
+      by_x[c] += g * w.x, by_x[c + 1] += g * w.y, by_x[c + 2] += g * w.z, by_x[c + 3] += g * w.w;
+    }
+    return g;
   }
 };
 

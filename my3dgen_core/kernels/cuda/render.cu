@@ -235,21 +235,12 @@ __global__ void __launch_bounds__(TILE) decode_backward_kernel(
       }
       __syncthreads();
       float by_x[CHANNELS] = {};
-#pragma unroll 2
-      for (int h = 0; h < HIDDEN; h++) {
-        float g = density * net.w1[h][COLORS];
+      for (int h = 0; h < HIDDEN; h += 4) {
+        const float4 unit = *reinterpret_cast<const float4*>(hidden_row + h);
+        float g[4] = {unit.x, unit.y, unit.z, unit.w};
 #pragma unroll
-        for (int c = 0; c < COLORS; c += 4) {
-          const float4 w = *reinterpret_cast<const float4*>(&net.w1[h][c]);
-          g = fmaf(by_color[c + 3], w.w, fmaf(by_color[c + 2], w.z, fmaf(by_color[c + 1], w.y, fmaf(by_color[c], w.x, g))));
-        }
-        g *= 1.0f - expf(-hidden_row[h]);  // the derivative of softplus from its own value
-        hidden_row[h] = g;
-#pragma unroll
-        for (int c = 0; c < CHANNELS; c += 4) {
-          const float4 w = *reinterpret_cast<const float4*>(&net.w0[h][c]);
-          by_x[c] += g * w.x, by_x[c + 1] += g * w.y, by_x[c + 2] += g * w.z, by_x[c + 3] += g * w.w;
-        }
+        for (int j = 0; j < 4; j++) g[j] = net.unit_gradient(h + j, g[j], by_color, density, by_x);
+        *reinterpret_cast<float4*>(hidden_row + h) = make_float4(g[0], g[1], g[2], g[3]);
       }
       __syncthreads();
       outer(bench.hidden, bench.x, d0);
