@@ -62,10 +62,7 @@ def _processor() -> str:
 def _cuda_compiler() -> str:
     """The path of nvcc, where this PyTorch can use what it makes."""
     if torch.version.cuda is None:
-        raise KernelError(
-            "This PyTorch is made without CUDA, so there is no compiled renderer for a GPU; "
-            "everything works at the speed of plain PyTorch."
-        )
+        raise KernelError("This PyTorch is made without CUDA: there is nothing to build for a GPU.")
     from torch.utils import cpp_extension
 
     home = cpp_extension.CUDA_HOME

@@ -303,4 +303,22 @@ def test_a_compiler_that_fails_leaves_nothing_behind(fresh, monkeypatch, capsys)
 
 def test_the_command_says_where_the_library_lies(capsys):
     assert main(["build-kernels"]) == 0
-    assert str(builder.library_path()) in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert str(builder.library_path()) in said
+    if torch.version.cuda is None:
+        assert "made without CUDA" in said
+
+
+@pytest.mark.skipif(torch.version.cuda is not None, reason="this PyTorch has CUDA")
+def test_for_a_gpu_nothing_is_built_without_cuda():
+    with pytest.raises(KernelError, match="made without CUDA"):
+        build(device="cuda")
+    assert not builder.available("cuda")
+    assert builder.devices() == ("cpu",)
+
+
+def test_without_nvcc_a_sentence_names_the_toolkit(monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr("torch.utils.cpp_extension.CUDA_HOME", None)
+    with pytest.raises(KernelError, match=r"no CUDA compiler .* CUDA toolkit 13\.0"):
+        build(device="cuda")
