@@ -48,7 +48,7 @@ def density_grid(
 
     w0, b0, w1, b1 = (w.to(torch.float32) for w in kernels.decoder_weights(decoder))
     combined = _by_torch
-    if renderer == "compiled" and kernels.serves(planes, decoder):
+    if renderer == "compiled" and planes.device.type != "cuda" and kernels.serves(planes, decoder):
         combined = kernels.density_bounds
     resolution = planes.shape[-1]
     stride = max(1, resolution // cells)

@@ -85,7 +85,7 @@ def _compiled(
     """The compiled renderer's answer, or None where it does not serve."""
     from .. import kernels
 
-    if not kernels.serves(planes, decoder, *inputs):
+    if planes.device.type == "cuda" or not kernels.serves(planes, decoder, *inputs):
         return None
     color, depth, weight = kernels.render_rays_fast(
         planes.expand(len(inputs[0]), -1, -1, -1, -1),

@@ -296,9 +296,9 @@ def render_rays(
         floor: samples whose weight stays under it get no gradient (and cost none): most lie in air or behind
             the surface, where the gradient is next to nothing. The result does not depend on it.
         density_scale: multiplies the raw density.
-        renderer: "torch", or "compiled" for `my3dgen_core.kernels`. That serves a `Decoder` in float32 on the
-            CPU and gives no gradient to rays; PyTorch renders the rest, and all (with a warning) where it is
-            not built.
+        renderer: "torch", or "compiled" for `my3dgen_core.kernels`. That serves a `Decoder` in float32 on
+            the CPU or a GPU and gives no gradient to rays; PyTorch renders the rest, and all (with a
+            warning) where it is not built.
 
     Depth is clamped to the range of all samples of the call, so the batch is one frame of reference.
     """
