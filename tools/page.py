@@ -1,7 +1,7 @@
 """ComfyUI's own page in a browser without a screen: makes the workflow files that users open, and tests them.
 
 python tools/page.py                # workflows/NAME.json from workflows/api/NAME.json, for every NAME
-python tools/page.py screenshots    # docs/widgets/*.png, see tools/screenshots.py
+python tools/page.py screenshots    # web/docs/pictures/*.png, see tools/screenshots.py
 """
 
 from __future__ import annotations
@@ -48,6 +48,14 @@ async (workflow) => {
   return (await app.graphToPrompt()).output;
 }
 """
+
+
+# Queues as the button does; what went wrong, or nothing.
+RUN = """() => new Promise((done) => {
+  app.api.addEventListener("execution_success", () => done(""), {once: true});
+  app.api.addEventListener("execution_error", (event) => done(event.detail.exception_message), {once: true});
+  app.queuePrompt(0, 1);
+})"""
 
 
 def browser_path() -> str | None:

@@ -1,4 +1,4 @@
-"""Pictures of every widget at work, in ComfyUI's real page: docs/widgets/NAME.png.
+"""Pictures of every widget at work, in ComfyUI's real page: web/docs/pictures/NAME.png.
 
     python tools/page.py screenshots            # with the page's dark colours
     python tools/page.py screenshots --light --to FOLDER [--vue] [NAME ...]
@@ -18,8 +18,8 @@ import comfy
 import face_test_pack
 
 Prompt = dict[str, Any]
-TARGET = comfy.ROOT / "docs" / "widgets"
-FOLDER = "screenshots"
+TARGET = comfy.ROOT / "web" / "docs" / "pictures"  # where the page finds them for its help
+FOLDER, SAVED = "screenshots", "saved.safetensors"
 COLOURS = 200  # of a picture's palette: pictures for a page of help should be small
 # The node alone in the middle of the page, at scale 1, as it lies on the page in CSS pixels.
 BRING = """async ([id, size]) => {
@@ -38,11 +38,6 @@ LAY_OUT = """async (prompt) => {
   workflow.nodes.forEach((node, i) => (node.pos = [(i % 6) * 700, Math.floor(i / 6) * 900]));
   await app.loadGraphData(workflow);
 }"""
-RUN = """() => new Promise((done, failed) => {
-  app.api.addEventListener("execution_success", () => done(""), {once: true});
-  app.api.addEventListener("execution_error", (event) => done(event.detail.exception_message), {once: true});
-  app.queuePrompt(0, 1);
-})"""
 ELEMENT = "([id, name]) => app.graph.getNodeById(id).widgets.find((widget) => widget.name === name).element"
 
 
@@ -133,6 +128,11 @@ def person(steps: int) -> Prompt:
             drop_different=False,
             by_hand="",
         ),
+        "21": node("LoadIdentity", file=SAVED),
+        "22": {
+            "class_type": "My3DGenSaveLatents",
+            "inputs": {"latents": ["21", 1], "filename_prefix": "anchors"},
+        },
         "20": {"class_type": "PreviewImage", "inputs": {"images": ["19", 4]}},
         "16": {"class_type": "PreviewImage", "inputs": {"images": ["12", 0]}},
         "17": {"class_type": "PreviewImage", "inputs": {"images": ["14", 0]}},
@@ -230,6 +230,7 @@ SCENES: dict[str, tuple[str, list[int] | None, Callable[[Stage], None]]] = {
     "camera_path": ("13", [520, 560], path),
     "orbit_viewer": ("14", [340, 560], nothing),
     "photo_report": ("19", [460, 900], report),
+    "identity_card": ("21", [340, 330], nothing),
     "training_monitor": ("4", [380, 820], nothing),
 }
 
@@ -256,7 +257,7 @@ def main(given: list[str]) -> int:
 
 
 def take(server: comfy.Server, arguments: argparse.Namespace) -> None:
-    from page import open_page
+    from page import RUN, open_page
 
     server.post("/settings", {"Comfy.ColorPalette": "light" if arguments.light else "dark"})
     server.post("/settings", {"Comfy.VueNodes.Enabled": arguments.vue})
