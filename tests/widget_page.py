@@ -68,7 +68,7 @@ class Page:
 
     def __init__(self, page: Any, server: comfy.Server) -> None:
         self.page, self.server = page, server
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(60_000)
         self.errors: list[str] = []
         self.asked: list[str] = []
         page.on("pageerror", lambda error: self.errors.append(f"{error}\n{error.stack}"))

@@ -73,7 +73,7 @@ def open_page(server: comfy.Server) -> Iterator[Any]:
         browser = playwright.chromium.launch(executable_path=browser_path(), args=ARGUMENTS)
         try:
             page = browser.new_page(viewport={"width": 1600, "height": 1000})
-            page.goto(f"http://{server.address}", wait_until="domcontentloaded")
+            page.goto(f"http://{server.address}", wait_until="domcontentloaded", timeout=120_000)
             page.wait_for_function(READY, timeout=120_000)
             yield page
         finally:
@@ -99,12 +99,15 @@ def main() -> int:
         import screenshots
 
         return screenshots.main(sys.argv[2:])
-    with tempfile.TemporaryDirectory() as folder, comfy.Server(Path(folder)) as server:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        comfy.Server(Path(folder)) as server,
+        open_page(server) as page,
+    ):
         for source in sorted((WORKFLOWS / "api").glob("*.json")):
             prompt = json.loads(source.read_text(encoding="utf-8"))
-            with open_page(server) as page:
-                workflow = page.evaluate(TO_UI, json.dumps(prompt))
-                back = page.evaluate(TO_API, workflow)
+            workflow = page.evaluate(TO_UI, json.dumps(prompt))
+            back = page.evaluate(TO_API, workflow)
             if same_prompt(back) != same_prompt(prompt):
                 print(f"{source.name} does not come back from the page as it was.", file=sys.stderr)
                 return 1

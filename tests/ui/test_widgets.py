@@ -81,7 +81,7 @@ def test_undo_takes_a_drag_back(page: Page) -> None:
     assert page.values("1")["yaw"] != 0
     page.page.mouse.click(1500, 900)
     page.page.keyboard.press("Control+z")
-    page.page.wait_for_function("() => app.graph.getNodeById('1')?.widgets[0].value === 0", timeout=5000)
+    page.page.wait_for_function("() => app.graph.getNodeById('1')?.widgets[0].value === 0", timeout=30_000)
 
 
 def test_dragging_shows_the_head_live_and_a_removed_node_asks_no_more(page: Page) -> None:
@@ -122,7 +122,7 @@ def test_the_orbit_viewer_turns_through_the_rendered_frames(page: Page) -> None:
     page.open(prompt)
     page.run()
     slider = page.page.locator('input[aria-label="Frame"]')
-    slider.wait_for(timeout=5000)
+    slider.wait_for(timeout=30_000)
     page.page.wait_for_function("() => document.querySelector('input[aria-label=Frame]').max === '4'")
     box = page.page.locator('[aria-label="Rendered frames"] canvas').bounding_box()
     page.page.mouse.move(box["x"] + 20, box["y"] + 20)
@@ -145,14 +145,14 @@ def test_a_training_is_watched_and_found_again_after_a_reload(page: Page) -> Non
     page.open(prompt, {names["train"]: [0, 0]})
     page.run()
     status = page.page.get_by_role("status").filter(has_text="step 12 of 12")
-    status.wait_for(timeout=5000)
+    status.wait_for(timeout=30_000)
     assert "loss" in status.inner_text()
     workflow = page.page.evaluate("() => JSON.stringify(app.graph.serialize())")
     page.page.reload(wait_until="domcontentloaded")
     page.page.wait_for_function(comfy_page.READY, timeout=60_000)
     page.page.evaluate("async (saved) => app.loadGraphData(JSON.parse(saved))", workflow)
     page.page.evaluate("() => { app.canvas.ds.scale = 1; app.canvas.ds.offset = [120, 120]; }")
-    status.wait_for(timeout=5000)
+    status.wait_for(timeout=30_000)
     assert "done" in status.inner_text()
 
 
