@@ -19,7 +19,7 @@ import face_test_pack
 
 Prompt = dict[str, Any]
 TARGET = comfy.ROOT / "web" / "docs" / "pictures"  # where the page finds them for its help
-FOLDER, SAVED = "screenshots", "saved.safetensors"
+FOLDER, PERSON = "screenshots", "demo"
 COLOURS = 200  # of a picture's palette: pictures for a page of help should be small
 # The node alone in the middle of the page, at scale 1, as it lies on the page in CSS pixels.
 BRING = """async ([id, size]) => {
@@ -114,7 +114,10 @@ def person(steps: int) -> Prompt:
         ),
         "14": node("Render", model=["5", 0], latents=["3", 0], cameras=["13", 0], **seen),
         "15": node(
-            "SaveIdentity", identity=["4", 0], filename_prefix="my3dgen/identities/demo", precision="float32"
+            "SaveIdentity",
+            identity=["4", 0],
+            filename_prefix=f"my3dgen/identities/{PERSON}",
+            precision="float32",
         ),
         "18": node("LoadPhotos", folder=FOLDER, at_most=50, longest_side=1024, subfolders=False),
         "19": node(
@@ -128,11 +131,6 @@ def person(steps: int) -> Prompt:
             drop_different=False,
             by_hand="",
         ),
-        "21": node("LoadIdentity", file=SAVED),
-        "22": {
-            "class_type": "My3DGenSaveLatents",
-            "inputs": {"latents": ["21", 1], "filename_prefix": "anchors"},
-        },
         "20": {"class_type": "PreviewImage", "inputs": {"images": ["19", 4]}},
         "16": {"class_type": "PreviewImage", "inputs": {"images": ["12", 0]}},
         "17": {"class_type": "PreviewImage", "inputs": {"images": ["14", 0]}},
@@ -218,6 +216,16 @@ def report(stage: Stage) -> None:
     stage.still()
 
 
+def card(folder: Path) -> Prompt:
+    """The person that was saved last, loaded."""
+    newest = max(folder.glob(f"{PERSON}_*.safetensors"), key=lambda file: file.stat().st_mtime)
+    loaded = node("LoadIdentity", file=newest.name)
+    return {
+        "21": loaded,
+        "22": node("SaveLatents", latents=["21", 1], filename_prefix="my3dgen/latents/demo"),
+    }
+
+
 def nothing(stage: Stage) -> None:
     stage.still()
 
@@ -230,8 +238,8 @@ SCENES: dict[str, tuple[str, list[int] | None, Callable[[Stage], None]]] = {
     "camera_path": ("13", [520, 560], path),
     "orbit_viewer": ("14", [340, 560], nothing),
     "photo_report": ("19", [460, 900], report),
-    "identity_card": ("21", [340, 330], nothing),
     "training_monitor": ("4", [380, 820], nothing),
+    "identity_card": ("21", [340, 330], nothing),  # the last: it is a workflow of its own
 }
 
 
@@ -270,6 +278,9 @@ def take(server: comfy.Server, arguments: argparse.Namespace) -> None:
             raise comfy.ComfyError(failed)
         for name in arguments.names or SCENES:
             number, size, act = SCENES[name]
+            if name == "identity_card":
+                page.evaluate(LAY_OUT, card(server.output / "my3dgen" / "identities"))
+                page.evaluate(RUN)
             stage.bring(number, size)
             act(stage)
             clip = stage.bring(number, None)
