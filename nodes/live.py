@@ -138,16 +138,20 @@ class Studio:
     def _latent(self, head: Head, request: Request) -> tuple[Any, Tensor, Tensor]:
         """What names the latent, the latent [1, num_ws, w_dim], the camera [1, 25]."""
         model = head.model()
-        pivot = model.generator.config.avg_camera_pivot if model and request.centred else None
+        pivot = model.generator.config.avg_camera_pivot if model and request.aim == "model" else None
+        camera = cameras_from(**request.camera, pivot=pivot)
         ws, key = head.ws, (request.weights, request.edits)
         if request.weights is not None:
-            ws = self.handles.find(request.weights[0], Mixture).mixed(request.weights[1])
+            mixed = self.handles.find(request.weights[0], Mixture).mixed(request.weights[1])
+            ws = mixed.ws
+            if request.aim == "anchors" and mixed.cameras is not None:
+                camera = mixed.cameras
         for place, (handle, strength) in enumerate(request.edits):
             edit = self.handles.find(handle, Edit)
             ws = edit.applied(edit.ws if place == 0 and request.weights is None else ws, strength)
         if ws.shape != head.ws.shape:
             raise Refused(400, "The latent belongs to another generator than the model.")
-        return key, ws, cameras_from(**request.camera, pivot=pivot)
+        return key, ws, camera
 
 
 HANDLES = Handles()

@@ -54,6 +54,8 @@ class Generator(nn.Module):
         self.backbone = Backbone(config)
         self.superresolution = SuperResolution(config)
         self.decoder = Decoder(config.decoder_lr_mul)
+        self.trained_views = config.trained_views
+        """From how far round it has seen heads (`ViewRange.beyond` warns); loading may know better."""
         self.renderer = "torch"
         """What renders: "torch", or "compiled" where `my3dgen_core.kernels` is built (see `render_rays`)."""
         self.replaced: dict[str, nn.Parameter] = {}

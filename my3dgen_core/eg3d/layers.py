@@ -170,7 +170,9 @@ class SynthesisLayer(nn.Module):
         )
         styles = self.affine(w)
         half = x.dtype in (torch.float16, torch.bfloat16)
-        if not half or (len(styles) == 1 and not torch.is_grad_enabled()):
+        # Under autocast the written-out gradient would meet other types than the forward did.
+        mixed = torch.is_autocast_enabled("cuda" if x.device.type == "cuda" else "cpu")
+        if not mixed and (not half or (len(styles) == 1 and not torch.is_grad_enabled())):
             precise = torch.float32 if half else x.dtype
             return synthesis(
                 x,

@@ -107,7 +107,7 @@ def test_weights_and_edits_make_the_latent(live: ModuleType, studio: Any, model:
     direction = Direction("test", torch.randn(generator.config.w_dim), base_hash=generator.base_hash())
     give = studio.handles.give
     head = give(head_of(live, model, anchors.ws[:1]), model)
-    mixture = give(live.Mixture(anchors.ws), anchors)
+    mixture = give(live.Mixture(anchors), anchors)
     edit = give(live.Edit(anchors.ws[1:2], direction, None, None, "stop"), anchors)
     second = pixels(ask(studio, head=give(head_of(live, model, anchors.ws[1:2]), model)))
     mixed = pixels(ask(studio, head=head, weights={"handle": mixture, "values": [0, 1, 0]}))
@@ -159,15 +159,15 @@ def test_handles_vanish_with_their_model(live: ModuleType, studio: Any, model: A
 
 def test_handles_are_bounded_and_the_least_recently_used_goes(live: ModuleType, model: Any) -> None:
     handles = live.Handles(count=3, nbytes=1 << 20)
-    first, second, _ = (handles.give(live.Mixture(torch.zeros(1, 2, 4)), model) for _ in range(3))
+    first, second, _ = (handles.give(live.Mixture(Latents(torch.zeros(1, 2, 4))), model) for _ in range(3))
     handles.find(first, live.Mixture)
-    handles.give(live.Mixture(torch.zeros(1, 2, 4)), model)
+    handles.give(live.Mixture(Latents(torch.zeros(1, 2, 4))), model)
     assert len(handles) == 3
     handles.find(first, live.Mixture)
     with pytest.raises(live.Refused, match="not known here"):
         handles.find(second, live.Mixture)
-    handles.give(live.Mixture(torch.zeros(200, 1000)), model)  # 800 kB: the others still fit
-    handles.give(live.Mixture(torch.zeros(200, 1000)), model)
+    handles.give(live.Mixture(Latents(torch.zeros(200, 10, 100))), model)  # 800 kB: the others still fit
+    handles.give(live.Mixture(Latents(torch.zeros(200, 10, 100))), model)
     assert len(handles) == 1
 
 
