@@ -203,9 +203,6 @@ class _Field:
         density, color = self.at((origins[:, :, None] + depths * directions[:, :, None]).flatten(1, 2))
         return density.unflatten(1, depths.shape[1:3]), color.unflatten(1, depths.shape[1:3])
 
-    def scene(self, index: int) -> _Field:
-        return _Field(self.planes[index : index + 1], self.decoder, self.box_warp)
-
 
 def _two_passes(
     field: _Field, origins: Tensor, directions: Tensor, depths: Tensor, u: Tensor
@@ -237,20 +234,29 @@ def _with_gradient(
     weights = F.pad(march(color[..., :1], density, depths)[2][..., 0], (1, 1))
     matter = torch.maximum(weights[..., 1:], weights[..., :-1]) > floor
     points = (origins[:, :, None] + depths * directions[:, :, None]).flatten(1, 2)
-    flat = density.flatten(1, 2), color.flatten(1, 2)
-    renewed: tuple[list[Tensor], list[Tensor]] = ([], [])
-    for i in range(len(points)):
-        kept = _where(matter[i].flatten())
-        for values, old, fresh in zip(renewed, flat, field.scene(i).at(points[i, kept][None]), strict=True):
-            values.append(old[i].index_copy(0, kept, fresh[0]))
-    return torch.stack(renewed[0]).view_as(density), torch.stack(renewed[1]).view_as(color)
+    scene, sample = _where(matter.flatten(1))
+    # Side by side, scene by scene: `place` is where a sample lies among those of its own scene.
+    count = torch.zeros(len(points), dtype=torch.long, device=points.device)
+    count.scatter_add_(0, scene, torch.ones_like(scene))
+    place = torch.arange(len(scene), device=points.device) - (count.cumsum(0) - count)[scene]
+    most = points.shape[1] if points.device.type == "meta" else max(1, int(count.max()))
+    chosen = points.new_zeros(len(points), most, 3)
+    chosen[scene, place] = points[scene, sample]
+    density_anew, color_anew = field.at(chosen)
+    kept = scene * points.shape[1] + sample
+    return (
+        density.flatten(0, 2).index_copy(0, kept, density_anew[scene, place]).view_as(density),
+        color.flatten(0, 2).index_copy(0, kept, color_anew[scene, place]).view_as(color),
+    )
 
 
-def _where(flags: Tensor) -> Tensor:
-    """Positions of the true ones in [N]; all of them on the meta device, which knows no values."""
+def _where(flags: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows and columns of the true ones in [B, N]; of all on the meta device, which knows no values."""
     if flags.device.type == "meta":
-        return torch.arange(len(flags), device=flags.device)
-    return flags.nonzero()[:, 0]
+        every = torch.arange(flags.numel(), device=flags.device)
+        return every // flags.shape[1], every % flags.shape[1]
+    scene, sample = flags.nonzero(as_tuple=True)
+    return scene, sample
 
 
 def render_rays(
