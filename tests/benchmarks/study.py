@@ -34,13 +34,31 @@ import torch
 from study_measures import Likeness, identity_network, nearness, render, surface
 from study_persons import Person, read
 from study_plan import (
-    PERSONS, QUICK, RATES, SMOKE, TUNED_ON, Cell, Settings, plan, plan_quick, plan_rates, plan_smoke,
+    PERSONS,
+    QUICK,
+    RATES,
+    SMOKE,
+    TUNED_ON,
+    Cell,
+    Settings,
+    plan,
+    plan_quick,
+    plan_rates,
+    plan_smoke,
 )  # fmt: skip
 from study_report import MEAN, NEAREST, PIVOTAL, value
 from torch import Tensor
 
 from my3dgen_core import (
-    Generator, Identity, InversionConfig, Latents, TuningConfig, invert, kernels, load_generator, look_at,
+    Generator,
+    Identity,
+    InversionConfig,
+    Latents,
+    TuningConfig,
+    invert,
+    kernels,
+    load_generator,
+    look_at,
     personalized,
 )  # fmt: skip
 from my3dgen_core.face import IdentityNetwork
@@ -100,9 +118,7 @@ class Study:
         labels = (person.noisy if cell.cameras == "noisy" else person.cameras)[: cell.photos]
         if cell.method in (NEAREST, PIVOTAL):
             return self._nearest(cell, person, photos, labels)
-        config = dataclasses.replace(
-            self.settings.inversion, space=cell.space, refine_cameras=cell.refine
-        )
+        config = dataclasses.replace(self.settings.inversion, space=cell.space, refine_cameras=cell.refine)
         anchors = self._invert(photos, labels, config)
         identity, row = None, {}
         if cell.method != MEAN:

@@ -29,10 +29,10 @@ _DEPTH = 1e-4
 class Person:
     """One person, seen by cameras [N, 25]; pictures [N, 3, R, R] in [-1, 1], landmarks in units of the side.
 
-    Training gets `photos` (or `cluttered`, another background behind each) with `cameras` (or `noisy`, off
-    by 3.5 degrees rms). `cluttered` may be empty. `held_*`: photos of another album. `view*`: the neutral face, with depth along the
-    ray and coverage [N, 1, R, R], from cameras between the photos' and beyond them. `landmarks` [5, 3] of
-    the neutral face in the world.
+    Training gets `photos` (or `cluttered`, another background behind each; it may be empty) with `cameras`
+    (or `noisy`, off by 3.5 degrees rms). `held_*`: photos of another album. `view*`: the neutral face, with
+    depth along the ray and coverage [N, 1, R, R], from cameras between the photos' and beyond them.
+    `landmarks` [5, 3] of the neutral face in the world.
     """
 
     photos: Tensor

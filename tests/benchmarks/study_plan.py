@@ -76,7 +76,7 @@ class Settings:
     alone: InversionConfig = field(default_factory=lambda: InversionConfig(steps=300, shared_steps=0))
     """Of a single photo, as one would do it without the others."""
     held_out: InversionConfig = field(default_factory=lambda: quick(HELD_OUT, 150))
-    pivotal_steps: int = 150
+    pivotal_steps: int = 100
     orbit: int = 24
     curve_every: int = 100
     """Steps between two looks at the held-out views during a training; its time is not counted."""
