@@ -16,11 +16,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -36,9 +33,7 @@ from study_persons import Person, read
 from study_plan import (
     PERSONS,
     QUICK,
-    RATES,
     SMOKE,
-    TUNED_ON,
     Cell,
     Settings,
     plan,
@@ -46,7 +41,8 @@ from study_plan import (
     plan_rates,
     plan_smoke,
 )  # fmt: skip
-from study_report import MEAN, NEAREST, PIVOTAL, value
+from study_report import MEAN, NEAREST, PIVOTAL
+from study_work import CELLS, RATE_CELLS, best_rates, latest, read_cells, run_workers, work
 from torch import Tensor
 
 from my3dgen_core import (
@@ -64,7 +60,7 @@ from my3dgen_core import (
 from my3dgen_core.face import IdentityNetwork
 from my3dgen_core.training import Training
 
-CELLS, RATE_CELLS, PEOPLE = "cells.jsonl", "rates.jsonl", "persons"
+PEOPLE = "persons"
 YAWS = tuple(range(-60, 61, 15))
 LONG = 2000
 """Steps from which on a training is kept in between, every 500 steps."""
@@ -111,6 +107,12 @@ class Study:
 
     def measure(self, cell: Cell) -> dict[str, Any]:
         """Everything about one cell."""
+        return self._measure(cell) | {"device": self._device_name()}
+
+    def _device_name(self) -> str:
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
+
+    def _measure(self, cell: Cell) -> dict[str, Any]:
         person, _ = self.person(cell.person)
         photos = (person.cluttered if cell.background == "cluttered" else person.photos)[: cell.photos]
         if len(photos) == 0:
@@ -302,87 +304,6 @@ def save_views(path: Path, views: Tensor) -> None:
     Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(path)
 
 
-# --- Cells and workers ------------------------------------------------------------------------------------
-
-
-def read_cells(file: Path) -> list[dict[str, Any]]:
-    """Finished cells; a line that was cut off is left out, and its cell runs again."""
-    rows = []
-    for line in file.read_text().splitlines() if file.exists() else []:
-        with contextlib.suppress(json.JSONDecodeError):
-            rows.append(json.loads(line))
-    return rows
-
-
-def latest(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those of the generator and settings of the last one."""
-    return [row for row in rows if row["stamp"] == rows[-1]["stamp"]]
-
-
-def work(study: Study, cells: list[Cell], file: Path, until: float) -> None:
-    """Measures cells that are not there yet, in their order; other workers may do the same beside it."""
-    claims = file.parent / "claims"
-    claims.mkdir(exist_ok=True)
-    done = {row["name"] for row in read_cells(file) if row["stamp"] == study.stamp}
-    for number, cell in enumerate(cells):
-        if cell.name in done or time.time() > until:
-            continue
-        try:
-            (claims / cell.name).touch(exist_ok=False)
-        except FileExistsError:
-            continue
-        start = time.time()
-        row = {"name": cell.name, "stamp": study.stamp, "cell": asdict(cell), **study.measure(cell)}
-        row |= {"wall": time.time() - start, "device": device_name(study.device)}
-        with file.open("a") as opened:
-            fcntl.flock(opened, fcntl.LOCK_EX)  # one line at a time
-            opened.write(f"\n{json.dumps(row)}\n")  # a fresh line, also behind one that was cut off
-        psnr, took = value(row, ("held-out views", "PSNR dB")) or 0.0, row["wall"]
-        print(f"{number + 1}/{len(cells)} {cell.name}: {psnr:.2f} dB, {took:.0f} s", flush=True)
-
-
-def device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-
-
-def run_workers(count: int, until: float, out: Path) -> None:
-    """This very program `count` times over, ended when the time is up: what was finished is there."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    arguments = [sys.executable, __file__, *sys.argv[1:], "--worker", "--until", str(until)]
-    running = [subprocess.Popen(arguments, env=environment) for _ in range(count)]
-    for process in running:
-        try:
-            process.wait(max(1.0, until - time.time()))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-    bad = sum(process.returncode not in (0, -9) for process in running)
-    if bad:
-        print(f"{bad} of {count} workers failed; their words are above.", flush=True)
-
-
-def best_rates(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """By method, the factor with the best held-out views, mean over persons that have every factor."""
-    best: dict[str, float] = {}
-    for method, factors in RATES.items():
-        mine = [row for row in rows if row["cell"]["method"] == method]
-        scores: dict[float, float] = {}
-        by_person = {
-            person: {
-                row["cell"]["rate"]: row["held-out views"]["PSNR dB"]
-                for row in mine
-                if row["cell"]["person"] == person
-            }
-            for person in TUNED_ON
-        }
-        whole = [found for found in by_person.values() if set(found) == set(factors)]
-        for factor in factors if whole else ():
-            scores[factor] = fmean(found[factor] for found in whole)
-        if scores:
-            best[method] = max(scores, key=lambda factor: scores[factor])
-    return best
-
-
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("build/study"))
@@ -412,7 +333,7 @@ def main(arguments: list[str] | None = None) -> None:
             claim.unlink()
     until = args.until or time.time() + 60 * args.minutes
     if args.workers > 1 and not args.worker:
-        run_workers(args.workers, until, args.out)
+        run_workers(args.workers, until)
     else:
         settings = SMOKE if args.smoke else QUICK if args.quick else Settings()
         generator = load_generator(args.generator, device=args.device)
@@ -420,10 +341,10 @@ def main(arguments: list[str] | None = None) -> None:
             generator.renderer = "compiled"
         study = Study(generator, identity_network(args.arcface, args.device), settings, args.out)
         if args.rates:
-            work(study, plan_rates(), args.out / RATE_CELLS, until)
+            work(study.measure, study.stamp, plan_rates(), args.out / RATE_CELLS, until)
         else:
             cells = plan_smoke() if args.smoke else plan_quick() if args.quick else plan(rates)
-            work(study, cells, args.out / CELLS, until)
+            work(study.measure, study.stamp, cells, args.out / CELLS, until)
     if args.rates and not args.worker:
         print("Best factors of the learning rates:", best_rates(latest(read_cells(args.out / RATE_CELLS))))
 

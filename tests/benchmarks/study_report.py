@@ -326,9 +326,10 @@ seen, by
 ArcFace is w600k_mbf of InsightFace's pack buffalo_s, brought by the user."""
 
 _WHAT = """\
-Held-out views: the neutral face from eight cameras that no photo has, yaw to 50 degrees; the mean anchor is
-rendered, or for "nearest" the latent of the one photo whose camera is nearest. Held-out photos: six of another
-album, with other expressions, inverted into W+ on the generator as the method left it (150 steps). Identity:
+Held-out views: the neutral face from eight cameras that no photo has, yaw to 50 degrees; the mean anchor
+is rendered, or for "nearest" the latent of the one photo whose camera is nearest. Held-out photos: six of
+another album, with other expressions, inverted into W+ on the generator as the method left it (150 steps).
+Identity:
 mean ArcFace cosine with the person's photos, faces aligned by their true positions; the true views reach
 {truth}. Multi-view error: 1 - the cosine with the nearest photo, mean over 24 frames of the paper's orbit.
 Depth error in world units (a head is about .5 wide). Stray density: mean opacity of a hundredth of a unit of
