@@ -86,7 +86,7 @@ SMOKE = Settings(
     inversion=InversionConfig(steps=2, shared_steps=2, rays_per_image=64),
     alone=InversionConfig(steps=2, shared_steps=0, rays_per_image=64),
     held_out=quick(dataclasses.replace(HELD_OUT, rays_per_image=64), 2),
-    pivotal_steps=2, orbit=1, curve_every=2,
+    pivotal_steps=1, orbit=1, curve_every=3,
 )  # fmt: skip
 QUICK = dataclasses.replace(
     Settings(), alone=InversionConfig(steps=100, shared_steps=0), held_out=quick(HELD_OUT, 50),
@@ -145,7 +145,7 @@ def plan_quick() -> list[Cell]:
 
 def plan_smoke() -> list[Cell]:
     """A few steps: does it run at all."""
-    cells = [Cell(PERSONS[0], m, photos=3, steps=4) for m in (*PRETRAINED, "LoRA r=1", "full")]
+    cells = [Cell(PERSONS[0], m, photos=3, steps=4) for m in (MEAN, PIVOTAL, "LoRA r=1", "full")]
     hard: dict[str, Any] = {"cameras": "noisy", "refine": True, "background": "cluttered", "space": "w+"}
     return [*cells, Cell(PERSONS[0], "LoRA r=1", photos=3, steps=4, background_weight=0.3, **hard)]
 

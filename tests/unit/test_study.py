@@ -2,8 +2,9 @@
 
 import json
 import shutil
-import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import micro
 import pytest
@@ -11,6 +12,7 @@ import torch
 from real_photos import pack_folder
 
 from my3dgen_core import save_generator
+from my3dgen_core.training import DivergedError
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -26,7 +28,7 @@ def persons(tmp_path_factory, root):
     import study_persons
 
     folder = tmp_path_factory.mktemp("study") / "persons"
-    study_persons.main(["100", "--out", str(folder), "--resolution", "48", "--photos", "3"])
+    study_persons.main(["100", "--out", str(folder), "--resolution", "32", "--photos", "3"])
     return folder
 
 
@@ -41,15 +43,15 @@ def test_a_smoke_run_gives_cells_once_and_a_report(tmp_path, capsys, persons):
     arguments += ["--arcface", str(pack_folder())]
     study.main(arguments)
     rows = study.read_cells(out / study.CELLS)
-    assert len(rows) == 6
+    assert len(rows) == 5
     methods = [row["cell"]["method"] for row in rows]
-    assert methods == [*study_plan.PRETRAINED, "LoRA r=1", "full", "LoRA r=1"]
-    trained = rows[3]
-    assert trained["parameters"] < rows[4]["parameters"]
+    assert methods == [study_plan.MEAN, study_plan.PIVOTAL, "LoRA r=1", "full", "LoRA r=1"]
+    trained = rows[2]
+    assert trained["parameters"] < rows[3]["parameters"]
     assert trained["half"]["bytes"] < trained["bytes"] * 0.7 + 20_000  # a header on top
     assert len(trained["curve"]) == 2
-    assert all(-1 <= row["multi-view identity error"]["unaligned"] <= 2 for row in rows[:5])
-    assert "multi-view identity error" not in rows[5]  # of the grid, which does without
+    assert all(-1 <= row["multi-view identity error"]["unaligned"] <= 2 for row in rows[:4])
+    assert "multi-view identity error" not in rows[4]  # of the grid, which does without
     assert [yaw for yaw, _ in trained["identity by yaw"]] == list(study.YAWS)
     assert rows[0]["held-out views"]["PSNR dB"] != trained["held-out views"]["PSNR dB"]
     assert all(row["truth"]["identity"] > 0.5 for row in rows)
@@ -59,10 +61,10 @@ def test_a_smoke_run_gives_cells_once_and_a_report(tmp_path, capsys, persons):
     (out / study.CELLS).write_text(text[:-100])
     capsys.readouterr()
     study.main(arguments)
-    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == [f"6/6 {rows[5]['name']}"]
+    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == [f"5/5 {rows[4]['name']}"]
     again = study.read_cells(out / study.CELLS)
     assert [row["name"] for row in again] == [row["name"] for row in rows]
-    assert again[5]["held-out views"] == rows[5]["held-out views"]
+    assert again[4]["held-out views"] == rows[4]["held-out views"]
 
     study.main(["--report", "--out", str(out), "--docs", str(tmp_path / "docs")])
     files = {file.name for file in (tmp_path / "docs").iterdir()}
@@ -72,17 +74,28 @@ def test_a_smoke_run_gives_cells_once_and_a_report(tmp_path, capsys, persons):
     assert f"{trained['parameters']:,}" in report
 
 
-def test_workers_share_the_cells(tmp_path, persons):
-    import study
+def test_workers_share_the_cells(tmp_path):
+    import study_plan
+    import study_work
 
-    save_generator(micro.generator(), tmp_path / "tiny.safetensors")
-    out = tmp_path / "study"
-    shutil.copytree(persons, out / "persons")
-    arguments = ["--smoke", "--out", str(out), "--generator", str(tmp_path / "tiny.safetensors")]
-    program = [sys.executable, study.__file__, *arguments, "--workers", "2"]
-    said = subprocess.run(program, check=True, capture_output=True, text=True).stdout
-    assert len(said.splitlines()) == 6
-    assert len({row["name"] for row in study.read_cells(out / study.CELLS)}) == 6
+    measured = []
+
+    def measure(cell):
+        measured.append(cell.name)
+        if cell.method == "full":
+            raise DivergedError("The loss became nan.", None)
+        time.sleep(0.01)  # lets the other worker in
+        return {"held-out views": {"PSNR dB": 20.0}}
+
+    cells, file = study_plan.plan()[:12], tmp_path / "cells.jsonl"
+    arguments = measure, "stamp", cells, file, time.time() + 60
+    with ThreadPoolExecutor() as workers:
+        for done in [workers.submit(study_work.work, *arguments) for _ in range(3)]:
+            done.result()
+    assert sorted(measured) == sorted(cell.name for cell in cells)
+    rows = study_work.read_cells(file)
+    assert sorted(row["name"] for row in rows) == sorted(measured)
+    assert {"diverged" in row for row in rows if row["cell"]["method"] == "full"} == {True}
 
 
 def test_the_plan_has_the_main_table_first_and_no_cell_twice():
@@ -124,7 +137,7 @@ def test_training_gets_noisy_labels_and_cluttered_photos_of_the_same_head(person
     assert not torch.equal(person.cameras, person.noisy)
     changed = (person.cluttered - person.photos).abs().amax(1)
     assert float((changed > 0.1).float().mean()) > 0.1
-    assert float(changed[:, 23:26, 23:26].max()) == 0  # the head is the same
+    assert float(changed[:, 15:17, 15:17].max()) == 0  # the head is the same
 
 
 def test_persons_are_read_as_they_were_seen(persons):
@@ -132,7 +145,7 @@ def test_persons_are_read_as_they_were_seen(persons):
 
     from my3dgen_core.starter import person
 
-    images, depth, mask = person(100).render(study_persons.read(persons / "100.npz").view_cameras, 48)
+    images, depth, mask = person(100).render(study_persons.read(persons / "100.npz").view_cameras, 32)
     kept = study_persons.read(persons / "100.npz")
     assert float((kept.views - images).abs().max()) < 1 / 127
     assert float((kept.depth - depth).abs().max()) < 1e-4
