@@ -8,6 +8,7 @@ divided by the image size, so the principal point is .5 and the focal length 4.2
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -132,6 +133,26 @@ def from_angles(
     c, s = rolls.cos()[:, None], rolls.sin()[:, None]
     rotation = torch.stack((right * c + down * s, down * c - right * s, forward), dim=2)
     return pack(rotation, cam2world(level)[:, :3, 3], intrinsics(level)[:, 0, 0])
+
+
+@dataclass(frozen=True)
+class ViewRange:
+    """How far from the front a generator has seen heads: yaw and pitch in degrees, both ways."""
+
+    yaw: float = 180.0
+    pitch: float = 90.0
+
+    def beyond(self, cameras: Tensor) -> str:
+        """A sentence about the cameras [N, 25] that look from farther round than that; empty if none do."""
+        yaw, pitch, _ = (torch.rad2deg(values).abs() for values in angles(cameras.detach().float().cpu()))
+        count = int(((yaw > self.yaw + 0.5) | (pitch > self.pitch + 0.5)).sum())
+        if not count:
+            return ""
+        return (
+            f"{count} of {len(cameras)} cameras look from farther round than this generator was trained for "
+            f"(yaw to {float(yaw.max()):.0f}, pitch to {float(pitch.max()):.0f} degrees; trained to "
+            f"{self.yaw:.0f} and {self.pitch:.0f}): pictures from there may break."
+        )
 
 
 def focal_of_fov(degrees: float | Tensor) -> Tensor:
@@ -276,11 +297,12 @@ def camera_path(
     focal: float = FOCAL,
     center_pitch: float = 0.0,
 ) -> Tensor:
-    """Cameras along a path; all but "sweep" are closed, so that a video loops without a stop.
+    """Cameras along a path; all but "sweep" and "spiral" are closed, so that a video loops without a stop.
 
     Args:
         kind: "ellipse" (yaw and pitch a quarter apart, the paper's orbit), "sweep" (yaw from -`yaw` to +`yaw`
-            at `center_pitch`), "swing" (there and back), "figure8".
+            at `center_pitch`), "swing" (there and back), "figure8", "spiral" (two turns that end in
+            front).
         frames: number of cameras, >= 1.
         yaw, pitch: amplitudes in radians.
 
@@ -299,9 +321,50 @@ def camera_path(
         yaws, pitches = yaw * turn.sin(), torch.full((frames,), center_pitch)
     elif kind == "figure8":
         yaws, pitches = yaw * turn.sin(), center_pitch + pitch * (2 * turn).sin()
+    elif kind == "spiral":
+        left = torch.linspace(1, 0, frames) if frames > 1 else torch.zeros(1)
+        yaws = yaw * left * (4 * math.pi * left).cos()
+        pitches = center_pitch + pitch * left * (4 * math.pi * left).sin()
     else:
         raise ValueError(f"Unknown camera path {kind!r}. Known: {', '.join(PATHS)}.")
     return look_at(yaws, pitches, radius, pivot, focal)
 
 
-PATHS = ("ellipse", "swing", "sweep", "figure8")
+PATHS = ("ellipse", "swing", "sweep", "figure8", "spiral")
+EASINGS = ("smooth", "linear")
+
+
+def keyframes(
+    cameras: Tensor,
+    frames: int,
+    easing: str = "smooth",
+    loop: bool = False,
+    pivot: tuple[float, float, float] | Tensor | None = None,
+) -> Tensor:
+    """A path through cameras [K, 25], each reached in equal time: [frames, 25].
+
+    Between two of them the camera turns steadily about the pivot (`interpolate_orbit`).
+
+    Args:
+        frames: number of cameras, >= 1; without `loop` the last one is the last keyframe.
+        easing: "smooth" slows down at each keyframe, "linear" does not.
+        loop: back to the first at the end; the frame that would repeat it is left out.
+
+    Raises:
+        ValueError: fewer than two keyframes, no frame, an unknown easing, or two opposite keyframes.
+    """
+    check_cameras(cameras)
+    if len(cameras) < 2 or frames < 1:
+        raise ValueError(
+            f"A path needs two keyframes and one frame at least, not {len(cameras)} and {frames}."
+        )
+    if easing not in EASINGS:
+        raise ValueError(f"easing must be one of {', '.join(EASINGS)}, not {easing!r}.")
+    ends = torch.cat((cameras, cameras[:1])) if loop else cameras
+    legs = len(ends) - 1
+    at = torch.arange(frames, device=cameras.device) * (legs / (frames if loop else max(1, frames - 1)))
+    leg = at.floor().clamp(max=legs - 1).long()
+    t = at - leg
+    if easing == "smooth":
+        t = t * t * (3 - 2 * t)
+    return interpolate_orbit(ends[leg], ends[leg + 1], t, pivot)

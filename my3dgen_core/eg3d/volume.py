@@ -86,6 +86,12 @@ def box_limits(origins: Tensor, directions: Tensor, side: float) -> tuple[Tensor
 def plane_features(planes: Tensor, points: Tensor, box_warp: float) -> Tensor:
     """Features of each plane: planes [B, 3, 32, P, P] and points [B, M, 3] -> [B, 3, M, 32]."""
     b, _, channels, height, width = planes.shape
+    if b > 1 and planes.stride(0) == 0:  # one scene from several cameras
+        return (
+            plane_features(planes[:1], points.reshape(1, -1, 3), box_warp)[0]
+            .unflatten(1, (b, -1))
+            .transpose(0, 1)
+        )
     points = points * (2 / box_warp)
     grid = torch.stack([points[..., pair] for pair in _PAIRS], dim=1)
     flat = planes.reshape(b * 3, channels, height, width).contiguous(memory_format=torch.channels_last)
@@ -219,7 +225,10 @@ def _two_passes(
     depths, order = torch.sort(torch.cat((depths, fine), dim=2), dim=2)
     density = torch.cat((density, density_fine), dim=2).gather(2, order)
     color = torch.cat((color, color_fine), dim=2)
-    return density, color.gather(2, order.expand(-1, -1, -1, color.shape[-1])), depths
+    rays_before = torch.arange(0, order.numel(), order.shape[2], device=order.device)
+    places = (order.flatten(0, 1)[..., 0] + rays_before[:, None]).flatten()
+    color = color.flatten(0, 2).index_select(0, places).view_as(color)  # whole samples: four times gather
+    return density, color, depths
 
 
 def _with_gradient(
