@@ -41,7 +41,7 @@ from study_plan import (
     plan_rates,
     plan_smoke,
 )  # fmt: skip
-from study_report import MEAN, NEAREST, PIVOTAL
+from study_rows import MEAN, NEAREST, PIVOTAL
 from study_work import CELLS, RATE_CELLS, best_rates, latest, read_cells, run_workers, work
 from torch import Tensor
 

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from study_report import MEAN, NEAREST, PIVOTAL
+from study_rows import MEAN, NEAREST, PIVOTAL
 
 from my3dgen_core import InversionConfig, TuningConfig
 from my3dgen_core.evaluation import HELD_OUT

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from study_report import (
+from study_rows import (
     IDENTITY,
     MEAN,
     ORDER,

@@ -16,7 +16,7 @@ from statistics import fmean
 from typing import Any
 
 from study_plan import RATES, TUNED_ON, Cell
-from study_report import VIEWS, value
+from study_rows import VIEWS, value
 
 from my3dgen_core.training import DivergedError
 

@@ -174,9 +174,9 @@ def row(method, psnr, identity=None, person=100, photos=50, **more):
 
 
 def answers(rows):
-    import study_report
+    import study_claims
 
-    return [holds for _, holds, _ in study_report.claims(rows)]
+    return [holds for _, holds, _ in study_claims.claims(rows)]
 
 
 def test_claims_follow_the_numbers():
@@ -200,10 +200,10 @@ def test_claims_follow_the_numbers():
 
 
 def test_a_person_of_nvidias_size_takes_what_its_numbers_take():
-    import study_report
+    import study_claims
 
     # low-rank tensors, biases, noise strengths, decoder; 50 anchors in W; 50 cameras
-    assert study_report.full_size() == 2 * (91_110 + 16_582 + 17 + 4_257 + 50 * 512) + 4 * 50 * 25
+    assert study_claims.full_size() == 2 * (91_110 + 16_582 + 17 + 4_257 + 50 * 512) + 4 * 50 * 25
 
 
 def test_a_claim_about_every_person_falls_with_one():
