@@ -7,7 +7,7 @@ divided by the image size, so the principal point is .5 and the focal length 4.2
 
 from __future__ import annotations
 
-import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -134,6 +134,26 @@ def from_angles(
     return pack(rotation, cam2world(level)[:, :3, 3], intrinsics(level)[:, 0, 0])
 
 
+@dataclass(frozen=True)
+class ViewRange:
+    """How far from the front a generator has seen heads: yaw and pitch in degrees, both ways."""
+
+    yaw: float = 180.0
+    pitch: float = 90.0
+
+    def beyond(self, cameras: Tensor) -> str:
+        """A sentence about the cameras [N, 25] that look from farther round than that; empty if none do."""
+        yaw, pitch, _ = (torch.rad2deg(values).abs() for values in angles(cameras.detach().float().cpu()))
+        count = int(((yaw > self.yaw + 0.5) | (pitch > self.pitch + 0.5)).sum())
+        if not count:
+            return ""
+        return (
+            f"{count} of {len(cameras)} cameras look from farther round than this generator was trained for "
+            f"(yaw to {float(yaw.max()):.0f}, pitch to {float(pitch.max()):.0f} degrees; trained to "
+            f"{self.yaw:.0f} and {self.pitch:.0f}): pictures from there may break."
+        )
+
+
 def focal_of_fov(degrees: float | Tensor) -> Tensor:
     """Normalised focal length of a field of view in degrees (0 to 180, both exclusive)."""
     return 0.5 / torch.tan(torch.deg2rad(torch.as_tensor(degrees, dtype=torch.float64)) / 2)
@@ -248,103 +268,3 @@ def _rotation(axis: Tensor, angle: Tensor) -> Tensor:
     cross = torch.stack((zero, -z, y, z, zero, -x, -y, x, zero), dim=1).view(-1, 3, 3)
     sine, cosine = angle.sin()[:, None, None], angle.cos()[:, None, None]
     return torch.eye(3).to(axis) + sine * cross + (1 - cosine) * cross @ cross
-
-
-def orbit(
-    frames: int,
-    yaw: float = 0.6,
-    pitch: float = 0.25,
-    radius: float = RADIUS,
-    pivot: tuple[float, float, float] | Tensor | None = None,
-    focal: float = FOCAL,
-    center_pitch: float = 0.0,
-) -> Tensor:
-    """A closed ellipse around the front, [frames, 25].
-
-    Yaw swings to +-`yaw`, pitch to `center_pitch` +- `pitch`, both in radians.
-    """
-    return camera_path("ellipse", frames, yaw, pitch, radius, pivot, focal, center_pitch)
-
-
-def camera_path(
-    kind: str,
-    frames: int,
-    yaw: float = 0.6,
-    pitch: float = 0.25,
-    radius: float = RADIUS,
-    pivot: tuple[float, float, float] | Tensor | None = None,
-    focal: float = FOCAL,
-    center_pitch: float = 0.0,
-) -> Tensor:
-    """Cameras along a path; all but "sweep" are closed, so that a video loops without a stop.
-
-    Args:
-        kind: "ellipse" (yaw and pitch a quarter apart, the paper's orbit), "sweep" (yaw from -`yaw` to +`yaw`
-            at `center_pitch`), "swing" (there and back), "figure8".
-        frames: number of cameras, >= 1.
-        yaw, pitch: amplitudes in radians.
-
-    Returns:
-        [frames, 25].
-    """
-    if frames < 1:
-        raise ValueError(f"A camera path needs at least one frame, but {frames} were asked for.")
-    turn = torch.arange(frames) / frames * (2 * math.pi)
-    if kind == "ellipse":
-        yaws, pitches = yaw * turn.sin(), center_pitch + pitch * turn.cos()
-    elif kind == "sweep":
-        yaws = torch.linspace(-yaw, yaw, frames) if frames > 1 else torch.zeros(1)
-        pitches = torch.full((frames,), center_pitch)
-    elif kind == "swing":
-        yaws, pitches = yaw * turn.sin(), torch.full((frames,), center_pitch)
-    elif kind == "figure8":
-        yaws, pitches = yaw * turn.sin(), center_pitch + pitch * (2 * turn).sin()
-    else:
-        raise ValueError(f"Unknown camera path {kind!r}. Known: {', '.join(PATHS)}.")
-    return look_at(yaws, pitches, radius, pivot, focal)
-
-
-PATHS = ("ellipse", "swing", "sweep", "figure8")
-
-
-def keyframe_path(
-    keyframes: Tensor,
-    frames: int,
-    closed: bool = False,
-    radius: float = RADIUS,
-    pivot: tuple[float, float, float] | Tensor | None = None,
-    focal: float = FOCAL,
-) -> Tensor:
-    """Cameras that pass through given directions, the same time from each to the next, without a corner.
-
-    A Catmull-Rom spline through yaw and pitch; yaw goes the shorter way round from one to the next.
-
-    Args:
-        keyframes: [K, 2] yaw and pitch in radians, K >= 1.
-        frames: number of cameras, >= 1. An open path begins at the first direction and ends at the last.
-        closed: back from the last to the first, so that a video loops.
-
-    Returns:
-        [frames, 25].
-    """
-    if frames < 1 or len(keyframes) < 1:
-        raise ValueError(
-            f"A camera path needs at least one keyframe and one frame, not {len(keyframes)} and {frames}."
-        )
-    keys = keyframes.double().clone()
-    count = len(keys)
-    steps = torch.remainder(keys[:, 0].roll(-1) - keys[:, 0] + math.pi, 2 * math.pi) - math.pi
-    keys[1:, 0] = keys[0, 0] + steps[:-1].cumsum(0)
-    if closed:
-        round_trip = torch.stack((steps.sum(), torch.zeros_like(steps[0])))
-        keys = torch.cat((keys - round_trip, keys, keys + round_trip, keys + 2 * round_trip))[count - 1 :]
-        t = torch.arange(frames, dtype=keys.dtype) / frames * count
-    else:
-        keys = torch.cat((keys[:1], keys, keys[-1:], keys[-1:]))
-        t = torch.linspace(0, count - 1, frames, dtype=keys.dtype)
-    whole = t.floor().long()
-    s = (t - whole)[:, None]
-    a, b, c, d = (keys[whole + offset] for offset in range(4))
-    at = b + s / 2 * (c - a + s * (2 * a - 5 * b + 4 * c - d + s * (3 * (b - c) + d - a)))
-    limit = math.radians(89)  # straight above there is no yaw
-    return look_at(at[:, 0].float(), at[:, 1].clamp(-limit, limit).float(), radius, pivot, focal)

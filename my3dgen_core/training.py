@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from .adapter import DIFF, Adapter, swapped
+from .adapter import DIFF, Adapter, swapped, trained
 from .camera import mirror
 from .checkpoint import write_safetensors
 from .eg3d import Generator
@@ -171,7 +171,7 @@ class Training:
         count = sum(len(part) for part in parts)
         total = 0.0
         for part in parts:
-            with swapped(self.generator, self.adapter.composed(self.parameters)):
+            with trained(self.generator, self.adapter, self.parameters):
                 loss = self._loss(part, flipped).sum() / count
             loss.backward()
             total += float(loss.detach())

@@ -1,7 +1,10 @@
 """ComfyUI's own page in a browser without a screen: makes the workflow files that users open, and tests them.
 
 python tools/page.py                # workflows/NAME.json from workflows/api/NAME.json, for every NAME
+python tools/page.py NAME ...       # for these
 python tools/page.py screenshots    # web/docs/pictures/*.png, see tools/screenshots.py
+
+What the first node of an API workflow has as its "note" becomes a note on the page.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from typing import Any
 
 import comfy
 
+ATTEMPTS = 5
 WORKFLOWS = comfy.ROOT / "workflows"
 ARGUMENTS = [
     "--no-sandbox",
@@ -31,7 +35,7 @@ ARGUMENTS = [
 READY = "window.app?.graph && Object.keys(LiteGraph.registered_node_types).length > 100"
 # Columns from left to right as the data flows, wide enough for every name.
 TO_UI = """
-async (prompt) => {
+async ([prompt, note]) => {
   await app.loadApiJson(JSON.parse(prompt), "workflow");
   const room = {SaveImage: 340, PreviewImage: 340, SaveVideo: 340, PreviewAny: 180};
   for (const node of app.graph._nodes) {
@@ -39,6 +43,16 @@ async (prompt) => {
     node.size = [Math.max(320, size[0]), Math.max(room[node.type] ?? 0, size[1])];
   }
   app.graph.arrange(60);
+  if (note) {
+    const left = Math.min(...app.graph._nodes.map((node) => node.pos[0]));
+    const top = Math.min(...app.graph._nodes.map((node) => node.pos[1]));
+    const card = LiteGraph.createNode("MarkdownNote");
+    card.title = "About this workflow";
+    card.size = [420, 320];
+    card.pos = [left - 480, top];
+    app.graph.add(card);
+    card.widgets[0].value = note;
+  }
   return JSON.stringify(app.graph.serialize());
 }
 """
@@ -81,7 +95,7 @@ def open_page(server: comfy.Server) -> Iterator[Any]:
 
 
 def same_prompt(prompt: dict[str, Any]) -> dict[str, Any]:
-    """A prompt as it can be compared: what runs, without titles and texts that the page adds."""
+    """A prompt as it can be compared: what runs, without titles, notes and texts that the page adds."""
     return {
         name: {
             "class_type": node["class_type"],
@@ -89,6 +103,11 @@ def same_prompt(prompt: dict[str, Any]) -> dict[str, Any]:
         }
         for name, node in prompt.items()
     }
+
+
+def note_of(prompt: dict[str, Any]) -> str:
+    """What a workflow says about itself; empty where it says nothing."""
+    return next(iter(prompt.values()))["_meta"].get("note", "")
 
 
 def main() -> int:
@@ -105,9 +124,15 @@ def main() -> int:
         open_page(server) as page,
     ):
         for source in sorted((WORKFLOWS / "api").glob("*.json")):
+            if sys.argv[1:] and source.stem not in sys.argv[1:]:
+                continue
             prompt = json.loads(source.read_text(encoding="utf-8"))
-            workflow = page.evaluate(TO_UI, json.dumps(prompt))
-            back = page.evaluate(TO_API, workflow)
+            for _ in range(ATTEMPTS):
+                workflow = page.evaluate(TO_UI, [json.dumps(prompt), note_of(prompt)])
+                back = page.evaluate(TO_API, workflow)
+                if same_prompt(back) == same_prompt(prompt):
+                    break
+                page.wait_for_timeout(2000)  # its default workflow came in between
             if same_prompt(back) != same_prompt(prompt):
                 print(f"{source.name} does not come back from the page as it was.", file=sys.stderr)
                 return 1

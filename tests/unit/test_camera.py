@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
-from my3dgen_core import camera_path, interpolate, look_at, mirror, orbit
-from my3dgen_core.camera import PATHS, angles, cam2world, check_cameras, intrinsics, keyframe_path
+from my3dgen_core import GeneratorConfig, camera_path, interpolate, load_generator, look_at, mirror, orbit
+from my3dgen_core.camera import ViewRange, angles, cam2world, check_cameras, intrinsics
+from my3dgen_core.camera_paths import PATHS, keyframe_path, keyframes
 
 
 def test_the_frontal_camera_stands_on_the_z_axis_with_opencv_axes():
@@ -87,6 +88,47 @@ def test_an_unknown_path_names_the_known_ones():
 def test_bad_cameras_get_a_sentence(bad):
     with pytest.raises(ValueError, match=r"(?i)camera"):
         check_cameras(bad)
+
+
+def test_keyframes_are_reached_in_equal_time_and_a_loop_leads_back():
+    keys = look_at(torch.tensor([-0.5, 0.1, 0.5]), torch.tensor([0.0, 0.2, 0.0]))
+    path = keyframes(keys, 9)
+    assert torch.allclose(path[[0, 4, 8]], keys, atol=1e-5)
+    steps = path[:, [3, 7, 11]].diff(dim=0).norm(dim=1)
+    assert float(steps[0]) < 0.7 * float(steps[1])  # smooth: it sets off slowly
+    even = keyframes(keys, 9, "linear")[:, [3, 7, 11]].diff(dim=0).norm(dim=1)
+    assert torch.allclose(even[:4], even[:1].expand(4), rtol=1e-3)
+    loop = keyframes(keys, 12, loop=True)
+    assert torch.allclose(loop[[0, 4, 8]], keys, atol=1e-5)
+    assert float((loop[11] - keys[0]).norm()) > 1e-3  # the frame that would repeat the first is left out
+    assert torch.allclose(path[:, [3, 7, 11]].norm(dim=1), torch.full((9,), 2.7), atol=1e-4)
+    with pytest.raises(ValueError, match="two keyframes and one frame"):
+        keyframes(keys[:1], 9)
+    with pytest.raises(ValueError, match="easing must be one of"):
+        keyframes(keys, 9, "bouncy")
+
+
+def test_a_spiral_ends_at_the_front():
+    path = camera_path("spiral", 48, yaw=0.6, pitch=0.2)
+    yaw, pitch, _ = angles(path)
+    assert float(yaw[0]) == pytest.approx(0.6, abs=1e-5)
+    assert torch.allclose(path[-1], look_at(0.0, 0.0)[0], atol=1e-6)
+    assert int((pitch[:-1].sign().diff() != 0).sum()) >= 3  # it goes round
+
+
+def test_what_lies_beyond_the_trained_views_gets_a_sentence():
+    seen = ViewRange(yaw=45, pitch=30)
+    assert seen.beyond(look_at(0.7, 0.3)) == ""
+    said = seen.beyond(look_at(torch.tensor([0.0, 1.0, -1.0]), torch.tensor([0.0, 0.0, 0.6])))
+    assert "2 of 3 cameras" in said
+    assert "yaw to 57, pitch to 34 degrees; trained to 45 and 30" in said
+    assert ViewRange().beyond(look_at(3.1, 1.5)) == ""
+
+
+def test_every_generator_knows_its_views():
+    assert GeneratorConfig().trained_views.yaw == 45
+    assert GeneratorConfig(avg_camera_radius=1.7).trained_views == ViewRange()  # NVIDIA's cars
+    assert load_generator("starter").trained_views.yaw > 60
 
 
 def test_a_path_passes_its_keyframes_and_a_closed_one_comes_back():

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import my3dgen_core.starter as starter
-from my3dgen_core.camera import look_at
+from my3dgen_core.camera import look_at, mirror
 from my3dgen_core.checkpoint import load_generator
 
 FOLDER = Path(starter.__file__).parent
@@ -74,3 +74,14 @@ def test_the_skin_direction_darkens_the_skin_step_by_step() -> None:
         cheeks = generator.render(ws, look_at(0, 0)).image[:, :, 64:84, 48:80].mean((1, 2, 3))
     steps = cheeks.diff()
     assert bool((steps > 0.05).all()) or bool((steps < -0.05).all())
+
+
+def test_mirrored_cameras_see_mirrored_silhouettes_of_the_mean_head() -> None:
+    """The mean of symmetric training data is symmetric."""
+    generator = load_generator("starter")
+    ws, camera = generator.w_avg.expand(1, generator.num_ws, -1), look_at(0.4, 0.1)
+    with torch.no_grad():
+        one, two = (generator.render(ws, view).mask > 0.5 for view in (camera, mirror(camera)))
+    two = two.flip(-1)
+    assert float((one & two).sum() / (one | two).sum()) > 0.97
+    assert float((one & one.flip(-1)).sum() / (one | one.flip(-1)).sum()) < 0.97  # a side view is not
