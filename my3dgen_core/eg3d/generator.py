@@ -226,8 +226,9 @@ class Generator(nn.Module):
             inputs = (planes, cameras, *self.decoder.parameters())
             if torch.is_grad_enabled() and any(t.requires_grad for t in inputs):
                 raise ValueError("quality='fast' gives no gradients: use 'exact', or torch.no_grad().")
-            if self.renderer == "compiled" and planes.device.type not in ("cpu", "meta"):
-                quality = "exact"  # all that the compiled renderer knows there
+            compiled_elsewhere = self.renderer == "compiled" and planes.device.type not in ("cpu", "meta")
+            if compiled_elsewhere or not isinstance(self.decoder, Decoder):
+                quality = "exact"  # all that the compiled renderer knows there; no bounds of other decoders
         origins, directions = rays(cameras, resolution, pixels)
         if chunk is None and (quality == "fast" or not torch.is_grad_enabled()):
             budget = _CPU_SAMPLES if planes.device.type == "cpu" else _DEVICE_SAMPLES

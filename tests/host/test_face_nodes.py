@@ -57,13 +57,13 @@ def test_a_camera_is_where_its_numbers_say(nodes: dict[str, Any]) -> None:
 
 def test_keyframes_are_read_from_the_text(nodes: dict[str, Any]) -> None:
     make = nodes["CameraPath"].make
-    path = make("keyframes", 3, 0.0, 0.0, 0.0, None, "-30 0, 0 12.5 ,30 -5,")[0].values
+    path = make("keyframes", 3, 0.0, 0.0, 0.0, keyframes="-30 0, 0 12.5 ,30 -5,")[0].values
     yaw, pitch, _ = (torch.rad2deg(a).tolist() for a in angles(path))
     assert yaw == pytest.approx([-30, 0, 30], abs=1e-3)
     assert pitch == pytest.approx([0, 12.5, -5], abs=1e-3)
     for text in ("", "1", "1 2 3", "a b", "200 0", "0 nan", "0 90", "0 0," * 101):
         with pytest.raises(ValueError, match=r"keyframe"):
-            make("keyframes", 3, 0.0, 0.0, 0.0, None, text)
+            make("keyframes", 3, 0.0, 0.0, 0.0, keyframes=text)
 
 
 def _load3d(x: float, y: float, z: float, zoom: float = 1) -> dict[str, Any]:

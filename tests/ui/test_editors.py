@@ -12,6 +12,7 @@ from prompts import Prompt, node
 from widget_page import Page, needs_browser, only_classic
 
 from my3dgen_core import look_at
+from my3dgen_core.camera_paths import PATHS
 
 pytestmark = [needs_browser, pytest.mark.usefixtures("no_error_of_ours")]
 
@@ -68,7 +69,7 @@ def test_a_ready_path_becomes_keyframes_when_one_is_added(page: Page) -> None:
 
 
 @only_classic
-@pytest.mark.parametrize("path", ["ellipse", "swing", "sweep", "figure8", "keyframes", "closed keyframes"])
+@pytest.mark.parametrize("path", [*PATHS, "keyframes", "closed keyframes"])
 def test_the_page_draws_the_path_that_the_node_makes(page: Page, pack: Any, path: str) -> None:
     inputs = path_prompt(path=path, keyframes="170 0, -160 30, -20 -10")["1"]["inputs"]
     drawn = page.page.evaluate(

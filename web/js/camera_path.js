@@ -5,7 +5,7 @@ import { COLOURS, box, button, element, range, rest, surface, themed } from "./l
 import { head } from "./lib/live.mjs";
 import { after, input, place, setValue, source } from "./lib/nodes.mjs";
 import { FRONT, pad } from "./lib/pad.mjs";
-import { CLOSED, OPEN, cameras, frameOf, level, parseKeys, spline, writeKeys } from "./lib/path.mjs";
+import { CLOSED, ONCE, OPEN, cameras, frameOf, level, parseKeys, spline, writeKeys } from "./lib/path.mjs";
 import { sphere } from "./lib/sphere.mjs";
 
 /** @typedef {import("./lib/path.mjs").Angles} Angles */
@@ -51,7 +51,7 @@ app.registerExtension({
     /** @param {Angles[]} given @param {number} [key] which is chosen then @param {"drag" | "still"} [quality] */
     const set = (given, key = chosen, quality = "still") => {
       ours = true; // the sphere shows its own changes itself
-      if (!byHand()) setValue(node, "path", setting().path === "sweep" ? OPEN : CLOSED);
+      if (!byHand()) setValue(node, "path", ONCE.includes(setting().path) ? OPEN : CLOSED);
       setValue(node, "keyframes", writeKeys(given));
       ours = false;
       choose(key);
@@ -71,7 +71,7 @@ app.registerExtension({
     /** Behind which keyframe a new one belongs that is put at this frame. @param {number} at @param {number} count */
     const segment = (at, count) => {
       const { frames } = setting();
-      const isClosed = closed() || !(byHand() || setting().path === "sweep");
+      const isClosed = !ONCE.includes(setting().path);
       return Math.floor(isClosed ? (at / frames) * count : (at / Math.max(1, frames - 1)) * (count - 1) + 1e-9);
     };
     /** @param {Angles} angles @param {number} [at] the frame that it is put at */
@@ -105,7 +105,7 @@ app.registerExtension({
       const many = Math.max(frames, 120); // a smooth line however few frames there are
       const found = keys();
       const way = byHand() ? (found.length ? spline(found, closed(), many) : []) : cameras({ ...setting(), frames: many });
-      if (way.length && path !== OPEN && path !== "sweep") way.push(way[0]);
+      if (way.length && !ONCE.includes(path)) way.push(way[0]);
       context.strokeStyle = accent;
       globe.line(context, way, 2);
       /** @param {Angles} at @param {number} size @param {string} fill @param {string} rim */

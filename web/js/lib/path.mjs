@@ -5,6 +5,8 @@
 
 export const OPEN = "keyframes";
 export const CLOSED = "closed keyframes";
+/** Paths that end elsewhere than they began. */
+export const ONCE = ["sweep", "spiral", OPEN];
 const HIGHEST = 89;
 
 /** @param {number} yaw any degrees @returns {number} the same within [-180, 180) */
@@ -79,6 +81,11 @@ export function cameras({ path, frames, yaw, pitch, center_pitch: middle, keyfra
   return Array.from({ length: frames }, (_, frame) => {
     const turn = (2 * Math.PI * frame) / frames;
     const [sine, cosine, twice] = [Math.sin(turn), Math.cos(turn), Math.sin(2 * turn)];
+    if (path === "spiral") {
+      const left = frames > 1 ? 1 - frame / (frames - 1) : 0;
+      const angle = 4 * Math.PI * left;
+      return [yaw * left * Math.cos(angle), middle + pitch * left * Math.sin(angle)];
+    }
     if (path === "sweep") return [frames > 1 ? yaw * ((2 * frame) / (frames - 1) - 1) : 0, middle];
     const up = path === "ellipse" ? cosine : path === "figure8" ? twice : 0;
     return [yaw * sine, middle + pitch * up];
