@@ -20,6 +20,7 @@ from torch import Tensor
 
 from .config import GeneratorConfig
 from .density_grid import DensityGrid
+from .layers import FullyConnected
 from .volume import (
     _PAIRS,
     Decoder,
@@ -148,7 +149,8 @@ class _Field:
         """Points [E, 3] of scenes [E] -> raw density [E] and hidden units [E, 64]."""
         first, softplus, last = self.decoder.net
         units = softplus(first(self._features(points.to(torch.float32), scene)))
-        weight, bias = (last.weight[0] * last.weight_gain, last.bias[0] * last.bias_gain)
+        assert isinstance(last, FullyConnected)
+        weight, bias = last.weight[0] * last.weight_gain, last.bias[0] * last.bias_gain
         return units @ weight.to(units.dtype) + bias.to(units.dtype), units
 
     def colors(self, units: Tensor) -> Tensor:

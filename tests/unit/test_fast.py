@@ -174,7 +174,7 @@ def test_rays_that_meet_nothing_give_the_background(starter, renderer):
     away[:, [0, 2, 8, 10]] *= -1  # half a turn
     exact, quick = both(generator, planes, away)
     assert float(exact.weight.max()) < 1e-3
-    assert torch.equal(quick.features, torch.ones_like(quick.features))
+    assert (quick.features - 1).abs().max() <= FEATURE  # white
     assert_same(exact, quick)
 
 
