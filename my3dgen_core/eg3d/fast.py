@@ -130,7 +130,7 @@ class _Rays:
             place = torch.addcmul(
                 start, depths.to(torch.float32), self.directions[:, axis, None] * grid.scale
             )
-            index = index * cells + place.clamp_(0, cells - 1).to(torch.int64)
+            index = index * cells + place.nan_to_num_(0).clamp_(0, cells - 1).to(torch.int64)
         return grid.bounds.view(2, -1)[:, index]
 
     def __getitem__(self, rays: Tensor) -> _Rays:
@@ -161,7 +161,7 @@ class _Field:
         """Mean plane features [E, 32]: the sum of twelve weighted texels, zero outside."""
         size = self.size
         texel = ((points.T * (2 / self.box_warp) + 1) * size - 1) / 2
-        low = texel.clamp(-2, size + 1).floor()  # further outside all weigh nothing
+        low = texel.nan_to_num(-2).clamp(-2, size + 1).floor()  # further outside all weigh nothing
         part = texel - low
         place = torch.stack((low, low + 1))  # [2, 3, E]
         share = torch.where((place >= 0) & (place < size), torch.stack((1 - part, part)), 0)
