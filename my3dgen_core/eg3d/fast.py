@@ -38,6 +38,7 @@ WEIGHT = 1e-3
 """What a ray's weight may lose: in air, all in all, and behind what hides it."""
 SHARE = 1e-4
 """Of a ray's weight: colours of samples that weigh less are not decoded, and the others stand in for them."""
+COLORS = 32
 FIRST = (3, 6)
 """Samples of a ray that are decoded before its others: of the coarse ones, and then of all."""
 
@@ -234,6 +235,9 @@ def _render(field: _Field, rays: _Rays, depths: Tensor, u: Tensor) -> tuple[Tens
     """Colours [R, 32], depth and weight [R, 1] of rays with coarse depths [R, N]; u [R, K]."""
     bounds = rays.bounds(field.grid, depths)
     seeing = _where(needed(bounds, depths).any(1, keepdim=True))[0]
+    if len(seeing) == 0:
+        nothing = depths.new_zeros(len(depths), 1)
+        return nothing.expand(-1, COLORS), torch.full_like(nothing, torch.nan), nothing
     samples = _Samples(field, rays[seeing], depths[seeing], bounds[:, seeing])
     samples.decode(FIRST[0])
     if u.shape[1] > 0:
