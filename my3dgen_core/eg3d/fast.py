@@ -38,6 +38,7 @@ WEIGHT = 1e-3
 """What a ray's weight may lose: in air, all in all, and behind what hides it."""
 SHARE = 1e-4
 """Of a ray's weight: colours of samples that weigh less are not decoded, and the others stand in for them."""
+COLORS = 32
 FIRST = (3, 6)
 """Samples of a ray that are decoded before its others: of the coarse ones, and then of all."""
 
@@ -130,7 +131,7 @@ class _Rays:
             place = torch.addcmul(
                 start, depths.to(torch.float32), self.directions[:, axis, None] * grid.scale
             )
-            index = index * cells + place.clamp_(0, cells - 1).to(torch.int64)
+            index = index * cells + place.nan_to_num_(0).clamp_(0, cells - 1).to(torch.int64)
         return grid.bounds.view(2, -1)[:, index]
 
     def __getitem__(self, rays: Tensor) -> _Rays:
@@ -161,7 +162,7 @@ class _Field:
         """Mean plane features [E, 32]: the sum of twelve weighted texels, zero outside."""
         size = self.size
         texel = ((points.T * (2 / self.box_warp) + 1) * size - 1) / 2
-        low = texel.clamp(-2, size + 1).floor()  # further outside all weigh nothing
+        low = texel.nan_to_num(-2).clamp(-2, size + 1).floor()  # further outside all weigh nothing
         part = texel - low
         place = torch.stack((low, low + 1))  # [2, 3, E]
         share = torch.where((place >= 0) & (place < size), torch.stack((1 - part, part)), 0)
@@ -234,6 +235,9 @@ def _render(field: _Field, rays: _Rays, depths: Tensor, u: Tensor) -> tuple[Tens
     """Colours [R, 32], depth and weight [R, 1] of rays with coarse depths [R, N]; u [R, K]."""
     bounds = rays.bounds(field.grid, depths)
     seeing = _where(needed(bounds, depths).any(1, keepdim=True))[0]
+    if len(seeing) == 0:
+        nothing = depths.new_zeros(len(depths), 1)
+        return nothing.expand(-1, COLORS), torch.full_like(nothing, torch.nan), nothing
     samples = _Samples(field, rays[seeing], depths[seeing], bounds[:, seeing])
     samples.decode(FIRST[0])
     if u.shape[1] > 0:

@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout's 
 import torch
 
 from my3dgen_core import Generator, GeneratorConfig, kernels, load_generator, look_at
+from my3dgen_core.eg3d import fast
 
 QUALITIES = ("exact", "fast")
 BATCH = 4
@@ -48,9 +50,7 @@ class Scene:
         steps = torch.linspace(-0.6, 0.6, frames)
         return torch.cat([look_at(float(yaw), 0.1, focal=self.generator.config.focal) for yaw in steps])
 
-    def frames(
-        self, quality: str, renderer: str, cameras: torch.Tensor, resolution: int | None = None
-    ) -> Any:
+    def frames(self, quality: str, renderer: str, cameras: torch.Tensor) -> Any:
         """The frames of a path, a batch at a time, as they would go to a video."""
         self.generator.renderer = renderer
         for part in cameras.split(BATCH):
@@ -109,6 +109,34 @@ def fidelity(scene: Scene, renderer: str) -> dict[str, float]:
     return {"least_psnr": float(psnr.min()), "excess_of_255": float(moved[1] - moved[0])}
 
 
+def decoded(scene: Scene, first: tuple[int, int]) -> int:
+    """Samples whose density is decoded for a frame of 64 x 64 rays; `first` as `eg3d.fast.FIRST`."""
+    counts, density, usual = [], fast._Field.density, fast.FIRST
+
+    def counting(self: Any, points: torch.Tensor, which: torch.Tensor) -> Any:
+        counts.append(len(points))
+        return density(self, points, which)
+
+    fast._Field.density, fast.FIRST = counting, first  # type: ignore[method-assign]
+    try:
+        scene.march("fast", "torch", look_at(0.3, 0.1), 64)
+    finally:
+        fast._Field.density, fast.FIRST = density, usual  # type: ignore[method-assign]
+    return sum(counts)
+
+
+def fewer_samples(scene: Scene) -> dict[str, float]:
+    """PSNR in dB of the exact renderer with other numbers of samples to itself with the starter's own."""
+    usual, views = scene.generator.config, {}
+    scene.generator.renderer = "torch"
+    for n, k in ((24, 24), (24, 16), (24, 8), (16, 16), (48, 48)):
+        scene.generator.config = replace(usual, depth_resolution=n, depth_resolution_importance=k)
+        views[f"{n} + {k}"] = scene.generator.march(scene.planes, look_at(0.3, 0.1), 64).features[..., :3]
+    scene.generator.config = usual
+    own = views.pop(f"{usual.depth_resolution} + {usual.depth_resolution_importance}")
+    return {name: float(10 * torch.log10(4 / (v - own).square().mean())) for name, v in views.items()}
+
+
 def resident(name: str) -> int:
     """VmHWM (peak) or VmRSS (now) of this process, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -135,6 +163,12 @@ def measure(renderers: list[str], rounds: int, threads: int, quick: bool) -> dic
     scene = Scene("starter")
     result: dict[str, Any] = {"threads": threads, "rounds": rounds, "torch": torch.__version__}
     result["fidelity"] = {r: fidelity(scene, r) for r in renderers}
+    result["samples"] = {
+        "exact": 64 * 64 * 48,
+        "bounds alone": decoded(scene, (999, 999)),
+        "bounds and the front first": decoded(scene, fast.FIRST),
+    }
+    result["fewer_samples_psnr"] = fewer_samples(scene)
     rows = result["rows"] = []
 
     def row(case: str, count: int, run: Callable[[str, str], Any]) -> None:
@@ -195,6 +229,11 @@ def table(result: dict[str, Any]) -> str:
         f"| {r} | {f['least_psnr']:.1f} dB | {f['excess_of_255']:.4f} / 255 |"
         for r, f in result["fidelity"].items()
     ]
+    lines += ["", "| samples decoded | | of all |", "|---|---|---|"]
+    samples = result["samples"]
+    lines += [f"| {name} | {n:,} | {n / samples['exact']:.0%} |" for name, n in samples.items()]
+    lines += ["", "| samples a ray, exact | PSNR of the rays to 24 + 24 |", "|---|---|"]
+    lines += [f"| {name} | {psnr:.1f} dB |" for name, psnr in result["fewer_samples_psnr"].items()]
     lines += ["", "| peak memory | renderer | exact MiB | fast MiB |", "|---|---|---|---|"]
     peaks = {(p["frames"], p["renderer"], p["quality"]): p["bytes"] / 2**20 for p in result["peak"]}
     lines += [

@@ -82,7 +82,7 @@ def test_training_and_applying_leave_the_generator_bit_for_bit(
     cameras = camera_path("swing", 3)
     identity, plot, summary = train(nodes, model, photos, latents_of(generator, cameras))
     (personal,) = nodes["ApplyIdentity"].apply(model, identity, 1.0)
-    pictures, heads, depths, _ = nodes["Render"].render(personal, identity.anchors, "every", 0, 2)["result"]
+    pictures, heads, depths, *_ = nodes["Render"].render(personal, identity.anchors, "every", 0, 2)["result"]
     plain = nodes["Render"].render(model, identity.anchors, "every", 0, 2)["result"][0]
     after = generator.state_dict()
     assert before.keys() == after.keys()

@@ -53,7 +53,7 @@ def assert_same(exact, quick):
     assert (quick.features - exact.features).abs().max() <= FEATURE
     assert (quick.weight - exact.weight).abs().max() <= FEATURE
     seen = exact.weight > 0.1
-    assert (quick.depth - exact.depth)[seen].abs().max() <= 0.01
+    assert bool(((quick.depth - exact.depth)[seen].abs() <= 0.01).all())
 
 
 def bounds_at(grid, points):
@@ -174,7 +174,7 @@ def test_rays_that_meet_nothing_give_the_background(starter, renderer):
     away[:, [0, 2, 8, 10]] *= -1  # half a turn
     exact, quick = both(generator, planes, away)
     assert float(exact.weight.max()) < 1e-3
-    assert torch.equal(quick.features, torch.ones_like(quick.features))
+    assert (quick.features - 1).abs().max() <= FEATURE  # white
     assert_same(exact, quick)
 
 
