@@ -1,4 +1,4 @@
-"""Pictures of every widget at work, in ComfyUI's real page: docs/widgets/NAME.png.
+"""Pictures of every widget at work, in ComfyUI's real page: web/docs/pictures/NAME.png.
 
     python tools/page.py screenshots            # with the page's dark colours
     python tools/page.py screenshots --light --to FOLDER [--vue] [NAME ...]
@@ -18,8 +18,8 @@ import comfy
 import face_test_pack
 
 Prompt = dict[str, Any]
-TARGET = comfy.ROOT / "docs" / "widgets"
-FOLDER = "screenshots"
+TARGET = comfy.ROOT / "web" / "docs" / "pictures"  # where the page finds them for its help
+FOLDER, PERSON = "screenshots", "demo"
 COLOURS = 200  # of a picture's palette: pictures for a page of help should be small
 # The node alone in the middle of the page, at scale 1, as it lies on the page in CSS pixels.
 BRING = """async ([id, size]) => {
@@ -38,11 +38,6 @@ LAY_OUT = """async (prompt) => {
   workflow.nodes.forEach((node, i) => (node.pos = [(i % 6) * 700, Math.floor(i / 6) * 900]));
   await app.loadGraphData(workflow);
 }"""
-RUN = """() => new Promise((done, failed) => {
-  app.api.addEventListener("execution_success", () => done(""), {once: true});
-  app.api.addEventListener("execution_error", (event) => done(event.detail.exception_message), {once: true});
-  app.queuePrompt(0, 1);
-})"""
 ELEMENT = "([id, name]) => app.graph.getNodeById(id).widgets.find((widget) => widget.name === name).element"
 
 
@@ -119,7 +114,10 @@ def person(steps: int) -> Prompt:
         ),
         "14": node("Render", model=["5", 0], latents=["3", 0], cameras=["13", 0], **seen),
         "15": node(
-            "SaveIdentity", identity=["4", 0], filename_prefix="my3dgen/identities/demo", precision="float32"
+            "SaveIdentity",
+            identity=["4", 0],
+            filename_prefix=f"my3dgen/identities/{PERSON}",
+            precision="float32",
         ),
         "18": node("LoadPhotos", folder=FOLDER, at_most=50, longest_side=1024, subfolders=False),
         "19": node(
@@ -218,6 +216,16 @@ def report(stage: Stage) -> None:
     stage.still()
 
 
+def card(folder: Path) -> Prompt:
+    """The person that was saved last, loaded."""
+    newest = max(folder.glob(f"{PERSON}_*.safetensors"), key=lambda file: file.stat().st_mtime)
+    loaded = node("LoadIdentity", file=newest.name)
+    return {
+        "21": loaded,
+        "22": node("SaveLatents", latents=["21", 1], filename_prefix="my3dgen/latents/demo"),
+    }
+
+
 def nothing(stage: Stage) -> None:
     stage.still()
 
@@ -231,6 +239,7 @@ SCENES: dict[str, tuple[str, list[int] | None, Callable[[Stage], None]]] = {
     "orbit_viewer": ("14", [340, 560], nothing),
     "photo_report": ("19", [460, 900], report),
     "training_monitor": ("4", [380, 820], nothing),
+    "identity_card": ("21", [340, 330], nothing),  # the last: it is a workflow of its own
 }
 
 
@@ -256,7 +265,7 @@ def main(given: list[str]) -> int:
 
 
 def take(server: comfy.Server, arguments: argparse.Namespace) -> None:
-    from page import open_page
+    from page import RUN, open_page
 
     server.post("/settings", {"Comfy.ColorPalette": "light" if arguments.light else "dark"})
     server.post("/settings", {"Comfy.VueNodes.Enabled": arguments.vue})
@@ -269,6 +278,9 @@ def take(server: comfy.Server, arguments: argparse.Namespace) -> None:
             raise comfy.ComfyError(failed)
         for name in arguments.names or SCENES:
             number, size, act = SCENES[name]
+            if name == "identity_card":
+                page.evaluate(LAY_OUT, card(server.output / "my3dgen" / "identities"))
+                page.evaluate(RUN)
             stage.bring(number, size)
             act(stage)
             clip = stage.bring(number, None)

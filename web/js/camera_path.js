@@ -132,7 +132,7 @@ app.registerExtension({
     ]);
     Object.assign(figure.style, { cursor: "grab", touchAction: "none", outline: "none" });
 
-    const head_ = pad({
+    const seen = pad({
       camera: () => ({ ...FRONT, yaw: now()[0], pitch: now()[1] }),
       move(change) {
         const { yaw, pitch } = { yaw: now()[0], pitch: now()[1], ...change };
@@ -182,7 +182,7 @@ app.registerExtension({
       const said = count ? `${count} keyframes, ${chosen < 0 ? "none" : chosen + 1} chosen` : `path ${setting().path}`;
       figure.setAttribute("aria-label", `Camera path: ${said}. ${HELP}`);
       redraw();
-      head_.show(quality);
+      seen.show(quality);
     };
 
     /** The keyframe or the sphere under the pointer. @param {PointerEvent | MouseEvent} event */
@@ -273,7 +273,7 @@ app.registerExtension({
     const row = element("div", { display: "flex", gap: "6px", alignItems: "center" }, {}, [play, slider, plus, minus]);
     const both = element("div", { display: "flex", gap: "6px", flex: "1 1 0", minHeight: "0" }, {}, [
       figure,
-      rest([head_.root]),
+      rest([seen.root]),
     ]);
     place(node, "camera_path", box({ dir: "ltr" }, [both, row]), 240, life, 380);
     const all = () => {
