@@ -83,7 +83,7 @@ class SuperResolution(nn.Module):
         generator: torch.Generator | None = None,
         dtype: torch.dtype | None = None,
     ) -> Tensor:
-        """Feature image [B, 32, r, r] (rgb = its first three channels) and ws -> image [B, 3, R, R].
+        """Feature image [B, 32, r, r] (its first three: rgb), ws [B or 1, ...] -> image [B, 3, R, R].
 
         dtype: of the convolutions; None: the generator's own.
         """
@@ -111,6 +111,10 @@ class SuperResolution(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> Tensor:
         """As `forward`, for features of the right scale: a patch of any size will do when noise is "none"."""
+        if len(ws) > 1 and ws.stride(0) == 0:
+            ws = ws[:1]  # one latent from several cameras: the weights are modulated once
         last = ws[:, -1:].expand(-1, 3, -1)
+        if features.device.type == "cpu":
+            features = features.contiguous(memory_format=torch.channels_last)
         x, rgb = self.block0(features, features[:, :3], last, self.noise_mode, generator, dtype)
         return self.block1(x, rgb, last, self.noise_mode, generator, dtype)[1]

@@ -15,6 +15,8 @@ import torch
 
 from my3dgen_core import Adapter, Direction, Identity, Latents, camera_path, look_at
 
+HALF_A_GREY_LEVEL = 0.5 / 255  # several cameras are rendered fast, one alone exactly
+
 
 @pytest.fixture(autouse=True)
 def executor() -> Iterator[None]:
@@ -241,7 +243,7 @@ def test_a_grid_shows_every_latent_from_every_camera(
     for place, (latent, camera) in {1: (0, 1), 4: (2, 0)}.items():
         one = sockets.Cameras(cameras.values[camera : camera + 1])
         alone = render(model, anchors, "single", latent, 2, one)["result"][0]
-        assert torch.allclose(pictures[place], alone[0], atol=1e-5)
+        assert torch.allclose(pictures[place], alone[0], atol=HALF_A_GREY_LEVEL)
 
 
 def test_normals_of_a_ball_face_where_the_ball_does(pack: ModuleType) -> None:

@@ -15,6 +15,9 @@ from real_photos import pack_folder
 
 from my3dgen_core import Latents, camera_path
 
+# Paths are rendered fast, and with half precision the way that a convolution takes shows in the last bits.
+HALF_A_GREY_LEVEL = 0.5 / 255
+
 
 @pytest.fixture(autouse=True)
 def executor() -> Iterator[None]:
@@ -259,7 +262,7 @@ def test_the_batch_size_does_not_change_the_pictures(
     latents, cameras = latents_of(generator), cameras_of(nodes, 3)
     one = nodes["Render"].render(model, latents, "mean", 0, 1, cameras)["result"][0]
     all_at_once = nodes["Render"].render(model, latents, "mean", 0, 8, cameras)["result"][0]
-    assert torch.allclose(one, all_at_once, atol=1e-5)
+    assert torch.allclose(one, all_at_once, atol=HALF_A_GREY_LEVEL)
 
 
 def test_latents_of_another_generator_are_refused(nodes: dict[str, Any], model: Any, generator: Any) -> None:
