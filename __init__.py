@@ -2,9 +2,11 @@
 
 from .nodes.align import AlignFaces
 from .nodes.alpha_space import InterpolateLatents, MixAnchors, ProjectAlphaSpace, SampleAlphaSpace
-from .nodes.camera import Camera, CameraFromLoad3D, CameraPath
+from .nodes.camera import Camera, CameraFromLoad3D, CameraKeyframes, CameraPath
 from .nodes.compare import Compare
 from .nodes.edit import ApplyDirection, FindDirection, LoadDirection
+from .nodes.examples import ComponentSheet, DirectionFromExamples
+from .nodes.grid import ComparisonGrid
 from .nodes.identity import ApplyIdentity, LoadIdentity, SaveIdentity
 from .nodes.invert import Invert
 from .nodes.latents import LoadLatents, RandomLatent, SaveLatents
@@ -12,7 +14,9 @@ from .nodes.load import LoadDemoPerson, LoadGenerator, LoadPhotos
 from .nodes.mesh import ExtractMesh
 from .nodes.paste import PasteBack
 from .nodes.personalize import PivotalTuning, TrainIdentity
+from .nodes.persons import InterpolatePersons, MixPersons
 from .nodes.render import Render
+from .nodes.restore import RestorePhotos
 
 NODE_CLASS_MAPPINGS = {
     "My3DGenLoadGenerator": LoadGenerator,
@@ -27,10 +31,12 @@ NODE_CLASS_MAPPINGS = {
     "My3DGenApplyIdentity": ApplyIdentity,
     "My3DGenCamera": Camera,
     "My3DGenCameraPath": CameraPath,
+    "My3DGenCameraKeyframes": CameraKeyframes,
     "My3DGenCameraFromLoad3D": CameraFromLoad3D,
     "My3DGenRender": Render,
     "My3DGenPasteBack": PasteBack,
     "My3DGenCompare": Compare,
+    "My3DGenComparisonGrid": ComparisonGrid,
     "My3DGenRandomLatent": RandomLatent,
     "My3DGenSaveLatents": SaveLatents,
     "My3DGenLoadLatents": LoadLatents,
@@ -38,8 +44,13 @@ NODE_CLASS_MAPPINGS = {
     "My3DGenMixAnchors": MixAnchors,
     "My3DGenProjectAlphaSpace": ProjectAlphaSpace,
     "My3DGenInterpolateLatents": InterpolateLatents,
+    "My3DGenRestorePhotos": RestorePhotos,
+    "My3DGenMixPersons": MixPersons,
+    "My3DGenInterpolatePersons": InterpolatePersons,
     "My3DGenLoadDirection": LoadDirection,
     "My3DGenFindDirection": FindDirection,
+    "My3DGenDirectionFromExamples": DirectionFromExamples,
+    "My3DGenComponentSheet": ComponentSheet,
     "My3DGenApplyDirection": ApplyDirection,
     "My3DGenExtractMesh": ExtractMesh,
 }
@@ -57,10 +68,12 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "My3DGenApplyIdentity": "Apply Identity",
     "My3DGenCamera": "Camera",
     "My3DGenCameraPath": "Camera Path",
+    "My3DGenCameraKeyframes": "Camera Keyframes",
     "My3DGenCameraFromLoad3D": "Camera from Load 3D",
     "My3DGenRender": "Render Head",
     "My3DGenPasteBack": "Paste Back",
     "My3DGenCompare": "Compare with Photos",
+    "My3DGenComparisonGrid": "Comparison Grid",
     "My3DGenRandomLatent": "Random Latents",
     "My3DGenSaveLatents": "Save Latents",
     "My3DGenLoadLatents": "Load Latents",
@@ -68,8 +81,13 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "My3DGenMixAnchors": "Mix Anchors",
     "My3DGenProjectAlphaSpace": "Project into Alpha Space",
     "My3DGenInterpolateLatents": "Interpolate Latents",
+    "My3DGenRestorePhotos": "Restore Photos",
+    "My3DGenMixPersons": "Mix Persons",
+    "My3DGenInterpolatePersons": "Interpolate Persons",
     "My3DGenLoadDirection": "Load Direction",
     "My3DGenFindDirection": "Find Direction",
+    "My3DGenDirectionFromExamples": "Direction from Examples",
+    "My3DGenComponentSheet": "Component Sheet",
     "My3DGenApplyDirection": "Apply Direction",
     "My3DGenExtractMesh": "Extract Mesh",
 }

@@ -2,7 +2,8 @@
 
 from .adapter import Adapter, personalized
 from .alpha_space import AlphaSpace
-from .camera import camera_path, from_angles, interpolate, interpolate_orbit, look_at, mirror, orbit
+from .camera import from_angles, interpolate, interpolate_orbit, look_at, mirror
+from .camera_paths import camera_path, orbit
 from .checkpoint import CheckpointError, load_generator, save_generator
 from .direction import Direction
 from .eg3d import Generator, GeneratorConfig, Rendering
@@ -13,7 +14,9 @@ from .inversion import InversionConfig, invert
 from .latents import Latents
 from .latents_file import load_latents, save_latents
 from .mesh import extract_mesh, save_glb
+from .persons import mix_persons, render_between
 from .prior import mean_latent, random_latents
+from .restoration import inpaint, sharpen
 from .tuning import TuningConfig, personalize, pivotal_tune
 
 __all__ = [
@@ -35,6 +38,7 @@ __all__ = [
     "evaluate",
     "extract_mesh",
     "from_angles",
+    "inpaint",
     "interpolate",
     "interpolate_orbit",
     "invert",
@@ -43,12 +47,15 @@ __all__ = [
     "look_at",
     "mean_latent",
     "mirror",
+    "mix_persons",
     "orbit",
     "personalize",
     "personalized",
     "pivotal_tune",
     "random_latents",
+    "render_between",
     "save_generator",
     "save_glb",
     "save_latents",
+    "sharpen",
 ]

@@ -13,16 +13,18 @@ path moves about sqrt(w_dim) times faster at the same step and deserves a learni
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from .eg3d import Generator
+from .eg3d.fused import LowRank
 from .eg3d.layers import FullyConnected, SynthesisLayer, ToRGB
 from .randomness import uniform
 
@@ -149,16 +151,27 @@ class Adapter:
             base = parameters.get(name)
             if base is None:
                 raise ValueError(f"This identity adapts {name}, which the generator has not. {OTHER_BASE}")
-            try:
-                delta = self.get_delta_weight(module, base.shape) if key.endswith(UP) else tensor
-                if delta.shape != base.shape:
-                    raise RuntimeError
-            except RuntimeError:
+            down = self.tensors.get(module + DOWN)
+            if key.endswith(UP) and down is not None:
+                fits = (*tensor.shape[:1], *down.shape[1:]) == base.flatten(1).shape
+                fits = fits and tensor.shape[1:] == down.shape[:1]
+            else:
+                fits = tensor.shape == base.shape
+            if not fits:
                 raise ValueError(
                     f"The update of {name} does not fit its shape {list(base.shape)}. {OTHER_BASE}"
-                ) from None
-            changed[name] = base + (strength * delta).to(base)
+                )
+            if down is None:
+                changed[name] = base + (strength * tensor).to(base)
+            else:  # in one pass: weights are large, factors small
+                up = tensor * (strength * self.scaling * self.gains.get(module, 1.0))
+                changed[name] = torch.addmm(base.flatten(1), up.to(base), down.to(base)).view_as(base)
         return changed
+
+    def part(self, prefixes: tuple[str, ...]) -> Adapter:
+        """What it updates in the modules whose names begin so."""
+        tensors = {key: value for key, value in self.tensors.items() if key.startswith(prefixes)}
+        return dataclasses.replace(self, tensors=tensors)
 
     def to(self, device: torch.device | str) -> Adapter:
         """The same on another device."""
@@ -176,6 +189,9 @@ def affine_gains(generator: nn.Module) -> dict[str, float]:
         for name, module in adapted_modules(generator).items()
         if isinstance(module, FullyConnected)
     }
+
+
+Person: TypeAlias = "Identity | Adapter"
 
 
 @contextmanager
@@ -205,17 +221,49 @@ def swapped(generator: Generator, tensors: Mapping[str, Tensor]) -> Iterator[Non
 
 
 @contextmanager
+def trained(generator: Generator, adapter: Adapter, parameters: Mapping[str, Tensor]) -> Iterator[None]:
+    """Within the block the generator computes with the adapter's update of `parameters`, for gradients.
+
+    As `swapped` with `Adapter.composed`, but the low-rank factors of convolutions lie beside the weights:
+    their gradients are computed without the weights' own, which would cost half as much as all the rest.
+    """
+    layers = {
+        name: module
+        for name, module in generator.named_modules()
+        if isinstance(module, SynthesisLayer) and name + UP in adapter.tensors
+    }
+    others = {
+        key: tensor
+        for key, tensor in adapter.tensors.items()
+        if key.removesuffix(UP).removesuffix(DOWN) not in layers
+    }
+    with swapped(generator, dataclasses.replace(adapter, tensors=others).composed(parameters)):
+        try:
+            for name, layer in layers.items():
+                up, down = adapter.tensors[name + UP], adapter.tensors[name + DOWN]
+                layer.low_rank = LowRank(up * (adapter.scaling * adapter.gains.get(name, 1.0)), down)
+            yield
+        finally:
+            for layer in layers.values():
+                layer.low_rank = None
+
+
+@contextmanager
 def personalized(
     generator: Generator,
-    identity: Identity | Adapter | Sequence[Identity | Adapter],
+    identity: Person | Sequence[Person] | Sequence[Sequence[Person]],
     strength: float | Sequence[float] = 1.0,
 ) -> Iterator[Generator]:
-    """Within the block the generator is the person's.
+    """Within the block the generator is the person's, or each picture's own person's.
 
     Args:
         generator: a frozen generator; bit-identical again after the block, also after an exception in it.
-        identity: one identity (or bare adapter), or several that add up.
-        strength: scales each update; 0 is the pretrained generator. One number, or one for each identity.
+        identity: one identity (or bare adapter), or several that add up. Or a list of such lists, one for
+            each picture of a batch: `planes`, `render` and `sample` take batches of that length then, and
+            every picture is what its person alone would give. The weights are shared; one person's are
+            composed at a time, which bounds the memory.
+        strength: scales each update; 0 is the pretrained generator. One number, or one for each identity
+            (for each picture, if identities are given by picture).
 
     Raises:
         ValueError: an identity of another generator, or strengths that do not fit.
@@ -224,15 +272,49 @@ def personalized(
     strengths = list(strength) if isinstance(strength, Sequence) else [strength] * len(several)
     if len(strengths) != len(several):
         raise ValueError(f"{len(several)} identities need as many strengths, not {len(strengths)}.")
-    parameters: dict[str, Tensor] = dict(generator.named_parameters())
+    nested = [isinstance(one, Sequence) for one in several]
+    if any(nested):
+        if not all(nested):
+            raise ValueError("Give identities that add up, or a list of them for every picture; not both.")
+        people = [
+            _Person(generator, list(stack), factor)  # type: ignore[arg-type]
+            for stack, factor in zip(several, strengths, strict=True)
+        ]
+        outer, generator.people = generator.people, people
+        try:
+            yield generator
+        finally:
+            generator.people = outer
+        return
     changed: dict[str, Tensor] = {}
+    parameters: dict[str, Tensor] = dict(generator.named_parameters())
     for one, factor in zip(several, strengths, strict=True):
-        adapter = one if isinstance(one, Adapter) else one.adapter
         if factor != 0:
-            device = next(iter(parameters.values())).device
-            changed.update(adapter.to(device).composed({**parameters, **changed}, factor))
+            device = generator.w_avg.device
+            adapter = _adapter(one).to(device)  # type: ignore[arg-type]
+            changed.update(adapter.composed({**parameters, **changed}, factor))
     with swapped(generator, changed):
         yield generator
+
+
+def _adapter(one: Person) -> Adapter:
+    return one if isinstance(one, Adapter) else one.adapter
+
+
+class _Person:
+    """One of several in a batch. Called with prefixes, it takes the modules whose names begin so."""
+
+    def __init__(self, generator: Generator, stack: list[Person], strength: float) -> None:
+        device = generator.w_avg.device
+        self.generator, self.strength = generator, strength
+        self.adapters = [_adapter(one).to(device) for one in stack]
+        parameters = {name: p.to("meta") for name, p in generator.named_parameters()}
+        for adapter in self.adapters:  # what does not fit is said before anything is rendered
+            adapter.to("meta").composed(parameters)
+
+    def __call__(self, prefixes: tuple[str, ...]) -> AbstractContextManager[object]:
+        parts = [adapter.part(prefixes) for adapter in self.adapters]
+        return personalized(self.generator, parts, self.strength)
 
 
 def merged(generator: Generator, adapter: Adapter, strength: float = 1.0) -> dict[str, Tensor]:

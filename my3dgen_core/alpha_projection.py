@@ -1,4 +1,7 @@
-"""Photos to weights over a person's anchors: the projection of MyStyle (section 3.3)."""
+"""Photos to weights over a person's anchors: the projection of MyStyle (section 3.3).
+
+Photos smaller than the generator's raw picture are compared at their own size: that is super-resolution.
+"""
 
 from __future__ import annotations
 
@@ -146,6 +149,8 @@ class Projection:
 
     def _photo_loss(self, ws: Tensor, index: list[int]) -> Tensor:
         planes, cameras = self.generator.planes(ws), self.cameras[index]
+        if self.objective.small is not None:
+            return self.objective.shrunk(planes, cameras, index, self.draw)
         if self.config.rays_per_image == 0:
             return self.objective.whole(ws, planes, cameras, index, self.draw)
         side = min(self.objective.resolution, math.ceil(math.sqrt(self.config.rays_per_image)))

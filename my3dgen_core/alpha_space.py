@@ -95,7 +95,7 @@ class AlphaSpace:
                 )
         anchors = self.anchors
         ws = torch.einsum("na,alw->nlw", weights, anchors.ws)
-        cameras = None if anchors.cameras is None else _mixed(weights, anchors.cameras)
+        cameras = None if anchors.cameras is None else mixed_cameras(weights, anchors.cameras)
         return Latents(ws, cameras, alphas=weights, base_hash=anchors.base_hash)
 
     def interpolate(self, i: int, j: int, t: Tensor) -> Latents:
@@ -244,7 +244,7 @@ def _precise(like: Tensor) -> torch.dtype:
     return torch.float32 if like.device.type == "mps" else torch.float64
 
 
-def _mixed(weights: Tensor, cameras: Tensor) -> Tensor:
+def mixed_cameras(weights: Tensor, cameras: Tensor) -> Tensor:
     """Cameras [N, 25] mixed by weights [n, N] into rigid ones [n, 25].
 
     The rotation is the one nearest to the mixed matrix, the distance from the origin the mixed distance: a

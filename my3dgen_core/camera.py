@@ -7,7 +7,7 @@ divided by the image size, so the principal point is .5 and the focal length 4.2
 
 from __future__ import annotations
 
-import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -134,6 +134,26 @@ def from_angles(
     return pack(rotation, cam2world(level)[:, :3, 3], intrinsics(level)[:, 0, 0])
 
 
+@dataclass(frozen=True)
+class ViewRange:
+    """How far from the front a generator has seen heads: yaw and pitch in degrees, both ways."""
+
+    yaw: float = 180.0
+    pitch: float = 90.0
+
+    def beyond(self, cameras: Tensor) -> str:
+        """A sentence about the cameras [N, 25] that look from farther round than that; empty if none do."""
+        yaw, pitch, _ = (torch.rad2deg(values).abs() for values in angles(cameras.detach().float().cpu()))
+        count = int(((yaw > self.yaw + 0.5) | (pitch > self.pitch + 0.5)).sum())
+        if not count:
+            return ""
+        return (
+            f"{count} of {len(cameras)} cameras look from farther round than this generator was trained for "
+            f"(yaw to {float(yaw.max()):.0f}, pitch to {float(pitch.max()):.0f} degrees; trained to "
+            f"{self.yaw:.0f} and {self.pitch:.0f}): pictures from there may break."
+        )
+
+
 def focal_of_fov(degrees: float | Tensor) -> Tensor:
     """Normalised focal length of a field of view in degrees (0 to 180, both exclusive)."""
     return 0.5 / torch.tan(torch.deg2rad(torch.as_tensor(degrees, dtype=torch.float64)) / 2)
@@ -248,60 +268,3 @@ def _rotation(axis: Tensor, angle: Tensor) -> Tensor:
     cross = torch.stack((zero, -z, y, z, zero, -x, -y, x, zero), dim=1).view(-1, 3, 3)
     sine, cosine = angle.sin()[:, None, None], angle.cos()[:, None, None]
     return torch.eye(3).to(axis) + sine * cross + (1 - cosine) * cross @ cross
-
-
-def orbit(
-    frames: int,
-    yaw: float = 0.6,
-    pitch: float = 0.25,
-    radius: float = RADIUS,
-    pivot: tuple[float, float, float] | Tensor | None = None,
-    focal: float = FOCAL,
-    center_pitch: float = 0.0,
-) -> Tensor:
-    """A closed ellipse around the front, [frames, 25].
-
-    Yaw swings to +-`yaw`, pitch to `center_pitch` +- `pitch`, both in radians.
-    """
-    return camera_path("ellipse", frames, yaw, pitch, radius, pivot, focal, center_pitch)
-
-
-def camera_path(
-    kind: str,
-    frames: int,
-    yaw: float = 0.6,
-    pitch: float = 0.25,
-    radius: float = RADIUS,
-    pivot: tuple[float, float, float] | Tensor | None = None,
-    focal: float = FOCAL,
-    center_pitch: float = 0.0,
-) -> Tensor:
-    """Cameras along a path; all but "sweep" are closed, so that a video loops without a stop.
-
-    Args:
-        kind: "ellipse" (yaw and pitch a quarter apart, the paper's orbit), "sweep" (yaw from -`yaw` to +`yaw`
-            at `center_pitch`), "swing" (there and back), "figure8".
-        frames: number of cameras, >= 1.
-        yaw, pitch: amplitudes in radians.
-
-    Returns:
-        [frames, 25].
-    """
-    if frames < 1:
-        raise ValueError(f"A camera path needs at least one frame, but {frames} were asked for.")
-    turn = torch.arange(frames) / frames * (2 * math.pi)
-    if kind == "ellipse":
-        yaws, pitches = yaw * turn.sin(), center_pitch + pitch * turn.cos()
-    elif kind == "sweep":
-        yaws = torch.linspace(-yaw, yaw, frames) if frames > 1 else torch.zeros(1)
-        pitches = torch.full((frames,), center_pitch)
-    elif kind == "swing":
-        yaws, pitches = yaw * turn.sin(), torch.full((frames,), center_pitch)
-    elif kind == "figure8":
-        yaws, pitches = yaw * turn.sin(), center_pitch + pitch * (2 * turn).sin()
-    else:
-        raise ValueError(f"Unknown camera path {kind!r}. Known: {', '.join(PATHS)}.")
-    return look_at(yaws, pitches, radius, pivot, focal)
-
-
-PATHS = ("ellipse", "swing", "sweep", "figure8")

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .adapter import Adapter, merged
+from .camera import ViewRange
 from .eg3d import Generator, GeneratorConfig
 from .eg3d.layers import fir_kernel
 from .errors import CheckpointError
@@ -35,6 +36,8 @@ from .pickle_values import Record, TensorRef
 from .torch_files import opened
 
 STARTER = "starter"
+STARTER_VIEWS = ViewRange(yaw=64.0, pitch=28.0)
+"""Of its last stage of training, which saw fewer sides than those before (see its card)."""
 FORMAT = "my3dgen.generator"
 LONGEST_HEADER = 16 << 20
 
@@ -77,7 +80,10 @@ def load_generator(path: str | os.PathLike[str] = STARTER, device: str | torch.d
             from .snapshot import base_and_identity  # built on this module; only here it is the reverse
 
             return base_and_identity(file, found, device=device)[0]
-        return build(file, found.config, found.state, device)
+        generator = build(file, found.config, found.state, device)
+    if str(path) == STARTER:
+        generator.trained_views = STARTER_VIEWS
+    return generator
 
 
 @contextmanager

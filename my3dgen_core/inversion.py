@@ -40,6 +40,9 @@ class InversionConfig:
     """Steps spent first on one latent for all photos, which are of one person as a rule: each photo then
     starts from the person instead of the mean face and needs far fewer steps of its own. 0, and some 300
     steps, for photos of different people."""
+    one_look: bool = False
+    """All photos show one look of the person, from several sides: one latent for all of them, found in
+    `shared_steps` + `steps`."""
     space: str = "w"
     """"w": one vector for all layers; "w+": one for each."""
     lr: float = 0.05
@@ -125,6 +128,11 @@ def invert(
         start = run.w_avg.expand(1, -1, -1)
         if config.shared_steps:
             start = run.stage(start.clone(), None, config.shared_steps)[0]
+        if config.one_look:
+            run.settled = True
+            ws, loss = run.stage(start.clone(), None, config.steps)
+            ws = ws.expand(len(images), generator.num_ws, -1).clone()
+            return Latents(ws, run.seen_from(), loss.repeat(len(images)), base_hash=generator.base_hash())
         found, losses = [], []
         for first in range(0, len(images), config.batch_size):
             index = list(range(len(images)))[first : first + config.batch_size]
@@ -132,9 +140,7 @@ def invert(
             found.append(ws)
             losses.append(loss)
         ws = torch.cat(found).expand(-1, generator.num_ws, -1).clone()
-        if config.refine_cameras:
-            cameras = run.refinement.cameras().detach()
-    return Latents(ws, cameras, torch.cat(losses), base_hash=generator.base_hash())
+    return Latents(ws, run.seen_from(), torch.cat(losses), base_hash=generator.base_hash())
 
 
 class _Run:
@@ -154,9 +160,15 @@ class _Run:
         self.few = Shuffled(len(objective), config.seed)
         rows = generator.num_ws if config.space == "w+" else 1
         self.w_avg = generator.w_avg.detach().clone().to(torch.float32).expand(1, rows, -1)
-        batches = math.ceil(len(objective) / config.batch_size)
+        batches = 1 if config.one_look else math.ceil(len(objective) / config.batch_size)
         self.total = config.shared_steps + batches * config.steps
         self.done = 0
+        self.settled = False
+        """Whether a latent for all photos is good enough to correct their cameras by it."""
+
+    def seen_from(self) -> Tensor:
+        """The cameras, corrected if that was asked for."""
+        return self.refinement.cameras().detach()
 
     @cached_property
     @torch.no_grad()
@@ -172,7 +184,8 @@ class _Run:
         """`descend`, or what the cache has of it."""
         if self.cache is None:
             return self.descend(start, index, steps)
-        rows = [] if index is None else index
+        everyone = list(range(len(self.objective))) if self.settled else []
+        rows = everyone if index is None else index
         angles = self.refinement.angles
         shapes = {"ws": start.shape, "losses": start.shape[:1], "angles": angles[rows].shape}
         key = self.cache.key(start, index, steps)
@@ -200,7 +213,8 @@ class _Run:
         self.draw = Draw(config.seed, self.w_avg.device)
         variable = start.detach().clone().requires_grad_(True)
         groups: list[dict[str, Any]] = [{"params": [variable], "lr": config.lr}]
-        refined = config.refine_cameras and index is not None  # the shared latent must fit the labels first
+        # a shared latent must fit the labels first
+        refined = config.refine_cameras and (self.settled or index is not None)
         if refined:
             groups.append({"params": [self.refinement.angles], "lr": config.camera_lr})
         optimizer = torch.optim.Adam(groups, betas=(0.9, 0.999))
@@ -230,6 +244,8 @@ class _Run:
         planes = self.generator.planes(ws)
         cameras = self.refinement.cameras(index)
         planes = planes.expand(len(index), -1, -1, -1, -1)
+        if self.objective.small is not None:
+            return self.objective.shrunk(planes, cameras, index, self.draw)
         if self.config.rays_per_image == 0:
             return self.objective.whole(ws.expand(len(index), -1, -1), planes, cameras, index, self.draw)
         side = min(self.objective.resolution, math.ceil(math.sqrt(self.config.rays_per_image)))

@@ -87,12 +87,15 @@ class PhotoObjective:
         images = images.detach().clone().to(device, torch.float32)
         self.final = resize(images, config.img_resolution)
         self.raw = resize(images, self.resolution)
-        self.valid_final = self.valid_raw = None
+        self.small = images if images.shape[-1] < self.resolution else None
+        """The photos as they are, where they are smaller than the raw picture (see `shrunk`)."""
+        self.valid_final = self.valid_raw = self.valid_small = None
         weights = _weights(masks, heads, background_weight)
         if weights is not None:
             weights = weights.to(device, torch.float32)
             self.valid_final = resize(weights, config.img_resolution)
             self.valid_raw = resize(weights, self.resolution)
+            self.valid_small = resize(weights, images.shape[-1])
         layout = generator.superresolution.layout
         self.patches_possible = layout.input_resolution == self.resolution and config.sr_noise_mode == "none"
 
@@ -127,6 +130,18 @@ class PhotoObjective:
 
         valid = None if self.valid_raw is None else thin(self.valid_raw)
         return self._photo_loss(image, thin(self.raw), valid)
+
+    def shrunk(self, planes: Tensor, cameras: Tensor, index: list[int], draw: Draw) -> Tensor:
+        """Loss [B] of photos smaller than the raw picture, which is shrunk to their size.
+
+        Enlarged, they would teach blur.
+        """
+        assert self.small is not None
+        marched = self._march(planes, cameras, None, draw)
+        square = (self.resolution, self.resolution)
+        image = resize(marched.features[..., :3].transpose(1, 2).unflatten(2, square), self.small.shape[-1])
+        valid = None if self.valid_small is None else self.valid_small[index]
+        return self._photo_loss(image, self.small[index], valid)
 
     def patch(
         self,

@@ -15,13 +15,14 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from .adapter import DIFF, Adapter, swapped
+from .adapter import DIFF, Adapter, swapped, trained
 from .camera import mirror
 from .checkpoint import write_safetensors
 from .eg3d import Generator
 from .identity import Identity
 from .identity_loss import NovelViewIdentity
 from .latents import Latents
+from .memory import out_of_memory
 from .muon import Muon
 from .objective import Draw, PhotoObjective
 from .perceptual import distance, weights_hash
@@ -141,8 +142,8 @@ class Training:
         state = self._random_state()
         try:
             loss = self._backward(self._parts(index), flipped)
-        except torch.OutOfMemoryError:
-            if self.frugal:
+        except RuntimeError as error:
+            if self.frugal or not out_of_memory(error):
                 raise
             # Once: one photo at a time, fewer rays at a time.
             self.frugal = self.objective.frugal = True
@@ -171,7 +172,7 @@ class Training:
         count = sum(len(part) for part in parts)
         total = 0.0
         for part in parts:
-            with swapped(self.generator, self.adapter.composed(self.parameters)):
+            with trained(self.generator, self.adapter, self.parameters):
                 loss = self._loss(part, flipped).sum() / count
             loss.backward()
             total += float(loss.detach())

@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from . import sockets
+import torch
+
+from . import figures, host, sockets
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-PATHS = ["ellipse", "swing", "sweep", "figure8"]
+BY_HAND, BY_HAND_CLOSED = "keyframes", "closed keyframes"
+PATHS = ["ellipse", "swing", "sweep", "figure8", "spiral", BY_HAND, BY_HAND_CLOSED]
+MOST_KEYFRAMES = 100
 DEGREES = {"min": -180.0, "max": 180.0, "step": 1.0}
 
 
@@ -18,6 +22,27 @@ DEGREES = {"min": -180.0, "max": 180.0, "step": 1.0}
 DISTANCE, FIELD_OF_VIEW = 2.7, 13.3738
 _DISTANCE = {"default": DISTANCE, "min": 0.5, "max": 20.0, "step": 0.01}
 _FIELD_OF_VIEW = {"default": FIELD_OF_VIEW, "min": 1.0, "max": 120.0, "step": 0.0001, "round": 0.0001}
+
+
+FPS_INPUT = (
+    "FLOAT",
+    {
+        "default": 24.0,
+        "min": 1.0,
+        "max": 120.0,
+        "step": 1.0,
+        "tooltip": "Frames a second, handed on to Create Video.",
+    },
+)
+PATH_TYPES = (sockets.CAMERA, "IMAGE", "INT", "FLOAT")
+PATH_NAMES = ("cameras", "plot", "frames", "fps")
+PATH_TOOLTIPS = (
+    "The cameras, for Render Head.",
+    "The path as one sees it from the head: yaw to the side, pitch up. With a model, what it knows.",
+    "How many cameras there are.",
+    "The frames a second, for Create Video.",
+)
+PathResult = tuple[sockets.Cameras, torch.Tensor, int, float]
 
 
 def _pivot(model: sockets.Model | None) -> Any:
@@ -182,11 +207,12 @@ def _view_of(camera_info: Any) -> tuple[float, float, float, float]:
 class CameraPath:
     CATEGORY = "My3DGen"
     DESCRIPTION = (
-        "Cameras along a path around the head, one a frame. All but 'sweep' close, so a video loops."
+        "Cameras along a path around the head, one a frame: a ready one, or one of your own through "
+        "keyframes. All but 'sweep', 'spiral' and 'keyframes' close, so a video loops."
     )
-    RETURN_TYPES = (sockets.CAMERA,)
-    RETURN_NAMES = ("cameras",)
-    OUTPUT_TOOLTIPS = ("The cameras, for Render Head.",)
+    RETURN_TYPES = PATH_TYPES
+    RETURN_NAMES = PATH_NAMES
+    OUTPUT_TOOLTIPS = PATH_TOOLTIPS
     FUNCTION = "make"
 
     @classmethod
@@ -197,7 +223,8 @@ class CameraPath:
                     PATHS,
                     {
                         "tooltip": "'ellipse': around the front, the paper's orbit. 'swing': left, right and "
-                        "back. 'sweep': from one side to the other, once. 'figure8': an eight."
+                        "back. 'sweep': from one side to the other, once. 'figure8': an eight. 'spiral': in "
+                        "from afar to the front. 'keyframes': through those below, once or closed."
                     },
                 ),
                 "frames": ("INT", {"default": 48, "min": 1, "max": 2000, "tooltip": "How many cameras."}),
@@ -223,6 +250,16 @@ class CameraPath:
                     sockets.MODEL,
                     {"tooltip": "Takes distance, centre and focal length from this generator."},
                 ),
+                "fps": FPS_INPUT,
+                # the last one: workflows keep their settings by position
+                "keyframes": (
+                    "STRING",
+                    {
+                        "default": "-30 0, 0 12, 30 0",
+                        "tooltip": "For the path 'keyframes': yaw and pitch of each in degrees, with a "
+                        "comma between two. The sphere on the node sets them.",
+                    },
+                ),
             },
         }
 
@@ -234,8 +271,11 @@ class CameraPath:
         pitch: float,
         center_pitch: float,
         model: sockets.Model | None = None,
-    ) -> tuple[sockets.Cameras]:
+        fps: float = 24.0,
+        keyframes: str = "",
+    ) -> PathResult:
         from ..my3dgen_core import camera_path
+        from ..my3dgen_core.camera_paths import keyframe_path
 
         setting: dict[str, Any] = {}
         if model is not None:
@@ -245,6 +285,9 @@ class CameraPath:
                 "pivot": config.avg_camera_pivot,
                 "focal": config.focal,
             }
+        if path in (BY_HAND, BY_HAND_CLOSED):
+            by_hand = keyframe_path(parse_keyframes(keyframes), frames, path == BY_HAND_CLOSED, **setting)
+            return path_result(by_hand, fps, model)
         cameras = camera_path(
             path,
             frames,
@@ -253,4 +296,96 @@ class CameraPath:
             center_pitch=math.radians(center_pitch),
             **setting,
         )
-        return (sockets.Cameras(cameras),)
+        return path_result(cameras, fps, model)
+
+
+class CameraKeyframes:
+    CATEGORY = "My3DGen"
+    DESCRIPTION = (
+        "A path through cameras of your own, from Camera or Camera from Load 3D, each reached in equal time."
+    )
+    RETURN_TYPES = PATH_TYPES
+    RETURN_NAMES = PATH_NAMES
+    OUTPUT_TOOLTIPS = PATH_TOOLTIPS
+    FUNCTION = "make"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        another = (sockets.CAMERA, {"tooltip": "The next one; several in a row are passed one by one."})
+        return {
+            "required": {
+                "camera_1": (sockets.CAMERA, {"tooltip": "Where the path begins."}),
+                "camera_2": another,
+                "frames": ("INT", {"default": 48, "min": 1, "max": 2000, "tooltip": "How many cameras."}),
+                "easing": (
+                    ["smooth", "linear"],
+                    {"tooltip": "'smooth' slows down at each camera; 'linear' keeps the pace."},
+                ),
+                "loop": (
+                    "BOOLEAN",
+                    {
+                        "default": False,
+                        "tooltip": "Back to the first camera at the end, so that a video loops.",
+                    },
+                ),
+            },
+            "optional": {
+                "camera_3": another,
+                "camera_4": another,
+                "camera_5": another,
+                "camera_6": another,
+                "model": (sockets.MODEL, {"tooltip": "Takes the point to turn about from this generator."}),
+                "fps": FPS_INPUT,
+            },
+        }
+
+    def make(
+        self,
+        camera_1: sockets.Cameras,
+        camera_2: sockets.Cameras,
+        frames: int,
+        easing: str,
+        loop: bool,
+        camera_3: sockets.Cameras | None = None,
+        camera_4: sockets.Cameras | None = None,
+        camera_5: sockets.Cameras | None = None,
+        camera_6: sockets.Cameras | None = None,
+        model: sockets.Model | None = None,
+        fps: float = 24.0,
+    ) -> PathResult:
+        from ..my3dgen_core.camera_paths import keyframes
+
+        given = (camera_1, camera_2, camera_3, camera_4, camera_5, camera_6)
+        through = torch.cat([cameras.values for cameras in given if cameras is not None])
+        return path_result(keyframes(through, frames, easing, loop, _pivot(model)), fps, model)
+
+
+def path_result(cameras: Tensor, fps: float, model: sockets.Model | None) -> PathResult:
+    """What every node that makes a path gives out."""
+    trained = None if model is None else model.generator.trained_views
+    plot = figures.camera_plot(cameras, trained)
+    return sockets.Cameras(cameras), host.to_host(plot), len(cameras), fps
+
+
+def parse_keyframes(text: str) -> Tensor:
+    """ "-30 0, 0 12" -> yaw and pitch [K, 2] in radians.
+
+    Raises:
+        ValueError: it is no such list, or a number is out of its range.
+    """
+    import torch
+
+    found = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        try:
+            yaw, pitch = (float(word) for word in part.split())
+        except ValueError:
+            raise ValueError(f"{part!r} is no keyframe. Write yaw and pitch, such as -30 0, 0 12.") from None
+        if not (abs(yaw) <= 180 and abs(pitch) <= 89):
+            raise ValueError(
+                f"The keyframe {part!r} is out of range: yaw within 180 degrees, pitch within 89."
+            )
+        found.append((yaw, pitch))
+    if not 0 < len(found) <= MOST_KEYFRAMES:
+        raise ValueError(f"There are {len(found)} keyframes; write between 1 and {MOST_KEYFRAMES}.")
+    return torch.deg2rad(torch.tensor(found))

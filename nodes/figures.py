@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from ..my3dgen_core.camera import ViewRange
+
 MARGIN = 8
 INK, FAINT, PAPER, LINE = (32, 32, 36), (140, 140, 148), (255, 255, 255), (38, 99, 170)
+LAST, FIELD = (196, 60, 50), (236, 238, 242)
 
 
 def sheet(
@@ -19,7 +23,7 @@ def sheet(
     """The core's table of pictures as IMAGE [1,H,W,3]."""
     from ..my3dgen_core.evaluation.figure import sheet as drawn
 
-    return _to_image(drawn(columns, labels, rows, cell))
+    return to_image(drawn(columns, labels, rows, cell))
 
 
 def loss_plot(history: Sequence[float], width: int = 640, height: int = 320) -> Tensor:
@@ -33,7 +37,7 @@ def loss_plot(history: Sequence[float], width: int = 640, height: int = 320) -> 
     draw.rectangle((left, top, right, bottom), outline=FAINT)
     if not values:
         draw.text((left + MARGIN, top + MARGIN), "no loss was recorded", fill=FAINT, font=font)
-        return _to_image(canvas)
+        return to_image(canvas)
     window = max(1, len(values) // 40)
     smooth = [
         sum(values[max(0, i - window) : i + 1]) / (i + 1 - max(0, i - window)) for i in range(len(values))
@@ -51,7 +55,41 @@ def loss_plot(history: Sequence[float], width: int = 640, height: int = 320) -> 
     for value, y in ((max(smooth), top), (min(smooth), bottom)):
         draw.text((4, y - 6), f"{value:.3g}", fill=INK, font=font)
     draw.text((left, bottom + 6), f"training loss over {len(values)} steps", fill=INK, font=font)
-    return _to_image(canvas)
+    return to_image(canvas)
+
+
+def camera_plot(cameras: Tensor, trained: ViewRange | None, size: int = 320) -> Tensor:
+    """Where cameras [N, 25] stand, as seen from the head: yaw to the side, pitch up, in degrees. IMAGE.
+
+    From blue (the first) to red; the grey field is what the generator was trained for, where it is known.
+    """
+    from PIL import Image, ImageDraw
+
+    from ..my3dgen_core.camera import angles
+
+    yaw, pitch = (torch.rad2deg(values).tolist() for values in angles(cameras.detach().float().cpu())[:2])
+    canvas = Image.new("RGB", (size, size), PAPER)
+    draw, font = ImageDraw.Draw(canvas), _font(11)
+    reach = max(30.0, 1.15 * max(map(abs, (*yaw, *pitch))))
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        return size / 2 * (1 + 0.9 * x / reach), size / 2 * (1 - 0.9 * y / reach)
+
+    if trained is not None:
+        wide, high = min(trained.yaw, 1.1 * reach), min(trained.pitch, 1.1 * reach)
+        draw.rectangle((*place(-wide, high), *place(wide, -high)), fill=FIELD)
+    for line in ((place(-reach, 0), place(reach, 0)), (place(0, -reach), place(0, reach))):
+        draw.line(line, fill=FAINT)
+    draw.text((size - 92, size / 2 + 4), f"yaw {reach:.0f} deg", fill=FAINT, font=font)
+    draw.text((size / 2 + 6, 4), f"pitch {reach:.0f} deg", fill=FAINT, font=font)
+    points = [place(x, y) for x, y in zip(yaw, pitch, strict=True)]
+    if len(points) > 1:
+        draw.line(points, fill=FAINT)
+    for number, (x, y) in enumerate(points):
+        share = number / max(1, len(points) - 1)
+        ink = tuple(round(a + share * (b - a)) for a, b in zip(LINE, LAST, strict=True))
+        draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill=ink)
+    return to_image(canvas)
 
 
 def _font(size: int) -> Any:
@@ -60,7 +98,8 @@ def _font(size: int) -> Any:
     return ImageFont.load_default(size)
 
 
-def _to_image(canvas: Any) -> Tensor:
+def to_image(canvas: Any) -> Tensor:
+    """A Pillow image or pixels [H,W,3] uint8 -> IMAGE [1,H,W,3]."""
     import numpy as np
 
     return torch.from_numpy(np.asarray(canvas, dtype=np.float32) / 255)[None]

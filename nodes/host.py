@@ -201,6 +201,15 @@ def fingerprint(paths: list[Path]) -> str:
     return "|".join(f"{p}:{s.st_mtime_ns}:{s.st_size}" for p, s in stats)
 
 
+def mesh_class() -> Any:
+    """Core's class of what goes over MESH wires, or None where there is none."""
+    try:
+        from comfy_api.latest._util.geometry_types import MESH
+    except ImportError:
+        return None
+    return MESH
+
+
 # --- Devices and modes ------------------------------------------------------------------------------------
 
 

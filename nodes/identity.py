@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import host, recall, sockets
 
 if TYPE_CHECKING:
     from ..my3dgen_core import Identity
+
+
+DEMO_IDENTITY = "starter: demo person"
+_BUNDLED = Path(__file__).resolve().parents[1] / "my3dgen_core" / "starter" / "demo_identity.safetensors"
+
+
+def find_identity(name: str) -> Path:
+    """The file of an identity that Load Identity offers."""
+    return _BUNDLED if name == DEMO_IDENTITY else host.find_model(host.IDENTITIES, name)
 
 
 class SaveIdentity:
@@ -54,7 +64,8 @@ class SaveIdentity:
 class LoadIdentity:
     CATEGORY = "My3DGen"
     DESCRIPTION = (
-        "Loads an identity from models/my3dgen/identities, or one that Save Identity has written. "
+        "Loads an identity from models/my3dgen/identities, or one that Save Identity has written, or the "
+        "bundled demo person. "
         "It belongs to the generator it was trained on."
     )
     RETURN_TYPES = (sockets.IDENTITY, sockets.LATENT)
@@ -67,8 +78,11 @@ class LoadIdentity:
         return {
             "required": {
                 "file": (
-                    host.list_models(host.IDENTITIES),
-                    {"tooltip": "A file in models/my3dgen/identities or output/my3dgen/identities."},
+                    [DEMO_IDENTITY, *host.list_models(host.IDENTITIES)],
+                    {
+                        "tooltip": "The bundled demo person, or a file in models/my3dgen/identities or "
+                        "output/my3dgen/identities."
+                    },
                 )
             },
             "hidden": {"node_id": "UNIQUE_ID"},
@@ -76,11 +90,11 @@ class LoadIdentity:
 
     @classmethod
     def VALIDATE_INPUTS(cls, file: str | None) -> bool | str:
-        return host.validate(file, lambda name: host.find_model(host.IDENTITIES, name))
+        return host.validate(file, find_identity)
 
     @classmethod
     def IS_CHANGED(cls, file: str, node_id: str | None = None) -> str:
-        return host.fingerprint([host.find_model(host.IDENTITIES, file)])
+        return host.fingerprint([find_identity(file)])
 
     def load(self, file: str, node_id: str | None = None) -> dict[str, Any]:
         import torch
@@ -88,7 +102,7 @@ class LoadIdentity:
         from ..my3dgen_core import Identity
 
         with torch.inference_mode(False):
-            identity = Identity.load(host.find_model(host.IDENTITIES, file))
+            identity = Identity.load(find_identity(file))
         ui = recall.remember(node_id, {"my3dgen_card": card(identity)})
         return {"ui": ui, "result": (identity, identity.anchors)}
 

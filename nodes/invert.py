@@ -103,6 +103,22 @@ class Invert:
                         "last whole batch. The folder may be emptied at any time.",
                     },
                 ),
+                "one_look": (
+                    "BOOLEAN",
+                    {
+                        "default": False,
+                        "tooltip": "The photos show one look from several sides: one latent for all of them, "
+                        "such as for Pivotal Tuning.",
+                    },
+                ),
+                "refine_cameras": (
+                    "BOOLEAN",
+                    {
+                        "default": False,
+                        "tooltip": "Correct each photo's camera along with its latent: labels from photos "
+                        "are some degrees off.",
+                    },
+                ),
             },
             "hidden": {"node_id": "UNIQUE_ID"},
         }
@@ -120,6 +136,8 @@ class Invert:
         seed: int,
         masks: Tensor | None = None,
         cache: bool = True,
+        one_look: bool = False,
+        refine_cameras: bool = False,
         node_id: str | None = None,
     ) -> tuple[Any, Tensor]:
         from ..my3dgen_core import InversionConfig, invert
@@ -132,6 +150,8 @@ class Invert:
             lr=learning_rate,
             batch_size=batch_size,
             seed=seed,
+            one_look=one_look,
+            refine_cameras=refine_cameras,
             cache_dir=str(host.cache_folder("inversions")) if cache else None,
         )
         with host.training(), model.ready(memory=host.TRAINING_MEMORY) as generator:
@@ -146,6 +166,6 @@ class Invert:
             )
         with host.rendering(), model.ready(memory=host.RENDER_MEMORY) as generator:
             views = render_views(
-                generator, latents.ws, cameras.values, on_step=host.progress(node_id, "picture")
+                generator, latents.ws, latents.cameras, on_step=host.progress(node_id, "picture")
             )
         return latents, sockets.pictures_to_host(views.image)

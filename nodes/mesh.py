@@ -22,7 +22,7 @@ class ExtractMesh:
     RETURN_TYPES = ("MESH", "STRING", "STRING")
     RETURN_NAMES = ("mesh", "model_file", "summary")
     OUTPUT_TOOLTIPS = (
-        "Vertices and faces, for core's own 3D nodes.",
+        "For core's own 3D nodes, with colours and normals where they know such.",
         "The .glb file as Preview3D wants it: its name under output/.",
         "How large the mesh is, and whether it is closed.",
     )
@@ -112,10 +112,11 @@ class ExtractMesh:
         closed = "closed" if mesh.is_watertight else "not closed"
         text = f"{len(mesh.vertices):,} vertices, {len(mesh.faces):,} faces, {closed}: {path}"
         colours = np.asarray(mesh.visual.vertex_colors)[None, :, :3].astype(np.float32) / 255
-        out = sockets.Mesh(
+        out = sockets.make_mesh(
             host.to_host(torch.tensor(np.asarray(mesh.vertices)[None], dtype=torch.float32)),
             host.to_host(torch.tensor(np.asarray(mesh.faces)[None], dtype=torch.int64)),
             host.to_host(torch.from_numpy(colours)),
+            host.to_host(torch.tensor(np.asarray(mesh.vertex_normals)[None], dtype=torch.float32)),
         )
         name = path.relative_to(host.output_root().absolute()).as_posix()
         return {"ui": host.report(node_id, text), "result": (out, name, text)}

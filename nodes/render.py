@@ -22,13 +22,16 @@ class Render:
         "cameras; one camera sees all latents; 'grid' shows every latent from every camera. Send the frames "
         "to Create Video or Save Animated WEBP."
     )
-    RETURN_TYPES = ("IMAGE", "MASK", "IMAGE", "IMAGE")
-    RETURN_NAMES = ("images", "head", "depth", "normals")
+    RETURN_TYPES = ("IMAGE", "MASK", "IMAGE", "IMAGE", "IMAGE")
+    RETURN_NAMES = ("images", "head", "depth", "normals", "distance")
     OUTPUT_TOOLTIPS = (
         "The pictures, in the order of the cameras.",
         "Where the head is (1) and where one looks past it (0).",
         "Distance from the camera: near is white, background is black.",
-        "Which way the surface faces, as a normal map: red to the right, green up, blue towards the camera.",
+        "Which way the surface faces, as ControlNet's normal models expect it: red is left, green is up, "
+        "blue is towards the camera.",
+        "Distance from the camera along the ray, in world units (EG3D's camera stands at 2.7): for "
+        "computing, not for looking at.",
     )
     FUNCTION = "render"
 
@@ -68,6 +71,17 @@ class Render:
                         "the second ...",
                     },
                 ),
+                "cut_behind": (
+                    "FLOAT",
+                    {
+                        "default": -1.0,
+                        "min": -1.0,
+                        "max": 0.5,
+                        "step": 0.01,
+                        "tooltip": "What lies further back than this is no head to head, depth and normals. "
+                        "Generators trained on photos put a wall behind the head: try -0.25. -1: no cut.",
+                    },
+                ),
             },
             "hidden": {"node_id": "UNIQUE_ID"},
         }
@@ -81,6 +95,7 @@ class Render:
         batch_size: int,
         cameras: sockets.Cameras | None = None,
         grid: bool = False,
+        cut_behind: float = -1.0,
         node_id: str | None = None,
     ) -> dict[str, Any]:
         sockets.check_latents(latents, model)
@@ -94,7 +109,8 @@ class Render:
             def on_step(step: int, total: int, losses: dict[str, float], image: Tensor) -> None:
                 progress(step, total, losses)  # without a preview: the node's viewer shows the frames
 
-            views = render_views(generator, chosen.ws, seen_from, batch_size, on_step, grid)
+            cut = cut_behind if cut_behind > -1 else None
+            views = render_views(generator, chosen.ws, seen_from, batch_size, on_step, grid, cut)
             depth = depth_pictures(views.depth, views.mask)
             facing = normal_pictures(views.normals, views.mask)
         result = (
@@ -102,7 +118,11 @@ class Render:
             sockets.mask_to_host(views.mask),
             sockets.pictures_to_host(depth),
             sockets.pictures_to_host(facing),
+            host.to_host(views.depth.permute(0, 2, 3, 1).expand(-1, -1, -1, 3).contiguous()),
         )
         head = Head(weakref.ref(model), chosen.ws[:1].detach().clone())
         ui = live.hand_out(head, model) | orbit.contact_sheet(views.image)
+        beyond = model.generator.trained_views.beyond(seen_from)
+        if beyond:
+            ui |= host.report(node_id, beyond)
         return {"ui": recall.remember(node_id, ui), "result": result}

@@ -48,8 +48,12 @@ def render_views(
     batch_size: int = 2,
     on_step: OnStep | None = None,
     grid: bool = False,
+    cut_behind: float | None = None,
 ) -> Views:
     """Renders ws [N, num_ws, w_dim] from cameras [M, 25]; the planes of a single latent are made once.
+
+    A path of cameras around one latent is rendered with quality "fast", all else with "exact".
+    cut_behind: what lies at z below this is no head to the mask, such as the wall behind it.
 
     grid: every latent from every camera, N x M views: all cameras of the first latent, then of the second ...
     """
@@ -59,20 +63,27 @@ def render_views(
         total, rows = len(ws) * len(cameras), []
         for done, one in enumerate(ws.split(1)):
             step = None if on_step is None else _shifted(on_step, done * len(cameras), total)
-            rows.append(render_views(generator, one, cameras, batch_size, step))
+            rows.append(render_views(generator, one, cameras, batch_size, step, cut_behind=cut_behind))
         return Views(*(torch.cat(parts) for parts in zip(*(_parts(row) for row in rows), strict=True)))
     planes = generator.planes(ws) if len(ws) == 1 else None
     paired_ws, paired_cameras = pair(ws, cameras)
     total = len(paired_ws)
+    quality = "fast" if planes is not None and total > 1 else "exact"
     views = []
     for start in range(0, total, batch_size):
         part = slice(start, start + batch_size)
         rendering = generator.render(
-            ws if planes is not None else paired_ws[part], paired_cameras[part], planes=planes
+            ws if planes is not None else paired_ws[part],
+            paired_cameras[part],
+            planes=planes,
+            quality=quality,
         )
         size = rendering.image.shape[-2:]
         facing = normals(rendering.depth, paired_cameras[part])
-        maps = (_enlarged(values, size) for values in (rendering.mask, rendering.depth, facing))
+        head = rendering.mask
+        if cut_behind is not None:
+            head = head * in_front(rendering.depth, paired_cameras[part], cut_behind)
+        maps = (_enlarged(values, size) for values in (head, rendering.depth, facing))
         views.append((rendering.image.cpu(), *maps))
         if on_step is not None:
             on_step(min(start + batch_size, total), total, {}, rendering.image[:1])
@@ -107,6 +118,15 @@ def normals(depth: Tensor, cameras: Tensor) -> Tensor:
     return torch.nn.functional.normalize(torch.linalg.cross(right, up, dim=1), dim=1)
 
 
+def in_front(depth: Tensor, cameras: Tensor, plane: float) -> Tensor:
+    """1 where the surface at depth [B,1,r,r] along rays of cameras [B, 25] is before z = `plane`, else 0."""
+    from ..my3dgen_core.eg3d.volume import rays
+
+    origins, directions = rays(cameras.to(depth), depth.shape[-1])
+    z = origins[..., 2] + directions[..., 2] * depth.flatten(1)
+    return (z > plane).to(depth).view_as(depth)
+
+
 def _enlarged(values: Tensor, size: torch.Size) -> Tensor:
     return torch.nn.functional.interpolate(values.float(), size, mode="bilinear", align_corners=False).cpu()
 
@@ -125,6 +145,11 @@ def depth_pictures(depth: Tensor, mask: Tensor) -> Tensor:
 
 
 def normal_pictures(normals: Tensor, mask: Tensor) -> Tensor:
-    """Normals [B,3,H,W] -> the usual normal map in [-1,1], background black."""
-    facing = torch.nn.functional.normalize(normals, dim=1)
+    """Normals [B,3,H,W] -> a normal map in [-1,1] with the colours that ControlNet's normal models expect.
+
+    Red is left, green is up, blue is towards the camera: most programs' maps have red to the right. The
+    background is black.
+    """
+    signs = torch.tensor([-1.0, 1.0, 1.0], device=normals.device).view(3, 1, 1)
+    facing = torch.nn.functional.normalize(normals, dim=1) * signs
     return facing * mask - (1 - mask)

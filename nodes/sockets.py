@@ -7,6 +7,7 @@ workflow and by later runs: never change one in place.
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -104,11 +105,29 @@ class Crops:
 
 @dataclass(frozen=True)
 class Mesh:
-    """What core's 3D nodes take as MESH: vertices [1,V,3], faces [1,F,3]; vertex_colors [1,V,3], 0..1."""
+    """A MESH for cores that have no class for it: vertices [1,V,3], faces [1,F,3].
+
+    vertex_colors [1,V,3], 0..1; normals [1,V,3].
+    """
 
     vertices: Tensor
     faces: Tensor
     vertex_colors: Tensor
+    normals: Tensor
+
+
+def make_mesh(vertices: Tensor, faces: Tensor, vertex_colors: Tensor, normals: Tensor) -> Any:
+    """What core's 3D nodes take as MESH: core's own class, with as many of these fields as it knows."""
+    fields = {"vertices": vertices, "faces": faces, "vertex_colors": vertex_colors, "normals": normals}
+    core = host.mesh_class()
+    if core is None:
+        return Mesh(**fields)
+    known = inspect.signature(core).parameters
+    mesh = core(**{name: value for name, value in fields.items() if name in known})
+    for name, value in fields.items():
+        if not hasattr(mesh, name):
+            setattr(mesh, name, value)  # an older core ignores it, other packs may look for it
+    return mesh
 
 
 def device_of(generator: Generator) -> torch.device:

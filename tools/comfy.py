@@ -80,6 +80,7 @@ def make_base(base: Path, pack: Path = ROOT) -> Path:
     return base
 
 
+STOOD_IN = ("torchvision", "torchaudio", "spandrel")
 STAND_IN = '''"""Stands in for a package that does not fit this PyTorch: it imports, and does nothing."""
 
 
@@ -91,9 +92,9 @@ def __getattr__(name):
 
 
 def _stand_ins() -> list[str]:
-    """torchvision and torchaudio, which core imports at its start, only where they are missing."""
+    """torchvision, torchaudio and spandrel, which core imports at its start, only where they are missing."""
     folder = CACHE.parent / "stand-ins"
-    missing = [name for name in ("torchvision", "torchaudio") if importlib.util.find_spec(name) is None]
+    missing = [name for name in STOOD_IN if importlib.util.find_spec(name) is None]
     shutil.rmtree(folder, ignore_errors=True)
     for name in missing:
         (folder / name).mkdir(parents=True)

@@ -1,6 +1,10 @@
 """ComfyUI's own page in a browser without a screen: makes the workflow files that users open, and tests them.
 
-python tools/page.py           # workflows/NAME.json from workflows/api/NAME.json, for every NAME
+python tools/page.py                # workflows/NAME.json from workflows/api/NAME.json, for every NAME
+python tools/page.py NAME ...       # for these
+python tools/page.py screenshots    # web/docs/pictures/*.png, see tools/screenshots.py
+
+What the first node of an API workflow has as its "note" becomes a note on the page.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from typing import Any
 
 import comfy
 
+ATTEMPTS = 5
 WORKFLOWS = comfy.ROOT / "workflows"
 ARGUMENTS = [
     "--no-sandbox",
@@ -30,7 +35,7 @@ ARGUMENTS = [
 READY = "window.app?.graph && Object.keys(LiteGraph.registered_node_types).length > 100"
 # Columns from left to right as the data flows, wide enough for every name.
 TO_UI = """
-async (prompt) => {
+async ([prompt, note]) => {
   await app.loadApiJson(JSON.parse(prompt), "workflow");
   const room = {SaveImage: 340, PreviewImage: 340, SaveVideo: 340, PreviewAny: 180};
   for (const node of app.graph._nodes) {
@@ -38,6 +43,16 @@ async (prompt) => {
     node.size = [Math.max(320, size[0]), Math.max(room[node.type] ?? 0, size[1])];
   }
   app.graph.arrange(60);
+  if (note) {
+    const left = Math.min(...app.graph._nodes.map((node) => node.pos[0]));
+    const top = Math.min(...app.graph._nodes.map((node) => node.pos[1]));
+    const card = LiteGraph.createNode("MarkdownNote");
+    card.title = "About this workflow";
+    card.size = [420, 320];
+    card.pos = [left - 480, top];
+    app.graph.add(card);
+    card.widgets[0].value = note;
+  }
   return JSON.stringify(app.graph.serialize());
 }
 """
@@ -47,6 +62,14 @@ async (workflow) => {
   return (await app.graphToPrompt()).output;
 }
 """
+
+
+# Queues as the button does; what went wrong, or nothing.
+RUN = """() => new Promise((done) => {
+  app.api.addEventListener("execution_success", () => done(""), {once: true});
+  app.api.addEventListener("execution_error", (event) => done(event.detail.exception_message), {once: true});
+  app.queuePrompt(0, 1);
+})"""
 
 
 def browser_path() -> str | None:
@@ -64,7 +87,7 @@ def open_page(server: comfy.Server) -> Iterator[Any]:
         browser = playwright.chromium.launch(executable_path=browser_path(), args=ARGUMENTS)
         try:
             page = browser.new_page(viewport={"width": 1600, "height": 1000})
-            page.goto(f"http://{server.address}", wait_until="domcontentloaded")
+            page.goto(f"http://{server.address}", wait_until="domcontentloaded", timeout=120_000)
             page.wait_for_function(READY, timeout=120_000)
             yield page
         finally:
@@ -72,7 +95,7 @@ def open_page(server: comfy.Server) -> Iterator[Any]:
 
 
 def same_prompt(prompt: dict[str, Any]) -> dict[str, Any]:
-    """A prompt as it can be compared: what runs, without titles and texts that the page adds."""
+    """A prompt as it can be compared: what runs, without titles, notes and texts that the page adds."""
     return {
         name: {
             "class_type": node["class_type"],
@@ -82,16 +105,34 @@ def same_prompt(prompt: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def note_of(prompt: dict[str, Any]) -> str:
+    """What a workflow says about itself; empty where it says nothing."""
+    return next(iter(prompt.values()))["_meta"].get("note", "")
+
+
 def main() -> int:
     if browser_path() is None:
         print("This needs chromium: apt-get install chromium, or set CHROMIUM.", file=sys.stderr)
         return 1
-    with tempfile.TemporaryDirectory() as folder, comfy.Server(Path(folder)) as server:
+    if sys.argv[1:2] == ["screenshots"]:
+        import screenshots
+
+        return screenshots.main(sys.argv[2:])
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        comfy.Server(Path(folder)) as server,
+        open_page(server) as page,
+    ):
         for source in sorted((WORKFLOWS / "api").glob("*.json")):
+            if sys.argv[1:] and source.stem not in sys.argv[1:]:
+                continue
             prompt = json.loads(source.read_text(encoding="utf-8"))
-            with open_page(server) as page:
-                workflow = page.evaluate(TO_UI, json.dumps(prompt))
+            for _ in range(ATTEMPTS):
+                workflow = page.evaluate(TO_UI, [json.dumps(prompt), note_of(prompt)])
                 back = page.evaluate(TO_API, workflow)
+                if same_prompt(back) == same_prompt(prompt):
+                    break
+                page.wait_for_timeout(2000)  # its default workflow came in between
             if same_prompt(back) != same_prompt(prompt):
                 print(f"{source.name} does not come back from the page as it was.", file=sys.stderr)
                 return 1

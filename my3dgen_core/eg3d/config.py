@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..camera import ViewRange
+
 SUPERRESOLUTION = ("8XDC", "8X", "4X", "2X")
 
 
@@ -73,6 +75,15 @@ class GeneratorConfig:
     def num_ws(self) -> int:
         """Style vectors that the backbone takes: one a convolution, and one for the last ToRGB."""
         return 2 * len(self.block_resolutions)
+
+    @property
+    def trained_views(self) -> ViewRange:
+        """From how far round the generator has seen what it shows, as far as its camera tells.
+
+        Portraits (cameras 2.7 away: all of NVIDIA's heads) hardly go beyond these angles. Generators of
+        objects, whose cameras stand nearer, have seen every side.
+        """
+        return ViewRange(45.0, 30.0) if self.avg_camera_radius > 2.5 else ViewRange()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""

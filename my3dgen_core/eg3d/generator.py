@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +15,25 @@ from torch import Tensor, nn
 from ..camera import check_cameras
 from .backbone import PLANE_CHANNELS, Backbone
 from .config import GeneratorConfig
-from .superresolution import SuperResolution
+from .density_grid import GridCache
+from .fast import render_rays_fast
+from .superresolution import SuperResolution, fast_dtype
 from .volume import Decoder, Jitter, Marched, plane_features, rays, render_rays
 
 # Samples decoded at a time without gradients: on a CPU what fits the cache, elsewhere what bounds the memory.
 _CPU_SAMPLES, _DEVICE_SAMPLES = 1 << 16, 1 << 22
+_FRAMES = 4  # go through super-resolution together where quality is "fast"
+
+
+def check_quality(quality: str) -> None:
+    """Raises ValueError with a sentence unless it is one of the two."""
+    if quality not in ("exact", "fast"):
+        raise ValueError(f"quality must be 'exact' or 'fast', not {quality!r}.")
+
+
+Person = Callable[[tuple[str, ...]], AbstractContextManager[object]]
+"""Puts a person into effect on the modules whose names begin so."""
+Result = TypeVar("Result")
 
 
 @dataclass
@@ -46,10 +63,16 @@ class Generator(nn.Module):
         self.backbone = Backbone(config)
         self.superresolution = SuperResolution(config)
         self.decoder = Decoder(config.decoder_lr_mul)
+        self.trained_views = config.trained_views
+        """From how far round it has seen heads (`ViewRange.beyond` warns); loading may know better."""
         self.renderer = "torch"
         """What renders: "torch", or "compiled" where `my3dgen_core.kernels` is built (see `render_rays`)."""
+        self.grids = GridCache()
+        """Where there is nothing to see in the planes that were last rendered with quality "fast"."""
         self.replaced: dict[str, nn.Parameter] = {}
         """The generator's own parameters while others stand in for them (see `adapter.swapped`)."""
+        self.people: Sequence[Person] | None = None
+        """One for each picture of a batch that shows several persons (see `adapter.personalized`)."""
 
     @property
     def num_ws(self) -> int:
@@ -92,8 +115,12 @@ class Generator(nn.Module):
     ) -> Tensor:
         """ws [B, num_ws, w_dim] -> tri-planes [B, 3, 32, P, P]. No camera goes in: keep them for a path."""
         self.check_ws(ws)
-        planes = self.backbone.synthesis(ws, noise_mode, generator)
-        return planes.unflatten(1, (3, PLANE_CHANNELS))
+        if self.people is not None:
+            return torch.cat(self._each(("backbone.",), lambda w: self.planes(w, noise_mode, generator), ws))
+        planes = self.backbone.synthesis(ws, noise_mode, generator).unflatten(1, (3, PLANE_CHANNELS))
+        if planes.device.type == "cpu":  # a pixel's channels side by side, as renderers look them up
+            planes = planes.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
+        return planes
 
     def render(
         self,
@@ -120,17 +147,38 @@ class Generator(nn.Module):
                 random number is that one; a torch.Generator: random (training); (coarse [B,M,N,1], fine
                 [B*M,K]) tensors.
             generator: for noise_mode "random".
-            quality: "exact". "fast" is reserved and renders the same.
+            quality: "exact"; or "fast", for pictures alone, without gradients: what does not show is left out
+                (see `fast`), and super-resolution runs in bfloat16 where the processor has it. Give `planes`
+                for a path of cameras: what was found out about them is kept while they live.
             chunk: rays a scene at a time; None: bounded memory without gradients, all at once with them.
 
         Raises:
-            ValueError: wrong shapes, unknown noise mode or quality, a resolution the model cannot take.
+            ValueError: wrong shapes, unknown noise mode or quality, a resolution the model cannot take; or
+                gradients are wanted of a "fast" picture.
         """
-        if quality not in ("exact", "fast"):
-            raise ValueError(f"quality must be 'exact' or 'fast', not {quality!r}.")
+        check_quality(quality)
         check_cameras(cameras)
         self.check_ws(ws)
         resolution = neural_resolution or self.config.neural_resolution
+        if self.people is not None:
+            if isinstance(jitter, tuple):
+                raise ValueError("Pictures of several persons take no tensors as jitter: give a generator.")
+            prefixes = ("decoder.", "superresolution.") + (("backbone.",) if planes is None else ())
+            settings = {
+                "neural_resolution": neural_resolution,
+                "noise_mode": noise_mode,
+                "jitter": jitter,
+                "generator": generator,
+                "quality": quality,
+                "chunk": chunk,
+            }
+
+            def alone(w: Tensor, c: Tensor, p: Tensor | None = None) -> Rendering:
+                return self.render(w, c, planes=p, **settings)  # type: ignore[arg-type]
+
+            given = (ws, cameras) if planes is None else (ws, cameras, planes)
+            rendered = self._each(prefixes, alone, *given)
+            return Rendering(*(torch.cat(maps) for maps in zip(*map(_maps, rendered), strict=True)))
         if planes is None:
             planes = self.planes(ws, noise_mode, generator)
         batch = max(len(ws), len(cameras))
@@ -140,13 +188,18 @@ class Generator(nn.Module):
                 "equal counts pair up, a single one serves all."
             )
         cameras = cameras.expand(batch, -1).to(planes.dtype)
-        marched = self.march(planes.expand(batch, -1, -1, -1, -1), cameras, resolution, None, jitter, chunk)
+        marched = self.march(planes, cameras, resolution, None, jitter, chunk, quality=quality)
         square = (resolution, resolution)
         features, depth, mask = (
             v.transpose(1, 2).unflatten(2, square) for v in (marched.features, marched.depth, marched.weight)
         )
-        features = features.contiguous()
-        image = self.superresolution(features, ws.expand(batch, -1, -1), generator)
+        ws = ws.expand(batch, -1, -1)
+        if quality == "fast":
+            parts = zip(features.split(_FRAMES), ws.split(_FRAMES), strict=True)
+            dtype = fast_dtype(features.device)
+            image = torch.cat([self.superresolution(f, w, generator, dtype) for f, w in parts])
+        else:
+            image = self.superresolution(features.contiguous(), ws, generator)
         return Rendering(image, features[:, :3], depth, mask, features)
 
     def march(
@@ -158,20 +211,44 @@ class Generator(nn.Module):
         jitter: Jitter = None,
         chunk: int | None = None,
         floor: float = 0.0,
+        quality: str = "exact",
     ) -> Marched:
-        """Renders single pixels: planes [B,3,32,P,P], cameras [B,25], pixel numbers [M] or [B,M] (None: all).
+        """Renders single pixels: planes [B or 1,3,32,P,P], cameras [B,25], pixels [M] or [B,M] (None: all).
 
         Pixels are counted row by row in a picture of `resolution` x `resolution`. Samples whose weight stays
-        under `floor` get no gradient.
+        under `floor` get no gradient. Of quality "fast" there is none at all.
+
+        Raises:
+            ValueError: unknown quality, or gradients are wanted of a "fast" picture.
         """
+        check_quality(quality)
+        if quality == "fast":
+            inputs = (planes, cameras, *self.decoder.parameters())
+            if torch.is_grad_enabled() and any(t.requires_grad for t in inputs):
+                raise ValueError("quality='fast' gives no gradients: use 'exact', or torch.no_grad().")
+            if self.renderer == "compiled" and planes.device.type not in ("cpu", "meta"):
+                quality = "exact"  # all that the compiled renderer knows there
         origins, directions = rays(cameras, resolution, pixels)
-        if chunk is None and not torch.is_grad_enabled():
+        if chunk is None and (quality == "fast" or not torch.is_grad_enabled()):
             budget = _CPU_SAMPLES if planes.device.type == "cpu" else _DEVICE_SAMPLES
             chunk = budget // (
-                len(planes) * max(self.config.depth_resolution, self.config.depth_resolution_importance)
+                len(cameras) * max(self.config.depth_resolution, self.config.depth_resolution_importance)
+            )
+        if quality == "fast":
+            grid = self.grids.of(planes, self.decoder, self.config.box_warp, self.renderer)
+            return render_rays_fast(
+                planes,
+                self.decoder,
+                self.config,
+                grid,
+                origins,
+                directions,
+                jitter,
+                max(1, chunk or 1) * len(cameras),
+                renderer=self.renderer,
             )
         return render_rays(
-            planes,
+            planes.expand(len(cameras), -1, -1, -1, -1),
             self.decoder,
             self.config,
             origins,
@@ -191,12 +268,39 @@ class Generator(nn.Module):
         """
         if planes is None:
             planes = self.planes(ws)
+        if self.people is not None:
+            each = self._each(
+                ("decoder.",), lambda w, p, t: self.sample(w, p, planes=t, chunk=chunk), ws, points, planes
+            )
+            densities, colors = zip(*each, strict=True)
+            return torch.cat(densities), torch.cat(colors)
         planes = planes.expand(len(points), -1, -1, -1, -1)
         out = [
             self.decoder(plane_features(planes, part, self.config.box_warp).mean(1))
             for part in points.split(chunk or points.shape[1], dim=1)
         ]
         return torch.cat([o[0] for o in out], dim=1), torch.cat([o[1] for o in out], dim=1)
+
+    def _each(self, prefixes: tuple[str, ...], work: Callable[..., Result], *batches: Tensor) -> list[Result]:
+        """`work` on each picture's part of the batches, its person in effect on modules of these prefixes."""
+        people = self.people
+        assert people is not None
+        if any(len(batch) not in (1, len(people)) for batch in batches):
+            raise ValueError(
+                f"There are {len(people)} persons, one for each picture, but the batches have "
+                f"{[len(batch) for batch in batches]}."
+            )
+        self.people = None
+        results = []
+        try:
+            for i, person in enumerate(people):
+                with person(prefixes):
+                    results.append(
+                        work(*(batch[i : i + 1] if len(batch) > 1 else batch for batch in batches))
+                    )
+        finally:
+            self.people = people
+        return results
 
     def check_ws(self, ws: Tensor) -> None:
         """Raises ValueError with a sentence unless ws fit this generator."""
@@ -206,3 +310,7 @@ class Generator(nn.Module):
                 f"This generator takes latents of shape [N, {expected[0]}, {expected[1]}], but these have "
                 f"{list(ws.shape)}. They belong to another generator."
             )
+
+
+def _maps(rendering: Rendering) -> tuple[Tensor, ...]:
+    return rendering.image, rendering.image_raw, rendering.depth, rendering.mask, rendering.features

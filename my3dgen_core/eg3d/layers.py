@@ -11,9 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ..randomness import normal
-
-LRELU_SLOPE = 0.2
-LRELU_GAIN = math.sqrt(2)
+from .fused import GAIN, SLOPE, LowRank, synthesis
 
 
 def normalize_2nd_moment(x: Tensor, eps: float = 1e-8) -> Tensor:
@@ -23,7 +21,7 @@ def normalize_2nd_moment(x: Tensor, eps: float = 1e-8) -> Tensor:
 
 def lrelu(x: Tensor, clamp: float | None = None) -> Tensor:
     """Leaky ReLU times sqrt(2), then the clamp."""
-    x = F.leaky_relu(x, LRELU_SLOPE) * LRELU_GAIN
+    x = F.leaky_relu(x, SLOPE) * GAIN
     return x if clamp is None else x.clamp(-clamp, clamp)
 
 
@@ -41,30 +39,30 @@ def fir(x: Tensor, kernel: Tensor, padding: tuple[int, int, int, int], gain: flo
 
 
 class _Doubled(torch.autograd.Function):
-    """Zeros between samples, then the low-pass filter of `fir_kernel`.
+    """Zeros between samples, then the low-pass filter of `fir_kernel`: bilinear, but for zeros at the rim.
 
-    The gradient is written out for that filter: torch's own is several times slower on a CPU.
+    The gradient is written out: torch's own is several times slower on a CPU.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, kernel: Tensor) -> Tensor:
-        b, c, h, w = x.shape
-        spread = x.new_zeros(b, c, h, 2, w, 2)
-        spread[:, :, :, 0, :, 0] = x
-        return fir(spread.view(b, c, 2 * h, 2 * w), kernel, (2, 1, 2, 1), gain=4)
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        doubled = F.interpolate(
+            F.pad(x, (1, 1, 1, 1)), scale_factor=2.0, mode="bilinear", align_corners=False
+        )
+        return doubled[:, :, 2:-2, 2:-2]
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         g = F.pad(grad, (0, 0, 1, 1))
         g = 0.75 * (g[:, :, 1:-2:2] + g[:, :, 2:-1:2]) + 0.25 * (g[:, :, :-3:2] + g[:, :, 3::2])
         g = F.pad(g, (1, 1))
-        return 0.75 * (g[..., 1:-2:2] + g[..., 2:-1:2]) + 0.25 * (g[..., :-3:2] + g[..., 3::2]), None
+        return 0.75 * (g[..., 1:-2:2] + g[..., 2:-1:2]) + 0.25 * (g[..., :-3:2] + g[..., 3::2])
 
 
-def upsample(x: Tensor, kernel: Tensor) -> Tensor:
+def upsample(x: Tensor) -> Tensor:
     """[B, C, H, W] -> [B, C, 2H, 2W]: zeros inserted after every sample, then the filter of `fir_kernel`."""
-    return _Doubled.apply(x, kernel)
+    return _Doubled.apply(x)
 
 
 def modulated_conv(
@@ -156,32 +154,60 @@ class SynthesisLayer(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out_channels))
         self.register_buffer("noise_const", torch.randn(resolution, resolution))
         self.register_buffer("resample_filter", fir_kernel())
+        self.low_rank: LowRank | None = None
+        """An update in training, beside the weight (see `adapter.trained`)."""
 
     def forward(
         self, x: Tensor, w: Tensor, noise_mode: str = "const", generator: torch.Generator | None = None
     ) -> Tensor:
-        """x [B, in, H, W] and w [B, w_dim] -> [B, out, H or 2H, ...]. Noise: "const", "random" or "none"."""
+        """x [B, in, H, W] and w [B or 1, w_dim] -> [B, out, H or 2H, ...].
+
+        noise_mode: "const", "random" or "none".
+        """
         kernel = self.resample_filter if self.up else None
-        x = modulated_conv(x, self.weight, self.affine(w), up_kernel=kernel)
-        if noise_mode == "const":
-            noise = self.noise_const if self._fits(x) else self._crop(x)
-            x = x + (noise * self.noise_strength).to(x.dtype)
-        elif noise_mode == "random":
-            shape = (x.shape[0], 1, *x.shape[2:])
-            noise = normal(shape, generator, x.device)
-            x = x + (noise * self.noise_strength).to(x.dtype)
-        elif noise_mode != "none":
-            raise ValueError(f"noise_mode must be 'const', 'random' or 'none', not {noise_mode!r}.")
+        noise = self._noise(
+            (len(x), 1, *(side * (1 + self.up) for side in x.shape[2:])), noise_mode, generator
+        )
+        styles = self.affine(w)
+        half = x.dtype in (torch.float16, torch.bfloat16)
+        # Under autocast the written-out gradient would meet other types than the forward did.
+        mixed = torch.is_autocast_enabled("cuda" if x.device.type == "cuda" else "cpu")
+        if not mixed and (not half or (len(styles) == 1 and not torch.is_grad_enabled())):
+            precise = torch.float32 if half else x.dtype
+            return synthesis(
+                x,
+                self.weight.to(precise),
+                styles.to(precise),
+                self.bias.to(precise),
+                None if noise is None else noise.to(precise),
+                up_kernel=kernel,
+                clamp=self.conv_clamp,
+                low_rank=self.low_rank,
+            )
+        weight: Tensor = self.weight
+        if self.low_rank is not None:
+            weight = weight + (self.low_rank.up @ self.low_rank.down).view_as(weight)
+        x = modulated_conv(x, weight, styles, up_kernel=kernel)
+        if noise is not None:
+            x = x + noise.to(x.dtype)
         return lrelu(x + self.bias.to(x.dtype)[:, None, None], self.conv_clamp)
 
-    def _fits(self, x: Tensor) -> bool:
-        return x.shape[-2:] == self.noise_const.shape
-
-    def _crop(self, x: Tensor) -> Tensor:
-        raise ValueError(
-            f"Constant noise has {list(self.noise_const.shape)} pixels, the features have "
-            f"{list(x.shape[-2:])}. Use noise_mode='none' for patches."
-        )
+    def _noise(
+        self, shape: tuple[int, ...], noise_mode: str, generator: torch.Generator | None
+    ) -> Tensor | None:
+        """What is added to all channels of an output of that shape, [1 or B, 1, H, W]."""
+        if noise_mode == "none":
+            return None
+        if noise_mode == "random":
+            return normal(shape, generator, self.noise_const.device) * self.noise_strength
+        if noise_mode != "const":
+            raise ValueError(f"noise_mode must be 'const', 'random' or 'none', not {noise_mode!r}.")
+        if shape[2:] != self.noise_const.shape:
+            raise ValueError(
+                f"Constant noise has {list(self.noise_const.shape)} pixels, the features have "
+                f"{list(shape[2:])}. Use noise_mode='none' for patches."
+            )
+        return (self.noise_const * self.noise_strength)[None, None]
 
 
 class ToRGB(nn.Module):
@@ -199,8 +225,12 @@ class ToRGB(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         styles = self.affine(w) * self.weight_gain
-        x = modulated_conv(x, self.weight, styles, demodulate=False)
-        x = x + self.bias.to(x.dtype)[:, None, None]
+        if len(styles) == 1:
+            weight = (self.weight * styles[:, :, None, None]).to(x.dtype)  # the smaller tensor is modulated
+            x = F.conv2d(x, weight, self.bias.to(x.dtype))
+        else:
+            x = modulated_conv(x, self.weight, styles, demodulate=False)
+            x = x + self.bias.to(x.dtype)[:, None, None]
         return x if self.conv_clamp is None else x.clamp(-self.conv_clamp, self.conv_clamp)
 
 
@@ -242,17 +272,24 @@ class SynthesisBlock(nn.Module):
         ws: Tensor,
         noise_mode: str = "const",
         generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Features and image at the previous resolution, and ws [B, 2 or 3, w_dim], to those at this one."""
+        """Features and image at the previous resolution, ws [B or 1, 2 or 3, w_dim] -> those at this one.
+
+        dtype: of the convolutions; None: half precision where the block asks for it and the device has it.
+        """
         latents = iter(ws.unbind(dim=1))
         if self.first:
             x = self.const.to(torch.float32).expand(ws.shape[0], -1, -1, -1)
+            if x.device.type == "cpu":  # all that follows keeps its channels side by side: far faster there
+                x = x.contiguous(memory_format=torch.channels_last)
         else:
             assert x is not None
-            dtype = torch.float16 if self.fp16 and x.device.type != "cpu" else torch.float32
+            if dtype is None:
+                dtype = torch.float16 if self.fp16 and x.device.type != "cpu" else torch.float32
             x = self.conv0(x.to(dtype), next(latents), noise_mode, generator)
         x = self.conv1(x, next(latents), noise_mode, generator)
         rgb = self.torgb(x, next(latents)).to(torch.float32)
         if img is not None:
-            rgb = (upsample(img, self.resample_filter) if self.up else img) + rgb
+            rgb = (upsample(img) if self.up else img) + rgb
         return x, rgb

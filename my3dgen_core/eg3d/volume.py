@@ -36,7 +36,12 @@ class Decoder(nn.Module):
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         out = self.net(features)
-        return out[..., :1], out[..., 1:].sigmoid() * 1.002 - 0.001
+        return out[..., :1], self.colors(out[..., 1:])
+
+    @staticmethod
+    def colors(raw: Tensor) -> Tensor:
+        """The network's outputs for colours -> colours, in about [0, 1]."""
+        return raw.sigmoid() * 1.002 - 0.001
 
 
 @dataclass
@@ -86,6 +91,12 @@ def box_limits(origins: Tensor, directions: Tensor, side: float) -> tuple[Tensor
 def plane_features(planes: Tensor, points: Tensor, box_warp: float) -> Tensor:
     """Features of each plane: planes [B, 3, 32, P, P] and points [B, M, 3] -> [B, 3, M, 32]."""
     b, _, channels, height, width = planes.shape
+    if b > 1 and planes.stride(0) == 0:  # one scene from several cameras
+        return (
+            plane_features(planes[:1], points.reshape(1, -1, 3), box_warp)[0]
+            .unflatten(1, (b, -1))
+            .transpose(0, 1)
+        )
     points = points * (2 / box_warp)
     grid = torch.stack([points[..., pair] for pair in _PAIRS], dim=1)
     flat = planes.reshape(b * 3, channels, height, width).contiguous(memory_format=torch.channels_last)
@@ -203,9 +214,6 @@ class _Field:
         density, color = self.at((origins[:, :, None] + depths * directions[:, :, None]).flatten(1, 2))
         return density.unflatten(1, depths.shape[1:3]), color.unflatten(1, depths.shape[1:3])
 
-    def scene(self, index: int) -> _Field:
-        return _Field(self.planes[index : index + 1], self.decoder, self.box_warp)
-
 
 def _two_passes(
     field: _Field, origins: Tensor, directions: Tensor, depths: Tensor, u: Tensor
@@ -222,7 +230,10 @@ def _two_passes(
     depths, order = torch.sort(torch.cat((depths, fine), dim=2), dim=2)
     density = torch.cat((density, density_fine), dim=2).gather(2, order)
     color = torch.cat((color, color_fine), dim=2)
-    return density, color.gather(2, order.expand(-1, -1, -1, color.shape[-1])), depths
+    rays_before = torch.arange(0, order.numel(), order.shape[2], device=order.device)
+    places = (order.flatten(0, 1)[..., 0] + rays_before[:, None]).flatten()
+    color = color.flatten(0, 2).index_select(0, places).view_as(color)  # whole samples: four times gather
+    return density, color, depths
 
 
 def _with_gradient(
@@ -237,20 +248,29 @@ def _with_gradient(
     weights = F.pad(march(color[..., :1], density, depths)[2][..., 0], (1, 1))
     matter = torch.maximum(weights[..., 1:], weights[..., :-1]) > floor
     points = (origins[:, :, None] + depths * directions[:, :, None]).flatten(1, 2)
-    flat = density.flatten(1, 2), color.flatten(1, 2)
-    renewed: tuple[list[Tensor], list[Tensor]] = ([], [])
-    for i in range(len(points)):
-        kept = _where(matter[i].flatten())
-        for values, old, fresh in zip(renewed, flat, field.scene(i).at(points[i, kept][None]), strict=True):
-            values.append(old[i].index_copy(0, kept, fresh[0]))
-    return torch.stack(renewed[0]).view_as(density), torch.stack(renewed[1]).view_as(color)
+    scene, sample = _where(matter.flatten(1))
+    # Side by side, scene by scene: `place` is where a sample lies among those of its own scene.
+    count = torch.zeros(len(points), dtype=torch.long, device=points.device)
+    count.scatter_add_(0, scene, torch.ones_like(scene))
+    place = torch.arange(len(scene), device=points.device) - (count.cumsum(0) - count)[scene]
+    most = points.shape[1] if points.device.type == "meta" else max(1, int(count.max()))
+    chosen = points.new_zeros(len(points), most, 3)
+    chosen[scene, place] = points[scene, sample]
+    density_anew, color_anew = field.at(chosen)
+    kept = scene * points.shape[1] + sample
+    return (
+        density.flatten(0, 2).index_copy(0, kept, density_anew[scene, place]).view_as(density),
+        color.flatten(0, 2).index_copy(0, kept, color_anew[scene, place]).view_as(color),
+    )
 
 
-def _where(flags: Tensor) -> Tensor:
-    """Positions of the true ones in [N]; all of them on the meta device, which knows no values."""
+def _where(flags: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows and columns of the true ones in [B, N]; of all on the meta device, which knows no values."""
     if flags.device.type == "meta":
-        return torch.arange(len(flags), device=flags.device)
-    return flags.nonzero()[:, 0]
+        every = torch.arange(flags.numel(), device=flags.device)
+        return every // flags.shape[1], every % flags.shape[1]
+    scene, sample = flags.nonzero(as_tuple=True)
+    return scene, sample
 
 
 def render_rays(
@@ -276,9 +296,9 @@ def render_rays(
         floor: samples whose weight stays under it get no gradient (and cost none): most lie in air or behind
             the surface, where the gradient is next to nothing. The result does not depend on it.
         density_scale: multiplies the raw density.
-        renderer: "torch", or "compiled" for `my3dgen_core.kernels`. That serves a `Decoder` in float32 on the
-            CPU and gives no gradient to rays; PyTorch renders the rest, and all (with a warning) where it is
-            not built.
+        renderer: "torch", or "compiled" for `my3dgen_core.kernels`. That serves a `Decoder` in float32 on
+            the CPU or a GPU and gives no gradient to rays; PyTorch renders the rest, and all (with a
+            warning) where it is not built.
 
     Depth is clamped to the range of all samples of the call, so the batch is one frame of reference.
     """

@@ -3,6 +3,7 @@ protocols.
 """
 
 from .command import add_arguments, as_json, main
+from .comparison import Comparison
 from .demo import DEMO_PERSON, personalize_demo_person, read_demo_person
 from .figure import paper_figure
 from .metrics import Likeness, auc, embed_unaligned, psnr, ssim, vif
@@ -21,6 +22,7 @@ from .protocols import (
 from .views import Scores, evaluate, score, strangers, table
 
 __all__ = [
+    "Comparison",
     "DEMO_PERSON",
     "HELD_OUT",
     "Likeness",

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..alpha_space import AlphaSpace
-from ..camera import orbit
+from ..camera_paths import orbit
 from ..direction import Direction
 from ..eg3d import Generator
 from ..inversion import InversionConfig, OnStep, invert

@@ -32,6 +32,7 @@ MODELS_HINT = (
     "Nothing is downloaded automatically."
 )
 DETECTION, LANDMARKS, RECOGNITION, PARSING = "detection", "landmarks", "recognition", "parsing"
+ATTRIBUTES = "age and gender"
 _LARGEST_DETECTION_SIDE = 2048
 # Which of the 106 landmarks each becomes in a mirrored picture: contour 0-32, left brow and eye 33-51, mouth
 # 52-71, nose 72-86, right eye and brow 87-105.
@@ -83,6 +84,8 @@ def role_of(graph: OnnxGraph) -> str | None:
         return LANDMARKS
     if shape[2:] == [112, 112] and last == [512]:
         return RECOGNITION
+    if shape[2:] == [96, 96] and last == [3]:
+        return ATTRIBUTES
     return None
 
 
@@ -106,6 +109,7 @@ class FaceModels:
         self._detector = networks[DETECTION]
         self._landmarks = networks.get(LANDMARKS)
         self._recogniser = networks.get(RECOGNITION)
+        self._attributes = networks.get(ATTRIBUTES)
         self._parser: FaceParser | None = networks.get(PARSING)
         self.provider: str = self._detector.session.get_providers()[0]
         # A detector with a fixed input size has it set before any prepare(); both insightface versions agree
@@ -168,6 +172,11 @@ class FaceModels:
         """Whether a face-parsing network is there: it tells the head from the background."""
         return self._parser is not None
 
+    @property
+    def has_attributes(self) -> bool:
+        """Whether the network that guesses age and gender is there."""
+        return self._attributes is not None
+
     def describe(self) -> str:
         """One line for a log: which files run on which provider."""
         names = ", ".join(f"{role} {file.name}" for role, file in self.files.items())
@@ -228,6 +237,17 @@ class FaceModels:
         assert self._landmarks is not None
         found = self._landmarks.get(np.ascontiguousarray(image[:, :, ::-1]), _Slots(bbox=box - 0.5))
         return np.asarray(found, np.float64)[:, :2] + 0.5
+
+    def attributes(self, image: np.ndarray, box: np.ndarray) -> dict[str, float] | None:
+        """Apparent age in years and gender (0 female, 1 male) of the face in a box, or None without that
+        network.
+
+        image is [H,W,3] uint8 RGB; the box in edge coordinates."""
+        if self._attributes is None:
+            return None
+        slots = _Slots(bbox=np.asarray(box) - 0.5)
+        gender, age = self._attributes.get(np.ascontiguousarray(image[:, :, ::-1]), slots)
+        return {"age": float(age), "gender": float(gender)}
 
     def features(self, aligned: np.ndarray) -> np.ndarray:
         """Unnormalised identity features [N,512] of aligned faces [N,112,112,3] RGB, 0..255."""

@@ -52,8 +52,11 @@ def search_face(
     models: FaceModels,
     choose: Choose,
     det_size: int | None,
+    anyway: bool = False,
 ) -> Candidate | None:
     """Climb the detection ladder until a face passes the gate; turn the photo when it passes only just.
+
+    anyway: the best one found is taken though it passes no gate, with a warning.
 
     A detector also sees faces in faces that stand on their head, so a doubtful one has to compete with the
     turned ones. What was found, or why nothing was, goes into the row.
@@ -62,7 +65,8 @@ def search_face(
     best: Candidate | None = None
     for turned in (False, True):
         for step, faces in detection_ladder(models, pixels, det_size, turned):
-            row.faces = max(row.faces, len(faces))
+            if len(faces) > row.faces:
+                row.faces, row.boxes = len(faces), [_box(face) for face in faces]
             face = choose(faces, pixels)
             if face is None:
                 row.reason = f"The face asked for is not there: {row.faces} found in the photo."
@@ -82,9 +86,16 @@ def search_face(
     row.agreement, row.score = best.agreement, round(best.face.score, 4)
     if best.doubt > MAX_DISAGREEMENT:
         row.reason = f"What was found is probably no face (its points disagree by {best.doubt:.0f} pixels)."
-        return None
+        if not anyway:
+            return None
+        row.warnings.append(row.reason)
     row.reason = ""
     return best
+
+
+def _box(face: Face) -> tuple[float, float, float, float]:
+    left, top, right, bottom = (float(side) for side in face.box)
+    return left, top, right, bottom
 
 
 def _is_better(new: Candidate, old: Candidate) -> bool:

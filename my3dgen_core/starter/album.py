@@ -35,7 +35,7 @@ class Album(Shards):
     heads_per_shard = 64
 
     @classmethod
-    def write(cls, path: Path, seed: int) -> None:
+    def write(cls, path: Path, seed: int, device: str = "cpu") -> None:
         from .factors import Z_DIM
         from .heads import random_cameras, truth
 
@@ -46,7 +46,7 @@ class Album(Shards):
         for i in range(0, len(z), 8):
             heads = z[i : i + 8].repeat_interleave(VIEWS_PER_HEAD, 0)
             views = cameras[i * VIEWS_PER_HEAD :][: len(heads)]
-            image, depth, mask = truth(heads, views, SIDE)
+            image, depth, mask = (seen.cpu() for seen in truth(heads.to(device), views, SIDE))
             parts[0].append(((image + 1) * 127.5 + 0.5).clamp(0, 255).byte())
             parts[1].append((mask * 255 + 0.5).byte())
             parts[2].append(_taught_depth(depth, mask))
@@ -55,7 +55,9 @@ class Album(Shards):
         arrays = {"z": z.numpy(), "cameras": cameras.unflatten(0, shape).numpy()}
         save(path, arrays | {"images": images, "masks": masks, "depths": depths})
 
-    def batch(self, heads: int, views: int, rng: np.random.Generator) -> Pictures:
+    def batch(
+        self, heads: int, views: int, rng: np.random.Generator, device: torch.device | str = "cpu"
+    ) -> Pictures:
         """`heads` random heads with `views` different random views each."""
         rows: dict[str, list[np.ndarray]] = {name: [] for name in ("cameras", "images", "masks", "depths")}
         latents = []
@@ -65,10 +67,10 @@ class Album(Shards):
             latents.append(shard["z"][head])
             for name, values in rows.items():
                 values.append(shard[name][head][chosen])
-        t = {name: torch.from_numpy(np.concatenate(v)) for name, v in rows.items()}
+        t = {name: torch.from_numpy(np.concatenate(v)).to(device) for name, v in rows.items()}
         depths = t["depths"].float()
         return Pictures(
-            torch.from_numpy(np.stack(latents)),
+            torch.from_numpy(np.stack(latents)).to(device),
             t["cameras"],
             t["images"].float() / 127.5 - 1,
             t["masks"].float() / 255,

@@ -24,7 +24,7 @@ DEPTH_ORIGIN = 2.7  # depths are stored as float16 relative to this
 _COARSE = 64  # pixels of the picture in which edges are looked for
 
 
-def write_shard(path: Path, seed: int) -> None:
+def write_shard(path: Path, seed: int, device: str) -> None:
     """Writes one shard of fresh heads; the same seed gives the same shard."""
     from .caster import cast
     from .factors import Z_DIM, looks
@@ -38,7 +38,7 @@ def write_shard(path: Path, seed: int) -> None:
     for start in range(0, HEADS_PER_SHARD, 16):
         look = looks(z[start : start + 16], model)
         count = len(look.local)
-        scene = scene_of(look)
+        scene = scene_of(look, device=device)
         landmarks = model.landmarks(torch.from_numpy(posed_vertices(look, model)).float()).numpy()
         cams = random_cameras(count * CAMERAS_PER_HEAD, rng, yaw=66.0, pitch=29.0, wander=0.16)
         heads = np.repeat(np.arange(count), CAMERAS_PER_HEAD)
@@ -120,10 +120,12 @@ class Bank(Shards):
     heads_per_shard = HEADS_PER_SHARD
 
     @classmethod
-    def write(cls, path: Path, seed: int) -> None:
-        write_shard(path, seed)
+    def write(cls, path: Path, seed: int, device: str = "cpu") -> None:
+        write_shard(path, seed, device)
 
-    def batch(self, heads: int, rays: int, rng: np.random.Generator) -> Rays:
+    def batch(
+        self, heads: int, rays: int, rng: np.random.Generator, device: torch.device | str = "cpu"
+    ) -> Rays:
         """`heads` random heads with `rays` random rays each, over all their cameras."""
         parts: dict[str, list[np.ndarray]] = {
             name: [] for name in ("z", "cam", "pixels", "colours", "covers", "depths")
@@ -136,7 +138,10 @@ class Bank(Shards):
             for name in ("pixels", "colours", "covers", "depths"):
                 flat = shard[name][head].reshape(CAMERAS_PER_HEAD * RAYS_PER_CAMERA, -1)
                 parts[name].append(flat[index])
-        t = {name: torch.from_numpy(np.stack(value).astype(np.float32)) for name, value in parts.items()}
+        t = {
+            name: torch.from_numpy(np.stack(value).astype(np.float32)).to(device)
+            for name, value in parts.items()
+        }
         pose = t["cam"][..., :16].unflatten(2, (4, 4))
         uv = (t["pixels"] / 65535 - 0.5) / t["cam"][..., 16:17]
         local = torch.cat([uv, torch.ones_like(uv[..., :1])], dim=2)

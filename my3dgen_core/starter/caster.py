@@ -1,4 +1,6 @@
-"""Ray casting on the CPU with warp: what a camera ray sees of a head, averaged over its footprint.
+"""Ray casting with warp: what a camera ray sees of a head, averaged over its footprint.
+
+The CPU is the default, and the only device whose pictures are the same everywhere.
 
 This module needs warp and is therefore imported only by the functions that use it.
 """
@@ -14,16 +16,17 @@ import warp as wp
 from .kernels import cast_rays, openness
 
 
-def _array(values: Any, dtype: Any, numpy_type: type = np.float32) -> Any:
-    """A warp array on the CPU."""
-    return wp.array(np.ascontiguousarray(values, numpy_type), dtype=dtype, device="cpu")
+def _array(values: Any, dtype: Any, device: str, numpy_type: type = np.float32) -> Any:
+    """A warp array on the device."""
+    return wp.array(np.ascontiguousarray(values, numpy_type), dtype=dtype, device=device)
 
 
 @dataclass
 class Scene:
     """Heads ready for casting: `heads` meshes that share triangles and attributes, each with its own
-    paint."""
+    paint, on a device in warp's words ("cpu", "cuda:0")."""
 
+    device: str
     meshes: list[wp.Mesh]
     ids: Any
     triangles: Any
@@ -57,22 +60,24 @@ def make_scene(
     paint: np.ndarray,
     marks: np.ndarray,
     eyes: np.ndarray,
+    device: str = "cpu",
 ) -> Scene:
     """Meshes and device arrays of heads [H, V, 3] with triangles [F, 3], paint [H, PAINT], marks [H, M,
     MARK]."""
     vertices = np.ascontiguousarray(vertices, dtype=np.float32)
-    flat = _array(triangles.reshape(-1), wp.int32, np.int32)
-    meshes = [wp.Mesh(_array(points, wp.vec3), flat) for points in vertices]
+    flat = _array(triangles.reshape(-1), wp.int32, device, np.int32)
+    meshes = [wp.Mesh(_array(points, wp.vec3, device), flat) for points in vertices]
     return Scene(
+        device=device,
         meshes=meshes,
-        ids=_array([mesh.id for mesh in meshes], wp.uint64, np.uint64),
-        triangles=_array(triangles, wp.int32, np.int32),
-        parts=_array(parts, wp.int32, np.int32),
-        attributes=_array(attributes, float),
-        normals=_array(vertex_normals(vertices, triangles), wp.vec3),
-        paint=_array(paint, float),
-        marks=_array(marks, float),
-        eyes=_array(eyes, wp.vec3),
+        ids=_array([mesh.id for mesh in meshes], wp.uint64, device, np.uint64),
+        triangles=_array(triangles, wp.int32, device, np.int32),
+        parts=_array(parts, wp.int32, device, np.int32),
+        attributes=_array(attributes, float, device),
+        normals=_array(vertex_normals(vertices, triangles), wp.vec3, device),
+        paint=_array(paint, float, device),
+        marks=_array(marks, float, device),
+        eyes=_array(eyes, wp.vec3, device),
     )
 
 
@@ -94,12 +99,13 @@ def cast(
         Depth is that of the middle ray; where only a part of the pixel is covered, the mean of that part; 0
         outside.
     """
-    out = wp.zeros((len(pixels), 5), dtype=float, device="cpu")
+    device = scene.device
+    out = wp.zeros((len(pixels), 5), dtype=float, device=device)
     rays = [
-        _array(cameras, float),
-        _array(head_of_camera, wp.int32, np.int32),
-        _array(camera_of_ray, wp.int32, np.int32),
-        _array(pixels, wp.vec2),
+        _array(cameras, float, device),
+        _array(head_of_camera, wp.int32, device, np.int32),
+        _array(camera_of_ray, wp.int32, device, np.int32),
+        _array(pixels, wp.vec2, device),
     ]
     heads = [scene.ids, scene.triangles, scene.parts, scene.attributes, scene.normals, scene.paint]
     wp.launch(
@@ -107,7 +113,7 @@ def cast(
         dim=len(pixels),
         inputs=[*heads, scene.marks, scene.eyes, *rays, float(footprint), int(grid)],
         outputs=[out],
-        device="cpu",
+        device=device,
     )
     return out.numpy()
 
@@ -118,9 +124,9 @@ def ambient_occlusion(
     """How open to the sky each vertex is, [V] in 0..1: the share of cosine-distributed rays that leave
     freely."""
     normals = vertex_normals(vertices[None], triangles)[0]
-    points = _array(vertices, wp.vec3)
-    mesh = wp.Mesh(points, _array(triangles.reshape(-1), wp.int32, np.int32))
+    points = _array(vertices, wp.vec3, "cpu")
+    mesh = wp.Mesh(points, _array(triangles.reshape(-1), wp.int32, "cpu", np.int32))
     out = wp.zeros(len(vertices), dtype=float, device="cpu")
-    inputs = [mesh.id, points, _array(normals, wp.vec3), rays, reach]
+    inputs = [mesh.id, points, _array(normals, wp.vec3, "cpu"), rays, reach]
     wp.launch(openness, dim=len(vertices), inputs=inputs, outputs=[out], device="cpu")
     return out.numpy()

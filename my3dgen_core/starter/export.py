@@ -28,9 +28,12 @@ def export(generator: Generator, path: Path | None, fold: bool = True) -> Genera
             parameter[0] *= DENSITY_SCALE  # row 0 of weight and bias is the density
     with torch.no_grad():
         z = torch.randn(10_000, finished.config.z_dim, generator=torch.Generator().manual_seed(0))
+        z = z.to(finished.w_avg.device)
         finished.w_avg.copy_(latents(finished, z)[:, 0].mean(dim=0))
     if path is not None:
-        state = {name: value.to(torch.float16).contiguous() for name, value in finished.state_dict().items()}
+        state = {
+            name: value.to("cpu", torch.float16).contiguous() for name, value in finished.state_dict().items()
+        }
         partial = path.with_suffix(".tmp")
         save_file(state, partial, metadata={"config": json.dumps(finished.config.to_dict())})
         partial.chmod(0o644)

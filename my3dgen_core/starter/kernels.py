@@ -2,7 +2,7 @@
 # mypy: ignore-errors
 """Ray casting and painting in warp's own language: a ray's colour from part, place and light.
 
-Kernels run on the CPU, compiled once and cached. Imported by `caster` alone.
+Kernels are compiled once for a device and cached. Imported by `caster` alone.
 """
 
 import warp as wp

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -25,11 +25,24 @@ class HeldOut:
     depth: torch.Tensor
     mask: torch.Tensor
 
+    def to(self, device: torch.device | str) -> HeldOut:
+        """The same on a device."""
+        return HeldOut(*(getattr(self, each.name).to(device) for each in fields(self)))
+
     @classmethod
-    def make(cls, heads: int = 8, views: int = 2, seed: int = 777_000, resolution: int = 128) -> HeldOut:
-        """Heads of a seed that no shard uses; yaw within 60 degrees, pitch within 25."""
+    def make(
+        cls,
+        heads: int = 8,
+        views: int = 2,
+        seed: int = 777_000,
+        resolution: int = 128,
+        device: torch.device | str = "cpu",
+    ) -> HeldOut:
+        """Heads of a seed that no shard uses, cast and kept on the device; yaw within 60 degrees, pitch
+        within 25."""
         z = torch.randn(heads, Z_DIM, generator=torch.Generator().manual_seed(seed))
         cameras = random_cameras(heads * views, np.random.default_rng(seed)).view(heads, views, 25)
+        z, cameras = z.to(device), cameras.to(device)
         parts = [truth(z[i : i + 1], cameras[i], resolution) for i in range(heads)]
         images, depth, mask = (torch.stack([part[k] for part in parts]) for k in range(3))
         return cls(z, cameras, images, depth, mask)

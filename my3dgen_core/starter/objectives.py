@@ -27,7 +27,8 @@ def point_loss(generator: Generator, batch: Rays, rng: torch.Generator) -> dict[
     """
 
     def between(low: torch.Tensor | float, high: torch.Tensor | float) -> torch.Tensor:
-        return low + (high - low) * torch.rand(batch.depths.shape, generator=rng)
+        noise = torch.rand(batch.depths.shape, generator=rng, device=rng.device)
+        return low + (high - low) * noise
 
     start, end = float(generator.config.ray_start), float(generator.config.ray_end)
     hit, miss = batch.covers > 0.75, batch.covers < 0.01
@@ -62,10 +63,13 @@ def ray_loss(
     """
     start, end = float(generator.config.ray_start), float(generator.config.ray_end)
     b, m, _ = batch.depths.shape
-    steps = (torch.arange(coarse) + torch.rand(b, m, coarse, generator=rng)) / coarse
+    device = rng.device
+    steps = torch.rand(b, m, coarse, generator=rng, device=device)
+    steps = (torch.arange(coarse, device=device) + steps) / coarse
     far = start + steps * (end - start)
     window = torch.where(batch.covers > 0.99, 0.06, 0.16)
-    offsets = (torch.arange(fine) + torch.rand(b, m, fine, generator=rng)) / fine - 0.5
+    offsets = torch.rand(b, m, fine, generator=rng, device=device)
+    offsets = (torch.arange(fine, device=device) + offsets) / fine - 0.5
     near = batch.depths + window * offsets
     depths = torch.cat([far, near], dim=2).sort(dim=2).values[..., None]
     points = (batch.origins[:, :, None] + depths * batch.directions[:, :, None]).flatten(1, 2)
@@ -96,25 +100,26 @@ def picture_loss(generator: Generator, batch: Pictures, half: bool = True) -> di
     views = len(batch.cameras) // len(batch.z)
 
     ws = latents(generator, batch.z)
-    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+    device = ws.device.type
+    with torch.autocast(device, torch.bfloat16, enabled=half):
         planes = generator.planes(ws)
-    planes = planes.float().repeat_interleave(views, 0)
     origins, directions = rays(batch.cameras, side)
+    origins = origins.expand_as(directions)
     marched = render_rays(
-        planes,
+        planes.float(),
         generator.decoder,
         config,
-        origins,
-        directions,
+        origins.unflatten(0, (-1, views)).flatten(1, 2),  # the rays of all views of a head, side by side
+        directions.unflatten(0, (-1, views)).flatten(1, 2),
         floor=1e-3,
         density_scale=DENSITY_SCALE,
         renderer=generator.renderer,
     )
     features, depth, weight = (
-        values.transpose(1, 2).unflatten(2, (side, side))
+        values.unflatten(1, (views, side, side)).flatten(0, 1).permute(0, 3, 1, 2)
         for values in (marched.features, marched.depth, marched.weight)
     )
-    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+    with torch.autocast(device, torch.bfloat16, enabled=half):
         image = generator.superresolution.upscale(features, ws.repeat_interleave(views, 0))
     scale = batch.images.shape[-1] // side
     sure = (batch.depths > 0).float()
@@ -129,7 +134,7 @@ def image_loss(image: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Ten
     """L1 and squares of the pixels and, as a perceptual term that needs no network, of differences at three
     scales."""
     error = image - target
-    losses = {"colour": error.abs().mean(), "squares": 2 * error.square().mean()}
+    losses = {"colour": error.abs().mean(), "squares": 8 * error.square().mean()}
     total = image.new_zeros(())
     for _ in range(3):
         for axis in (2, 3):

@@ -29,8 +29,8 @@ class Shards:
         return folder / f"{cls.kind}_{number:04d}.npz"
 
     @classmethod
-    def write(cls, path: Path, seed: int) -> None:
-        """Makes one shard of fresh heads; the same seed gives the same shard."""
+    def write(cls, path: Path, seed: int, device: str = "cpu") -> None:
+        """Makes one shard of fresh heads, cast on the device; the same seed gives the same shard."""
         raise NotImplementedError
 
     def refresh(self) -> None:
@@ -76,6 +76,7 @@ def main() -> None:
     parser.add_argument(
         "--part", default="0/1", help="i/n: this process makes every n-th shard, from the i-th"
     )
+    parser.add_argument("--device", default="cpu", help="where rays are cast: cpu or cuda:0")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     index, count = (int(v) for v in arguments.part.split("/"))
@@ -85,7 +86,7 @@ def main() -> None:
             path = kinds[kind].path(arguments.out, number)
             if not path.exists():
                 start = time.time()
-                kinds[kind].write(path, number)
+                kinds[kind].write(path, number, arguments.device)
                 print(f"{path.name} {time.time() - start:.1f} s", flush=True)  # noqa: T201
 
 

@@ -59,7 +59,7 @@ STAGES = (
     Stage("rays64", 0.05, 64, "rays", rate=0.7),
     Stage("points128", 0.02, 128, "points", rays=768, rate=0.6),
     Stage("rays128", 0.30, 128, "rays", rate=0.4),
-    Stage("pictures", 0.60, 128, "pictures", heads=1, rate=0.3, channels=(8192, 192)),
+    Stage("pictures", 0.60, 128, "pictures", heads=1, rate=0.4, channels=(8192, 192)),
 )
 
 

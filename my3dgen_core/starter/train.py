@@ -3,8 +3,9 @@
     python -m my3dgen_core.starter.train --out runs/starter
 
 Rays and pictures are made by background processes while the first stages run (`shards`). The training
-itself runs in as many processes as there are cores (`team`). A stage lasts a share of `--minutes` of wall
-clock, so its learning rate falls to the end on any machine; every stage ends with an export.
+itself runs in as many processes as there are cores (`team`), or on one GPU with `--scale` times as many heads
+a step. A stage lasts a share of `--minutes` of wall clock, so its learning rate falls to the end on any
+machine; every stage ends with an export, and the last measured state lies in OUT/latest.safetensors.
 """
 
 from __future__ import annotations
@@ -39,8 +40,18 @@ from .team import Team
 class Trainer:
     """State of the run: the stage, the generator, its running average, optimisers and time spent."""
 
-    def __init__(self, out: Path, minutes: float, data: Path, team: Team, start: Path | None) -> None:
+    def __init__(
+        self,
+        out: Path,
+        minutes: float,
+        data: Path,
+        team: Team,
+        start: Path | None,
+        device: torch.device | str = "cpu",
+        scale: int = 1,
+    ) -> None:
         self.out, self.minutes, self.team, self.start = out, minutes, team, start
+        self.device, self.scale = torch.device(device), scale
         self.bank, self.album = Bank(data), Album(data)
         self.step, self.spent = 0, 0.0
         self.first = self.stage = first_stage(start)
@@ -52,11 +63,13 @@ class Trainer:
         """Every worker, stage and resumption draws its own numbers."""
         seed = [self.team.rank, self.stage, self.step]
         self.rng = np.random.default_rng(seed)
-        self.noise = torch.Generator().manual_seed(int(np.random.default_rng([*seed, 1]).integers(1 << 62)))
+        self.noise = torch.Generator(self.device)
+        self.noise.manual_seed(int(np.random.default_rng([*seed, 1]).integers(1 << 62)))
 
     def _adopt(self, generator: Generator) -> None:
-        self.generator = generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.generator.renderer = "compiled" if kernels.available() else "torch"
+        generator = generator.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        generator.renderer = "compiled" if self.device.type == "cpu" and kernels.available() else "torch"
+        self.generator = generator
         self.average = copy.deepcopy(generator).requires_grad_(False)
         self.optimizers = optimizers(generator)
 
@@ -76,7 +89,7 @@ class Trainer:
         partial.replace(self.out / "checkpoint.pt")
 
     def resume(self) -> None:
-        state = torch.load(self.out / "checkpoint.pt", weights_only=True)
+        state = torch.load(self.out / "checkpoint.pt", map_location=self.device, weights_only=True)
         self.stage, self.step, self.spent = state["stage"], state["step"], state["spent"]
         self._adopt(Generator(GeneratorConfig.from_dict(json.loads(state["config"]))))
         self.generator.load_state_dict(state["generator"])
@@ -117,14 +130,19 @@ class Trainer:
         self._seed()
 
     def _losses(self, stage: Stage) -> Callable[[], dict[str, torch.Tensor]]:
+        heads = stage.heads * self.scale
+
         def points() -> dict[str, torch.Tensor]:
-            return point_loss(self.generator, self.bank.batch(stage.heads, stage.rays, self.rng), self.noise)
+            batch = self.bank.batch(heads, stage.rays, self.rng, self.device)
+            return point_loss(self.generator, batch, self.noise)
 
         def rays() -> dict[str, torch.Tensor]:
-            return ray_loss(self.generator, self.bank.batch(stage.heads, stage.rays, self.rng), self.noise)
+            batch = self.bank.batch(heads, stage.rays, self.rng, self.device)
+            return ray_loss(self.generator, batch, self.noise)
 
         def pictures() -> dict[str, torch.Tensor]:
-            return picture_loss(self.generator, self.album.batch(stage.heads, stage.views, self.rng))
+            batch = self.album.batch(heads, stage.views, self.rng, self.device)
+            return picture_loss(self.generator, batch)
 
         return {"points": points, "rays": rays, "pictures": pictures}[stage.objective]
 
@@ -140,7 +158,7 @@ class Trainer:
             for optimizer in self.optimizers:
                 optimizer.zero_grad(set_to_none=True)
             losses = losses_of()
-            sum(losses.values(), torch.zeros(())).backward()
+            torch.stack(list(losses.values())).sum().backward()
             progress = self.team.average(self.generator.parameters(), self.spent / budget)
             if progress >= 1:
                 break
@@ -163,8 +181,9 @@ class Trainer:
             if now - last_save > 120:
                 self.save()
                 last_save = now
-            if now - last_measure > 600:
-                self.log(f"{stage.name} held out: {measure(export(self.average, None), held_out)}")
+            if now - last_measure > 300:
+                latest = export(self.average, self.out / "latest.safetensors")
+                self.log(f"{stage.name} held out: {measure(latest, held_out)}")
                 last_measure = time.time()
 
     def _step(self, factor: float) -> None:
@@ -194,11 +213,21 @@ def first_stage(start: Path | None) -> int:
 def work(arguments: argparse.Namespace) -> None:
     """One worker of the team."""
     torch.set_num_threads(1)
+    torch.backends.cudnn.benchmark = True
+    torch.set_float32_matmul_precision("high")
     team = Team(arguments.rank, arguments.workers, arguments.out / "meeting_place")
-    trainer = Trainer(arguments.out, arguments.minutes, arguments.data, team, arguments.start)
+    trainer = Trainer(
+        arguments.out,
+        arguments.minutes,
+        arguments.data,
+        team,
+        arguments.start,
+        arguments.device,
+        arguments.scale,
+    )
     if (arguments.out / "checkpoint.pt").exists():
         trainer.resume()
-    trainer.run(HeldOut.make() if team.rank == 0 else None, arguments.export)
+    trainer.run(HeldOut.make(device=arguments.device) if team.rank == 0 else None, arguments.export)
 
 
 def lead(arguments: argparse.Namespace) -> int:
@@ -214,10 +243,11 @@ def lead(arguments: argparse.Namespace) -> int:
         (arguments.out / "checkpoint.pt").unlink(missing_ok=True)
     kinds: list[type[Shards]] = [Bank, Album] if arguments.start is None else [Album]
     command = [*module[:2], f"{module[2]}.shards", "--out", str(arguments.data)]
-    command += ["--shards", str(arguments.shards)]
+    command += ["--shards", str(arguments.shards), "--device", arguments.device]
     for kind in kinds:
         command += ["--kind", kind.kind]
-    makers = [subprocess.Popen([*command, "--part", f"{i}/2"], env=environment) for i in range(2)]
+    count = arguments.makers
+    makers = [subprocess.Popen([*command, "--part", f"{i}/{count}"], env=environment) for i in range(count)]
     while not all(kinds[0].path(arguments.data, i).exists() for i in range(min(4, arguments.shards))):
         time.sleep(2)
     (arguments.out / "meeting_place").unlink(missing_ok=True)
@@ -241,10 +271,19 @@ def main() -> None:
     )
     parser.add_argument("--resume", action="store_true", help="go on from OUT/checkpoint.pt")
     parser.add_argument("--export", type=Path, default=Path(__file__).with_name("starter.safetensors"))
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that train")
+    parser.add_argument("--device", default="cuda:0" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--workers", type=int, default=None, help="processes that train: a core each, or 1 GPU"
+    )
+    parser.add_argument("--makers", type=int, default=None, help="processes that make shards")
+    parser.add_argument("--scale", type=int, default=None, help="heads a step, times those of one core")
     parser.add_argument("--rank", type=int, default=None, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     arguments.data = arguments.data or arguments.out / "data"
+    gpu, cores = arguments.device != "cpu", os.cpu_count() or 1
+    arguments.workers = arguments.workers or (1 if gpu else cores)
+    arguments.makers = arguments.makers or (max(2, cores // 2) if gpu else 2)
+    arguments.scale = arguments.scale or (32 if gpu else 1)
     if arguments.rank is None:
         sys.exit(lead(arguments))
     work(arguments)

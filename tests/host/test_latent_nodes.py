@@ -235,8 +235,9 @@ def test_a_grid_shows_every_latent_from_every_camera(
     cameras = sockets.Cameras(look_at(torch.tensor([-0.4, 0.4]), 0.0))
     render = nodes["Render"].render
     shown = render(model, anchors, "every", 0, 2, cameras, grid=True)
-    pictures, heads, depths, normals = shown["result"]
-    assert len(pictures) == len(heads) == len(depths) == len(normals) == 8
+    pictures, heads, depths, normals, distances = shown["result"]
+    assert len(pictures) == len(heads) == len(depths) == len(normals) == len(distances) == 8
+    assert 2.0 < float(distances.min()) < float(distances.max()) < 3.5
     for place, (latent, camera) in {1: (0, 1), 4: (2, 0)}.items():
         one = sockets.Cameras(cameras.values[camera : camera + 1])
         alone = render(model, anchors, "single", latent, 2, one)["result"][0]

@@ -8,7 +8,7 @@ import torch
 from goldens import largest_difference, relative_error
 
 from my3dgen_core import Generator, GeneratorConfig
-from my3dgen_core.adapter import TRAINABLE, Adapter, affine_gains, merged, personalized
+from my3dgen_core.adapter import TRAINABLE, Adapter, affine_gains, merged, personalized, trained
 from my3dgen_core.checkpoint import CheckpointError
 from my3dgen_core.identity import Identity
 from my3dgen_core.latents import Latents
@@ -55,12 +55,14 @@ def test_the_authors_lora_renders_as_theirs(generator):
     assert largest_difference(large.image[:, :, ::3, ::3], LORA["lora.syn64.image.stride3"]) <= 2e-4
 
 
-def test_the_authors_lora_has_their_gradients(generator):
+@pytest.mark.parametrize("beside", [False, True], ids=["composed", "beside the weights"])
+def test_the_authors_lora_has_their_gradients(generator, beside):
     adapter = official_adapter(generator)
     for tensor in adapter.tensors.values():
         tensor.requires_grad_(True)
     ws = IO["ws"].clone().requires_grad_(True)
-    with personalized(generator, adapter):
+    parameters = dict(generator.named_parameters())
+    with trained(generator, adapter, parameters) if beside else personalized(generator, adapter):
         out = generator.render(ws, IO["c"], neural_resolution=32)
     loss = (out.image_raw * goldens.normal(9001, out.image_raw.shape)).sum()
     loss = loss + (out.image * goldens.normal(9002, out.image.shape)).sum()

@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
-from my3dgen_core import camera_path, interpolate, look_at, mirror, orbit
-from my3dgen_core.camera import PATHS, angles, cam2world, check_cameras, intrinsics
+from my3dgen_core import GeneratorConfig, camera_path, interpolate, load_generator, look_at, mirror, orbit
+from my3dgen_core.camera import ViewRange, angles, cam2world, check_cameras, intrinsics
+from my3dgen_core.camera_paths import PATHS, keyframe_path, keyframes
 
 
 def test_the_frontal_camera_stands_on_the_z_axis_with_opencv_axes():
@@ -87,3 +88,82 @@ def test_an_unknown_path_names_the_known_ones():
 def test_bad_cameras_get_a_sentence(bad):
     with pytest.raises(ValueError, match=r"(?i)camera"):
         check_cameras(bad)
+
+
+def test_keyframes_are_reached_in_equal_time_and_a_loop_leads_back():
+    keys = look_at(torch.tensor([-0.5, 0.1, 0.5]), torch.tensor([0.0, 0.2, 0.0]))
+    path = keyframes(keys, 9)
+    assert torch.allclose(path[[0, 4, 8]], keys, atol=1e-5)
+    steps = path[:, [3, 7, 11]].diff(dim=0).norm(dim=1)
+    assert float(steps[0]) < 0.7 * float(steps[1])  # smooth: it sets off slowly
+    even = keyframes(keys, 9, "linear")[:, [3, 7, 11]].diff(dim=0).norm(dim=1)
+    assert torch.allclose(even[:4], even[:1].expand(4), rtol=1e-3)
+    loop = keyframes(keys, 12, loop=True)
+    assert torch.allclose(loop[[0, 4, 8]], keys, atol=1e-5)
+    assert float((loop[11] - keys[0]).norm()) > 1e-3  # the frame that would repeat the first is left out
+    assert torch.allclose(path[:, [3, 7, 11]].norm(dim=1), torch.full((9,), 2.7), atol=1e-4)
+    with pytest.raises(ValueError, match="two keyframes and one frame"):
+        keyframes(keys[:1], 9)
+    with pytest.raises(ValueError, match="easing must be one of"):
+        keyframes(keys, 9, "bouncy")
+
+
+def test_a_spiral_ends_at_the_front():
+    path = camera_path("spiral", 48, yaw=0.6, pitch=0.2)
+    yaw, pitch, _ = angles(path)
+    assert float(yaw[0]) == pytest.approx(0.6, abs=1e-5)
+    assert torch.allclose(path[-1], look_at(0.0, 0.0)[0], atol=1e-6)
+    assert int((pitch[:-1].sign().diff() != 0).sum()) >= 3  # it goes round
+
+
+def test_what_lies_beyond_the_trained_views_gets_a_sentence():
+    seen = ViewRange(yaw=45, pitch=30)
+    assert seen.beyond(look_at(0.7, 0.3)) == ""
+    said = seen.beyond(look_at(torch.tensor([0.0, 1.0, -1.0]), torch.tensor([0.0, 0.0, 0.6])))
+    assert "2 of 3 cameras" in said
+    assert "yaw to 57, pitch to 34 degrees; trained to 45 and 30" in said
+    assert ViewRange().beyond(look_at(3.1, 1.5)) == ""
+
+
+def test_every_generator_knows_its_views():
+    assert GeneratorConfig().trained_views.yaw == 45
+    assert GeneratorConfig(avg_camera_radius=1.7).trained_views == ViewRange()  # NVIDIA's cars
+    assert load_generator("starter").trained_views.yaw > 60
+
+
+def test_a_path_passes_its_keyframes_and_a_closed_one_comes_back():
+    keys = torch.deg2rad(torch.tensor([[-30.0, 0.0], [0.0, 15.0], [40.0, -5.0]]))
+    once, loop = keyframe_path(keys, 9), keyframe_path(keys, 12, closed=True)
+    for frame, key in ((0, 0), (4, 1), (8, 2)):
+        assert torch.allclose(once[frame], look_at(*keys[key])[0], atol=1e-6)
+    for frame, key in ((0, 0), (4, 1), (8, 2)):
+        assert torch.allclose(loop[frame], look_at(*keys[key])[0], atol=1e-6)
+    stands = cam2world(keyframe_path(keys, 240, closed=True))[:, :3, 3]
+    steps = (stands - stands.roll(1, 0)).norm(dim=1)
+    assert steps.min() > 0
+    assert (steps - steps.roll(1, 0)).abs().max() < 0.1 * steps.max()  # no jump, no corner where it closes
+
+
+def test_keyframes_go_the_shorter_way_round_and_all_the_way_round():
+    keys = torch.deg2rad(torch.tensor([[170.0, 0.0], [-170.0, 0.0]]))
+    back = cam2world(keyframe_path(keys, 5))[:, 2, 3]
+    assert (back < -2.6).all()
+    thirds = torch.deg2rad(torch.tensor([[0.0, 0.0], [120.0, 0.0], [-120.0, 0.0]]))
+    around = torch.rad2deg(angles(keyframe_path(thirds, 6, closed=True))[0]) % 360
+    assert around.tolist() == pytest.approx([0, 60, 120, 180, 240, 300], abs=0.1)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_few_keyframes_are_a_path_too(count):
+    keys = torch.tensor([[0.3, 0.1], [-0.3, 1.6]])[:count]
+    for closed in (False, True):
+        path = keyframe_path(keys, 7, closed)
+        assert check_cameras(path).shape == (7, 25)
+        assert torch.allclose(path[0], look_at(0.3, 0.1)[0], atol=1e-6)
+
+
+def test_a_path_without_keyframes_or_frames_is_refused():
+    with pytest.raises(ValueError, match="at least one keyframe"):
+        keyframe_path(torch.zeros(0, 2), 5)
+    with pytest.raises(ValueError, match="at least one keyframe"):
+        keyframe_path(torch.zeros(2, 2), 0)

@@ -35,7 +35,7 @@ def test_roles_are_told_by_shape_and_not_by_name(tmp_path: Path) -> None:
         (640, [[12800, 1]] * 9, "detection"),
         (192, [[1, 212]], "landmarks"),
         (192, [[1, 3309]], None),  # 1k3d68
-        (96, [[1, 3]], None),  # genderage
+        (96, [[1, 3]], "age and gender"),
         (112, [[1, 512]], "recognition"),  # w600k_r50, w600k_mbf and glintr100
     ],
 )

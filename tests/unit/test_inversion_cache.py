@@ -181,3 +181,17 @@ def test_a_folder_that_takes_no_file_costs_nothing_but_the_memory(generator, pho
     (tmp_path / "file").write_text("in the way")
     kept = dataclasses.replace(ALONE, cache_dir=str(tmp_path / "file"))
     assert equal(invert(generator, photos, CAMERAS, kept), invert(generator, photos, CAMERAS, ALONE))
+
+
+@pytest.mark.parametrize("refine", [False, True])
+def test_photos_of_one_look_share_a_latent_that_is_remembered_too(
+    generator, photos, worked, tmp_path, refine
+):
+    config = dataclasses.replace(SHARED, one_look=True, refine_cameras=refine, cache_dir=tmp_path)
+    found = invert(generator, photos, CAMERAS, config)
+    assert worked == [None, None]
+    assert bool((found.ws == found.ws[:1]).all())
+    assert torch.equal(found.cameras, CAMERAS) != refine
+    worked.clear()
+    assert equal(invert(generator, photos, CAMERAS, config), found)
+    assert worked == []

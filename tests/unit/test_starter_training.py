@@ -12,7 +12,7 @@ import torch
 from my3dgen_core.camera import look_at
 from my3dgen_core.checkpoint import load_generator
 from my3dgen_core.eg3d.generator import Generator
-from my3dgen_core.eg3d.layers import fir_kernel, upsample
+from my3dgen_core.eg3d.layers import upsample
 from my3dgen_core.eg3d.volume import march
 from my3dgen_core.muon import Muon, orthogonalize
 from my3dgen_core.starter.album import Album, Pictures
@@ -40,7 +40,7 @@ def test_growing_the_planes_starts_as_the_small_planes_upsampled() -> None:
     z = torch.randn(1, 64)
     with torch.no_grad():
         before, after = small.planes(latents(small, z)), large.planes(latents(large, z))
-    expected = upsample(before.flatten(1, 2), fir_kernel()).unflatten(1, (3, 32))
+    expected = upsample(before.flatten(1, 2)).unflatten(1, (3, 32))
     assert torch.allclose(after, expected, atol=1e-5)
 
 

@@ -1,0 +1,65 @@
+"""The measures of `living.py` that are plain arithmetic."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from my3dgen_core.losses import laplacian_distance
+
+
+def mean(values: list[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def pairwise(views: Tensor) -> float | None:
+    """Mean perceptual distance of two of the pictures."""
+    with torch.no_grad():
+        parts = [laplacian_distance(views[i : i + 1], views[i + 1 :]) for i in range(len(views) - 1)]
+    return float(torch.cat(parts).mean()) if parts else None
+
+
+def hidden_part(photos: Tensor, share: float) -> Tensor:
+    """Masks [N, 1, H, H] of a square in the middle that holds this share of the picture."""
+    size = photos.shape[-1]
+    side = round(size * share**0.5)
+    start = (size - side) // 2
+    masks = torch.zeros(len(photos), 1, size, size)
+    masks[:, :, start : start + side, start : start + side] = 1
+    return masks
+
+
+def smile_claim(steps: Tensor, smiles: Tensor, cosines: list[float | None], own: Tensor) -> dict[str, Any]:
+    """How a sweep behaves over the range of smiles `own`.
+
+    Returns:
+        "drop": unedited likeness less the lowest within the range (and up to the first step beyond it on
+        either side, so that a coarse sweep cannot pass the range over); "covered": the share of the range
+        that the sweep reaches; "rising": the share of steps at which the smile grows; the sweep itself.
+    """
+    sweep = [
+        (float(step), float(smile), cosine)
+        for step, smile, cosine in zip(steps, smiles, cosines, strict=True)
+        if cosine is not None and bool(torch.isfinite(smile))
+    ]
+    found: dict[str, Any] = {"sweep": sweep, "drop": None, "covered": None, "rising": None}
+    if len(sweep) < 2 or len(own) == 0:
+        return found
+    low, high = float(own.min()), float(own.max())
+    values = [smile for _, smile, _ in sweep]
+    found["rising"] = mean([float(b > a) for a, b in itertools.pairwise(values)])
+    reached = max(0.0, min(max(values), high) - max(min(values), low))
+    found["covered"] = reached / (high - low) if high > low else 1.0
+    middle = min(range(len(sweep)), key=lambda place: abs(sweep[place][0]))
+    chosen = [middle]
+    for way, inside in ((1, lambda smile: smile < high), (-1, lambda smile: smile > low)):
+        place = middle
+        while inside(values[place]) and 0 <= place + way < len(sweep):
+            place += way
+            chosen.append(place)
+    cosine = {place: sweep[place][2] for place in chosen}
+    found["drop"] = cosine[middle] - min(cosine.values())
+    return found

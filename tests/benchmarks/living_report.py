@@ -1,0 +1,207 @@
+"""docs/living.md: the tables of `living.py` and the answers to the claims, out of its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+Row = dict[str, Any]
+PRETRAINED, PERSONAL = "pretrained", "personal"
+SMILE_DROP = 0.03
+COMMAND = "python tests/benchmarks/living.py --face-models FOLDER"
+INTRODUCTION = """# What lives in a person
+
+Alpha samples, interpolation, edits, photos that training has not seen, hidden parts: the personal generator
+beside the pretrained one, with the same anchors. {persons} persons, synthetic and unknown to the generator,
+{photos} photos each with exact cameras, {steps} steps of training; means over persons. Identity is the cosine
+of ArcFace embeddings with the person's photos (with its own photo, where there is one). All is uncurated.
+
+`{command}`, then `--report`; {minutes:.0f} minutes a person ({device}).
+"""
+
+SAMPLING = """Mixtures of three anchors, each seen from a mixture of their cameras. Diversity is the mean
+perceptual distance (Laplacian) of two samples; pose-free: both from the front."""
+SMILING = """The mean anchor, from the front. Drop: how much the identity falls over the range of smiles that
+the person's own frontal photos span, measured by landmarks."""
+
+
+def value(row: Row, *path: str) -> float | None:
+    """A number in a row, or None."""
+    found: Any = row
+    for key in path:
+        found = found.get(key) if isinstance(found, dict) else None
+    return None if found is None else float(found)
+
+
+def mean(rows: Sequence[Row], *path: str) -> float | None:
+    """Over the persons who have the number."""
+    values = [number for number in (value(row, *path) for row in rows) if number is not None]
+    return fmean(values) if values else None
+
+
+def shown(number: float | None, digits: int = 3, sign: bool = False) -> str:
+    return "-" if number is None else f"{number:{'+' if sign else ''}.{digits}f}"
+
+
+def table(columns: Sequence[str], lines: Sequence[tuple[str, Sequence[str]]]) -> str:
+    head = [f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    return "\n".join([*head, *(f"| {name} | {' | '.join(cells)} |" for name, cells in lines)])
+
+
+def sampling(rows: Sequence[Row]) -> str:
+    columns = ["identity", "worst", "faces found", "diversity", "diversity, pose-free"]
+    paths = ["identity", "worst", "faces", "diversity", "diversity, pose-free"]
+    return table(
+        columns,
+        [
+            (model, [shown(mean(rows, model, "samples", path)) for path in paths])
+            for model in (PRETRAINED, PERSONAL)
+        ],
+    )
+
+
+def ways(rows: Sequence[Row]) -> str:
+    paths = ["identity", "worst step"]
+    return table(
+        ["identity", "worst step of a way"],
+        [(model, [shown(mean(rows, model, "interpolation", path)) for path in paths])
+         for model in (PRETRAINED, PERSONAL)],
+    )  # fmt: skip
+
+
+def smiles(rows: Sequence[Row]) -> str:
+    lines = []
+    for model in (PRETRAINED, PERSONAL):
+        for way in ("within", "free"):
+            cells = [shown(mean(rows, model, "smile", way, path)) for path in ("drop", "covered", "rising")]
+            highest = max(
+                (v for row in rows if (v := value(row, model, "smile", way, "drop")) is not None),
+                default=None,
+            )
+            lines.append((f"{model}, {way}", [cells[0], shown(highest), *cells[1:]]))
+    return table(["drop", "highest of a person", "range covered", "steps at which it rises"], lines)
+
+
+def edits(rows: Sequence[Row]) -> str:
+    paths = ["unedited", "within", "free"]
+    return table(
+        ["unedited", "within the person", "free"],
+        [
+            (model, [shown(mean(rows, model, "edits", path)) for path in paths])
+            for model in (PRETRAINED, PERSONAL)
+        ],
+    )
+
+
+def photos(rows: Sequence[Row], part: str, extra: Sequence[str] = ()) -> str:
+    columns = [*extra, "PSNR dB", "SSIM", "VIF", "identity", "faces"]
+    digits = {"PSNR dB": 2, **dict.fromkeys(extra, 2)}
+    return table(
+        columns,
+        [(name, [shown(mean(rows, part, name, column), digits.get(column, 3)) for column in columns])
+         for name in rows[0][part]],
+    )  # fmt: skip
+
+
+# --- Claims -----------------------------------------------------------------------------------------------
+
+
+def claims(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
+    """(claim, yes / no / not measured, its numbers); a claim holds if it holds for every person."""
+    hole = "PSNR of the hidden part, dB"
+    alpha = f"{PERSONAL}, alpha P+"
+    return [
+        better(rows, "Alpha samples look more like the person", ("samples", "identity")),
+        better(rows, "They are no less diverse, pose-free", ("samples", "diversity, pose-free"), 0.9),
+        better(rows, "Interpolation keeps the person better, in all poses", ("interpolation", "identity")),
+        better(rows, "So do edits within the person", ("edits", "within")),
+        smile(rows),
+        between(rows, "Held-out photos: alpha P+ against W in the pretrained generator, identity",
+                ("held-out photos", alpha, "identity"), ("held-out photos", f"{PRETRAINED}, W", "identity")),
+        between(rows, "The same, PSNR", ("held-out photos", alpha, "PSNR dB"),
+                ("held-out photos", f"{PRETRAINED}, W", "PSNR dB"), 2),
+        between(rows, "40 % hidden: identity of what is filled in, against W in the pretrained generator",
+                ("hidden", alpha, "identity"), ("hidden", f"{PRETRAINED}, W", "identity")),
+        between(rows, "The same, PSNR of the hidden part", ("hidden", alpha, hole),
+                ("hidden", f"{PRETRAINED}, W", hole), 2),
+    ]  # fmt: skip
+
+
+def verdict(pairs: Sequence[tuple[float | None, float | None]], factor: float = 1.0) -> str:
+    known = [(mine, other) for mine, other in pairs if mine is not None and other is not None]
+    if not known:
+        return "not measured"
+    wins = sum(mine > factor * other for mine, other in known)
+    return "yes" if wins == len(known) else f"{wins} of {len(known)} persons" if wins else "no"
+
+
+def better(
+    rows: Sequence[Row], claim: str, path: tuple[str, ...], factor: float = 1.0
+) -> tuple[str, str, str]:
+    """Personal against pretrained; `factor` is how much of the pretrained one's number is enough."""
+    return between(rows, claim, (PERSONAL, *path), (PRETRAINED, *path), factor=factor)
+
+
+def between(
+    rows: Sequence[Row],
+    claim: str,
+    mine: tuple[str, ...],
+    other: tuple[str, ...],
+    digits: int = 3,
+    factor: float = 1.0,
+) -> tuple[str, str, str]:
+    pairs = [(value(row, *mine), value(row, *other)) for row in rows]
+    numbers = f"{shown(mean(rows, *mine), digits)} against {shown(mean(rows, *other), digits)}"
+    return claim, verdict(pairs, factor), numbers
+
+
+def smile(rows: Sequence[Row]) -> tuple[str, str, str]:
+    """Likeness drops by less than .03 over the smiles of the person's own photos, all of them reached."""
+    sweeps = [row[PERSONAL]["smile"]["within"] for row in rows]
+    known = [(sweep["drop"], sweep["covered"]) for sweep in sweeps if sweep["drop"] is not None]
+    claim = f"A smile within the person: identity drops by less than {SMILE_DROP} over the photos' own range"
+    if not known:
+        return claim, "not measured", "-"
+    kept = sum(drop < SMILE_DROP and covered > 0.99 for drop, covered in known)
+    answer = "yes" if kept == len(known) else f"{kept} of {len(known)} persons" if kept else "no"
+    drops, covers = zip(*known, strict=True)
+    reached = f"{fmean(covers):.0%} of the range reached"
+    return claim, answer, f"drop {fmean(drops):.3f} (highest {max(drops):.3f}), {reached}"
+
+
+def write_report(rows: Sequence[Row], path: Path) -> str:
+    """Writes the report of the latest settings; returns it.
+
+    Raises:
+        ValueError: nothing has been measured yet.
+    """
+    if not rows:
+        raise ValueError("There is nothing to report yet: run living.py first.")
+    rows = list({row["person"]: row for row in rows if row["stamp"] == rows[-1]["stamp"]}.values())
+    settings = rows[0]["settings"]
+    text = INTRODUCTION.format(
+        persons=len(rows), photos=settings["photos"], steps=settings["tuning_steps"], command=COMMAND,
+        minutes=fmean(row["seconds"] for row in rows) / 60, device=rows[0]["device"],
+    )  # fmt: skip
+    hidden, small = settings["hidden"], settings["small"]
+    answers = [(claim, [answer, told]) for claim, answer, told in claims(rows)]
+    parts = {
+        "The claims": table(["holds for every person", "numbers"], answers),
+        f"{settings['samples']} alpha samples": f"{SAMPLING}\n\n{sampling(rows)}",
+        f"Interpolation, every step in {settings['poses']} poses": (
+            f"{settings['pairs']} ways of {settings['way']} steps from anchor to anchor.\n\n{ways(rows)}"
+        ),
+        "A smile, up and down": f"{SMILING}\n\n{smiles(rows)}",
+        "Other edits": f"Age, weight and jaw, two standard deviations both ways.\n\n{edits(rows)}",
+        "Held-out photos": photos(rows, "held-out photos"),
+        f"{hidden:.0%} of the picture hidden": (
+            f"A square over the face.\n\n{photos(rows, 'hidden', ['PSNR of the hidden part, dB'])}"
+        ),
+        f"From {small} pixels": photos(rows, "small"),
+    }
+    text += "".join(f"\n## {title}\n{body}\n" for title, body in parts.items())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return text

@@ -1,0 +1,133 @@
+"""The thumbnails of the workflow templates, from what the workflows themselves make, in a real ComfyUI.
+
+    python tools/thumbnails.py             # workflows/NAME.jpg for every NAME, some minutes on a CPU
+    python tools/thumbnails.py NAME ...    # for these
+
+Of each workflow that part runs which leads to its picture, so that no model of the user's is needed. Those
+for the user's own checkpoint (your_*) take the picture of the one they are a variant of.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import comfy
+import face_test_pack
+from PIL import Image
+
+WORKFLOWS = comfy.ROOT / "workflows"
+WIDTH, PAPER = 512, (255, 255, 255)
+# title of the node, which output, how many pictures of it, in how many columns
+SOURCES: dict[str, tuple[str, int, int, int]] = {
+    "alpha_space": ("Every Look from Every Side", 0, 18, 3),
+    "camera_path_mesh": ("Render the Orbit", 3, 8, 4),
+    "chain_controlnet": ("Normals in 512", 0, 1, 1),
+    "chain_upscale": ("Render the Orbit", 0, 8, 4),
+    "demo_person": ("Compare with Photos", 0, 1, 1),
+    "direction_sweep": ("Render the Sweep", 0, 8, 4),
+    "figures": ("Alpha Samples", 0, 1, 1),
+    "inpainting": ("Fill in", 0, 3, 3),
+    "interpolation": ("Render the Way", 0, 8, 4),
+    "new_photo": ("Render the Orbit", 0, 8, 4),
+    "personalize": ("Compare with Photos", 0, 1, 1),
+    "repose": ("Paste Back", 0, 1, 1),
+}
+MORE: dict[str, list[tuple[str, int]]] = {
+    "chain_controlnet": [("The Picture in 512", 0), ("Depth in 512", 0)],
+    "inpainting": [("The Hidden Photos", 0)],
+    "repose": [("The Photo", 0)],
+}
+"""Other outputs that come first."""
+
+
+def upstream(prompt: dict[str, Any], node: str) -> set[str]:
+    """The node and all that it needs."""
+    found, todo = set(), [node]
+    while todo:
+        name = todo.pop()
+        if name not in found:
+            found.add(name)
+            todo += [value[0] for value in prompt[name]["inputs"].values() if isinstance(value, list)]
+    return found
+
+
+def part(prompt: dict[str, Any], outputs: list[tuple[str, int]]) -> tuple[dict[str, Any], list[str]]:
+    """What leads to these outputs (titles of nodes), each saved; the names of the nodes that save."""
+    saved, needed, kept = [], set(), {}
+    for title, slot in outputs:
+        makes = [name for name, node in prompt.items() if node["_meta"]["title"] == title]
+        node = next(name for name in makes if prompt[name]["class_type"] not in ("PreviewImage", "SaveImage"))
+        needed |= upstream(prompt, node)
+        saved.append(f"thumbnail{len(saved)}")
+        inputs = {"images": [node, slot], "filename_prefix": f"thumbnails/{saved[-1]}"}
+        kept[saved[-1]] = {"class_type": "SaveImage", "inputs": inputs, "_meta": {"title": ""}}
+    return {name: prompt[name] for name in prompt if name in needed} | kept, saved
+
+
+def sheet(pictures: list[Image.Image], columns: int) -> Image.Image:
+    """The pictures side by side, WIDTH wide."""
+    width = WIDTH // columns
+    shrunk = [
+        p.resize((width, round(p.height * width / p.width)), Image.Resampling.LANCZOS) for p in pictures
+    ]
+    rows = [shrunk[i : i + columns] for i in range(0, len(shrunk), columns)]
+    heights = [max(p.height for p in row) for row in rows]
+    canvas = Image.new("RGB", (WIDTH, sum(heights)), PAPER)
+    for number, row in enumerate(rows):
+        for place, picture in enumerate(row):
+            canvas.paste(picture, (place * width, sum(heights[:number])))
+    return canvas
+
+
+def spread(files: list[Path], count: int) -> list[Path]:
+    """So many of them, evenly."""
+    count = min(count, len(files))
+    return [files[round(i * (len(files) - 1) / max(1, count - 1))] for i in range(count)]
+
+
+def make(server: comfy.Server, name: str) -> None:
+    """One workflow's thumbnail."""
+    title, slot, count, columns = SOURCES[name]
+    prompt = json.loads((WORKFLOWS / "api" / f"{name}.json").read_text(encoding="utf-8"))
+    outputs = [*MORE.get(name, []), (title, slot)]
+    running, saved = part(prompt, outputs)
+    result = server.run(running)
+    if result.status != "success":
+        raise comfy.ComfyError(f"{name}: {result.error or result.status}; ComfyUI's log: {server.log}")
+    files = [file for node in saved for file in spread(server.files(result, node), count)]
+    if count == 1:
+        columns = len(files)
+    pictures = [Image.open(file).convert("RGB") for file in files]
+    sheet(pictures, columns).save(WORKFLOWS / f"{name}.jpg", quality=85, optimize=True)
+    print(f"{WORKFLOWS / name}.jpg: {sum(result.seconds.values()):.0f} s", flush=True)
+
+
+def main() -> int:
+    names = sorted(path.stem for path in (WORKFLOWS / "api").glob("*.json"))
+    wanted = [name for name in names if not sys.argv[1:] or name in sys.argv[1:]]
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            base = comfy.make_base(Path(folder))
+            faces = face_test_pack.make_pack(comfy.ROOT / "build" / "face")
+            (base / "models" / "insightface").symlink_to(faces.parents[1])
+            with comfy.Server(base) as server:
+                for name in wanted:
+                    if name in SOURCES:
+                        make(server, name)
+        for name in wanted:
+            twin = {"your_person": "personalize"}.get(name, name.removeprefix("your_"))
+            if name not in SOURCES:
+                shutil.copy(WORKFLOWS / f"{twin}.jpg", WORKFLOWS / f"{name}.jpg")
+    except (comfy.ComfyError, OSError) as error:
+        print(f"No thumbnail: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
