@@ -2,10 +2,9 @@
 
     python tests/benchmarks/alignment.py [--threads 2] [--rounds 3]
 
-Six photographs of people, six of the demo person's
-renders, and the photographs turned by 180 degrees, which climb the whole detection ladder. Gives wall time
-and processor time, each the median over rounds of the mean over photos; on a busy machine only the latter
-says something.
+Six photographs of people, six of the demo person's pictures, and the photographs turned by 180 degrees, which
+climb the whole detection ladder. Gives wall time and processor time, each the median over rounds of the mean
+over photos; on a busy machine only the latter says something.
 """
 
 from __future__ import annotations
