@@ -2,7 +2,8 @@
 
 from .adapter import Adapter, personalized
 from .alpha_space import AlphaSpace
-from .camera import camera_path, from_angles, interpolate, interpolate_orbit, look_at, mirror, orbit
+from .camera import from_angles, interpolate, interpolate_orbit, look_at, mirror
+from .camera_paths import camera_path, orbit
 from .checkpoint import CheckpointError, load_generator, save_generator
 from .direction import Direction
 from .eg3d import Generator, GeneratorConfig, Rendering

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .direction import Direction
@@ -30,6 +31,7 @@ Labeller = Callable[[Tensor], Mapping[str, Tensor]]
 """Pictures [B, 3, H, W] in [-1, 1] -> scores [B] by name, NaN where there is none."""
 
 SMILE, MOUTH_OPEN, EYES_OPEN = "smile", "mouth open", "eyes open"
+AGE, GENDER = "age", "gender"
 # Of the 106 landmarks of InsightFace: corner, corner, upper inner lip, lower inner lip; for an eye the
 # corners and the middles of the lids.
 _MOUTH = (52, 61, 62, 60)
@@ -117,15 +119,17 @@ def label_samples(
 
 
 class FaceGeometry:
-    """Scores pictures by the landmarks of the face in them: smile, mouth open, eyes open.
+    """Scores pictures by the face in them: smile, mouth open, eyes open; age and gender with such a network.
 
-    All are lengths in units of the distance between the eyes, so that size and turn in the picture do not
-    matter. Without the 106-point network there is only the smile, from the five points of the detector.
+    The first three are lengths in units of the distance between the eyes, so that size and turn in the
+    picture do not matter. Without the 106-point network there is only the smile, from the five points.
     """
 
     def __init__(self, models: FaceModels) -> None:
         self.models = models
-        self.names = (SMILE, MOUTH_OPEN, EYES_OPEN) if models.has_landmarks else (SMILE,)
+        self.names: tuple[str, ...] = (SMILE, MOUTH_OPEN, EYES_OPEN) if models.has_landmarks else (SMILE,)
+        if models.has_attributes:
+            self.names += (AGE, GENDER)
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
         rows = [self._scores(image) for image in images.detach().float().cpu()]
@@ -140,7 +144,38 @@ class FaceGeometry:
             return {}
         face = max(faces, key=lambda found: found.size)
         landmarks = self.models.landmarks(pixels, face.box)
-        return measure(face.points, landmarks)
+        return measure(face.points, landmarks) | (self.models.attributes(pixels, face.box) or {})
+
+
+class WordLikeness:
+    """Scores pictures by words: how much nearer they are to what is wanted than to its opposite.
+
+    For an image and a text encoder of one CLIP, of the user's own.
+    """
+
+    def __init__(
+        self, name: str, embed: Callable[[Tensor], Tensor], wanted: Tensor, opposite: Tensor
+    ) -> None:
+        """name of the score; embed: pictures [B, 3, H, W] in [-1, 1] -> [B, d]; embeddings of both texts [d].
+
+        Raises:
+            ValueError: the two texts mean the same to the encoder.
+        """
+        self.name, self.embed = name, embed
+        self.texts = [
+            F.normalize(text.detach().float().cpu().flatten(), dim=0) for text in (wanted, opposite)
+        ]
+        if float((self.texts[0] - self.texts[1]).norm()) < 1e-4:
+            raise ValueError("The words and their opposite mean the same to this CLIP. Say what differs.")
+
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        seen = F.normalize(self.embed(images).detach().float().cpu(), dim=1)
+        if seen.shape[1] != len(self.texts[0]):
+            raise ValueError(
+                f"The text encoder gives {len(self.texts[0])} numbers, the image encoder {seen.shape[1]}: "
+                "they are not of one CLIP. Load both of the same."
+            )
+        return {self.name: seen @ self.texts[0] - seen @ self.texts[1]}
 
 
 def measure(points: np.ndarray, landmarks: np.ndarray | None = None) -> dict[str, float]:

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import host, sockets
+from . import host, recall, sockets
+from .photo_report import EVENT, photo_report
 
 if TYPE_CHECKING:
     from ..my3dgen_core import AlignedFaces
@@ -112,6 +113,14 @@ class AlignFaces:
                     "BOOLEAN",
                     {"default": True, "tooltip": "The neck belongs to the head in the output heads."},
                 ),
+                "by_hand": (
+                    "STRING",
+                    {
+                        "default": "",
+                        "tooltip": "What was decided by hand about single photos, as JSON: kept anyway, left "
+                        "out, another face, the five points. The report on the node writes it.",
+                    },
+                ),
             },
             "hidden": {"node_id": "UNIQUE_ID"},
         }
@@ -136,10 +145,18 @@ class AlignFaces:
         reference: list[Tensor] | None = None,
         sequence: list[bool] | None = None,
         neck: list[bool] | None = None,
+        by_hand: list[str] | None = None,
         node_id: list[str] | None = None,
     ) -> dict[str, Any]:
         from ..my3dgen_core import align_faces
-        from ..my3dgen_core.face import FaceModels, align_sequence, describe_coverage, format_report
+        from ..my3dgen_core.face import (
+            AlignmentError,
+            FaceModels,
+            align_sequence,
+            describe_coverage,
+            format_report,
+        )
+        from ..my3dgen_core.face.by_hand import read_by_hand
 
         node = node_id[0] if node_id else None
         choice = CHOICES[which[0]]
@@ -152,18 +169,30 @@ class AlignFaces:
             "neck": neck is None or neck[0],
             "on_step": host.progress(node, "photo"),
         }
+        decided = read_by_hand(by_hand[0] if by_hand else "")
         if sequence and sequence[0]:
+            if decided:
+                raise ValueError("Decisions by hand are for photos, not for a sequence: clear by_hand.")
             align = align_sequence
         else:
             align = align_faces
             settings |= {"same_person": same_person[0], "drop_different": drop_different[0]}
+            settings["by_hand"] = decided
         models = FaceModels.from_folder(host.find_face_pack(face_models[0]))
-        with host.rendering():
-            aligned = align(_named_photos(photos, names), models, **settings)
+        named = _named_photos(photos, names)
+        try:
+            with host.rendering():
+                aligned = align(named, models, **settings)
+        except AlignmentError as error:  # the page needs the report all the more
+            host.publish(EVENT, {"node": node, **photo_report(named, error.report)})
+            raise
         report = f"{format_report(aligned.report)}\n{describe_coverage(aligned.report)}"
         heads = aligned.heads
         if heads is None:
             heads, report = torch.ones_like(aligned.masks), f"{report}\n{NO_PARSING}"
+        missing = decided.keys() - {name for name, _ in named}
+        if missing:
+            report += f"\nDecided by hand, but not among the photos: {', '.join(sorted(missing))}."
         overview = host.to_host(torch.from_numpy(_overview(aligned))[None].float() / 255)
         result = (
             sockets.pictures_to_host(aligned.images),
@@ -179,7 +208,8 @@ class AlignFaces:
             sockets.mask_to_host(heads),
         )
         text = host.report(node, f"{models.describe()}\n{report}")
-        return {"ui": {**text, **host.preview(overview)}, "result": result}
+        ui = {**text, **host.preview(overview), **photo_report(named, aligned.report)}
+        return {"ui": recall.remember(node, ui), "result": result}
 
 
 def _overview(aligned: AlignedFaces) -> np.ndarray:

@@ -134,7 +134,7 @@ class MixAnchors:
         anchors = identity.anchors
         with host.rendering():
             mixed = AlphaSpace(anchors, beta).combine(parse_weights(weights, len(anchors), beta))
-        ui = live.hand_out(Mixture(anchors.ws), identity, count=len(anchors))
+        ui = live.hand_out(Mixture(anchors), identity, count=len(anchors))
         return {"ui": recall.remember(node_id, ui), "result": (mixed,)}
 
 

@@ -12,7 +12,9 @@ from . import figures, host, sockets
 if TYPE_CHECKING:
     from torch import Tensor
 
-PATHS = ["ellipse", "swing", "sweep", "figure8", "spiral"]
+BY_HAND, BY_HAND_CLOSED = "keyframes", "closed keyframes"
+PATHS = ["ellipse", "swing", "sweep", "figure8", "spiral", BY_HAND, BY_HAND_CLOSED]
+MOST_KEYFRAMES = 100
 DEGREES = {"min": -180.0, "max": 180.0, "step": 1.0}
 
 
@@ -205,8 +207,8 @@ def _view_of(camera_info: Any) -> tuple[float, float, float, float]:
 class CameraPath:
     CATEGORY = "My3DGen"
     DESCRIPTION = (
-        "Cameras along a path around the head, one a frame. All but 'sweep' and 'spiral' close, so a video "
-        "loops."
+        "Cameras along a path around the head, one a frame: a ready one, or one of your own through "
+        "keyframes. All but 'sweep', 'spiral' and 'keyframes' close, so a video loops."
     )
     RETURN_TYPES = PATH_TYPES
     RETURN_NAMES = PATH_NAMES
@@ -221,8 +223,8 @@ class CameraPath:
                     PATHS,
                     {
                         "tooltip": "'ellipse': around the front, the paper's orbit. 'swing': left, right and "
-                        "back. 'sweep': from one side to the other, once. 'figure8': an eight. 'spiral': "
-                        "in from afar to the front."
+                        "back. 'sweep': from one side to the other, once. 'figure8': an eight. 'spiral': in "
+                        "from afar to the front. 'keyframes': through those below, once or closed."
                     },
                 ),
                 "frames": ("INT", {"default": 48, "min": 1, "max": 2000, "tooltip": "How many cameras."}),
@@ -249,6 +251,15 @@ class CameraPath:
                     {"tooltip": "Takes distance, centre and focal length from this generator."},
                 ),
                 "fps": FPS_INPUT,
+                # the last one: workflows keep their settings by position
+                "keyframes": (
+                    "STRING",
+                    {
+                        "default": "-30 0, 0 12, 30 0",
+                        "tooltip": "For the path 'keyframes': yaw and pitch of each in degrees, with a "
+                        "comma between two. The sphere on the node sets them.",
+                    },
+                ),
             },
         }
 
@@ -261,8 +272,10 @@ class CameraPath:
         center_pitch: float,
         model: sockets.Model | None = None,
         fps: float = 24.0,
+        keyframes: str = "",
     ) -> PathResult:
         from ..my3dgen_core import camera_path
+        from ..my3dgen_core.camera_paths import keyframe_path
 
         setting: dict[str, Any] = {}
         if model is not None:
@@ -272,6 +285,9 @@ class CameraPath:
                 "pivot": config.avg_camera_pivot,
                 "focal": config.focal,
             }
+        if path in (BY_HAND, BY_HAND_CLOSED):
+            by_hand = keyframe_path(parse_keyframes(keyframes), frames, path == BY_HAND_CLOSED, **setting)
+            return path_result(by_hand, fps, model)
         cameras = camera_path(
             path,
             frames,
@@ -337,7 +353,7 @@ class CameraKeyframes:
         model: sockets.Model | None = None,
         fps: float = 24.0,
     ) -> PathResult:
-        from ..my3dgen_core.camera import keyframes
+        from ..my3dgen_core.camera_paths import keyframes
 
         given = (camera_1, camera_2, camera_3, camera_4, camera_5, camera_6)
         through = torch.cat([cameras.values for cameras in given if cameras is not None])
@@ -349,3 +365,27 @@ def path_result(cameras: Tensor, fps: float, model: sockets.Model | None) -> Pat
     trained = None if model is None else model.generator.trained_views
     plot = figures.camera_plot(cameras, trained)
     return sockets.Cameras(cameras), host.to_host(plot), len(cameras), fps
+
+
+def parse_keyframes(text: str) -> Tensor:
+    """ "-30 0, 0 12" -> yaw and pitch [K, 2] in radians.
+
+    Raises:
+        ValueError: it is no such list, or a number is out of its range.
+    """
+    import torch
+
+    found = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        try:
+            yaw, pitch = (float(word) for word in part.split())
+        except ValueError:
+            raise ValueError(f"{part!r} is no keyframe. Write yaw and pitch, such as -30 0, 0 12.") from None
+        if not (abs(yaw) <= 180 and abs(pitch) <= 89):
+            raise ValueError(
+                f"The keyframe {part!r} is out of range: yaw within 180 degrees, pitch within 89."
+            )
+        found.append((yaw, pitch))
+    if not 0 < len(found) <= MOST_KEYFRAMES:
+        raise ValueError(f"There are {len(found)} keyframes; write between 1 and {MOST_KEYFRAMES}.")
+    return torch.deg2rad(torch.tensor(found))

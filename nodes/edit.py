@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from ..my3dgen_core import Direction, Identity, Latents
 
 CATEGORY = "My3DGen"
-MEASURED = ["smile", "mouth open", "eyes open"]
+MEASURED = ["smile", "mouth open", "eyes open", "age", "gender"]
+WORDS = "words"
 COMPONENTS = [f"component {number}" for number in range(1, 13)]
 COMPONENT_SAMPLES = 4096
 
@@ -93,8 +94,8 @@ class FindDirection:
     CATEGORY = CATEGORY
     DESCRIPTION = (
         "Finds a direction for any generator. 'smile' and the like: samples heads, measures each face and "
-        "finds what tells them apart; needs face models. 'component': the ways in which heads vary most; "
-        "needs nothing. Found once, it is kept in output/my3dgen/directions."
+        "finds what tells them apart; needs face models. 'words': the same by a CLIP. 'component': the ways "
+        "in which heads vary most; needs nothing. Found once, it is kept in output/my3dgen/directions."
     )
     RETURN_TYPES = (sockets.DIRECTION, "STRING")
     RETURN_NAMES = ("direction", "summary")
@@ -107,8 +108,11 @@ class FindDirection:
             "required": {
                 "model": (sockets.MODEL, {"tooltip": "The generator to look in, without an identity."}),
                 "attribute": (
-                    [*MEASURED, *COMPONENTS],
-                    {"tooltip": "What to find. 'component 1' is the strongest variation."},
+                    [*MEASURED, *COMPONENTS, WORDS],
+                    {
+                        "tooltip": "What to find. 'age' and 'gender' need a pack with that network. "
+                        "'component 1' is the strongest variation. 'words': what is written below."
+                    },
                 ),
                 "samples": (
                     "INT",
@@ -134,6 +138,21 @@ class FindDirection:
                     },
                 ),
             },
+            "optional": {
+                "clip": ("CLIP", {"tooltip": "With 'words': a CLIP's text encoder, from Load CLIP."}),
+                "clip_vision": (
+                    "CLIP_VISION",
+                    {"tooltip": "With 'words': the image encoder of the same CLIP, from Load CLIP Vision."},
+                ),
+                "words": (
+                    "STRING",
+                    {"default": "a smiling face", "tooltip": "With 'words': what the direction leads to."},
+                ),
+                "opposite": (
+                    "STRING",
+                    {"default": "a serious face", "tooltip": "With 'words': what it leads away from."},
+                ),
+            },
             "hidden": {"node_id": "UNIQUE_ID"},
         }
 
@@ -144,6 +163,10 @@ class FindDirection:
         samples: int,
         face_models: str,
         seed: int,
+        clip: Any = None,
+        clip_vision: Any = None,
+        words: str = "",
+        opposite: str = "",
         node_id: str | None = None,
     ) -> dict[str, Any]:
         from ..my3dgen_core import random_latents
@@ -158,9 +181,14 @@ class FindDirection:
                 found = principal_directions(cloud, number + 1)[number]
                 text = f"{attribute}: {found.meta['share']:.0%} of the variance of {COMPONENT_SAMPLES} heads"
             else:
-                labeller = FaceGeometry(_face_models(face_models))
+                labeller: Any
+                cache: Path | None = host.output_root() / "my3dgen" / "directions"
+                if attribute == WORDS:
+                    attribute = words.strip() or WORDS
+                    labeller, cache = _by_words(attribute, opposite, clip, clip_vision), None
+                else:
+                    labeller = FaceGeometry(_face_models(face_models))
                 config = FinderConfig(samples=samples, seed=seed)
-                cache: Path = host.output_root() / "my3dgen" / "directions"
                 on_step = host.progress(node_id, "head")
                 found = find_directions(generator, labeller, [attribute], config, cache, on_step)[attribute]
                 text = f"{attribute}: from {samples} heads; {_sureness(found.meta.get('correlation'))}"
@@ -302,6 +330,22 @@ def _face_models(name: str) -> Any:
     from ..my3dgen_core import FaceModels
 
     return FaceModels.from_folder(host.find_face_pack(name))
+
+
+def _by_words(words: str, opposite: str, clip: Any, clip_vision: Any) -> Any:
+    """A labeller by core's CLIP."""
+    from ..my3dgen_core.direction_finder import WordLikeness
+
+    if clip is None or clip_vision is None:
+        raise ValueError("To find words, connect clip and clip_vision: text and image encoder of one CLIP.")
+
+    def meaning(text: str) -> torch.Tensor:
+        return clip.encode_from_tokens(clip.tokenize(text), return_pooled=True)[1]
+
+    def embed(images: torch.Tensor) -> torch.Tensor:
+        return clip_vision.encode_image(sockets.pictures_to_host(images))["image_embeds"]
+
+    return WordLikeness(words, embed, meaning(words), meaning(opposite))
 
 
 def _sureness(correlation: float | None) -> str:

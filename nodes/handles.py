@@ -15,10 +15,11 @@ from torch import Tensor
 from .live_request import Refused
 
 if TYPE_CHECKING:
-    from ..my3dgen_core import AlphaSpace, Direction
+    from ..my3dgen_core import AlphaSpace, Direction, Latents
     from . import sockets
 
 COUNT, NBYTES = 64, 64 << 20
+MOST_OUTSIDE = 1.01  # below 0: any weight that a request may hold
 Thing = TypeVar("Thing")
 
 
@@ -36,20 +37,22 @@ class Head:
 
 @dataclass(frozen=True, eq=False)
 class Mixture:
-    """The anchors of a person: ws [N, num_ws, w_dim]."""
+    """The anchors of a person."""
 
-    anchors: Tensor
+    anchors: Latents
 
     @property
     def nbytes(self) -> int:
-        return self.anchors.nbytes
+        return self.anchors.ws.nbytes
 
-    def mixed(self, weights: tuple[float, ...]) -> Tensor:
-        """[1, num_ws, w_dim]: the anchors' sum with these weights."""
+    def mixed(self, weights: tuple[float, ...]) -> Latents:
+        """The anchors mixed with these weights, one latent, and the camera as Mix Anchors mixes it."""
+        from ..my3dgen_core import AlphaSpace
+
         if len(weights) != len(self.anchors):
             raise Refused(400, f"There are {len(self.anchors)} anchors, but {len(weights)} weights.")
-        amounts = torch.tensor(weights, dtype=self.anchors.dtype, device=self.anchors.device)
-        return torch.einsum("n,nlw->lw", amounts, self.anchors)[None]
+        amounts = torch.tensor([weights], dtype=torch.float64)
+        return AlphaSpace(self.anchors, MOST_OUTSIDE).combine(amounts / amounts.sum())
 
 
 @dataclass(frozen=True, eq=False)

@@ -32,14 +32,15 @@ class Refused(Exception):  # noqa: N818 - an answer, not a fault
 class Request:
     """Handles and numbers, all in their ranges; whether the handles are known is for `Handles` to say.
 
-    camera: degrees and distance by the names of Camera's inputs. centred: it looks at the model's own point,
-    as a Camera does that has a model connected, not at the origin. weights: handle of a mixture, one number
+    camera: degrees and distance by the names of Camera's inputs. aim: "model", it looks at the model's own
+    point, as a Camera does that has a model connected; "origin"; or "anchors", it is mixed of the anchors'
+    cameras instead. weights: handle of a mixture, one number
     an anchor, sum 1. edits: (handle, strength) in the order of the wires.
     """
 
     head: str
     camera: dict[str, float]
-    centred: bool
+    aim: str
     drag: bool
     weights: tuple[str, tuple[float, ...]] | None
     edits: tuple[tuple[str, float], ...]
@@ -65,8 +66,10 @@ def parse(body: bytes) -> Request:
     if quality not in ("drag", "still"):
         raise Refused(400, "quality must be 'drag' or 'still'.")
     aim = found.get("aim", "model")
-    if aim not in ("model", "origin"):
-        raise Refused(400, "aim must be 'model' or 'origin'.")
+    if aim not in ("model", "origin", "anchors"):
+        raise Refused(400, "aim must be 'model', 'origin' or 'anchors'.")
+    if aim == "anchors" and found.get("weights") is None:
+        raise Refused(400, "aim can be 'anchors' only where weights are given.")
     camera = {
         name: _number(found.get(name, usual), name, low, high) for name, (low, high, usual) in CAMERA.items()
     }
@@ -75,7 +78,7 @@ def parse(body: bytes) -> Request:
     return Request(
         _handle(found.get("head")),
         camera,
-        aim == "model",
+        aim,
         quality == "drag",
         weights,
         tuple(_edit(edit) for edit in edits),

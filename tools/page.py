@@ -1,7 +1,8 @@
 """ComfyUI's own page in a browser without a screen: makes the workflow files that users open, and tests them.
 
-python tools/page.py           # workflows/NAME.json from workflows/api/NAME.json, for every NAME
-python tools/page.py NAME ...  # for these
+python tools/page.py                # workflows/NAME.json from workflows/api/NAME.json, for every NAME
+python tools/page.py NAME ...       # for these
+python tools/page.py screenshots    # web/docs/pictures/*.png, see tools/screenshots.py
 
 What the first node of an API workflow has as its "note" becomes a note on the page.
 """
@@ -63,6 +64,14 @@ async (workflow) => {
 """
 
 
+# Queues as the button does; what went wrong, or nothing.
+RUN = """() => new Promise((done) => {
+  app.api.addEventListener("execution_success", () => done(""), {once: true});
+  app.api.addEventListener("execution_error", (event) => done(event.detail.exception_message), {once: true});
+  app.queuePrompt(0, 1);
+})"""
+
+
 def browser_path() -> str | None:
     """The browser, from CHROMIUM or the PATH; None where there is none."""
     return os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
@@ -78,7 +87,7 @@ def open_page(server: comfy.Server) -> Iterator[Any]:
         browser = playwright.chromium.launch(executable_path=browser_path(), args=ARGUMENTS)
         try:
             page = browser.new_page(viewport={"width": 1600, "height": 1000})
-            page.goto(f"http://{server.address}", wait_until="domcontentloaded")
+            page.goto(f"http://{server.address}", wait_until="domcontentloaded", timeout=120_000)
             page.wait_for_function(READY, timeout=120_000)
             yield page
         finally:
@@ -105,18 +114,25 @@ def main() -> int:
     if browser_path() is None:
         print("This needs chromium: apt-get install chromium, or set CHROMIUM.", file=sys.stderr)
         return 1
-    with tempfile.TemporaryDirectory() as folder, comfy.Server(Path(folder)) as server:
+    if sys.argv[1:2] == ["screenshots"]:
+        import screenshots
+
+        return screenshots.main(sys.argv[2:])
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        comfy.Server(Path(folder)) as server,
+        open_page(server) as page,
+    ):
         for source in sorted((WORKFLOWS / "api").glob("*.json")):
             if sys.argv[1:] and source.stem not in sys.argv[1:]:
                 continue
             prompt = json.loads(source.read_text(encoding="utf-8"))
-            with open_page(server) as page:
-                for _ in range(ATTEMPTS):
-                    workflow = page.evaluate(TO_UI, [json.dumps(prompt), note_of(prompt)])
-                    back = page.evaluate(TO_API, workflow)
-                    if same_prompt(back) == same_prompt(prompt):
-                        break
-                    page.wait_for_timeout(2000)  # its default workflow came in between
+            for _ in range(ATTEMPTS):
+                workflow = page.evaluate(TO_UI, [json.dumps(prompt), note_of(prompt)])
+                back = page.evaluate(TO_API, workflow)
+                if same_prompt(back) == same_prompt(prompt):
+                    break
+                page.wait_for_timeout(2000)  # its default workflow came in between
             if same_prompt(back) != same_prompt(prompt):
                 print(f"{source.name} does not come back from the page as it was.", file=sys.stderr)
                 return 1

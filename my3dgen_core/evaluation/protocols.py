@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..alpha_space import AlphaSpace
-from ..camera import orbit
+from ..camera_paths import orbit
 from ..direction import Direction
 from ..dists import Dists
 from ..eg3d import Generator

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
+from .by_hand import ByHand
+from .cover import covered_part
 from .crop import crop_transform, roll_of_points, warp_crop
 from .detect import FaceModelError, FaceModels, as_uint8, resize
 from .parsing import covered_by_classes, head_of
@@ -17,7 +19,7 @@ from .photos import Photo, count_photos, read_photos
 from .pose import PoseFit, angles_of_rotation, label_of_rotation, solve_pose, solve_poses
 from .recognise import align_to_template, embed
 from .report import FaceReport, contact_sheet, format_report, report_to_json
-from .search import JUDGED_YAW, Choose, chooser, covered_part, search_face, visible
+from .search import JUDGED_YAW, Candidate, Choose, chooser, point_distances, search_face, visible
 
 OnStep = Callable[[int, int, dict[str, float], torch.Tensor | None], None]
 
@@ -84,6 +86,7 @@ class KeptFace:
     embedding: torch.Tensor | None
     row: FaceReport = field(repr=False)
     classes: np.ndarray | None = field(default=None, repr=False)  # of each pixel, see parsing.py
+    guesses: np.ndarray | None = field(default=None, repr=False)  # of each landmark, see cover.py
 
 
 def align_faces(
@@ -99,6 +102,7 @@ def align_faces(
     drop_different: bool = False,
     det_size: int | None = None,
     neck: bool = True,
+    by_hand: Mapping[str, ByHand] | None = None,
     on_step: OnStep | None = None,
 ) -> AlignedFaces:
     """Find the face in each photo and make the crop and camera label that EG3D expects.
@@ -120,6 +124,7 @@ def align_faces(
         drop_different: drop photos that look like another person (3 photos or more) instead of warning.
         det_size: a detector size to try first; tensors, being crops or renders, start with 320.
         neck: whether the neck belongs to the head in `heads`.
+        by_hand: a person's decisions by the names of photos, see `read_by_hand`.
         on_step: called after each photo as on_step(step, total, {}, crop or None); may raise to cancel.
     Raises:
         AlignmentError: fewer than `min_photos` can be used; PhotoError: the folder is missing or empty;
@@ -133,7 +138,8 @@ def align_faces(
     for index, photo in enumerate(read_photos(photos)):
         row = FaceReport(index, photo.name, reason=photo.error)
         report.append(row)
-        found = align_one(photo, row, face_models, choose, upright, max_yaw, det_size)
+        hand = (by_hand or {}).get(photo.name)
+        found = align_one(photo, row, face_models, choose, upright, max_yaw, det_size, hand)
         if found:
             found.classes = face_models.parse(visible(found.image, found.mask))
             warn_of_cover(found)
@@ -142,7 +148,7 @@ def align_faces(
             row.thumbnail = thumbnail_of(photo.pixels)
         if on_step:
             on_step(index + 1, total, {}, found.image[None] if found else None)
-    kept = _compare(kept, drop_different)
+    kept = _compare(kept, drop_different, {name for name, hand in (by_hand or {}).items() if hand.keep})
     if len(kept) < max(min_photos, 1):
         reasons = "; ".join(f"{row.name}: {row.reason}" for row in report if not row.kept)
         need = f"at least {min_photos} are needed" if min_photos > 1 else "at least one is needed"
@@ -171,15 +177,38 @@ def align_one(
     upright: bool,
     max_yaw: float,
     det_size: int | None,
+    by_hand: ByHand | None = None,
 ) -> KeptFace | None:
     """Fill the row; return the crop and pose, or None with `row.reason` set."""
-    pixels = photo.pixels
+    pixels, hand = photo.pixels, by_hand or ByHand()
     if pixels is None:
+        return None
+
+    def refused(reason: str) -> bool:
+        """Whether this speaks against the photo; what is kept by hand is only warned of."""
+        if hand.keep:
+            row.warnings.append(reason)
+            return False
+        row.reason = reason
+        return True
+
+    row.by_hand = hand.describe()
+    if hand.keep is False:
+        row.reason = "Left out by hand."
         return None
     if min(pixels.shape[:2]) < 16:
         row.reason = f"The picture is only {pixels.shape[1]} x {pixels.shape[0]} pixels."
         return None
-    candidate = search_face(pixels, row, models, choose, det_size or (320 if photo.is_crop else None))
+    if hand.points is not None:
+        try:
+            candidate: Candidate | None = hand.candidate(pixels, models)
+        except ValueError:
+            row.reason = "The five points set by hand span no face."
+            return None
+        row.reason = ""
+    else:
+        size = det_size or (320 if photo.is_crop else None)
+        candidate = search_face(pixels, row, models, hand.chooser(choose), size, hand.keep is True)
     if candidate is None:
         return None
     height, width = pixels.shape[:2]
@@ -188,11 +217,13 @@ def align_one(
     row.score, row.box = round(face.score, 4), (float(left), float(top), float(right), float(bottom))
     row.found_by = candidate.step
     row.photo_roll = math.degrees(roll_of_points(face.points))
-    if face.size < MIN_BOX:
-        row.reason = f"The face is too small ({face.size:.0f} pixels; {MIN_BOX:.0f} are needed)."
+    if face.size < MIN_BOX and refused(
+        f"The face is too small ({face.size:.0f} pixels; {MIN_BOX:.0f} are needed)."
+    ):
         return None
-    if ((face.points < 0) | (face.points > [width, height])).any():
-        row.reason = "The edge of the photo cuts through the eyes, nose or mouth."
+    if ((face.points < 0) | (face.points > [width, height])).any() and refused(
+        "The edge of the photo cuts through the eyes, nose or mouth."
+    ):
         return None
 
     transform, image, mask = candidate.transform, candidate.image, candidate.mask
@@ -206,8 +237,9 @@ def align_one(
     fit = solve_pose(points, landmarks)
     row.transform, row.points = transform, points
     row.yaw, row.pitch, row.roll = (math.degrees(angle) for angle in angles_of_rotation(fit.rotation))
-    if abs(row.yaw) > max_yaw:
-        row.reason = f"The head is turned {abs(row.yaw):.0f} degrees; {max_yaw:.0f} is the limit."
+    if abs(row.yaw) > max_yaw and refused(
+        f"The head is turned {abs(row.yaw):.0f} degrees; {max_yaw:.0f} is the limit."
+    ):
         return None
     row.inside = 1 - float(mask.mean())
     row.blur = _sharpness(image, points)
@@ -225,18 +257,19 @@ def align_one(
         row.warnings.append(f"The head is turned {abs(row.yaw):.0f} degrees.")
     embedding = _embedding(image, points, models)
     row.kept = True
-    return KeptFace(image, mask, fit, points, landmarks, embedding, row)
+    return KeptFace(image, mask, fit, points, landmarks, embedding, row, guesses=candidate.guesses)
 
 
 def warn_of_cover(found: KeptFace) -> None:
-    """What lies over a face shows in its classes, or in the two networks' guesses. A turned head parts these
-    and hides half of those: only faces near the front are judged."""
+    """What lies over a face shows in its classes, its colours, or the two networks' guesses. A turned head
+    parts these and hides half of those: only faces near the front are judged."""
     row = found.row
     if abs(row.yaw or 0.0) > JUDGED_YAW:
         return
     part = "" if found.classes is None else covered_by_classes(found.classes, found.points)
     if not part and found.landmarks is not None:
-        part = covered_part(found.landmarks, found.points)
+        distances = point_distances(found.landmarks, found.points)
+        part = covered_part(distances, found.guesses, visible(found.image, found.mask), found.points)
     if part:
         row.warnings.append(f"Something may cover the {part}.")
 
@@ -278,8 +311,8 @@ def _sharpness(image: torch.Tensor, points: np.ndarray) -> float:
     return float((around - 4 * grey[1:-1, 1:-1]).var())
 
 
-def _compare(kept: list[KeptFace], drop_different: bool) -> list[KeptFace]:
-    """Look at the photos as a set: who does not belong, and who is there twice."""
+def _compare(kept: list[KeptFace], drop_different: bool, wanted: set[str]) -> list[KeptFace]:
+    """Look at the photos as a set: who does not belong, and who is there twice. `wanted` ones stay."""
     vectors = [item.embedding for item in kept if item.embedding is not None]
     if len(vectors) == len(kept) and len(kept) >= 2:
         cosines = torch.stack(vectors) @ torch.stack(vectors).T
@@ -288,7 +321,7 @@ def _compare(kept: list[KeptFace], drop_different: bool) -> list[KeptFace]:
             item.row.identity = cosine
             if cosine < DIFFERENT_PERSON and len(kept) >= 3:
                 sentence = f"Is this a different person? (likeness {cosine:.2f})"
-                if drop_different:
+                if drop_different and item.row.name not in wanted:
                     item.row.kept, item.row.reason = False, sentence
                 else:
                     item.row.warnings.append(sentence)

@@ -32,7 +32,17 @@ MODELS_HINT = (
     "Nothing is downloaded automatically."
 )
 DETECTION, LANDMARKS, RECOGNITION, PARSING = "detection", "landmarks", "recognition", "parsing"
+ATTRIBUTES = "age and gender"
 _LARGEST_DETECTION_SIDE = 2048
+# Which of the 106 landmarks each becomes in a mirrored picture: contour 0-32, left brow and eye 33-51, mouth
+# 52-71, nose 72-86, right eye and brow 87-105.
+MIRRORED = (
+    *(0, *range(17, 33), *range(1, 17)),
+    *(87, 88, 93, 91, 90, 92, 89, 94, 96, 95, 101, 100, 99, 97, 98, 105, 104, 102, 103),
+    *(61, 53, 57, 58, 59, 54, 55, 56, 60, 52, 62, 67, 68, 69, 70, 63, 64, 65, 66, 71),
+    *(72, 73, 74, 81, 82, 83, 84, 85, 80, 75, 76, 77, 78, 79, 86),
+    *(33, 34, 39, 37, 36, 38, 35, 40, 42, 41, 46, 47, 45, 44, 43, 50, 51, 49, 48),
+)
 
 
 class FaceModelError(RuntimeError):
@@ -74,6 +84,8 @@ def role_of(graph: OnnxGraph) -> str | None:
         return LANDMARKS
     if shape[2:] == [112, 112] and last == [512]:
         return RECOGNITION
+    if shape[2:] == [96, 96] and last == [3]:
+        return ATTRIBUTES
     return None
 
 
@@ -97,6 +109,7 @@ class FaceModels:
         self._detector = networks[DETECTION]
         self._landmarks = networks.get(LANDMARKS)
         self._recogniser = networks.get(RECOGNITION)
+        self._attributes = networks.get(ATTRIBUTES)
         self._parser: FaceParser | None = networks.get(PARSING)
         self.provider: str = self._detector.session.get_providers()[0]
         # A detector with a fixed input size has it set before any prepare(); both insightface versions agree
@@ -159,6 +172,11 @@ class FaceModels:
         """Whether a face-parsing network is there: it tells the head from the background."""
         return self._parser is not None
 
+    @property
+    def has_attributes(self) -> bool:
+        """Whether the network that guesses age and gender is there."""
+        return self._attributes is not None
+
     def describe(self) -> str:
         """One line for a log: which files run on which provider."""
         names = ", ".join(f"{role} {file.name}" for role, file in self.files.items())
@@ -196,15 +214,40 @@ class FaceModels:
         ]
 
     def landmarks(self, image: np.ndarray, box: np.ndarray) -> np.ndarray | None:
-        """The 106 landmarks [106,2] of the face in a box (edge coordinates), or None without that network.
+        """The 106 landmarks [106,2] of the face in a box (edge coordinates), or None without that network:
+        the mean of `landmarks_twice`.
 
         The network wants a roughly upright face: image is [H,W,3] uint8 RGB."""
+        both = self.landmarks_twice(image, box)
+        return None if both is None else both.mean(0)
+
+    def landmarks_twice(self, image: np.ndarray, box: np.ndarray) -> np.ndarray | None:
+        """The landmarks as the network sees them in the picture and in its mirror image, [2,106,2] in the
+        picture's edge coordinates. Their mean is surer than either, and the same for a mirrored photo; where
+        they part, the network guesses."""
         if self._landmarks is None:
             return None
-        found = self._landmarks.get(
-            np.ascontiguousarray(image[:, :, ::-1]), _Slots(bbox=np.asarray(box) - 0.5)
-        )
+        width, box = image.shape[1], np.asarray(box, np.float64)
+        here = self._landmarks_of(image, box)
+        there = self._landmarks_of(image[:, ::-1], np.array([width - box[2], box[1], width - box[0], box[3]]))
+        there[:, 0] = width - there[:, 0]
+        return np.stack([here, there[list(MIRRORED)]])
+
+    def _landmarks_of(self, image: np.ndarray, box: np.ndarray) -> np.ndarray:
+        assert self._landmarks is not None
+        found = self._landmarks.get(np.ascontiguousarray(image[:, :, ::-1]), _Slots(bbox=box - 0.5))
         return np.asarray(found, np.float64)[:, :2] + 0.5
+
+    def attributes(self, image: np.ndarray, box: np.ndarray) -> dict[str, float] | None:
+        """Apparent age in years and gender (0 female, 1 male) of the face in a box, or None without that
+        network.
+
+        image is [H,W,3] uint8 RGB; the box in edge coordinates."""
+        if self._attributes is None:
+            return None
+        slots = _Slots(bbox=np.asarray(box) - 0.5)
+        gender, age = self._attributes.get(np.ascontiguousarray(image[:, :, ::-1]), slots)
+        return {"age": float(age), "gender": float(gender)}
 
     def features(self, aligned: np.ndarray) -> np.ndarray:
         """Unnormalised identity features [N,512] of aligned faces [N,112,112,3] RGB, 0..255."""

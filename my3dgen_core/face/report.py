@@ -22,6 +22,7 @@ class FaceReport:
         kept: whether it is among the results; reason: a sentence that says why not ("" when kept).
         warnings: sentences about a kept photo that may disappoint.
         score: of the detector, 0..1; box: left, top, right, bottom; faces: how many were in the photo.
+        boxes: of all these faces; by_hand: what a person decided about this photo ("" where nothing).
         found_by: the detection step that found it, e.g. "640" or "640, turned 90 degrees".
         yaw, pitch, roll: of the head in the crop (yaw > 0: camera at the viewer's right, pitch > 0: above,
             roll > 0: leaning clockwise); photo_roll: how far the photo was turned to stand upright.
@@ -42,6 +43,8 @@ class FaceReport:
     score: float | None = None
     box: tuple[float, float, float, float] | None = None
     faces: int = 0
+    boxes: list[tuple[float, float, float, float]] = field(default_factory=list)
+    by_hand: str = ""
     found_by: str = ""
     yaw: float | None = None
     pitch: float | None = None

@@ -55,6 +55,17 @@ def test_a_camera_is_where_its_numbers_say(nodes: dict[str, Any]) -> None:
     assert float(intrinsics(camera)[0, 0, 0]) == pytest.approx(0.5, abs=1e-6)
 
 
+def test_keyframes_are_read_from_the_text(nodes: dict[str, Any]) -> None:
+    make = nodes["CameraPath"].make
+    path = make("keyframes", 3, 0.0, 0.0, 0.0, keyframes="-30 0, 0 12.5 ,30 -5,")[0].values
+    yaw, pitch, _ = (torch.rad2deg(a).tolist() for a in angles(path))
+    assert yaw == pytest.approx([-30, 0, 30], abs=1e-3)
+    assert pitch == pytest.approx([0, 12.5, -5], abs=1e-3)
+    for text in ("", "1", "1 2 3", "a b", "200 0", "0 nan", "0 90", "0 0," * 101):
+        with pytest.raises(ValueError, match=r"keyframe"):
+            make("keyframes", 3, 0.0, 0.0, 0.0, keyframes=text)
+
+
 def _load3d(x: float, y: float, z: float, zoom: float = 1) -> dict[str, Any]:
     target = {"x": 1.0, "y": 2.0, "z": -1.0}
     position = {"x": 1.0 + x, "y": 2.0 + y, "z": -1.0 + z}
@@ -162,7 +173,7 @@ def test_align_faces_hands_out_what_is_new_last(nodes: dict[str, Any]) -> None:
     assert node.RETURN_NAMES == ("images", "cameras", "masks", "report", "overview", "crops", "heads")
     assert node.RETURN_TYPES[-2:] == ("EG3D_CROP", "MASK")
     assert len(node.RETURN_TYPES) == len(node.OUTPUT_TOOLTIPS)
-    assert list(node.INPUT_TYPES()["optional"])[-2:] == ["sequence", "neck"]
+    assert list(node.INPUT_TYPES()["optional"])[-3:] == ["sequence", "neck", "by_hand"]
 
 
 def _align(nodes: dict[str, Any], folder: Path, colours: np.ndarray | None) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import comfy
+import face_test_pack
 import page as comfy_page
 import pytest
 
@@ -15,6 +16,26 @@ pytestmark = pytest.mark.skipif(
     comfy_page.browser_path() is None, reason="no chromium: apt-get install chromium, or set CHROMIUM"
 )
 WORKFLOWS = sorted(path.name for path in (comfy.ROOT / "workflows").glob("*.json"))
+OPEN_TEMPLATE = """async ([pack, name]) => {
+  const listed = await (await app.api.fetchApi("/workflow_templates")).json();
+  if (!listed[pack].includes(name)) throw new Error(`${name} is no template`);
+  const file = await app.api.fetchApi(`/workflow_templates/${pack}/${name}.json`);
+  await app.loadGraphData(await file.json());
+}"""
+# As few as show that everything runs: the real numbers take minutes.
+FEW = """(few) => {
+  for (const node of app.graph._nodes)
+    for (const widget of node.widgets ?? [])
+      if (widget.name in few) widget.value = Math.min(widget.value, few[widget.name]);
+}"""
+FINISHED = """() => new Promise((done) => {
+  app.api.addEventListener("execution_success", () => done(""), {once: true});
+  app.api.addEventListener("execution_error", ({detail}) => done(detail.exception_message), {once: true});
+})"""
+SHOWN = """() => app.graph._nodes
+  .filter((node) => ["SaveImage", "PreviewImage", "SaveVideo"].includes(node.type))
+  .filter((node) => !(app.nodeOutputs[node.id]?.images?.length))
+  .map((node) => node.type)"""
 UNKNOWN = "() => app.graph._nodes.map(n => n.type).filter(t => !(t in LiteGraph.registered_node_types))"
 
 
@@ -36,6 +57,31 @@ def test_the_page_gives_the_api_twin_back(page: Any, root: Path, name: str) -> N
     prompt = page.evaluate(comfy_page.TO_API, workflow)
     assert comfy_page.same_prompt(prompt) == comfy_page.same_prompt(twin)
     assert page.evaluate(UNKNOWN) == []
+
+
+@pytest.fixture(scope="module")
+def faces(server: comfy.Server, root: Path) -> None:
+    """The template of photos needs face models."""
+    link = server.base / "models" / "insightface"
+    link.symlink_to(face_test_pack.make_pack(root / "build" / "face").parents[1])
+
+
+@pytest.mark.usefixtures("faces")
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_a_template_opens_without_a_warning_runs_by_its_button_and_shows_the_result(
+    page: Any, name: str
+) -> None:
+    page.evaluate(OPEN_TEMPLATE, [comfy.PACK, name.removesuffix(".json")])
+    page.wait_for_timeout(500)
+    assert page.locator(".p-dialog:visible, .comfy-missing-nodes:visible").count() == 0
+    assert page.locator(".p-toast-message:visible").count() == 0
+    few = {"steps": 2, "shared_steps": 2, "frames": 3, "rows": 2, "at_most": 4, "count": 2, "resolution": 32}
+    page.evaluate(FEW, few)
+    page.evaluate(f"() => {{ window.finished = ({FINISHED})(); }}")
+    page.get_by_test_id("queue-button").first.click()
+    assert page.evaluate("() => window.finished") == ""
+    page.wait_for_timeout(300)
+    assert page.evaluate(SHOWN) == []
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from my3dgen_core import GeneratorConfig, camera_path, interpolate, load_generator, look_at, mirror, orbit
-from my3dgen_core.camera import PATHS, ViewRange, angles, cam2world, check_cameras, intrinsics, keyframes
+from my3dgen_core.camera import ViewRange, angles, cam2world, check_cameras, intrinsics
+from my3dgen_core.camera_paths import PATHS, keyframe_path, keyframes
 
 
 def test_the_frontal_camera_stands_on_the_z_axis_with_opencv_axes():
@@ -128,3 +129,41 @@ def test_every_generator_knows_its_views():
     assert GeneratorConfig().trained_views.yaw == 45
     assert GeneratorConfig(avg_camera_radius=1.7).trained_views == ViewRange()  # NVIDIA's cars
     assert load_generator("starter").trained_views.yaw > 60
+
+
+def test_a_path_passes_its_keyframes_and_a_closed_one_comes_back():
+    keys = torch.deg2rad(torch.tensor([[-30.0, 0.0], [0.0, 15.0], [40.0, -5.0]]))
+    once, loop = keyframe_path(keys, 9), keyframe_path(keys, 12, closed=True)
+    for frame, key in ((0, 0), (4, 1), (8, 2)):
+        assert torch.allclose(once[frame], look_at(*keys[key])[0], atol=1e-6)
+    for frame, key in ((0, 0), (4, 1), (8, 2)):
+        assert torch.allclose(loop[frame], look_at(*keys[key])[0], atol=1e-6)
+    stands = cam2world(keyframe_path(keys, 240, closed=True))[:, :3, 3]
+    steps = (stands - stands.roll(1, 0)).norm(dim=1)
+    assert steps.min() > 0
+    assert (steps - steps.roll(1, 0)).abs().max() < 0.1 * steps.max()  # no jump, no corner where it closes
+
+
+def test_keyframes_go_the_shorter_way_round_and_all_the_way_round():
+    keys = torch.deg2rad(torch.tensor([[170.0, 0.0], [-170.0, 0.0]]))
+    back = cam2world(keyframe_path(keys, 5))[:, 2, 3]
+    assert (back < -2.6).all()
+    thirds = torch.deg2rad(torch.tensor([[0.0, 0.0], [120.0, 0.0], [-120.0, 0.0]]))
+    around = torch.rad2deg(angles(keyframe_path(thirds, 6, closed=True))[0]) % 360
+    assert around.tolist() == pytest.approx([0, 60, 120, 180, 240, 300], abs=0.1)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_few_keyframes_are_a_path_too(count):
+    keys = torch.tensor([[0.3, 0.1], [-0.3, 1.6]])[:count]
+    for closed in (False, True):
+        path = keyframe_path(keys, 7, closed)
+        assert check_cameras(path).shape == (7, 25)
+        assert torch.allclose(path[0], look_at(0.3, 0.1)[0], atol=1e-6)
+
+
+def test_a_path_without_keyframes_or_frames_is_refused():
+    with pytest.raises(ValueError, match="at least one keyframe"):
+        keyframe_path(torch.zeros(0, 2), 5)
+    with pytest.raises(ValueError, match="at least one keyframe"):
+        keyframe_path(torch.zeros(2, 2), 0)

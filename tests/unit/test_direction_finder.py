@@ -14,9 +14,11 @@ from my3dgen_core.direction_finder import (
     SMILE,
     FaceGeometry,
     FinderConfig,
+    WordLikeness,
     find_directions,
     measure,
 )
+from my3dgen_core.face.detect import Face
 
 CONFIG = FinderConfig(samples=48, fraction=0.25, truncation_psi=1.0, batch_size=8)
 
@@ -146,7 +148,7 @@ def test_five_points_know_a_smile_by_the_corners_of_the_mouth():
 
 def test_a_picture_without_a_face_has_no_score():
     class Blind:
-        has_landmarks = True
+        has_landmarks, has_attributes = True, False
 
         def detect(self, image, size=640, pad=0.0):
             return []
@@ -154,3 +156,46 @@ def test_a_picture_without_a_face_has_no_score():
     scores = FaceGeometry(Blind())(torch.zeros(2, 3, 64, 64))
     assert set(scores) == {SMILE, MOUTH_OPEN, EYES_OPEN}
     assert all(bool(values.isnan().all()) for values in scores.values())
+
+
+def test_words_are_scored_by_the_users_own_clip(generator):
+    """A CLIP whose space is the mean colour."""
+
+    def embed(images):
+        return images.mean((2, 3)) + 1.0
+
+    red, blue = torch.tensor([1.0, 0.2, 0.2]), torch.tensor([0.2, 0.2, 1.0])
+    labeller = WordLikeness("a red face", embed, red, blue)
+    found = find_directions(generator, labeller, ["a red face"], CONFIG)["a red face"]
+    ws, camera = micro.latents(generator, 3, seed=77), look_at(0.0, 0.0)
+    with torch.no_grad():
+        less, more = (
+            labeller(generator.render(found.apply(ws, strength), camera).image)["a red face"]
+            for strength in (-1.5, 1.5)
+        )
+    assert bool((more > less).all())
+    with pytest.raises(ValueError, match="mean the same"):
+        WordLikeness("x", embed, red, 2 * red)
+    with pytest.raises(ValueError, match="gives 5 numbers, the image encoder 3"):
+        WordLikeness("x", embed, torch.rand(5), -torch.rand(5))(torch.zeros(1, 3, 8, 8))
+
+
+def test_age_and_gender_are_scored_where_the_pack_has_the_network():
+    class Models:
+        has_landmarks, has_attributes = False, True
+
+        def detect(self, image, pad):
+            points = np.array([[40.0, 50], [80, 50], [60, 70], [45, 90], [75, 90]])
+            return [Face(np.array([20.0, 20, 100, 110]), 0.9, points)]
+
+        def landmarks(self, image, box):
+            return None
+
+        def attributes(self, image, box):
+            return {"age": float(image.mean()), "gender": 1.0}
+
+    labeller = FaceGeometry(Models())
+    scores = labeller(torch.stack([torch.full((3, 128, 128), grey) for grey in (-1.0, 0.0)]))
+    assert labeller.names == (SMILE, "age", "gender")
+    assert scores["age"].tolist() == pytest.approx([0, 128], abs=1)
+    assert scores["gender"].tolist() == [1, 1]

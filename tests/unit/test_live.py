@@ -6,6 +6,7 @@ import asyncio
 import gc
 import io
 import json
+import math
 import sys
 import weakref
 from types import ModuleType
@@ -19,7 +20,7 @@ from micro import generator as micro_generator
 from micro import latents
 from PIL import Image
 
-from my3dgen_core import Adapter, Direction, Identity, Latents
+from my3dgen_core import Adapter, Direction, Identity, Latents, look_at
 
 
 @pytest.fixture
@@ -107,7 +108,7 @@ def test_weights_and_edits_make_the_latent(live: ModuleType, studio: Any, model:
     direction = Direction("test", torch.randn(generator.config.w_dim), base_hash=generator.base_hash())
     give = studio.handles.give
     head = give(head_of(live, model, anchors.ws[:1]), model)
-    mixture = give(live.Mixture(anchors.ws), anchors)
+    mixture = give(live.Mixture(anchors), anchors)
     edit = give(live.Edit(anchors.ws[1:2], direction, None, None, "stop"), anchors)
     second = pixels(ask(studio, head=give(head_of(live, model, anchors.ws[1:2]), model)))
     mixed = pixels(ask(studio, head=head, weights={"handle": mixture, "values": [0, 1, 0]}))
@@ -118,6 +119,21 @@ def test_weights_and_edits_make_the_latent(live: ModuleType, studio: Any, model:
     assert np.abs(moved - second).mean() > 0.5
     assert said(ask(studio, head=head, weights={"handle": mixture, "values": [0.5, 0.5]}))[0] == 400
     assert said(ask(studio, head=head, weights={"handle": edit, "values": [0, 1, 0]}))[0] == 404
+
+
+def test_latent_and_pose_are_mixed_together(
+    live: ModuleType, studio: Any, model: Any, generator: Any
+) -> None:
+    seen = look_at(torch.tensor([-0.5, 0.5]), torch.tensor([0.1, 0.1]))
+    anchors = Latents(latents(generator, 2), seen, base_hash=generator.base_hash())
+    head = studio.handles.give(head_of(live, model, anchors.ws[:1]), model)
+    values = {"handle": studio.handles.give(live.Mixture(anchors), anchors), "values": [0, 1]}
+    there = pixels(ask(studio, head=head, weights=values, aim="anchors"))
+    turned = pixels(ask(studio, head=head, weights=values, aim="origin", yaw=math.degrees(0.5), pitch=5.73))
+    front = pixels(ask(studio, head=head, weights=values, aim="origin"))
+    assert np.abs(there - turned).mean() < 0.5
+    assert np.abs(there - front).mean() > 1
+    assert said(ask(studio, head=head, aim="anchors"))[0] == 400
 
 
 def test_while_a_prompt_runs_the_page_is_told_so(
@@ -159,15 +175,15 @@ def test_handles_vanish_with_their_model(live: ModuleType, studio: Any, model: A
 
 def test_handles_are_bounded_and_the_least_recently_used_goes(live: ModuleType, model: Any) -> None:
     handles = live.Handles(count=3, nbytes=1 << 20)
-    first, second, _ = (handles.give(live.Mixture(torch.zeros(1, 2, 4)), model) for _ in range(3))
+    first, second, _ = (handles.give(live.Mixture(Latents(torch.zeros(1, 2, 4))), model) for _ in range(3))
     handles.find(first, live.Mixture)
-    handles.give(live.Mixture(torch.zeros(1, 2, 4)), model)
+    handles.give(live.Mixture(Latents(torch.zeros(1, 2, 4))), model)
     assert len(handles) == 3
     handles.find(first, live.Mixture)
     with pytest.raises(live.Refused, match="not known here"):
         handles.find(second, live.Mixture)
-    handles.give(live.Mixture(torch.zeros(200, 1000)), model)  # 800 kB: the others still fit
-    handles.give(live.Mixture(torch.zeros(200, 1000)), model)
+    handles.give(live.Mixture(Latents(torch.zeros(200, 10, 100))), model)  # 800 kB: the others still fit
+    handles.give(live.Mixture(Latents(torch.zeros(200, 10, 100))), model)
     assert len(handles) == 1
 
 

@@ -1,15 +1,17 @@
 // Mix Anchors: a point in a polygon of anchors sets their weights.
 
 import { app } from "../../../scripts/app.js";
-import { COLOURS, box, button, element, rest, surface, themed } from "./lib/element.mjs";
+import { COLOURS, box, button, element, rest, surface, themed, within } from "./lib/element.mjs";
 import { head, listen, live, recall } from "./lib/live.mjs";
 import { after, input, place } from "./lib/nodes.mjs";
 import { FRONT, pad } from "./lib/pad.mjs";
-import { allowed, corners, parseWeights, pointOf, weightsAt, writeWeights } from "./lib/polygon.mjs";
+import { allowed, corners, parseWeights, pointOf, weightsAt, writeWeights, zone } from "./lib/polygon.mjs";
+import { anchorPictures } from "./lib/thumbnails.mjs";
 
 /** @typedef {import("./lib/comfy.mjs").Node} Node */
 
-const MARGIN = 22;
+const MARGIN = 40;
+const [DISC, BUTTON] = [22, 36]; // radius at a corner, side of a button
 const MOST = 8;
 const STEP = 0.05;
 const CHOICES = 24;
@@ -24,17 +26,21 @@ app.registerExtension({
     const pairs = () => parseWeights(input(node, "weights")?.value ?? "");
     const beta = () => Number(input(node, "beta")?.value ?? 0);
     const look = { ...FRONT };
+    let along = true; // seen from the anchors' mixed camera, as the node gives it
 
     const view = pad({
       camera: () => look,
-      move: (change) => Object.assign(look, change),
+      move(change) {
+        Object.assign(look, change);
+        follow(false);
+      },
       request() {
         const { handle, count = 0 } = live(node) ?? {};
         const found = pairs();
         if (!handle || !found.length || found.some(([anchor]) => anchor >= count)) return undefined;
         const values = new Array(count).fill(0);
         for (const [anchor, weight] of found) values[anchor] += weight;
-        return { head: head(node), weights: { handle, values } };
+        return { head: head(node), weights: { handle, values }, aim: along ? "anchors" : "model" };
       },
       label: "The mixed head",
       signal,
@@ -47,40 +53,56 @@ app.registerExtension({
       return ([x, y]) => /** @type {const} */ ([width / 2 + x * radius, height / 2 + y * radius]);
     };
 
+    const pictures = anchorPictures(node, CHOICES, () => offer(), signal);
     const { canvas, redraw } = surface((context, width, height) => {
       const found = pairs();
       const shape = corners(found.length);
       const onCanvas = scaled(width, height);
       const [text, faint] = [themed(canvas, "--input-text", "#ddd"), themed(canvas, "--descrip-text", "#999")];
-      /** @param {number} grown @param {number[]} dash */
-      const outline = (grown, dash) => {
+      const accent = themed(canvas, "--p-primary-color", "#3b82f6");
+      /** @param {import("./lib/polygon.mjs").Point[]} points @param {number[]} dash */
+      const outline = (points, dash) => {
         context.setLineDash(dash);
         context.strokeStyle = faint;
+        context.lineWidth = 1;
         context.beginPath();
-        shape.forEach(([x, y], i) => context[i ? "lineTo" : "moveTo"](...onCanvas([x * grown, y * grown])));
+        for (const point of points) context.lineTo(...onCanvas(point));
         context.closePath();
         context.stroke();
+        context.setLineDash([]);
       };
-      outline(1, []);
-      outline(1 + found.length * beta(), [2, 3]); // where a weight reaches -beta; exact for up to three
-      context.setLineDash([]);
+      if (beta() > 0 && found.length > 1) {
+        outline(zone(shape, beta()), [2, 3]); // where a weight reaches -beta
+        context.globalAlpha = 0.12;
+        context.fillStyle = accent;
+        context.fill();
+        context.globalAlpha = 1;
+      }
+      outline(shape, []);
       context.font = "11px Inter, system-ui, sans-serif";
       context.textAlign = "center";
       context.textBaseline = "middle";
       found.forEach(([anchor, weight], i) => {
         const [x, y] = onCanvas(shape[i]);
-        context.fillStyle = themed(canvas, "--comfy-menu-bg", "#353535");
+        const picture = pictures.get(anchor);
+        context.save();
         context.beginPath();
-        context.arc(x, y, 12, 0, 2 * Math.PI);
+        context.arc(x, y, DISC, 0, 2 * Math.PI);
+        context.fillStyle = themed(canvas, "--comfy-menu-bg", "#353535");
         context.fill();
+        context.lineWidth = 2;
         context.strokeStyle = weight < 0 ? "#e0a030" : faint;
         context.stroke();
+        context.clip();
+        if (picture) context.drawImage(picture, x - DISC, y - DISC, 2 * DISC, 2 * DISC);
+        context.restore();
         context.fillStyle = text;
-        context.fillText(String(anchor), x, y);
+        if (!picture) context.fillText(String(anchor), x, y);
+        context.fillText(`${Math.round(100 * weight)} %`, x, y + (y < height / 2 - 1 ? -1 : 1) * (DISC + 9));
       });
       if (!found.length) return;
       const [x, y] = onCanvas(pointOf(shape, found.map(([, weight]) => weight)));
-      context.fillStyle = themed(canvas, "--p-primary-color", "#3b82f6");
+      context.fillStyle = accent;
       context.strokeStyle = text;
       context.beginPath();
       context.arc(x, y, 6, 0, 2 * Math.PI);
@@ -89,8 +111,17 @@ app.registerExtension({
     }, signal);
 
     const figure = box({ tabindex: "0", role: "application", "aria-roledescription": "weights of anchors" }, [canvas]);
-    Object.assign(figure.style, { flex: "1 1 0", minHeight: "0", cursor: "crosshair", touchAction: "none" });
-    const choices = element("div", { display: "flex", flexWrap: "wrap", gap: "2px" }, { role: "group" });
+    Object.assign(figure.style, { flex: "1 1 0", minHeight: "0", cursor: "crosshair", touchAction: "none", outline: "none" });
+    Object.assign(canvas.style, { border: `1px solid ${COLOURS.line}`, boxSizing: "border-box" });
+    const choices = element("div", { display: "flex", flexWrap: "wrap", gap: "3px" }, { role: "group" });
+    const turned = button("poses too", "The camera is mixed along, as the node gives it", () => follow(!along), signal);
+    /** @param {boolean} on */
+    const follow = (on) => {
+      along = on;
+      turned.setAttribute("aria-pressed", String(on));
+      turned.style.borderColor = on ? COLOURS.accent : COLOURS.line;
+      view.show();
+    };
 
     let ours = false;
     /** @param {[number, number][]} given @param {"drag" | "still"} quality */
@@ -121,17 +152,24 @@ app.registerExtension({
       const count = Math.min(live(node)?.count ?? 0, CHOICES);
       if (count !== shown) {
         shown = count;
-        const made = Array.from({ length: count }, (_, i) =>
-          button(String(i), `Anchor ${i} in the mixture or not`, () => toggle(i), signal),
-        );
+        const made = Array.from({ length: count }, (_, i) => {
+          const one = button("", `Anchor ${i} in the mixture or not`, () => toggle(i), signal);
+          Object.assign(one.style, { width: `${BUTTON}px`, height: `${BUTTON}px`, padding: "0", overflow: "hidden" });
+          one.textContent = String(i);
+          return one;
+        });
         choices.replaceChildren(...made);
       }
       const names = pairs().map(([name]) => name);
       for (const [i, child] of [...choices.children].entries()) {
+        const one = /** @type {HTMLElement} */ (child);
         const on = names.includes(i);
-        child.setAttribute("aria-pressed", String(on));
-        /** @type {HTMLElement} */ (child).style.borderColor = on ? COLOURS.accent : COLOURS.line;
+        const picture = pictures.get(i);
+        if (picture) within(one, picture, BUTTON);
+        one.setAttribute("aria-pressed", String(on));
+        Object.assign(one.style, { border: `2px solid ${on ? COLOURS.accent : COLOURS.line}`, opacity: on ? "1" : "0.7" });
       }
+      redraw();
     };
 
     /** @param {"drag" | "still"} quality */
@@ -139,13 +177,12 @@ app.registerExtension({
       const spoken = pairs().map(([anchor, weight]) => `anchor ${anchor} ${Math.round(100 * weight)} %`);
       figure.setAttribute("aria-label", `Weights: ${spoken.join(", ")}. Arrow keys move the point.`);
       offer();
-      redraw();
       view.show(quality);
     };
 
     let dragging = false;
     /** @param {PointerEvent} event @param {"drag" | "still"} quality */
-    const follow = (event, quality) => {
+    const point = (event, quality) => {
       const { left, top, width, height } = canvas.getBoundingClientRect();
       const zoom = width / (canvas.clientWidth || 1); // the page's canvas may be zoomed
       const radius = Math.min(width, height) / 2 - MARGIN * zoom;
@@ -153,17 +190,19 @@ app.registerExtension({
     };
     /** @type {Record<string, (event: any) => void>} */
     const events = {
+      focus: () => (canvas.style.borderColor = COLOURS.accent),
+      blur: () => (canvas.style.borderColor = COLOURS.line),
       pointerdown(event) {
         if (event.button !== 0) return;
         event.stopPropagation();
         figure.focus({ preventScroll: true });
         figure.setPointerCapture(event.pointerId);
         dragging = true;
-        follow(event, "drag");
+        point(event, "drag");
       },
-      pointermove: (event) => dragging && follow(event, "drag"),
+      pointermove: (event) => dragging && point(event, "drag"),
       pointerup(event) {
-        if (dragging) follow(event, "still");
+        if (dragging) point(event, "still");
         dragging = false;
       },
       pointercancel: () => (dragging = false),
@@ -181,8 +220,8 @@ app.registerExtension({
     for (const [name, listener] of Object.entries(events)) figure.addEventListener(name, listener, { signal });
 
     const style = { display: "flex", gap: "6px", flex: "1 1 0", minHeight: "0" };
-    const both = element("div", style, {}, [figure, rest([view.root])]);
-    place(node, "alpha_mixer", box({}, [both, choices]), 230, life);
+    const both = element("div", style, {}, [figure, rest([view.root, turned])]);
+    place(node, "alpha_mixer", box({}, [both, choices]), 290, life, 400);
     const all = () => refresh("still");
     listen(node, offer); // the picture follows when the run is over
     after(node, "onConfigure", all);
@@ -190,6 +229,7 @@ app.registerExtension({
       const widget = input(node, name);
       if (widget) after(widget, "callback", () => ours || all());
     }
+    follow(true);
     all();
   },
 });

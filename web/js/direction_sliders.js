@@ -1,32 +1,80 @@
-// Apply Direction: a slider for its strength, the head while it moves, and where the person ends.
+// Apply Direction: a slider for every direction on the way to the head, and where the person ends.
 
 import { app } from "../../../scripts/app.js";
-import { COLOURS, box, element, rest } from "./lib/element.mjs";
-import { head, listen, live, recall, render } from "./lib/live.mjs";
-import { after, input, place, setNumber, source } from "./lib/nodes.mjs";
+import { COLOURS, box, element, range, rest } from "./lib/element.mjs";
+import { head, listen, live, recall } from "./lib/live.mjs";
+import { after, downstream, input, place, setNumber, source } from "./lib/nodes.mjs";
 import { FRONT, pad } from "./lib/pad.mjs";
 
 /** @typedef {import("./lib/comfy.mjs").Node} Node */
 
 const KIND = "My3DGenApplyDirection";
 const USUAL = 5;
+const MOST = 50;
+const ROOM = 3; // sliders that the widget has room for
 
 /** @param {Node} node */
 const strength = (node) => Number(input(node, "strength")?.value ?? 0);
 
 /**
- * All edits on the way to the head, in the order of the wires, each as strong as it is set now.
- * @param {Node} node
+ * The Apply Direction nodes on one way, in the order of the wires.
+ * @param {Node} node one of them
  */
-function edits(node) {
-  const found = [];
-  const end = render(node);
-  for (let at = end && source(end, "latents"); at?.comfyClass === KIND; at = source(at, "latents")) {
-    const given = live(at);
-    if (!given) return undefined; // it has not run yet, so nobody knows what it does
-    found.unshift({ handle: given.handle, strength: strength(at) });
+function chain(node) {
+  const found = [node];
+  for (let at = source(node, "latents"); at?.comfyClass === KIND && !found.includes(at); at = source(at, "latents")) {
+    found.unshift(at);
+  }
+  for (const after of downstream(node)) {
+    if (after.comfyClass === KIND && source(after, "latents") === found[found.length - 1]) found.push(after);
   }
   return found;
+}
+
+/** What a direction is called. @param {Node} node */
+function called(node) {
+  const from = source(node, "direction");
+  const name = from && (input(from, "attribute")?.value || input(from, "file")?.value);
+  return String(name || node.title).replace(/^starter: |\.\w+$/g, "");
+}
+
+/**
+ * One direction's slider with a mark where the person ends.
+ * @param {Node} node
+ * @param {(change: () => void, quality: "drag" | "still") => void} moved makes a change and shows it
+ * @param {AbortSignal} signal
+ */
+function row(node, moved, signal) {
+  const slider = range("Strength of the direction", signal);
+  slider.step = "0.1";
+  const person = element("div", { height: "3px", borderRadius: "2px", background: COLOURS.line, margin: "0 8px" });
+  const name = element("span", { overflow: "hidden", textOverflow: "ellipsis", whiteSpace: "nowrap" });
+  const value = element("span", { color: COLOURS.faint, whiteSpace: "nowrap" });
+  const line = element("div", { display: "flex", justifyContent: "space-between", gap: "8px" }, {}, [name, value]);
+
+  const refresh = () => {
+    const now = strength(node);
+    const { low, high } = live(node) ?? {};
+    const edge = Math.max(USUAL, Math.abs(now), 1.5 * Math.max(-(low ?? 0), high ?? 0));
+    const most = Math.min(MOST, Math.ceil(edge));
+    Object.assign(slider, { min: String(-most), max: String(most), value: String(now) });
+    const known = low !== undefined || high !== undefined;
+    const [from, to] = [low ?? -most, high ?? most].map((at) => (100 * (at + most)) / (2 * most));
+    const inside = `transparent ${from}%, ${COLOURS.accent} ${from}%, ${COLOURS.accent} ${to}%, transparent ${to}%`;
+    person.style.backgroundImage = known ? `linear-gradient(to right, ${inside})` : "none";
+    const limits = [low, high].map((at) => (at === undefined ? "…" : at.toFixed(1))).join(" to ");
+    const leaves = known && (now < (low ?? -MOST) || now > (high ?? MOST));
+    value.style.color = leaves ? "#e0a030" : COLOURS.faint;
+    value.textContent = `${now.toFixed(1)}${known ? `  (the person: ${limits})` : ""}`;
+    name.textContent = called(node);
+    slider.setAttribute("aria-valuetext", `${name.textContent} ${value.textContent}`);
+  };
+  /** @param {"drag" | "still"} quality */
+  const set = (quality) => moved(() => setNumber(node, "strength", Number(slider.value)), quality);
+  slider.addEventListener("input", () => set("drag"), { signal });
+  slider.addEventListener("change", () => set("still"), { signal });
+  const style = { display: "flex", flexDirection: "column", gap: "2px" };
+  return { root: element("div", style, { role: "group" }, [line, slider, person]), refresh };
 }
 
 app.registerExtension({
@@ -41,60 +89,54 @@ app.registerExtension({
       camera: () => look,
       move: (change) => Object.assign(look, change),
       request() {
-        const chain = edits(node);
-        return chain?.length ? { head: head(node), edits: chain } : undefined;
+        const edits = chain(node).map((one) => ({ handle: live(one)?.handle, strength: strength(one) }));
+        if (!edits.every((edit) => edit.handle)) return undefined; // one has not run: nobody knows what it does
+        return { head: head(node), edits };
       },
       label: "The edited head",
       signal,
     });
 
-    const slider = element(
-      "input",
-      { width: "100%", margin: "0", accentColor: COLOURS.accent },
-      { type: "range", step: "0.1", "aria-label": "Strength of the direction" },
-    );
-    const person = element("div", { height: "3px", borderRadius: "2px", background: COLOURS.line });
-    const text = element("div", { color: COLOURS.faint, textAlign: "center" });
-
-    const refresh = () => {
-      const value = strength(node);
-      const { low, high } = live(node) ?? {};
-      const edge = Math.max(USUAL, Math.abs(value), 1.5 * Math.max(-(low ?? 0), high ?? 0));
-      const most = Math.min(50, Math.ceil(edge));
-      Object.assign(slider, { min: String(-most), max: String(most), value: String(value) });
-      const [from, to] = [low ?? -most, high ?? most].map((at) => (100 * (at + most)) / (2 * most));
-      const inside = `transparent ${from}%, ${COLOURS.accent} ${from}%, ${COLOURS.accent} ${to}%, transparent ${to}%`;
-      person.style.backgroundImage = low === undefined && high === undefined ? "none" : `linear-gradient(to right, ${inside})`;
-      const limits = [low, high].map((at) => (at === undefined ? "…" : at.toFixed(1))).join(" to ");
-      const known = low === undefined && high === undefined ? "" : `  the person: ${limits}`;
-      text.textContent = `strength ${value.toFixed(1)}${known}`;
-      slider.setAttribute("aria-valuetext", text.textContent);
-    };
-
+    const list = element("div", { display: "flex", flexDirection: "column", gap: "6px" });
+    /** @type {Node[]} */
+    let shown = [];
+    /** @type {ReturnType<typeof row>[]} */
+    let rows = [];
+    /** @type {(() => void)[]} */
+    let offs = [];
     let ours = false;
-    /** @param {"drag" | "still"} quality */
-    const moved = (quality) => {
-      ours = true; // the slider shows its own changes itself
-      setNumber(node, "strength", Number(slider.value));
+    const refresh = () => {
+      const now = chain(node);
+      if (now.length !== shown.length || now.some((one, i) => one !== shown[i])) {
+        for (const off of offs) off();
+        shown = now;
+        rows = now.map((one) => row(one, moved, signal));
+        offs = now.flatMap((one) => {
+          const widget = input(one, "strength");
+          return widget ? [after(widget, "callback", () => ours || all())] : [];
+        });
+        list.replaceChildren(...rows.map(({ root }) => root));
+      }
+      for (const one of rows) one.refresh();
+    };
+    /** @param {() => void} change @param {"drag" | "still"} quality */
+    const moved = (change, quality) => {
+      ours = true; // these sliders show their own changes themselves
+      change();
       ours = false;
       refresh();
       view.show(quality);
     };
-    slider.addEventListener("input", () => moved("drag"), { signal });
-    slider.addEventListener("change", () => moved("still"), { signal });
-    for (const name of ["pointerdown", "keydown"]) {
-      slider.addEventListener(name, (event) => event.stopPropagation(), { signal });
-    }
-
-    place(node, "direction_slider", box({ dir: "ltr" }, [rest([view.root]), slider, person, text]), 260, life);
     const all = () => {
       refresh();
       view.show();
     };
+    signal.addEventListener("abort", () => offs.forEach((off) => off()));
+
+    place(node, "direction_slider", box({ dir: "ltr" }, [rest([view.root]), list]), 230 + 40 * ROOM, life);
     listen(node, refresh); // the picture follows when the run is over
     after(node, "onConfigure", all);
-    const widget = input(node, "strength");
-    if (widget) after(widget, "callback", () => ours || all());
+    after(node, "onConnectionsChange", () => setTimeout(() => signal.aborted || refresh()));
     refresh();
   },
 });

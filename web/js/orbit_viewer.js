@@ -2,7 +2,7 @@
 
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
-import { COLOURS, box, button, contain, element, rest, surface, themed } from "./lib/element.mjs";
+import { box, button, contain, element, range, rest, surface, themed } from "./lib/element.mjs";
 import { head, recall } from "./lib/live.mjs";
 import { after, place } from "./lib/nodes.mjs";
 import { FRONT, pad } from "./lib/pad.mjs";
@@ -61,13 +61,8 @@ function frames(signal) {
     },
     signal,
   );
-  const slider = element(
-    "input",
-    { flex: "1", minWidth: "0", accentColor: COLOURS.accent },
-    { type: "range", min: "0", max: "0", value: "0", "aria-label": "Frame" },
-  );
+  const slider = range("Frame", signal);
   slider.addEventListener("input", () => (stop(), go(Number(slider.value))), { signal });
-  slider.addEventListener("pointerdown", (event) => event.stopPropagation(), { signal });
 
   let [from, start] = [0, 0];
   let dragging = false;

@@ -47,6 +47,40 @@ export function button(text, label, press, signal) {
   return made;
 }
 
+/** Which picture an element shows. @type {WeakMap<HTMLElement, ImageBitmap>} */
+const shown = new WeakMap();
+
+/**
+ * Puts a picture into an element in place of its text; it is drawn once.
+ * @param {HTMLElement} element
+ * @param {ImageBitmap} picture
+ * @param {number} side pixels
+ */
+export function within(element, picture, side) {
+  if (shown.get(element) === picture) return;
+  shown.set(element, picture);
+  const canvas = document.createElement("canvas");
+  const sharp = Math.round(side * (window.devicePixelRatio || 1));
+  [canvas.width, canvas.height] = [sharp, sharp];
+  Object.assign(canvas.style, { width: "100%", height: "100%", display: "block" });
+  canvas.getContext("2d")?.drawImage(picture, 0, 0, sharp, sharp);
+  element.replaceChildren(canvas);
+}
+
+/**
+ * A slider that does not take part in moving the node.
+ * @param {string} label
+ * @param {AbortSignal} signal
+ */
+export function range(label, signal) {
+  const style = { flex: "1", minWidth: "0", width: "100%", margin: "0", accentColor: COLOURS.accent };
+  const made = element("input", style, { type: "range", min: "0", max: "0", value: "0", "aria-label": label });
+  for (const name of ["pointerdown", "keydown"]) {
+    made.addEventListener(name, (event) => event.stopPropagation(), { signal });
+  }
+  return made;
+}
+
 /**
  * A box as wide as the node, in which everything lies one under the other.
  * @param {Record<string, string>} attributes

@@ -95,6 +95,10 @@ export function whenIdle(then, signal) {
   signal.addEventListener("abort", () => api.removeEventListener("status", status));
 }
 
+/** The status of a request whose place another one took, and how long to wait then, in milliseconds. */
+const STALE = 409;
+const PAUSE = 60;
+
 /** Slower than this while dragging, and pictures come on release only. */
 const TOO_SLOW = 600;
 
@@ -143,10 +147,8 @@ export class LiveView {
         body: JSON.stringify(request),
         signal: this.signal,
       });
-      if (!answer.ok) {
-        if (answer.status !== 409) this.say((await answer.json()).error);
-        return;
-      }
+      if (answer.status === STALE) return void (await this.again(request));
+      if (!answer.ok) return this.say((await answer.json()).error);
       const picture = await createImageBitmap(await answer.blob());
       if (this.signal.aborted) return;
       if ("quality" in request && request.quality === "drag") this.slow = performance.now() - started > TOO_SLOW;
@@ -155,5 +157,28 @@ export class LiveView {
     } catch {
       if (!this.signal.aborted) this.say("ComfyUI does not answer.");
     }
+  }
+
+  /**
+   * Another widget asked for the same head and took this one's place: this one's turn comes after it.
+   * @param {object} request
+   */
+  async again(request) {
+    await new Promise((done) => setTimeout(done, PAUSE * (1 + Math.random())));
+    this.next ??= request;
+  }
+}
+
+/**
+ * Small pictures one after the other, for a widget's choices; they give way to what is asked for by hand.
+ * @param {object[]} requests
+ * @param {(picture: ImageBitmap, place: number) => void} show
+ * @param {AbortSignal} signal ends it
+ */
+export async function thumbnails(requests, show, signal) {
+  for (const [place, request] of requests.entries()) {
+    const one = new LiveView((picture) => show(picture, place), () => {}, signal);
+    await one.ask({ ...request, quality: "drag" });
+    if (signal.aborted) return;
   }
 }

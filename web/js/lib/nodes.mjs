@@ -23,10 +23,20 @@ export function setNumber(node, name, value) {
   const widget = input(node, name);
   if (!widget || !Number.isFinite(value)) return;
   const { min = -Infinity, max = Infinity } = widget.options ?? {};
-  const within = Math.min(max, Math.max(min, value));
-  if (widget.value === within) return;
-  widget.value = within;
-  widget.callback?.(within);
+  setValue(node, name, Math.min(max, Math.max(min, value)));
+}
+
+/**
+ * Sets a value as if it had been typed or chosen.
+ * @param {Node} node
+ * @param {string} name
+ * @param {unknown} value
+ */
+export function setValue(node, name, value) {
+  const widget = input(node, name);
+  if (!widget || widget.value === value) return;
+  widget.value = value;
+  widget.callback?.(value);
   node.graph?.setDirtyCanvas?.(true, true);
 }
 
@@ -57,8 +67,9 @@ export function after(owner, method, then) {
  * @param {HTMLElement} element
  * @param {number} height pixels that it needs at least
  * @param {AbortController} life ends with the node
+ * @param {number} [width] pixels of the node at least
  */
-export function place(node, name, element, height, life) {
+export function place(node, name, element, height, life, width = 280) {
   element.style.minHeight = `${height - 10}px`; // Nodes 2.0 gives a widget the height that it takes
   const widget = node.addDOMWidget(name, "my3dgen", element, {
     serialize: false,
@@ -71,7 +82,7 @@ export function place(node, name, element, height, life) {
   after(node, "onRemoved", () => life.abort());
   const grow = () => {
     const size = node.computeSize();
-    node.setSize([Math.max(node.size[0], 280, size[0]), Math.max(node.size[1], size[1])]);
+    node.setSize([Math.max(node.size[0], width, size[0]), Math.max(node.size[1], size[1])]);
   };
   grow();
   after(node, "onConfigure", grow); // a workflow from before this widget has a smaller node

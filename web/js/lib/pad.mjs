@@ -10,7 +10,7 @@ export const FRONT = { yaw: 0, pitch: 0, roll: 0, distance: 2.7, field_of_view: 
 const DEGREES_ACROSS = 150;
 const STEP = 5;
 const HELP =
-  "Drag or arrow keys turn, the wheel changes the distance (with Shift the field of view) once the pad is " +
+  "Drag or arrow keys turn, the wheel changes the distance (with Shift or Alt the field of view) once the pad is " +
   "chosen, a double click or Home looks at the front.";
 
 /**
@@ -42,7 +42,9 @@ export function pad({ camera, move, request, label, signal }) {
   );
   let stale = true;
 
+  let missed = false; // something has changed while nobody could see it
   const { canvas, redraw } = surface((context, width, height) => {
+    if (missed) setTimeout(() => show());
     const now = camera();
     const lines = !picture || (stale && view.slow);
     if (picture) {
@@ -78,9 +80,10 @@ export function pad({ camera, move, request, label, signal }) {
    */
   const show = (quality = dragging ? "drag" : "still") => {
     stale = true;
+    missed = !canvas.clientWidth;
     caption();
     redraw();
-    const wanted = request();
+    const wanted = missed ? undefined : request();
     if (wanted) view.ask({ ...wanted, ...camera(), quality });
   };
 
@@ -103,8 +106,14 @@ export function pad({ camera, move, request, label, signal }) {
   let [startX, startY, startYaw, startPitch] = [0, 0, 0, 0];
   /** @type {Record<string, (event: any) => void>} */
   const events = {
-    focus: () => frame(COLOURS.accent),
-    blur: () => frame(COLOURS.line),
+    focus() {
+      frame(COLOURS.accent);
+      root.dataset.captureWheel = "true"; // Nodes 2.0 keeps the wheel for its canvas otherwise
+    },
+    blur() {
+      frame(COLOURS.line);
+      delete root.dataset.captureWheel;
+    },
     pointerdown(event) {
       if (event.button !== 0) return;
       event.stopPropagation();
@@ -141,7 +150,7 @@ export function pad({ camera, move, request, label, signal }) {
       event.preventDefault();
       event.stopPropagation();
       const factor = Math.exp(Math.sign(event.deltaY || event.deltaX) * 0.05);
-      const name = event.shiftKey ? "field_of_view" : "distance";
+      const name = event.shiftKey || event.altKey ? "field_of_view" : "distance";
       const digits = name === "distance" ? 100 : 10000;
       apply({ [name]: Math.round(camera()[name] * factor * digits) / digits });
     },
@@ -163,7 +172,7 @@ export function pad({ camera, move, request, label, signal }) {
   for (const [name, listener] of Object.entries(events)) {
     root.addEventListener(name, listener, { signal, passive: false });
   }
-  whenIdle(() => root.isConnected && show(), signal); // the head may be another one after a run
+  whenIdle(() => show(), signal); // the head may be another one after a run
   signal.addEventListener("abort", () => picture?.close());
   caption();
   return { root, show };

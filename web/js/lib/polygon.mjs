@@ -69,6 +69,31 @@ export function allowed(weights, beta) {
   return weights.map((weight) => Math.max(0, weight + beta - excess) - beta);
 }
 
+const [RAYS, FARTHEST, HALVINGS] = [96, 2.5, 12];
+
+/**
+ * The border of the zone in which no weight is below -beta.
+ * @param {Point[]} shape
+ * @param {number} beta
+ * @returns {Point[]}
+ */
+export function zone(shape, beta) {
+  if (shape.length === 2) return shape.map(([x]) => [x * (1 + 2 * beta), 0]);
+  /** @param {Point} point */
+  const outside = (point) => Math.min(...weightsAt(shape, point)) < -beta;
+  return Array.from({ length: RAYS }, (_, ray) => {
+    const angle = (2 * Math.PI * ray) / RAYS - Math.PI / 2;
+    const [x, y] = [Math.cos(angle), Math.sin(angle)];
+    let [inside, beyond] = [Math.cos(Math.PI / shape.length) * 0.99, FARTHEST];
+    for (let i = 0; i < HALVINGS; i++) {
+      const middle = (inside + beyond) / 2;
+      if (outside([x * middle, y * middle])) beyond = middle;
+      else inside = middle;
+    }
+    return [x * inside, y * inside];
+  });
+}
+
 /**
  * @param {Point[]} shape
  * @param {number[]} weights

@@ -1,0 +1,81 @@
+"""The benchmark of what lives in a person: its measures, and a report that cannot flatter."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+
+from living_measures import hidden_part, pairwise, smile_claim
+from living_report import claims, write_report
+
+STEPS = torch.linspace(-2, 2, 5)
+
+
+def test_a_smile_is_judged_over_the_range_of_the_photos_alone():
+    smiles, cosines = torch.tensor([0.6, 0.7, 0.8, 0.9, 1.0]), [0.5, 0.78, 0.8, 0.79, 0.4]
+    inside = smile_claim(STEPS, smiles, cosines, torch.tensor([0.72, 0.88]))
+    assert inside["drop"] == pytest.approx(0.02)  # up to the steps just beyond, at .7 and .9
+    assert inside["covered"] == 1
+    assert inside["rising"] == 1
+    wide = smile_claim(STEPS, smiles, cosines, torch.tensor([0.6, 1.2]))
+    assert wide["drop"] == pytest.approx(0.4)
+    assert wide["covered"] == pytest.approx(0.4 / 0.6)
+
+
+def test_a_sweep_that_passes_by_the_photos_smiles_covers_nothing():
+    found = smile_claim(STEPS, torch.full((5,), 0.8) + 0.001 * STEPS, [0.8] * 5, torch.tensor([0.9, 1.0]))
+    assert found["covered"] == 0
+    assert smile_claim(STEPS, torch.full((5,), torch.nan), [0.8] * 5, torch.tensor([0.9]))["drop"] is None
+
+
+def test_so_much_is_hidden_as_was_said_and_diversity_is_that_of_pairs():
+    masks = hidden_part(torch.zeros(2, 3, 128, 128), 0.4)
+    assert float(masks.mean()) == pytest.approx(0.4, abs=0.01)
+    assert float(masks[:, :, 64, 64].min()) == 1
+    same = torch.zeros(3, 3, 32, 32)
+    assert pairwise(same) == 0
+    same[2] = 0.5
+    assert pairwise(same) > 0.1
+    assert pairwise(same[:1]) is None
+
+
+def row(person, better):
+    """A person of whom everything is a little better, or a little worse, in the personal generator."""
+    shift = 0.1 if better else -0.1
+    names = [f"{model}, {space}" for model in ("pretrained", "personal") for space in ("W", "alpha P+")]
+    near = {
+        name: {key: 0.5 + shift * name.startswith("personal") for key in ("identity", "PSNR dB", "SSIM")}
+        | {"PSNR of the hidden part, dB": 0.5 + shift * name.startswith("personal")}
+        for name in names
+    }
+    models = {}
+    for model in ("pretrained", "personal"):
+        good = 0.5 + shift * (model == "personal")
+        sweep = {"drop": 0.01 if better else 0.2, "covered": 1.0, "rising": 1.0}
+        models[model] = {
+            "samples": {"identity": good, "diversity, pose-free": good},
+            "interpolation": {"identity": good},
+            "smile": {"within": sweep, "free": sweep},
+            "edits": {"within": good},
+        }
+    settings = {"photos": 3, "tuning_steps": 2, "samples": 4, "poses": 2, "pairs": 1, "way": 3}
+    settings |= {"hidden": 0.4, "small": 24}
+    told = {"person": person, "stamp": "a", "settings": settings, "seconds": 60.0, "device": "cpu"}
+    return told | models | {"held-out photos": near, "hidden": near, "small": near}
+
+
+def test_a_claim_holds_only_if_it_holds_for_every_person(tmp_path):
+    assert {answer for _, answer, _ in claims([row(1, True), row(2, True)])} == {"yes"}
+    assert {answer for _, answer, _ in claims([row(1, False)])} == {"no"}
+    mixed = {answer for _, answer, _ in claims([row(1, True), row(2, False)])}
+    assert mixed == {"1 of 2 persons"}
+    text = write_report([row(1, True), row(2, False), row(2, True)], tmp_path / "living.md")
+    assert (tmp_path / "living.md").read_text() == text
+    assert "2 persons" in text  # the later line of the same person counts
+    assert "| yes |" in text
+    assert "1 of 2" not in text
+    with pytest.raises(ValueError, match="nothing to report"):
+        write_report([], tmp_path / "none.md")
