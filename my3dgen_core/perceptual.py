@@ -27,7 +27,7 @@ Distance = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 LAPLACIAN = "laplacian"
 FOLDER = Path("models") / "my3dgen" / "perceptual"
-_WANTED = re.compile(r"(features|lin\d)\.")
+_WANTED = re.compile(r"(features|lin\d)\.|(alpha|beta)$")
 _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # ImageNet's statistics, for [-1, 1]
 
 # Convolutions as (number in torchvision's `features`, channels in and out, kernel, stride, padding); "pool"
@@ -39,7 +39,7 @@ _ALEX: tuple[object, ...] = (
     (8, 384, 256, 3, 1, 1), "tap",
     (10, 256, 256, 3, 1, 1), "tap",
 )  # fmt: skip
-_VGG: tuple[object, ...] = (
+VGG: tuple[object, ...] = (
     (0, 3, 64, 3, 1, 1), (2, 64, 64, 3, 1, 1), "tap", "pool",
     (5, 64, 128, 3, 1, 1), (7, 128, 128, 3, 1, 1), "tap", "pool",
     (10, 128, 256, 3, 1, 1), (12, 256, 256, 3, 1, 1), (14, 256, 256, 3, 1, 1), "tap", "pool",
@@ -57,7 +57,7 @@ class _Backbone:
 
 _BACKBONES = {
     "lpips_alex": _Backbone(_ALEX, 3, 31, "alexnet", "alex"),
-    "lpips_vgg": _Backbone(_VGG, 2, 16, "vgg16", "vgg"),
+    "lpips_vgg": _Backbone(VGG, 2, 16, "vgg16", "vgg"),
 }
 BACKBONES = (LAPLACIAN, *_BACKBONES)
 
@@ -177,7 +177,7 @@ def lpips(name: str, folder: str | Path | None, device: torch.device) -> Lpips:
     place, backbone = FOLDER if folder is None else Path(folder), _BACKBONES[name]
     classifier = _find(place, f"{backbone.files}*", name)
     heads = _find(place, f"{backbone.heads}.*", name)
-    return Lpips(name, _read(classifier), _read(heads)).to(device)
+    return Lpips(name, read_weights(classifier), read_weights(heads)).to(device)
 
 
 def check_backbone(name: str) -> None:
@@ -204,8 +204,8 @@ def _find(folder: Path, pattern: str, name: str) -> Path:
     return files[0]
 
 
-def _read(file: Path) -> dict[str, Tensor]:
-    """The convolutions or linear heads of a file; what else it holds is not even read."""
+def read_weights(file: Path) -> dict[str, Tensor]:
+    """The convolutions, linear heads or channel weights of a file; what else it holds is not even read."""
     try:
         if is_safetensors(file):
             with safe_open(file, framework="pt") as stored:

@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--perceptual", type=Path, metavar="FOLDER", help="weights of LPIPS (AlexNet): measured as well"
     )
+    parser.add_argument("--dists", type=Path, metavar="FOLDER", help="weights of DISTS: measured as well")
 
 
 def main(args: argparse.Namespace) -> str:
@@ -65,10 +66,17 @@ def main(args: argparse.Namespace) -> str:
         from ..perceptual import lpips as load_lpips
 
         lpips = load_lpips("lpips_alex", args.perceptual, generator.w_avg.device)
+    dists = None
+    if args.dists is not None:
+        from ..dists import dists as load_dists
+
+        dists = load_dists(args.dists, generator.w_avg.device)
     part = align_folder(args.photos, face_models)
     identity = train(generator, part, InversionConfig(), tuning)
     held_out = HELD_OUT if args.held_out_steps == HELD_OUT.steps else quick(HELD_OUT, args.held_out_steps)
-    measures = run_protocols(generator, identity, part, face_models, lpips=lpips, held_out=held_out)
+    measures = run_protocols(
+        generator, identity, part, face_models, lpips=lpips, dists=dists, held_out=held_out
+    )
     if args.json is not None:
         inversion = held_out.what_counts | {"steps": held_out.steps}
         settings = {"tuning": tuning.what_counts, "held_out_inversion": inversion}

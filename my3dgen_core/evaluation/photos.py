@@ -14,6 +14,7 @@ from torch import Tensor
 from ..adapter import personalized
 from ..alpha_space import AlphaSpace
 from ..direction import Direction, principal_directions
+from ..dists import Dists
 from ..eg3d import Generator
 from ..identity import Identity
 from ..inversion import InversionConfig, OnStep, invert
@@ -119,6 +120,7 @@ def run_protocols(
     face_models: FaceModels | None,
     *,
     lpips: Lpips | None = None,
+    dists: Dists | None = None,
     held_out: InversionConfig = HELD_OUT,
     directions: Sequence[Direction] | None = None,
     samples: int = 20,
@@ -130,7 +132,7 @@ def run_protocols(
 
     Args:
         generator: without identity. face_models: None leaves out everything about identity.
-        lpips: measured too where it is given.
+        lpips, dists: measured too where they are given.
         directions: for the edits; None: the two principal directions of the generator.
         samples: of alpha-space. views: frames of each orbit. pairs: of anchors to go from one to the other.
 
@@ -155,6 +157,7 @@ def run_protocols(
                 masks=part.held_masks,
                 face_models=face_models,
                 lpips=lpips,
+                dists=dists,
                 config=held_out,
                 on_step=on_step,
             )

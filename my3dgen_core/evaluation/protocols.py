@@ -17,6 +17,7 @@ from torch import Tensor
 from ..alpha_space import AlphaSpace
 from ..camera_paths import orbit
 from ..direction import Direction
+from ..dists import Dists
 from ..eg3d import Generator
 from ..inversion import InversionConfig, OnStep, invert
 from ..latents import Latents
@@ -53,8 +54,10 @@ def _mean(values: Tensor | None) -> float | None:
     return None if values is None or len(values) == 0 else float(values.mean())
 
 
-def nearness(views: Tensor, truth: Tensor, lpips: Lpips | None = None) -> Measures:
-    """PSNR (dB), SSIM, VIF, and LPIPS where it is given, of pictures [N, 3, R, R]; truth of any size."""
+def nearness(
+    views: Tensor, truth: Tensor, lpips: Lpips | None = None, dists: Dists | None = None
+) -> Measures:
+    """PSNR (dB), SSIM, VIF, and LPIPS and DISTS where given, of pictures [N, 3, R, R]; truth of any size."""
     truth = resize(truth.cpu(), views.shape[-1])
     measures = {
         "PSNR dB": _mean(psnr(views, truth)),
@@ -64,6 +67,9 @@ def nearness(views: Tensor, truth: Tensor, lpips: Lpips | None = None) -> Measur
     if lpips is not None:
         with torch.no_grad():
             measures["LPIPS"] = _mean(lpips(views, truth))
+    if dists is not None:
+        with torch.no_grad():
+            measures["DISTS"] = _mean(dists(views, truth))
     return measures
 
 
@@ -75,6 +81,7 @@ def held_out_inversion(
     masks: Tensor | None = None,
     face_models: FaceModels | None = None,
     lpips: Lpips | None = None,
+    dists: Dists | None = None,
     config: InversionConfig = HELD_OUT,
     on_step: OnStep | None = None,
 ) -> tuple[Measures, Latents]:
@@ -84,12 +91,12 @@ def held_out_inversion(
         photos: [N, 3, H, H] in [-1, 1]; cameras [N, 25]; masks [N, 1, H, H], 1 = invented.
 
     Returns:
-        PSNR, SSIM, VIF (LPIPS) of the reconstructions, and the cosine of each with its own photo; the
+        PSNR, SSIM, VIF (LPIPS, DISTS) of the reconstructions, and the cosine of each with its own photo; the
         latents.
     """
     found = invert(generator, photos, cameras, config, masks, on_step)
     views = render(generator, found.ws, cameras)
-    measures = nearness(views, photos, lpips)
+    measures = nearness(views, photos, lpips, dists)
     if face_models is not None:
         from ..face import embed
 

@@ -25,8 +25,11 @@ from my3dgen_core.evaluation import paper_figure
 FIGURE = {"target": None, "pretrained": MEAN, "full": "full", "LoRA": "LoRA r=1"}
 
 
-def draw(rows: list[Row], main: list[Row], views: Path, docs: Path) -> list[str]:
-    """Everything there are cells for; names of the files in `docs`."""
+def draw(rows: list[Row], main: list[Row], shown: list[Row], views: Path, docs: Path) -> list[str]:
+    """Everything there are cells for; names of the files in `docs`.
+
+    main: rows of persons that have every method; shown: rows of the main table, for the figure.
+    """
     drawn = {
         "parameters.png": lambda axes: _parameters(axes, main),
         "photos.png": lambda axes: _photos(axes, rows),
@@ -35,7 +38,7 @@ def draw(rows: list[Row], main: list[Row], views: Path, docs: Path) -> list[str]
         "steps.png": lambda axes: _steps(axes, rows),
     }
     names = [name for name, plot in drawn.items() if _figure(docs / name, plot)]
-    return (["figure.jpg"] if _paper_figure(main, views, docs / "figure.jpg") else []) + names
+    return (["figure.jpg"] if _paper_figure(shown, views, docs / "figure.jpg") else []) + names
 
 
 def _figure(path: Path, plot) -> bool:  # type: ignore[no-untyped-def]

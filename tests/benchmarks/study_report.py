@@ -8,6 +8,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from study_claims import claims
+from study_plan import plan
 from study_rows import (
     COLUMNS,
     IDENTITY,
@@ -128,19 +129,20 @@ _WHAT = """\
 Held-out views: the neutral face from eight cameras that no photo has, yaw to 50 degrees; the mean anchor
 is rendered, or for "nearest" the latent of the one photo whose camera is nearest. Held-out photos: six of
 another album, with other expressions, inverted into W+ on the generator as the method left it (150 steps).
-Identity:
-mean ArcFace cosine with the person's photos, faces aligned by their true positions; the true views reach
-{truth}. Multi-view error: 1 - the cosine with the nearest photo, mean over 24 frames of the paper's orbit.
-Depth error in world units (a head is about .5 wide). Stray density: mean opacity of a hundredth of a unit of
-space that the true views prove empty; floaters: share of pixels with density off the true surface. Parameters
-are those trained; kB are of all that is kept, anchors and cameras included, in float32; peak MB is what
-tensors take during training, generator included. {seconds}"""
+Identity: mean ArcFace cosine with the person's photos, faces aligned by their true positions; the true views
+reach {truth}. Multi-view error: 1 - the cosine with the nearest photo, mean over 24 frames of the paper's
+orbit. Depth error in world units (a head is about .5 wide). Stray density: mean opacity of a hundredth of a
+unit of space that the true views prove empty; floaters: share of pixels with density off the true surface.
+Parameters are those trained; kB are of all that is kept, anchors and cameras included, in float32; peak MB is
+what tensors take during training on the GPU, generator included, or all of the process on a CPU.
+
+{seconds}"""
 
 
 def _device(rows: list[Row]) -> str:
     names = [row.get("device", "CPU") for row in rows]
     counted = ", ".join(f"{names.count(name)} on {name}" for name in sorted(set(names)))
-    text = f"Trainings and answers: {counted}."
+    text = f"Of the plan's {len(plan())} cells {len(rows)} are measured: {counted}."
     if set(names) == {"CPU"}:
         return text
     return (
@@ -184,7 +186,7 @@ def write_report(
         by_person(main),
         about,
     ]
-    drawn = draw(rows, main, views, docs)
+    drawn = draw(rows, whole, main, views, docs)
     parts += [f"![{file.split('.')[0]} (synthetic)]({file})" for file in drawn]
     if grid:
         few = sorted({row["cell"]["person"] for row in grid})
