@@ -2,13 +2,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install fixtures demo demo-real test test-ui lint lint-js serve clean
+.PHONY: help install fixtures demo demo-real test test-ui test-gpu lint lint-js serve clean
 
 help:
 	@echo "make demo       personalise the demo person from photos, in a real ComfyUI; results in ./output"
 	@echo "make demo-real  the same with photographs of a real person"
 	@echo "make test       every test (the browser's too where chromium is installed)"
 	@echo "make test-ui    the browser tests alone"
+	@echo "make test-gpu   what only a GPU can show, with its figures as JSON; needs a PyTorch with CUDA"
 	@echo "make lint       ruff and mypy, and eslint and tsc where there is npm"
 	@echo "make serve      a ComfyUI with this pack on http://127.0.0.1:8188"
 
@@ -35,6 +36,13 @@ test: fixtures
 test-ui: fixtures
 	@command -v chromium >/dev/null || { echo "The browser tests need chromium: apt-get install chromium"; exit 1; }
 	$(BIN)/python -m pytest tests/ui
+
+# With the Python that has a PyTorch with CUDA: `make test-gpu GPU_PYTHON=python3`. Installs nothing.
+GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+test-gpu:
+	@if $(GPU_PYTHON) -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; \
+	then $(GPU_PYTHON) -m my3dgen_core build-kernels && $(GPU_PYTHON) -m pytest tests/gpu --figures gpu.json; \
+	else echo "PyTorch sees no GPU here: the tests under tests/gpu did not run"; fi
 
 lint: install
 	$(BIN)/ruff check .

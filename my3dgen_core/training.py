@@ -22,6 +22,7 @@ from .eg3d import Generator
 from .identity import Identity
 from .identity_loss import NovelViewIdentity
 from .latents import Latents
+from .memory import out_of_memory
 from .muon import Muon
 from .objective import Draw, PhotoObjective
 from .perceptual import distance, weights_hash
@@ -141,8 +142,8 @@ class Training:
         state = self._random_state()
         try:
             loss = self._backward(self._parts(index), flipped)
-        except torch.OutOfMemoryError:
-            if self.frugal:
+        except RuntimeError as error:
+            if self.frugal or not out_of_memory(error):
                 raise
             # Once: one photo at a time, fewer rays at a time.
             self.frugal = self.objective.frugal = True

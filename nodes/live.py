@@ -51,7 +51,7 @@ class _Person:
             weights = (*shared.parameters(), *shared.buffers())
             self.generator: Generator = copy.deepcopy(shared, {id(weight): weight for weight in weights})
         self.exact = self.generator.config
-        self.fast = replace(
+        self.small = replace(
             self.exact,
             depth_resolution=min(DRAG_SAMPLES, self.exact.depth_resolution),
             depth_resolution_importance=min(DRAG_SAMPLES, self.exact.depth_resolution_importance),
@@ -63,8 +63,12 @@ class _Person:
         self._applied.enter_context(personalized(self.generator, identities, strengths))
 
     def picture(self, key: Any, ws: Tensor, camera: Tensor, drag: bool) -> Tensor:
-        """[1, 3, h, w] in [-1, 1]; the planes of the last few latents, named by `key`, are kept."""
+        """[1, 3, h, w] in [-1, 1]; the planes of the last few latents, named by `key`, are kept.
+
+        Quality "fast" first looks at all of the planes: that pays once the camera moves around them.
+        """
         ws, camera = ws.to(self.device), camera.to(self.device)
+        quality = "fast" if key in self.planes else "exact"
         if key not in self.planes:
             self.planes[key] = self.generator.planes(ws)
             if len(self.planes) > PLANES:
@@ -73,12 +77,12 @@ class _Person:
         planes = self.planes[key]
         if not drag:
             self.generator.config = self.exact
-            image = self.generator.render(ws, camera, planes=planes).image
+            image = self.generator.render(ws, camera, planes=planes, quality=quality).image
             size = min(STILL_PIXELS, image.shape[-1])
             return torch.nn.functional.interpolate(image, (size, size), mode="area")
-        self.generator.config = self.fast
+        self.generator.config = self.small
         pixels = min(DRAG_PIXELS, self.exact.neural_resolution)
-        features = self.generator.march(planes, camera, pixels).features
+        features = self.generator.march(planes, camera, pixels, quality=quality).features
         return features.transpose(1, 2).unflatten(2, (pixels, pixels))[:, :3]
 
 

@@ -50,9 +50,10 @@ class LoadGenerator:
                     list(RENDERERS),
                     {
                         "default": RENDERERS[0],
-                        "tooltip": "What renders on a CPU. 'compiled' is several times faster: a C++ "
-                        "compiler builds it once, in under a minute. 'auto' takes it where it has been "
-                        "built, and builds nothing. The pictures are the same.",
+                        "tooltip": "What renders. 'compiled' is several times faster on a CPU: a C++ "
+                        "compiler builds it once, in under a minute (on a GPU the CUDA toolkit does). "
+                        "'auto' takes it where it has been built, and builds nothing. The pictures are "
+                        "the same.",
                     },
                 ),
             },

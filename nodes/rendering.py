@@ -52,6 +52,7 @@ def render_views(
 ) -> Views:
     """Renders ws [N, num_ws, w_dim] from cameras [M, 25]; the planes of a single latent are made once.
 
+    A path of cameras around one latent is rendered with quality "fast", all else with "exact".
     cut_behind: what lies at z below this is no head to the mask, such as the wall behind it.
 
     grid: every latent from every camera, N x M views: all cameras of the first latent, then of the second ...
@@ -67,11 +68,15 @@ def render_views(
     planes = generator.planes(ws) if len(ws) == 1 else None
     paired_ws, paired_cameras = pair(ws, cameras)
     total = len(paired_ws)
+    quality = "fast" if planes is not None and total > 1 else "exact"
     views = []
     for start in range(0, total, batch_size):
         part = slice(start, start + batch_size)
         rendering = generator.render(
-            ws if planes is not None else paired_ws[part], paired_cameras[part], planes=planes
+            ws if planes is not None else paired_ws[part],
+            paired_cameras[part],
+            planes=planes,
+            quality=quality,
         )
         size = rendering.image.shape[-2:]
         facing = normals(rendering.depth, paired_cameras[part])

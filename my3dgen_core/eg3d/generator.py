@@ -15,11 +15,20 @@ from torch import Tensor, nn
 from ..camera import check_cameras
 from .backbone import PLANE_CHANNELS, Backbone
 from .config import GeneratorConfig
-from .superresolution import SuperResolution
+from .density_grid import GridCache
+from .fast import render_rays_fast
+from .superresolution import SuperResolution, fast_dtype
 from .volume import Decoder, Jitter, Marched, plane_features, rays, render_rays
 
 # Samples decoded at a time without gradients: on a CPU what fits the cache, elsewhere what bounds the memory.
 _CPU_SAMPLES, _DEVICE_SAMPLES = 1 << 16, 1 << 22
+_FRAMES = 4  # go through super-resolution together where quality is "fast"
+
+
+def check_quality(quality: str) -> None:
+    """Raises ValueError with a sentence unless it is one of the two."""
+    if quality not in ("exact", "fast"):
+        raise ValueError(f"quality must be 'exact' or 'fast', not {quality!r}.")
 
 
 Person = Callable[[tuple[str, ...]], AbstractContextManager[object]]
@@ -58,6 +67,8 @@ class Generator(nn.Module):
         """From how far round it has seen heads (`ViewRange.beyond` warns); loading may know better."""
         self.renderer = "torch"
         """What renders: "torch", or "compiled" where `my3dgen_core.kernels` is built (see `render_rays`)."""
+        self.grids = GridCache()
+        """Where there is nothing to see in the planes that were last rendered with quality "fast"."""
         self.replaced: dict[str, nn.Parameter] = {}
         """The generator's own parameters while others stand in for them (see `adapter.swapped`)."""
         self.people: Sequence[Person] | None = None
@@ -136,14 +147,16 @@ class Generator(nn.Module):
                 random number is that one; a torch.Generator: random (training); (coarse [B,M,N,1], fine
                 [B*M,K]) tensors.
             generator: for noise_mode "random".
-            quality: "exact". "fast" is reserved and renders the same.
+            quality: "exact"; or "fast", for pictures alone, without gradients: what does not show is left out
+                (see `fast`), and super-resolution runs in bfloat16 where the processor has it. Give `planes`
+                for a path of cameras: what was found out about them is kept while they live.
             chunk: rays a scene at a time; None: bounded memory without gradients, all at once with them.
 
         Raises:
-            ValueError: wrong shapes, unknown noise mode or quality, a resolution the model cannot take.
+            ValueError: wrong shapes, unknown noise mode or quality, a resolution the model cannot take; or
+                gradients are wanted of a "fast" picture.
         """
-        if quality not in ("exact", "fast"):
-            raise ValueError(f"quality must be 'exact' or 'fast', not {quality!r}.")
+        check_quality(quality)
         check_cameras(cameras)
         self.check_ws(ws)
         resolution = neural_resolution or self.config.neural_resolution
@@ -175,13 +188,18 @@ class Generator(nn.Module):
                 "equal counts pair up, a single one serves all."
             )
         cameras = cameras.expand(batch, -1).to(planes.dtype)
-        marched = self.march(planes.expand(batch, -1, -1, -1, -1), cameras, resolution, None, jitter, chunk)
+        marched = self.march(planes, cameras, resolution, None, jitter, chunk, quality=quality)
         square = (resolution, resolution)
         features, depth, mask = (
             v.transpose(1, 2).unflatten(2, square) for v in (marched.features, marched.depth, marched.weight)
         )
-        features = features.contiguous()
-        image = self.superresolution(features, ws, generator)
+        ws = ws.expand(batch, -1, -1)
+        if quality == "fast":
+            parts = zip(features.split(_FRAMES), ws.split(_FRAMES), strict=True)
+            dtype = fast_dtype(features.device)
+            image = torch.cat([self.superresolution(f, w, generator, dtype) for f, w in parts])
+        else:
+            image = self.superresolution(features.contiguous(), ws, generator)
         return Rendering(image, features[:, :3], depth, mask, features)
 
     def march(
@@ -193,20 +211,44 @@ class Generator(nn.Module):
         jitter: Jitter = None,
         chunk: int | None = None,
         floor: float = 0.0,
+        quality: str = "exact",
     ) -> Marched:
-        """Renders single pixels: planes [B,3,32,P,P], cameras [B,25], pixel numbers [M] or [B,M] (None: all).
+        """Renders single pixels: planes [B or 1,3,32,P,P], cameras [B,25], pixels [M] or [B,M] (None: all).
 
         Pixels are counted row by row in a picture of `resolution` x `resolution`. Samples whose weight stays
-        under `floor` get no gradient.
+        under `floor` get no gradient. Of quality "fast" there is none at all.
+
+        Raises:
+            ValueError: unknown quality, or gradients are wanted of a "fast" picture.
         """
+        check_quality(quality)
+        if quality == "fast":
+            inputs = (planes, cameras, *self.decoder.parameters())
+            if torch.is_grad_enabled() and any(t.requires_grad for t in inputs):
+                raise ValueError("quality='fast' gives no gradients: use 'exact', or torch.no_grad().")
+            if self.renderer == "compiled" and planes.device.type not in ("cpu", "meta"):
+                quality = "exact"  # all that the compiled renderer knows there
         origins, directions = rays(cameras, resolution, pixels)
-        if chunk is None and not torch.is_grad_enabled():
+        if chunk is None and (quality == "fast" or not torch.is_grad_enabled()):
             budget = _CPU_SAMPLES if planes.device.type == "cpu" else _DEVICE_SAMPLES
             chunk = budget // (
-                len(planes) * max(self.config.depth_resolution, self.config.depth_resolution_importance)
+                len(cameras) * max(self.config.depth_resolution, self.config.depth_resolution_importance)
+            )
+        if quality == "fast":
+            grid = self.grids.of(planes, self.decoder, self.config.box_warp, self.renderer)
+            return render_rays_fast(
+                planes,
+                self.decoder,
+                self.config,
+                grid,
+                origins,
+                directions,
+                jitter,
+                max(1, chunk or 1) * len(cameras),
+                renderer=self.renderer,
             )
         return render_rays(
-            planes,
+            planes.expand(len(cameras), -1, -1, -1, -1),
             self.decoder,
             self.config,
             origins,

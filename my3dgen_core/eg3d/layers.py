@@ -272,8 +272,12 @@ class SynthesisBlock(nn.Module):
         ws: Tensor,
         noise_mode: str = "const",
         generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Features and image at the previous resolution, ws [B or 1, 2 or 3, w_dim] -> those at this one."""
+        """Features and image at the previous resolution, ws [B or 1, 2 or 3, w_dim] -> those at this one.
+
+        dtype: of the convolutions; None: half precision where the block asks for it and the device has it.
+        """
         latents = iter(ws.unbind(dim=1))
         if self.first:
             x = self.const.to(torch.float32).expand(ws.shape[0], -1, -1, -1)
@@ -281,7 +285,8 @@ class SynthesisBlock(nn.Module):
                 x = x.contiguous(memory_format=torch.channels_last)
         else:
             assert x is not None
-            dtype = torch.float16 if self.fp16 and x.device.type != "cpu" else torch.float32
+            if dtype is None:
+                dtype = torch.float16 if self.fp16 and x.device.type != "cpu" else torch.float32
             x = self.conv0(x.to(dtype), next(latents), noise_mode, generator)
         x = self.conv1(x, next(latents), noise_mode, generator)
         rgb = self.torgb(x, next(latents)).to(torch.float32)

@@ -34,6 +34,14 @@ LAYOUTS = {
 }
 
 
+def fast_dtype(device: torch.device) -> torch.dtype | None:
+    """bfloat16 on a CPU that multiplies in it, where it halves the time; None elsewhere."""
+    known: dict[str, bool] = {}
+    if device.type == "cpu":
+        known = getattr(torch.cpu, "get_capabilities", dict)()
+    return torch.bfloat16 if known.get("avx512_bf16") or known.get("amx_bf16") else None
+
+
 class SuperResolution(nn.Module):
     block0: SynthesisBlock
     block1: SynthesisBlock
@@ -68,9 +76,18 @@ class SuperResolution(nn.Module):
         if layout.spare_filter:
             self.register_buffer("resample_filter", fir_kernel())
 
-    def forward(self, features: Tensor, ws: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Feature image [B, 32, r, r] (its first three: rgb), ws [B or 1, ...] -> image [B, 3, R, R]."""
-        return self.upscale(self.resized(features), ws, generator)
+    def forward(
+        self,
+        features: Tensor,
+        ws: Tensor,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Tensor:
+        """Feature image [B, 32, r, r] (its first three: rgb), ws [B or 1, ...] -> image [B, 3, R, R].
+
+        dtype: of the convolutions; None: the generator's own.
+        """
+        return self.upscale(self.resized(features), ws, generator, dtype)
 
     def resized(self, features: Tensor) -> Tensor:
         """The features at the resolution that the first block takes."""
@@ -86,12 +103,18 @@ class SuperResolution(nn.Module):
             features, (target, target), mode="bilinear", align_corners=False, antialias=self.antialias
         )
 
-    def upscale(self, features: Tensor, ws: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def upscale(
+        self,
+        features: Tensor,
+        ws: Tensor,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Tensor:
         """As `forward`, for features of the right scale: a patch of any size will do when noise is "none"."""
         if len(ws) > 1 and ws.stride(0) == 0:
             ws = ws[:1]  # one latent from several cameras: the weights are modulated once
         last = ws[:, -1:].expand(-1, 3, -1)
         if features.device.type == "cpu":
             features = features.contiguous(memory_format=torch.channels_last)
-        x, rgb = self.block0(features, features[:, :3], last, self.noise_mode, generator)
-        return self.block1(x, rgb, last, self.noise_mode, generator)[1]
+        x, rgb = self.block0(features, features[:, :3], last, self.noise_mode, generator, dtype)
+        return self.block1(x, rgb, last, self.noise_mode, generator, dtype)[1]

@@ -36,7 +36,12 @@ class Decoder(nn.Module):
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         out = self.net(features)
-        return out[..., :1], out[..., 1:].sigmoid() * 1.002 - 0.001
+        return out[..., :1], self.colors(out[..., 1:])
+
+    @staticmethod
+    def colors(raw: Tensor) -> Tensor:
+        """The network's outputs for colours -> colours, in about [0, 1]."""
+        return raw.sigmoid() * 1.002 - 0.001
 
 
 @dataclass
@@ -291,9 +296,9 @@ def render_rays(
         floor: samples whose weight stays under it get no gradient (and cost none): most lie in air or behind
             the surface, where the gradient is next to nothing. The result does not depend on it.
         density_scale: multiplies the raw density.
-        renderer: "torch", or "compiled" for `my3dgen_core.kernels`. That serves a `Decoder` in float32 on the
-            CPU and gives no gradient to rays; PyTorch renders the rest, and all (with a warning) where it is
-            not built.
+        renderer: "torch", or "compiled" for `my3dgen_core.kernels`. That serves a `Decoder` in float32 on
+            the CPU or a GPU and gives no gradient to rays; PyTorch renders the rest, and all (with a
+            warning) where it is not built.
 
     Depth is clamped to the range of all samples of the call, so the batch is one frame of reference.
     """

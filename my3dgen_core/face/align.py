@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from .by_hand import ByHand
+from .cover import covered_part
 from .crop import crop_transform, roll_of_points, warp_crop
 from .detect import FaceModelError, FaceModels, as_uint8, resize
 from .parsing import covered_by_classes, head_of
@@ -18,7 +19,7 @@ from .photos import Photo, count_photos, read_photos
 from .pose import PoseFit, angles_of_rotation, label_of_rotation, solve_pose, solve_poses
 from .recognise import align_to_template, embed
 from .report import FaceReport, contact_sheet, format_report, report_to_json
-from .search import JUDGED_YAW, Candidate, Choose, chooser, covered_part, search_face, visible
+from .search import JUDGED_YAW, Candidate, Choose, chooser, point_distances, search_face, visible
 
 OnStep = Callable[[int, int, dict[str, float], torch.Tensor | None], None]
 
@@ -85,6 +86,7 @@ class KeptFace:
     embedding: torch.Tensor | None
     row: FaceReport = field(repr=False)
     classes: np.ndarray | None = field(default=None, repr=False)  # of each pixel, see parsing.py
+    guesses: np.ndarray | None = field(default=None, repr=False)  # of each landmark, see cover.py
 
 
 def align_faces(
@@ -255,18 +257,19 @@ def align_one(
         row.warnings.append(f"The head is turned {abs(row.yaw):.0f} degrees.")
     embedding = _embedding(image, points, models)
     row.kept = True
-    return KeptFace(image, mask, fit, points, landmarks, embedding, row)
+    return KeptFace(image, mask, fit, points, landmarks, embedding, row, guesses=candidate.guesses)
 
 
 def warn_of_cover(found: KeptFace) -> None:
-    """What lies over a face shows in its classes, or in the two networks' guesses. A turned head parts these
-    and hides half of those: only faces near the front are judged."""
+    """What lies over a face shows in its classes, its colours, or the two networks' guesses. A turned head
+    parts these and hides half of those: only faces near the front are judged."""
     row = found.row
     if abs(row.yaw or 0.0) > JUDGED_YAW:
         return
     part = "" if found.classes is None else covered_by_classes(found.classes, found.points)
     if not part and found.landmarks is not None:
-        part = covered_part(found.landmarks, found.points)
+        distances = point_distances(found.landmarks, found.points)
+        part = covered_part(distances, found.guesses, visible(found.image, found.mask), found.points)
     if part:
         row.warnings.append(f"Something may cover the {part}.")
 

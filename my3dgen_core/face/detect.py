@@ -34,6 +34,15 @@ MODELS_HINT = (
 DETECTION, LANDMARKS, RECOGNITION, PARSING = "detection", "landmarks", "recognition", "parsing"
 ATTRIBUTES = "age and gender"
 _LARGEST_DETECTION_SIDE = 2048
+# Which of the 106 landmarks each becomes in a mirrored picture: contour 0-32, left brow and eye 33-51, mouth
+# 52-71, nose 72-86, right eye and brow 87-105.
+MIRRORED = (
+    *(0, *range(17, 33), *range(1, 17)),
+    *(87, 88, 93, 91, 90, 92, 89, 94, 96, 95, 101, 100, 99, 97, 98, 105, 104, 102, 103),
+    *(61, 53, 57, 58, 59, 54, 55, 56, 60, 52, 62, 67, 68, 69, 70, 63, 64, 65, 66, 71),
+    *(72, 73, 74, 81, 82, 83, 84, 85, 80, 75, 76, 77, 78, 79, 86),
+    *(33, 34, 39, 37, 36, 38, 35, 40, 42, 41, 46, 47, 45, 44, 43, 50, 51, 49, 48),
+)
 
 
 class FaceModelError(RuntimeError):
@@ -205,14 +214,28 @@ class FaceModels:
         ]
 
     def landmarks(self, image: np.ndarray, box: np.ndarray) -> np.ndarray | None:
-        """The 106 landmarks [106,2] of the face in a box (edge coordinates), or None without that network.
+        """The 106 landmarks [106,2] of the face in a box (edge coordinates), or None without that network:
+        the mean of `landmarks_twice`.
 
         The network wants a roughly upright face: image is [H,W,3] uint8 RGB."""
+        both = self.landmarks_twice(image, box)
+        return None if both is None else both.mean(0)
+
+    def landmarks_twice(self, image: np.ndarray, box: np.ndarray) -> np.ndarray | None:
+        """The landmarks as the network sees them in the picture and in its mirror image, [2,106,2] in the
+        picture's edge coordinates. Their mean is surer than either, and the same for a mirrored photo; where
+        they part, the network guesses."""
         if self._landmarks is None:
             return None
-        found = self._landmarks.get(
-            np.ascontiguousarray(image[:, :, ::-1]), _Slots(bbox=np.asarray(box) - 0.5)
-        )
+        width, box = image.shape[1], np.asarray(box, np.float64)
+        here = self._landmarks_of(image, box)
+        there = self._landmarks_of(image[:, ::-1], np.array([width - box[2], box[1], width - box[0], box[3]]))
+        there[:, 0] = width - there[:, 0]
+        return np.stack([here, there[list(MIRRORED)]])
+
+    def _landmarks_of(self, image: np.ndarray, box: np.ndarray) -> np.ndarray:
+        assert self._landmarks is not None
+        found = self._landmarks.get(np.ascontiguousarray(image[:, :, ::-1]), _Slots(bbox=box - 0.5))
         return np.asarray(found, np.float64)[:, :2] + 0.5
 
     def attributes(self, image: np.ndarray, box: np.ndarray) -> dict[str, float] | None:

@@ -27,11 +27,10 @@ _PIXELS = FOCAL * CROP_SIZE
 _DISTANCE = 10.0  # of the camera from the face's origin, in decimetres
 _WORLD_PER_DECIMETRE = 0.27
 _WORLD_OFFSET = np.array([0.0, 0.006, 0.161])  # of the face's origin in EG3D's world
-SIGMA_DETECTED = 5.0  # pixels of 512: detector and landmark noise together with what the modes cannot say
+SIGMA_DETECTED = 4.0  # pixels of 512: noise of averaged landmarks together with what the modes cannot say
 # Photographs of persons: mean 5, deviation 6 degrees; twice as wide and more, so that a head that is really
 # seen from above or below is not pulled level. Five points say little of the pitch and need the prior more.
 _PITCH_MEAN, _PITCH_SD_DENSE, _PITCH_SD_FIVE = math.radians(4.0), math.radians(16.0), math.radians(12.0)
-_DETECTED_EYES = (21, 22)  # of the 26: the dense landmarks know the eyes better than the detector
 
 
 @dataclass(frozen=True)
@@ -56,13 +55,13 @@ def _prior_arrays() -> dict[str, np.ndarray]:
         return {name: data[name].astype(np.int64 if name == "idx106" else np.float64) for name in data.files}
 
 
-def shape_prior(dense: bool) -> ShapePrior:
-    """The model of 21 eye and nose landmarks with the detector's nose and mouth (15 modes), or of the five
-    points alone (8 modes)."""
+def shape_prior(dense: bool, detected: tuple[int, ...] = (2, 3, 4)) -> ShapePrior:
+    """The model of 21 eye and nose landmarks with some of the detector's points, its nose and mouth (15
+    modes), or of the detector's five points alone (8 modes)."""
     arrays = _prior_arrays()
-    if dense:
-        used = np.delete(np.arange(26), _DETECTED_EYES)
-        return ShapePrior(arrays["mean26"][used], arrays["modes26"][:, used], arrays["idx106"], (2, 3, 4))
+    if dense:  # the landmarks know the eyes better than the detector
+        used = [*range(21), *(21 + point for point in detected)]
+        return ShapePrior(arrays["mean26"][used], arrays["modes26"][:, used], arrays["idx106"], detected)
     return ShapePrior(arrays["mean5"], arrays["modes5"], np.zeros(0, np.int64), pitch_sd=_PITCH_SD_FIVE)
 
 

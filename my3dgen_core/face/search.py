@@ -13,9 +13,7 @@ from .detect import Face, FaceModels, as_uint8, detection_ladder
 from .recognise import embed, largest
 from .report import FaceReport
 
-# One point further apart than this. Measured: 5 real faces at most 11, with a drawn hand, mask or lock
-# of hair over them 9 of 15 above 18; of 50 frontal renders, whose points lie less surely, 8 above 18.
-_COVERED, JUDGED_YAW = 18.0, 30.0
+JUDGED_YAW = 30.0  # degrees: only faces nearer to the front are searched for what covers them
 Choose = Callable[[list[Face], np.ndarray], Face | None]
 
 # Measured on real photos and renders: good faces 4-10 pixels apart, 60 degrees of yaw 17-20, wrong
@@ -38,6 +36,9 @@ class Candidate:
     mask: torch.Tensor
     landmarks: np.ndarray | None
     agreement: float | None
+    guesses: np.ndarray | None = (
+        None  # [106] how far the landmarks of the mirror image lie from the picture's
+    )
 
     @property
     def doubt(self) -> float:
@@ -120,31 +121,17 @@ def _look_closely(pixels: np.ndarray, face: Face, step: str, models: FaceModels)
         return Candidate(face, step, transform, image, mask, None, None)
     centre = transform.to_crop((face.box[:2] + face.box[2:]) / 2)
     half = np.full(2, float((face.box[2:] - face.box[:2]).max()) / 2 * transform.scale)
-    landmarks = models.landmarks(visible(image, mask), np.concatenate([centre - half, centre + half]))
-    assert landmarks is not None
+    both = models.landmarks_twice(visible(image, mask), np.concatenate([centre - half, centre + half]))
+    assert both is not None
+    landmarks, guesses = both.mean(0), np.linalg.norm(both[0] - both[1], axis=1)
     agreement = float(point_distances(landmarks, transform.to_crop(face.points)).mean())
-    return Candidate(face, step, transform, image, mask, landmarks, agreement)
+    return Candidate(face, step, transform, image, mask, landmarks, agreement, guesses)
 
 
 def point_distances(landmarks: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Distances [5] between the same points of the two networks, in the pixels of [106,2] and [5,2]."""
     same = np.stack([landmarks[_LEFT_EYE].mean(0), landmarks[_RIGHT_EYE].mean(0), *landmarks[_NOSE_MOUTH]])
     return np.linalg.norm(same - points, axis=1)
-
-
-def covered_part(landmarks: np.ndarray, points: np.ndarray) -> str:
-    """What may be covered: "eyes", "nose" or "mouth", or "" where nothing speaks for it.
-
-    Where something lies over the face the two networks guess, each in its own way.
-
-    Args:
-        landmarks: [106,2] and points: [5,2] in a 512 crop of a face within JUDGED_YAW of the front.
-    """
-    distances = point_distances(landmarks, points)
-    worst = int(distances.argmax())
-    if distances[worst] < _COVERED:
-        return ""
-    return ("eyes", "eyes", "nose", "mouth", "mouth")[worst]
 
 
 def _see_upright(pixels: np.ndarray, face: Face, models: FaceModels) -> Face:

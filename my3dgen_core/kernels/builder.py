@@ -22,9 +22,25 @@ if TYPE_CHECKING:
     from ..eg3d import Generator
 
 _FOLDER = Path(__file__).parent
-_SOURCES = ("render.cpp", "forward.h", "backward.h", "field.h", "ray.h", "simd.h")
+_SOURCES = {
+    "cpu": (
+        "render.cpp",
+        "fast.cpp",
+        "forward.h",
+        "backward.h",
+        "fast.h",
+        "tensors.h",
+        "field.h",
+        "ray.h",
+        "simd.h",
+    ),
+    "cuda": ("cuda/glue.cpp", "cuda/render.cu", "cuda/render.h", "cuda/ray.cuh", "cuda/field.cuh"),
+}
 # NaN and infinity keep their meaning: nothing of -ffast-math that says otherwise.
-_FLAGS = ("-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi")
+_FLAGS = {
+    "cpu": ("-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"),
+    "cuda": ("-O3",),
+}
 
 
 class KernelError(ValueError):
@@ -53,18 +69,54 @@ def _processor() -> str:
     return f"{platform.machine()} {platform.processor()} {features}"
 
 
-def library_path() -> Path:
+def _cuda_compiler() -> str:
+    """The path of nvcc, where this PyTorch can use what it makes."""
+    if torch.version.cuda is None:
+        raise KernelError("This PyTorch is made without CUDA: there is nothing to build for a GPU.")
+    from torch.utils import cpp_extension
+
+    home = cpp_extension.CUDA_HOME
+    path = shutil.which("nvcc", path=str(Path(home) / "bin")) if home else None
+    if path is None:
+        raise KernelError(
+            f"There is no CUDA compiler (nvcc): install the CUDA toolkit {torch.version.cuda} to use the "
+            "compiled renderer on the GPU. Without it everything works, at the speed of plain PyTorch."
+        )
+    return path
+
+
+def _cards() -> str:
+    """What the CUDA library is compiled for."""
+    found = {torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}
+    return f"{torch.version.cuda} {sorted(found)} {os.environ.get('TORCH_CUDA_ARCH_LIST', '')}"
+
+
+def devices() -> tuple[str, ...]:
+    """The types of device that this machine computes on: "cpu", and "cuda" where there is a GPU."""
+    return ("cpu", "cuda") if torch.cuda.is_available() and torch.version.cuda else ("cpu",)
+
+
+def library_path(device: str = "cpu") -> Path:
     """Where the library of these sources, this PyTorch, compiler and processor lies or would lie.
+
+    Args:
+        device: "cpu" or "cuda", what it renders on.
 
     Raises:
         KernelError: there is no compiler.
     """
-    version = subprocess.run([_compiler(), "--version"], capture_output=True, text=True).stdout
-    digest = hashlib.sha256("\n".join((torch.__version__, version, _processor(), *_FLAGS)).encode())
-    for name in _SOURCES:
+    compilers = [_compiler()]
+    machine = _processor()
+    if device == "cuda":
+        compilers.append(_cuda_compiler())
+        machine = f"{platform.machine()} {_cards()}"
+    versions = [subprocess.run([c, "--version"], capture_output=True, text=True).stdout for c in compilers]
+    digest = hashlib.sha256("\n".join((torch.__version__, *versions, machine, *_FLAGS[device])).encode())
+    for name in _SOURCES[device]:
         digest.update((_FOLDER / name).read_bytes())
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return root / "my3dgen" / "kernels" / f"render-{digest.hexdigest()[:16]}.so"
+    name = "render" if device == "cpu" else f"render-{device}"
+    return root / "my3dgen" / "kernels" / f"{name}-{digest.hexdigest()[:16]}.so"
 
 
 @contextmanager
@@ -83,66 +135,79 @@ def _ninja() -> Iterator[None]:
         os.environ["PATH"] = before
 
 
-def build(verbose: bool = False) -> Path:
+def build(verbose: bool = False, device: str = "cpu") -> Path:
     """Compiles the renderer (under a minute) unless that was done before, and gives the library's path.
 
     Raises:
         KernelError: no compiler or no ninja, or the compiler fails.
     """
-    target = library_path()
+    target = library_path(device)
     if target.exists():
         return target
     from torch.utils import cpp_extension
 
     target.parent.mkdir(parents=True, exist_ok=True)
+    name = f"my3dgen_render_{device}"
+    needs = "g++ or clang with OpenMP" if device == "cpu" else f"the CUDA toolkit {torch.version.cuda}"
     # In a folder of its own and moved when done: an interrupted build leaves nothing half-made behind.
     with _ninja(), tempfile.TemporaryDirectory(dir=target.parent) as folder:
         try:
             cpp_extension.load(
-                "my3dgen_render",
-                [str(_FOLDER / "render.cpp")],
-                extra_cflags=list(_FLAGS),
-                extra_ldflags=["-fopenmp"],
+                name,
+                [str(_FOLDER / file) for file in _SOURCES[device] if file.endswith((".cpp", ".cu"))],
+                extra_cflags=list(_FLAGS[device]),
+                extra_cuda_cflags=["-O3"],
+                extra_ldflags=["-fopenmp"] if device == "cpu" else [],
                 build_directory=folder,
                 verbose=verbose,
+                with_cuda=device == "cuda",
                 is_python_module=False,
             )
         except (RuntimeError, OSError, subprocess.SubprocessError) as error:
             last = str(error).strip().splitlines()[-1]
             raise KernelError(
-                f"The compiled renderer could not be built ({last}). It needs g++ or clang with OpenMP; "
+                f"The compiled renderer could not be built ({last}). It needs {needs}; "
                 "build-kernels --verbose shows what the compiler says."
             ) from error
-        os.replace(Path(folder) / "my3dgen_render.so", target)
+        os.replace(Path(folder) / f"{name}.so", target)
     return target
 
 
-@cache
-def load() -> None:
-    """Registers the operators `torch.ops.my3dgen`; once in a process.
+def load(device: str = "cpu") -> None:
+    """Registers the operators `torch.ops.my3dgen` for a type of device; once in a process.
 
     Raises:
         KernelError: they were not built, or cannot be loaded.
     """
-    path = library_path()
+    _loaded(device)
+
+
+@cache
+def _loaded(device: str) -> None:
+    if device != "cpu":
+        load("cpu")  # it says what the operators are
+    path = library_path(device)
     if not path.exists():
+        where = "this machine" if device == "cpu" else "this GPU"
         raise KernelError(
-            "The compiled renderer is not built for this machine and PyTorch: "
+            f"The compiled renderer is not built for {where} and PyTorch: "
             "run `python -m my3dgen_core build-kernels` once."
         )
     try:
         torch.ops.load_library(str(path))
     except OSError as error:
         raise KernelError(f"{path} cannot be loaded ({error}). Delete it and build it again.") from error
-    from .operator import register
+    if device == "cpu":
+        from . import fast, operator
 
-    register()
+        operator.register()
+        fast.register()
 
 
-def available() -> bool:
-    """Whether the compiled renderer is built and can be loaded."""
+def available(device: str = "cpu") -> bool:
+    """Whether the compiled renderer is built for a type of device and can be loaded."""
     try:
-        load()
+        load(device)
     except KernelError:
         return False
     return True
@@ -152,17 +217,18 @@ def choose(generator: Generator, renderer: str) -> None:
     """Sets `generator.renderer`.
 
     Args:
-        renderer: "torch"; "compiled", which is built now unless it was before; or "auto", the compiled one
-            where it has been built.
+        renderer: "torch"; "compiled", which is built now, for all this machine computes on, unless it was
+            before; or "auto", the compiled one where it has been built for all that.
 
     Raises:
         KernelError: "compiled" was asked for and cannot be had.
     """
     if renderer == "compiled":
-        build()
-        load()
+        for device in devices():
+            build(device=device)
+            load(device)
     elif renderer == "auto":
-        renderer = "compiled" if available() else "torch"
+        renderer = "compiled" if all(available(device) for device in devices()) else "torch"
     generator.renderer = renderer
 
 
@@ -171,7 +237,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> str:
-    """Builds, tries, and says where the library lies."""
-    path = build(args.verbose)
+    """Builds for the CPU and, where PyTorch has CUDA, for the GPU; tries them, and says where they lie."""
+    lines = [str(build(args.verbose))]
     load()
-    return f"{path}\nThe compiled renderer is ready: set `generator.renderer = 'compiled'`."
+    try:
+        lines.append(str(build(args.verbose, "cuda")))
+        if torch.cuda.is_available():
+            load("cuda")
+    except KernelError as error:
+        lines.append(str(error))
+    return "\n".join((*lines, "The compiled renderer is ready: set `generator.renderer = 'compiled'`."))

@@ -38,20 +38,22 @@ def decoder_weights(decoder: Decoder, density_scale: float = 1.0) -> Weights:
 
 
 def serves(planes: Tensor, decoder: Decoder, *rays: Tensor) -> bool:
-    """Whether the compiled renderer can do this: built, float32 on the CPU, and no gradient wanted of rays.
+    """Whether the compiled renderer can do this: built for the device, float32, no gradient wanted of rays.
 
     Warns with a sentence where it is not built.
     """
+    device = "cpu" if planes.device.type == "meta" else planes.device.type
     wanted = torch.is_grad_enabled() and any(r.requires_grad for r in rays)
     tensors = (planes, *rays)
     if (
         wanted
-        or any(t.dtype != torch.float32 or t.device.type not in ("cpu", "meta") for t in tensors)
+        or device not in ("cpu", "cuda")
+        or any(t.dtype != torch.float32 or t.device != planes.device for t in tensors)
         or decoder.net[0].weight.dtype != torch.float32
     ):
         return False
     try:
-        load()
+        load(device)
     except KernelError as error:
         warnings.warn(str(error), stacklevel=3)
         return False

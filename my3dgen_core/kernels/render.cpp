@@ -13,50 +13,14 @@
 
 #include "backward.h"
 #include "forward.h"
+#include "tensors.h"
 
 namespace my3dgen {
 namespace {
 
-using at::Tensor;
-
 constexpr int BLOCK_SAMPLES = 1536;  // with 64 hidden units each: 400 KB
 constexpr int SLOTS = 16;  // blocks of rays between two scatters, each with weight gradients of its own: sums do
                            // not depend on how many threads there are
-
-// The tensor without gaps, if it is what the operator expects.
-Tensor plain(const Tensor& t, at::IntArrayRef shape) {
-  TORCH_CHECK(t.scalar_type() == at::kFloat && t.device().is_cpu() && t.sizes() == shape,
-              "my3dgen: a float32 tensor ", shape, " on the CPU is expected, not ", t.scalar_type(), " ", t.sizes());
-  return t.contiguous();
-}
-
-Decoder decoder_of(const Tensor& w0, const Tensor& b0, const Tensor& w1, const Tensor& b1) {
-  const Tensor first = plain(w0, {HIDDEN, CHANNELS}), last = plain(w1, {1 + COLORS, HIDDEN});
-  const Tensor first_bias = plain(b0, {HIDDEN}), last_bias = plain(b1, {1 + COLORS});
-  return {first.data_ptr<float>(), first_bias.data_ptr<float>(), last.data_ptr<float>(), last_bias.data_ptr<float>()};
-}
-
-// Planes with their channels side by side: as they are where they lie so already, else a copy.
-struct Scenes {
-  Tensor tensor;
-  float scale;
-
-  Scenes(const Tensor& planes, int64_t count, double box_warp) : scale(float(2 / box_warp)) {
-    TORCH_CHECK(planes.dim() == 5 && planes.size(0) == count && planes.size(1) == 3 && planes.size(2) == CHANNELS &&
-                    planes.scalar_type() == at::kFloat && planes.device().is_cpu(),
-                "my3dgen: planes must be float32 [", count, ", 3, 32, P, P], not ", planes.sizes());
-    // One scene seen by several cameras is copied once.
-    tensor = planes.stride(0) == 0 ? planes.narrow(0, 0, 1) : planes;
-    if (planes.stride(2) != 1) tensor = tensor.permute({0, 1, 3, 4, 2}).contiguous().permute({0, 1, 4, 2, 3});
-    tensor = tensor.expand_as(planes);
-    TORCH_CHECK(tensor.size(3) * tensor.stride(3) < std::numeric_limits<int32_t>::max(), "my3dgen: planes too large");
-  }
-
-  Planes operator[](int64_t b) const {
-    return {tensor.data_ptr<float>() + b * tensor.stride(0), tensor.stride(1), tensor.stride(3), tensor.stride(4),
-            int(tensor.size(3)), int(tensor.size(4)), scale};
-  }
-};
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> render_rays(
     const Tensor& planes, const Tensor& w0, const Tensor& b0, const Tensor& w1, const Tensor& b1, const Tensor& origins_,

@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import goldens
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -30,6 +31,11 @@ MALLOC = {
 }
 
 
+def now() -> np.ndarray:
+    """Seconds by the clock and of this process's work."""
+    return np.array([time.perf_counter(), time.process_time()])
+
+
 def inputs() -> tuple[Tensor, Tensor, Tensor]:
     """ws [1, 14, 512], a camera [1, 25] and a photo [1, 3, 512, 512]."""
     from my3dgen_core import look_at
@@ -40,9 +46,13 @@ def inputs() -> tuple[Tensor, Tensor, Tensor]:
     return ws, look_at(0.3, 0.1, pivot=(0.0, 0.0, 0.2)), photo
 
 
-def reference(folder: str, lora: bool = False) -> dict[str, Case]:
-    """The public code in `folder` (EG3D's, or for the LoRA step My3DGen's), as its scripts call it."""
-    sys.path[:0] = folder.split(os.pathsep)
+def reference(eg3d: str, my3dgen: str, lora: bool) -> dict[str, Case]:
+    """The public code, EG3D's or for the LoRA step My3DGen's, as its scripts call it."""
+    sys.path.insert(0, eg3d)
+    import dnnlib  # noqa: F401  (My3DGen's repository leaves it out)
+
+    if lora:
+        sys.path[0] = my3dgen
     from training.triplane import TriPlaneGenerator
 
     settings = goldens.values("full_ffhq512-128_config")
@@ -111,16 +121,16 @@ def ours(renderer: str) -> dict[str, Case]:
         return model.render(ws, camera).image
 
     @torch.inference_mode()
-    def path(quality: str, planes: Tensor | None = None) -> float:
+    def path(quality: str, planes: Tensor | None = None) -> np.ndarray:
         """Two frames, which count the planes as two of 24 do."""
-        start = time.perf_counter()
+        start = now()
         fresh = model.planes(ws)
-        made_planes = time.perf_counter()
+        made_planes = now()
         for _ in range(2):
             model.render(ws, camera, planes=fresh if planes is None else planes, quality=quality)
-        return time.perf_counter() - made_planes + 2 * (made_planes - start) / 24
+        return now() - made_planes + 2 * (made_planes - start) / 24
 
-    def fast_path() -> float:
+    def fast_path() -> np.ndarray:
         if "planes" not in made:  # random weights have no empty space; a trained head has
             starter = load_generator("starter")
             latent = starter.w_avg.expand(1, starter.num_ws, -1)
@@ -231,9 +241,7 @@ def limit() -> dict[str, Case]:
 def cases(side: str, eg3d: str, my3dgen: str, case: str) -> dict[str, Case]:
     """All cases that a side has."""
     if side.startswith("reference"):
-        lora = case == "LoRA step"
-        # My3DGen's repository leaves out `dnnlib`, which is EG3D's
-        return reference(os.pathsep.join((my3dgen, eg3d)) if lora else eg3d, lora)
+        return reference(eg3d, my3dgen, case == "LoRA step")
     if side == "limit":
         return limit()
     return ours("compiled" if "compiled" in side else "torch")
@@ -242,7 +250,7 @@ def cases(side: str, eg3d: str, my3dgen: str, case: str) -> dict[str, Case]:
 def serve(side: str, eg3d: str, my3dgen: str, case: str, threads: int, peak: bool) -> None:
     """Answers every line with the seconds (or, once, with the bytes above its start) of the case.
 
-    A case that returns a number has counted for itself.
+    A case that returns numbers has counted for itself.
     """
     torch.set_num_threads(threads)
     answers = os.fdopen(os.dup(1), "w")
@@ -259,10 +267,10 @@ def serve(side: str, eg3d: str, my3dgen: str, case: str, threads: int, peak: boo
         return
     run()
     for _ in sys.stdin:
-        start = time.perf_counter()
+        start = now()
         told = run()
-        seconds = told if isinstance(told, float) else time.perf_counter() - start
-        print(seconds, file=answers, flush=True)
+        seconds = told if isinstance(told, np.ndarray) else now() - start
+        print(*seconds, file=answers, flush=True)
 
 
 def _status(name: str) -> int:

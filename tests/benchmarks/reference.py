@@ -73,19 +73,19 @@ class Side:
             command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
 
-    def run(self) -> float:
-        """Seconds of one run."""
+    def run(self) -> list[float]:
+        """Seconds of one run: by the clock, and of work."""
         assert self.process.stdin is not None
         self.process.stdin.write("\n")
         self.process.stdin.flush()
         return self.answer()
 
-    def answer(self) -> float:
+    def answer(self) -> list[float]:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
             raise RuntimeError(f"a side ended: {' '.join(map(str, self.process.args))}")  # type: ignore[arg-type]
-        return float(line)
+        return [float(number) for number in line.split()]
 
     def close(self) -> None:
         assert self.process.stdin is not None
@@ -98,18 +98,24 @@ def measure(case: str, args: argparse.Namespace) -> dict[str, Any]:
     row = ROWS[case]
     sides = [side for side in row.sides if args.eg3d or not side.startswith("reference")]
     result: dict[str, Any] = {"case": case, "threads": args.threads, "rounds": args.rounds, "sides": {}}
+    result["measure"] = "seconds of work" if args.work else "seconds"
     running = {side: Side(side, case, args) for side in sides}
-    seconds: dict[str, list[float]] = {side: [] for side in sides}
+    rounds: dict[str, list[list[float]]] = {side: [] for side in sides}
     for _ in range(args.rounds):
         for side, process in running.items():
-            seconds[side].append(process.run())
+            rounds[side].append(process.run())
     for process in running.values():
         process.close()
     for side in sides:
-        result["sides"][side] = {"median": statistics.median(seconds[side]), "seconds": seconds[side]}
+        clock, work = zip(*rounds[side], strict=True)
+        result["sides"][side] = {
+            "median": statistics.median(work if args.work else clock),
+            "seconds": clock,
+            "work": work,
+        }
         if row.memory is not None and args.memory:
             once = Side(side, case, args, peak=True)
-            result["sides"][side]["peak_bytes"] = once.answer()
+            result["sides"][side]["peak_bytes"] = once.answer()[0]
             once.close()
     return result
 
@@ -128,13 +134,14 @@ def table(results: list[dict[str, Any]]) -> str:
             ratios = [f"{other['median'] / median:.2f}x" if other else "" for other in (base, tuned)]
             if LIMIT in sides:
                 ratios = [f"{sides[LIMIT]['median'] / median:.0%} of the limit", ""]
+            least = min(values["work" if "work" in result["measure"] else "seconds"])
             peak = values.get("peak_bytes")
             memory = f"{peak / base['peak_bytes']:.2f}x" if peak and base and "peak_bytes" in base else ""
             frames = ROWS[result["case"]].frames
             if frames == 24:
                 ratios = [f"{frames / median:.1f} frames/s", ""]
             lines.append(
-                f"| {result['case']} | {side} | {median:.3f} | {min(values['seconds']):.3f} | {ratios[0]} "
+                f"| {result['case']} | {side} | {median:.3f} | {least:.3f} | {ratios[0]} "
                 f"| {ratios[1]} | {f'{peak / 2**20:.0f}' if peak else ''} | {memory} |"
             )
     return "\n".join(lines)
@@ -148,8 +155,13 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="keep the figures here; cases that are there are replaced")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument(
+        "--work", action="store_true", help="compare processor seconds on one thread: for a busy machine"
+    )
     parser.add_argument("--no-memory", dest="memory", action="store_false", help="leave out peak memory")
     args = parser.parse_args()
+    if args.work:
+        args.threads = 1
     known: dict[str, dict[str, Any]] = {}
     if args.json and args.json.exists():
         known = {result["case"]: result for result in json.loads(args.json.read_text())}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from study_report import (
+from study_rows import (
     IDENTITY,
     MEAN,
     ORDER,
@@ -32,9 +32,10 @@ def draw(rows: list[Row], main: list[Row], views: Path, docs: Path) -> list[str]
         "photos.png": lambda axes: _photos(axes, rows),
         "overfitting.png": lambda axes: _overfitting(axes, main),
         "yaw.png": lambda axes: _yaw(axes, main),
+        "steps.png": lambda axes: _steps(axes, rows),
     }
     names = [name for name, plot in drawn.items() if _figure(docs / name, plot)]
-    return names + (["figure.png"] if _paper_figure(main, views, docs / "figure.png") else [])
+    return (["figure.jpg"] if _paper_figure(main, views, docs / "figure.jpg") else []) + names
 
 
 def _figure(path: Path, plot) -> bool:  # type: ignore[no-untyped-def]
@@ -50,7 +51,7 @@ def _figure(path: Path, plot) -> bool:  # type: ignore[no-untyped-def]
     axes.grid(alpha=0.3)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=8)
-    figure.savefig(path)
+    figure.savefig(path, pil_kwargs={"optimize": True})
     return True
 
 
@@ -117,6 +118,26 @@ def _yaw(axes, main: list[Row]) -> bool:  # type: ignore[no-untyped-def]
     return found
 
 
+def _steps(axes, rows: list[Row]) -> bool:  # type: ignore[no-untyped-def]
+    """PSNR by steps, for trainings of different length of one person."""
+    plain = usual(chosen(rows, cameras="exact", seed=0, refine=False, method="LoRA r=1"))
+    plain = [row for row in plain if row.get("curve")]
+    longest = max((row["cell"]["steps"] for row in plain), default=0)
+    persons = {row["cell"]["person"] for row in chosen(plain, steps=longest)}
+    mine = [row for row in plain if row["cell"]["person"] in persons]
+    most = max((row["cell"]["photos"] for row in mine), default=0)
+    mine = sorted(chosen(mine, photos=most), key=lambda row: row["cell"]["steps"])
+    lengths = list(dict.fromkeys(row["cell"]["steps"] for row in mine))
+    if len(lengths) < 2:
+        return False
+    for number, length in enumerate(lengths):
+        steps, training, held = np.mean([row["curve"] for row in chosen(mine, steps=length)], axis=0).T
+        axes.plot(steps, training, "--", color=f"C{number}", label=f"{length} steps: training photos")
+        axes.plot(steps, held, color=f"C{number}", label=f"{length} steps: held-out views")
+    axes.set(xscale="log", xlabel="steps", ylabel="PSNR dB")
+    return True
+
+
 def _paper_figure(main: list[Row], views: Path, path: Path) -> bool:
     from PIL import Image
 
@@ -137,7 +158,7 @@ def _paper_figure(main: list[Row], views: Path, path: Path) -> bool:
         for column, method in FIGURE.items()
     }
     whole = {column: None if count is None else round(count) for column, count in counts.items()}
-    Image.fromarray(paper_figure(persons, names, whole)).save(path)
+    Image.fromarray(paper_figure(persons, names, whole, cell=112)).save(path, quality=85, optimize=True)
     return True
 
 

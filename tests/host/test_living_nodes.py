@@ -136,9 +136,10 @@ def test_one_table_shows_models_latents_and_cameras_in_any_arrangement(
     assert codes.shape[2] > codes.shape[1]  # four columns, two rows
     assert tall.shape[1] > tall.shape[2]
     sides = sockets.Cameras(look_at(torch.tensor([-0.4, 0.0, 0.4]), 0.0))
-    views, text = grid(nodes, model, first.anchors, "models, latents", cameras=sides, **both)
-    assert text == "2 models, 4 latents, 3 cameras"
-    assert views.shape[1] > 2.5 * views.shape[2]  # eight rows of three
+    few = Latents(first.anchors.ws[:2], base_hash=first.anchors.base_hash)
+    views, text = grid(nodes, model, few, "models, latents", cameras=sides, **both)
+    assert text == "2 models, 2 latents, 3 cameras"
+    assert views.shape[1] > 1.2 * views.shape[2]  # four rows of three
     assert 0 <= float(views.min()) < float(views.max()) <= 1
 
 

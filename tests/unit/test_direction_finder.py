@@ -148,7 +148,7 @@ def test_five_points_know_a_smile_by_the_corners_of_the_mouth():
 
 def test_a_picture_without_a_face_has_no_score():
     class Blind:
-        has_landmarks = True
+        has_landmarks, has_attributes = True, False
 
         def detect(self, image, size=640, pad=0.0):
             return []

@@ -13,7 +13,7 @@ from face_fixtures import OTHERS, SAME_MAN, as_image, first_face, models, portra
 from real_photos import pack_folder, photo
 
 from my3dgen_core.face import FaceModelError, FaceModels, IdentityNetwork, align_faces, embed
-from my3dgen_core.face.detect import find_models, role_of
+from my3dgen_core.face.detect import _accept_batched_outputs, find_models, role_of
 from my3dgen_core.face.onnx_file import OnnxGraph, read_onnx
 from my3dgen_core.face.recognise import ARCFACE_POINTS, align_to_template, similarity
 
@@ -35,7 +35,7 @@ def test_roles_are_told_by_shape_and_not_by_name(tmp_path: Path) -> None:
         (640, [[12800, 1]] * 9, "detection"),
         (192, [[1, 212]], "landmarks"),
         (192, [[1, 3309]], None),  # 1k3d68
-        (96, [[1, 3]], None),  # genderage
+        (96, [[1, 3]], "age and gender"),
         (112, [[1, 512]], "recognition"),  # w600k_r50, w600k_mbf and glintr100
     ],
 )
@@ -70,6 +70,47 @@ def test_the_gpu_is_asked_for_where_onnxruntime_has_it(
     assert found.provider == "CPUExecutionProvider"  # the one that really runs
     with pytest.raises(FaceModelError, match="onnxruntime offers"):
         FaceModels.from_folder(pack_folder(), providers=["NoSuchProvider"])
+
+
+# The portrait's five points in the crop as each version of insightface gave them: they must agree, and
+# whichever is installed must give them again.
+_RECORDED = {
+    "0.7.3": [[190.4, 212.9], [322.2, 212.7], [258.7, 296.4], [186.2, 340.0], [326.3, 340.2]],
+    "2.1": [[190.4, 212.9], [322.3, 212.6], [258.7, 296.1], [186.2, 339.9], [326.3, 340.0]],
+}
+
+
+@pytest.mark.parametrize("version", _RECORDED)
+def test_every_version_of_insightface_finds_the_same_face(version: str) -> None:
+    (row,) = align_faces([portrait()], models()).report
+    assert row.points is not None
+    assert np.abs(row.points - _RECORDED[version]).max() < 1.0
+    assert row.score == pytest.approx(0.888, abs=0.01)
+    assert row.agreement == pytest.approx(4.2, abs=0.5)
+
+
+class _OldDetector:
+    """What insightface 0.7.3 has: no `batched`, and outputs read as if they had no batch dimension."""
+
+    def __init__(self, session: object) -> None:
+        self.session = session
+
+    def first_output(self) -> np.ndarray:
+        picture = np.zeros((1, 3, 320, 320), np.float32)
+        return self.session.run(None, {self.session.get_inputs()[0].name: picture})[0]  # type: ignore[attr-defined]
+
+
+def test_a_detector_of_the_old_version_gets_outputs_without_a_batch() -> None:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(
+        str(pack_folder() / "scrfd_500m_bnkps.onnx"), providers=["CPUExecutionProvider"]
+    )
+    detector = _OldDetector(session)
+    assert detector.first_output().ndim == 3
+    _accept_batched_outputs(detector)
+    assert detector.first_output().shape == (3200, 1)
+    assert detector.session.get_providers() == ["CPUExecutionProvider"]
 
 
 def test_a_pack_unpacked_one_folder_too_deep_is_found(tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ def test_a_covered_face_is_warned_about_in_the_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A green bar over the mouth is cloth to this parser, and everything else skin."""
-    monkeypatch.setattr("my3dgen_core.face.align.covered_part", lambda landmarks, points: "")
+    monkeypatch.setattr("my3dgen_core.face.align.covered_part", lambda *signs: "")
     colours = np.full((19, 3), 1e5)
     colours[SKIN], colours[CLOTH] = [140, 100, 80], [0, 255, 0]
     folder = pack_with_parser(tmp_path / "pack", colours)

@@ -12,7 +12,7 @@ from goldens import largest_difference, relative_error
 from my3dgen_core import load_generator, look_at
 from my3dgen_core.__main__ import main
 from my3dgen_core.eg3d import volume
-from my3dgen_core.kernels import KernelError, build, builder, decoder_weights, load, operator
+from my3dgen_core.kernels import KernelError, build, builder, decoder_weights, load
 from my3dgen_core.starter.album import Pictures
 from my3dgen_core.starter.objectives import DENSITY_SCALE, picture_loss
 
@@ -197,6 +197,13 @@ def test_decoder_weights_have_their_gains_and_the_density_scale(starter):
     torch.testing.assert_close(out[:, 1:].sigmoid() * 1.002 - 0.001, color)
 
 
+def test_the_operators_are_registered_once_however_they_are_asked_for():
+    load()
+    load("cpu")
+    assert builder.available()
+    assert builder.available("cpu")
+
+
 def operands(requires_grad=True):
     planes = goldens.normal(1, (2, 3, 32, 8, 8)).requires_grad_(requires_grad)
     weights = [
@@ -259,8 +266,7 @@ def test_broken_planes_show(starter):
 def fresh(monkeypatch, tmp_path):
     """As in a new process with an empty cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    for module in (builder, operator):
-        monkeypatch.setattr(module, "load", load.__wrapped__)
+    monkeypatch.setattr(builder, "_loaded", builder._loaded.__wrapped__)
     return tmp_path
 
 
@@ -297,4 +303,22 @@ def test_a_compiler_that_fails_leaves_nothing_behind(fresh, monkeypatch, capsys)
 
 def test_the_command_says_where_the_library_lies(capsys):
     assert main(["build-kernels"]) == 0
-    assert str(builder.library_path()) in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert str(builder.library_path()) in said
+    if torch.version.cuda is None:
+        assert "made without CUDA" in said
+
+
+@pytest.mark.skipif(torch.version.cuda is not None, reason="this PyTorch has CUDA")
+def test_for_a_gpu_nothing_is_built_without_cuda():
+    with pytest.raises(KernelError, match="made without CUDA"):
+        build(device="cuda")
+    assert not builder.available("cuda")
+    assert builder.devices() == ("cpu",)
+
+
+def test_without_nvcc_a_sentence_names_the_toolkit(monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr("torch.utils.cpp_extension.CUDA_HOME", None)
+    with pytest.raises(KernelError, match=r"no CUDA compiler .* CUDA toolkit 13\.0"):
+        build(device="cuda")

@@ -188,7 +188,15 @@ def test_without_background_weight_what_lies_off_the_head_is_not_looked_at(gener
     assert personalize(generator, cluttered, anchors, half, heads=heads).history != clutter.history
 
 
-def test_running_out_of_memory_once_goes_on_with_less(generator, photos, anchors, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("GET was unable to find an engine to execute this computation"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+)
+def test_running_out_of_memory_once_goes_on_with_less(generator, photos, anchors, monkeypatch, error):
     config = dataclasses.replace(TUNING, batch_size=2, steps=3)
     whole = personalize(generator, photos, anchors, config)
     real, calls = Training._backward, []
@@ -196,7 +204,7 @@ def test_running_out_of_memory_once_goes_on_with_less(generator, photos, anchors
     def backward(self, parts, flipped):
         calls.append(len(parts))
         if len(calls) == 2:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise error
         return real(self, parts, flipped)
 
     monkeypatch.setattr(Training, "_backward", backward)
@@ -205,6 +213,15 @@ def test_running_out_of_memory_once_goes_on_with_less(generator, photos, anchors
     assert "memory ran out" in identity.provenance["frugal"]
     assert len(identity.history) == 3
     assert identity.history[0] == whole.history[0]
+
+
+def test_another_failure_is_not_taken_for_a_full_memory(generator, photos, anchors, monkeypatch):
+    def backward(self, parts, flipped):
+        raise RuntimeError("the sizes do not fit")
+
+    monkeypatch.setattr(Training, "_backward", backward)
+    with pytest.raises(RuntimeError, match="do not fit"):
+        personalize(generator, photos, anchors, TUNING)
 
 
 def test_pivotal_tuning_stacks_on_a_person_and_names_what_lies_below(generator, photos, anchors, tmp_path):

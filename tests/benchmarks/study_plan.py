@@ -1,0 +1,155 @@
+"""What the study measures, and how thoroughly: cells in the order of their importance, and settings."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from study_rows import MEAN, NEAREST, PIVOTAL
+
+from my3dgen_core import InversionConfig, TuningConfig
+from my3dgen_core.evaluation import HELD_OUT
+from my3dgen_core.evaluation.protocols import quick
+
+PERSONS, GRID = range(100, 106), (100, 101)
+TUNED_ON = (300, 301)  # learning rates, on persons of no table
+PRETRAINED = (MEAN, NEAREST, PIVOTAL)
+TRAINED: dict[str, dict[str, Any]] = {
+    "LoRA r=1": {"rank": 1},
+    "LoRA r=2": {"rank": 2},
+    "LoRA r=4": {"rank": 4},
+    "LyCORIS r=1": {"rank": 1, "layout": "lycoris"},
+    "LyCORIS r=2": {"rank": 2, "layout": "lycoris"},
+    "full": {"method": "full"},
+}
+RATES: dict[str, tuple[float, ...]] = {  # tried factors of the usual learning rates
+    "LoRA r=1": (1.0, 0.5, 2.0),
+    "full": (1.0, 0.5, 2.0),
+    "LyCORIS r=1": (1.0, 0.5, 2.0),
+    PIVOTAL: (1.0, 0.5, 0.25),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training, or one answer of the pretrained generator."""
+
+    person: int
+    method: str
+    photos: int = 50
+    cameras: str = "exact"
+    steps: int = 400
+    seed: int = 0
+    refine: bool = False
+    background: str = "plain"
+    background_weight: float = 1.0
+    space: str = "w"
+    rate: float = 1.0
+    """Factor of all learning rates."""
+
+    @property
+    def name(self) -> str:
+        return "-".join(str(value).replace(" ", "_") for value in asdict(self).values())
+
+    @property
+    def thorough(self) -> bool:
+        """Of the main table: held-out photos and identity all around are measured too."""
+        usual = Cell(self.person, self.method, photos=self.photos, steps=self.steps, rate=self.rate)
+        return self == usual and self.person not in TUNED_ON
+
+    def config(self) -> TuningConfig:
+        """Of its training."""
+        made = TuningConfig(
+            steps=self.steps, seed=self.seed, refine=self.refine, preview_every=0,
+            background_weight=self.background_weight, **TRAINED.get(self.method, {"method": "full"}),
+        )  # fmt: skip
+        names = ("lr", "affine_lr", "diff_lr", "full_lr")
+        return dataclasses.replace(made, **{name: getattr(made, name) * self.rate for name in names})  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How thoroughly is measured."""
+
+    inversion: InversionConfig = field(default_factory=InversionConfig)
+    alone: InversionConfig = field(default_factory=lambda: InversionConfig(steps=300, shared_steps=0))
+    """Of a single photo, as one would do it without the others."""
+    held_out: InversionConfig = field(default_factory=lambda: quick(HELD_OUT, 150))
+    pivotal_steps: int = 100
+    orbit: int = 24
+    curve_every: int = 100
+    """Steps between two looks at the held-out views during a training; its time is not counted."""
+
+
+SMOKE = Settings(
+    inversion=InversionConfig(steps=2, shared_steps=2, rays_per_image=64),
+    alone=InversionConfig(steps=2, shared_steps=0, rays_per_image=64),
+    held_out=quick(dataclasses.replace(HELD_OUT, rays_per_image=64), 2),
+    pivotal_steps=1, orbit=1, curve_every=3,
+)  # fmt: skip
+QUICK = dataclasses.replace(
+    Settings(), alone=InversionConfig(steps=100, shared_steps=0), held_out=quick(HELD_OUT, 50),
+    pivotal_steps=50, orbit=6, curve_every=50,
+)  # fmt: skip
+
+
+def plan(rates: dict[str, float] | None = None) -> list[Cell]:
+    """All cells, in an order that leaves the best of it wherever it is cut off.
+
+    rates: factor of the learning rates by method.
+    """
+    trained = ("LoRA r=1", "full")
+    first = PERSONS[0]
+    cells = [Cell(first, "LoRA r=1", steps=6000)]  # the longest: nothing waits for it at the end
+    for person in PERSONS:
+        cells += [Cell(person, m) for m in (MEAN, NEAREST, *trained, "LyCORIS r=1", PIVOTAL)]
+    cells.append(Cell(first, "LoRA r=1", steps=1000))
+    for person in GRID:
+        cells += [Cell(person, m, photos=10) for m in trained]
+        cells += [Cell(person, "LoRA r=1", cameras="noisy", refine=refine) for refine in (False, True)]
+    cells += [Cell(person, m) for m in ("LoRA r=2", "LoRA r=4", "LyCORIS r=2") for person in PERSONS]
+    for person in GRID:
+        cells += [Cell(person, m, photos=20) for m in trained]
+        cells.append(Cell(person, "LoRA r=1", refine=True))
+        cells += [
+            Cell(person, "LoRA r=1", background="cluttered", background_weight=weight)
+            for weight in (1.0, 0.3, 0.05)
+        ]
+        cells += [Cell(person, m, seed=seed) for seed in (1, 2) for m in trained]
+        cells.append(Cell(person, "LoRA r=1", space="w+"))
+    for person in GRID:
+        cells += [Cell(person, "LoRA r=1", background_weight=weight) for weight in (0.3, 0.05)]
+        cells += [Cell(person, m, photos=photos) for photos in (10, 20) for m in (MEAN, NEAREST)]
+        cells.append(Cell(person, "full", cameras="noisy"))
+        for photos in (20, 10):
+            cells += [Cell(person, "LoRA r=1", photos, "noisy", refine=refine) for refine in (False, True)]
+    return [dataclasses.replace(c, rate=rate_of(c.method, rates or {})) for c in dict.fromkeys(cells)]
+
+
+def plan_rates(steps: int = 400) -> list[Cell]:
+    """Learning rates: each method that is told apart, on persons that are in no table."""
+    cells = []
+    for person in TUNED_ON:
+        for method, factors in RATES.items():
+            if method != PIVOTAL or person == TUNED_ON[0]:
+                cells += [Cell(person, method, steps=steps, rate=factor) for factor in factors]
+    return sorted(cells, key=lambda cell: cell.method == PIVOTAL)
+
+
+def plan_quick() -> list[Cell]:
+    """One person, minutes."""
+    methods = (*PRETRAINED, "LoRA r=1", "LyCORIS r=1", "full")
+    return [Cell(PERSONS[0], method, photos=10, steps=100) for method in methods]
+
+
+def plan_smoke() -> list[Cell]:
+    """A few steps: does it run at all."""
+    cells = [Cell(PERSONS[0], m, photos=3, steps=4) for m in (MEAN, PIVOTAL, "LoRA r=1", "full")]
+    hard: dict[str, Any] = {"cameras": "noisy", "refine": True, "background": "cluttered", "space": "w+"}
+    return [*cells, Cell(PERSONS[0], "LoRA r=1", photos=3, steps=4, background_weight=0.3, **hard)]
+
+
+def rate_of(method: str, rates: dict[str, float]) -> float:
+    """A method's factor; other ranks take that of their layout, at rank 1."""
+    return rates.get(method, rates.get(f"{method.split()[0]} r=1", 1.0))
