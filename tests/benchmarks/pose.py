@@ -264,31 +264,6 @@ def measure(data: dict[str, np.ndarray]) -> dict[str, list[float]]:
     }
 
 
-def photographs(data: dict[str, np.ndarray]) -> dict[str, list[float]]:
-    """Six real photographs, whose true labels nobody knows -> the pitch in degrees from the shipped model and
-    from the heads' own 51 points, and the angle between these labels."""
-    from face_fixtures import OTHERS, SAME_MAN, models
-    from real_photos import photo
-
-    from my3dgen_core.face.report import FaceReport
-    from my3dgen_core.face.search import chooser, search_face
-
-    shipped, places = shape_prior(dense=True), landmark_vertices(data)
-    own = heads_own(places, (*BROWS, *shipped.dense, *MOUTH), ())
-    results = {}
-    for name in (*SAME_MAN, *OTHERS):
-        networks = models()
-        choose = chooser("largest", None, networks)
-        found = search_face(photo(name), FaceReport(0, name), networks, choose, None)
-        assert found is not None
-        assert found.landmarks is not None
-        usual = solve_pose(found.transform.to_crop(found.face.points), found.landmarks)
-        other = solve_shape_and_poses(found.landmarks[own.dense][None], own, SIGMA_DETECTED)[0]
-        pitches = [float(np.degrees(angles_of_rotation(fit.rotation)[1])) for fit in (usual, other)]
-        results[name] = [*pitches, degrees_between(usual.rotation, other.rotation)]
-    return results
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -300,7 +275,6 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="seed of the first person")
     parser.add_argument("--views", type=int, default=5)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--photographs", action="store_true", help="real photographs as well")
     options = parser.parse_args()
     if not options.cache.exists():
         persons = range(options.first, options.first + options.persons)
@@ -312,9 +286,6 @@ def main() -> None:
     print(f"{len(data['camera'])} views, {time.process_time() - start:.1f} s of solving")
     for name, (median, most, worst) in results.items():
         print(f"{name:32s} median {median:5.2f}   95 % {most:5.2f}   max {worst:5.2f}")
-    if options.photographs:
-        for name, (pitch, other, between) in photographs(data).items():
-            print(f"{name:32s} pitch {pitch:+5.1f}, of 51 points {other:+5.1f}: {between:4.1f} degrees apart")
     if options.json:
         options.json.write_text(json.dumps(results, indent=1))
 
