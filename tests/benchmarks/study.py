@@ -1,7 +1,7 @@
 """What personalisation buys, on persons whose truth is known from every side. Resumable at every cell.
 
     python tests/benchmarks/study_persons.py --out build/study/persons 100       # once; others as they are wanted
-    python tests/benchmarks/study.py --quick --arcface FOLDER                    # one person, a quarter of an hour on a CPU
+    python tests/benchmarks/study.py --quick --arcface FOLDER                    # one person
     python tests/benchmarks/study.py --rates --device cuda --workers 6           # learning rates; then
     python tests/benchmarks/study.py --device cuda --workers 6 --arcface FOLDER --minutes 9
     python tests/benchmarks/study.py --report                                    # tables and plots, into docs/study
@@ -307,7 +307,7 @@ def save_views(path: Path, views: Tensor) -> None:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("build/study"))
-    parser.add_argument("--quick", action="store_true", help="one person, a quarter of an hour")
+    parser.add_argument("--quick", action="store_true", help="one person")
     parser.add_argument("--smoke", action="store_true", help="one person, a few steps: does it run at all")
     parser.add_argument("--rates", action="store_true", help="learning rates, on persons of no table")
     parser.add_argument("--report", action="store_true", help="tables and plots of what is there")

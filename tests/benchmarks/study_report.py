@@ -122,7 +122,7 @@ seen, by
     python tests/benchmarks/study.py --arcface FOLDER --workers 6 --device cuda
     python tests/benchmarks/study.py --report
 
-(`--device cpu` does the same, in days rather than minutes; `--quick` is one person in a quarter of an hour.)
+(`--device cpu` does the same, and takes far longer; `--quick` is one person.)
 ArcFace is w600k_mbf of InsightFace's pack buffalo_s, brought by the user."""
 
 _WHAT = """\
