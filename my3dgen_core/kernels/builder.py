@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -135,6 +136,20 @@ def _ninja() -> Iterator[None]:
         os.environ["PATH"] = before
 
 
+@contextmanager
+def _quoted_library_path() -> Iterator[None]:
+    """PyTorch gives the linker the folder of its libraries without quotes; a space in it ends the build."""
+    from torch.utils import cpp_extension
+
+    before = cpp_extension.TORCH_LIB_PATH
+    if os.name == "posix":
+        cpp_extension.TORCH_LIB_PATH = shlex.quote(before)
+    try:
+        yield
+    finally:
+        cpp_extension.TORCH_LIB_PATH = before
+
+
 def build(verbose: bool = False, device: str = "cpu") -> Path:
     """Compiles the renderer (under a minute) unless that was done before, and gives the library's path.
 
@@ -150,7 +165,7 @@ def build(verbose: bool = False, device: str = "cpu") -> Path:
     name = f"my3dgen_render_{device}"
     needs = "g++ or clang with OpenMP" if device == "cpu" else f"the CUDA toolkit {torch.version.cuda}"
     # In a folder of its own and moved when done: an interrupted build leaves nothing half-made behind.
-    with _ninja(), tempfile.TemporaryDirectory(dir=target.parent) as folder:
+    with _ninja(), _quoted_library_path(), tempfile.TemporaryDirectory(dir=target.parent) as folder:
         try:
             cpp_extension.load(
                 name,

@@ -322,3 +322,17 @@ def test_without_nvcc_a_sentence_names_the_toolkit(monkeypatch):
     monkeypatch.setattr("torch.utils.cpp_extension.CUDA_HOME", None)
     with pytest.raises(KernelError, match=r"no CUDA compiler .* CUDA toolkit 13\.0"):
         build(device="cuda")
+
+
+def test_an_environment_in_a_folder_with_a_space_can_build(monkeypatch):
+    """PyTorch tells the linker where its libraries are without quotes; a whole build takes a minute."""
+    import shlex
+
+    from torch.utils import cpp_extension
+
+    from my3dgen_core.kernels import builder
+
+    monkeypatch.setattr(cpp_extension, "TORCH_LIB_PATH", "/a folder/torch/lib")
+    with builder._quoted_library_path():
+        assert shlex.split(f"-L{cpp_extension.TORCH_LIB_PATH}") == ["-L/a folder/torch/lib"]
+    assert cpp_extension.TORCH_LIB_PATH == "/a folder/torch/lib"
