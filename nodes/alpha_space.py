@@ -17,6 +17,13 @@ if TYPE_CHECKING:
 
 CATEGORY = "My3DGen"
 IDENTITY_INPUT = (sockets.IDENTITY, {"tooltip": "The person, from Train Identity or Load Identity."})
+# Of nodes that look for photos inside a person.
+PHOTO_INPUTS = {
+    "model": (sockets.MODEL, {"tooltip": "The personal model, from Apply Identity."}),
+    "identity": IDENTITY_INPUT,
+    "images": ("IMAGE", {"tooltip": "Face crops from Align Faces."}),
+    "cameras": (sockets.CAMERA, {"tooltip": "The cameras of these crops."}),
+}
 BETA_INPUT = (
     "FLOAT",
     {
@@ -186,10 +193,7 @@ class ProjectAlphaSpace:
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
             "required": {
-                "model": (sockets.MODEL, {"tooltip": "The personal model, from Apply Identity."}),
-                "identity": IDENTITY_INPUT,
-                "images": ("IMAGE", {"tooltip": "Face crops from Align Faces."}),
-                "cameras": (sockets.CAMERA, {"tooltip": "The cameras of these crops."}),
+                **PHOTO_INPUTS,
                 "steps": (
                     "INT",
                     {

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from . import host, sockets
-from .alpha_space import BETA_INPUT, IDENTITY_INPUT, SEED_INPUT
+from .alpha_space import BETA_INPUT, PHOTO_INPUTS, SEED_INPUT
 
 if TYPE_CHECKING:
     from ..my3dgen_core import Identity, Latents
@@ -35,10 +35,7 @@ class RestorePhotos:
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
             "required": {
-                "model": (sockets.MODEL, {"tooltip": "The personal model, from Apply Identity."}),
-                "identity": IDENTITY_INPUT,
-                "images": ("IMAGE", {"tooltip": "Face crops from Align Faces."}),
-                "cameras": (sockets.CAMERA, {"tooltip": "The cameras of these crops."}),
+                **PHOTO_INPUTS,
                 "task": (
                     [FILL, SHARPEN],
                     {

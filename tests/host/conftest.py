@@ -1,14 +1,19 @@
-"""A real ComfyUI for the tests in this folder, with two small generators of random weights in its models."""
+"""A real ComfyUI for the tests in this folder, with two small generators of random weights in its models; and
+nodes that are called as the executor calls them."""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import comfy
 import face_test_pack
 import pytest
+import torch
 from micro import generator as micro_generator
 from prompts import Prompt
 
@@ -56,3 +61,38 @@ def workflow(root: Path) -> Callable[[str], Prompt]:
         return prompt
 
     return load
+
+
+@pytest.fixture
+def executor() -> Iterator[None]:
+    """Nodes run in inference mode."""
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Outside ComfyUI the folders lie under the working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def nodes(pack: ModuleType) -> dict[str, Any]:
+    return {name.removeprefix("My3DGen"): kind() for name, kind in pack.NODE_CLASS_MAPPINGS.items()}
+
+
+@pytest.fixture
+def sockets(pack: ModuleType) -> ModuleType:
+    return sys.modules["my3dgen_pack.nodes.sockets"]
+
+
+@pytest.fixture(scope="module")
+def generator() -> Any:
+    with torch.inference_mode(False):
+        return micro_generator(0)
+
+
+@pytest.fixture
+def model(sockets: ModuleType, generator: Any) -> Any:
+    return sockets.Model(sys.modules["my3dgen_pack.nodes.host"].manage(generator), "tiny")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,21 +19,7 @@ from my3dgen_core.camera import angles, cam2world, intrinsics
 from my3dgen_core.face import CropTransform
 from my3dgen_core.face.crop import warp_crop
 
-
-@pytest.fixture(autouse=True)
-def executor() -> Iterator[None]:
-    with torch.inference_mode():
-        yield
-
-
-@pytest.fixture
-def nodes(pack: ModuleType) -> dict[str, Any]:
-    return {name.removeprefix("My3DGen"): kind() for name, kind in pack.NODE_CLASS_MAPPINGS.items()}
-
-
-@pytest.fixture
-def sockets(pack: ModuleType) -> ModuleType:
-    return sys.modules["my3dgen_pack.nodes.sockets"]
+pytestmark = pytest.mark.usefixtures("executor")
 
 
 def _camera(nodes: dict[str, Any], *numbers: float) -> torch.Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,41 +14,9 @@ import torch
 
 from my3dgen_core import Adapter, Direction, Identity, Latents, camera_path, look_at
 
+pytestmark = pytest.mark.usefixtures("executor", "folders")
+
 HALF_A_GREY_LEVEL = 0.5 / 255  # several cameras are rendered fast, one alone exactly
-
-
-@pytest.fixture(autouse=True)
-def executor() -> Iterator[None]:
-    with torch.inference_mode():
-        yield
-
-
-@pytest.fixture(autouse=True)
-def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Outside ComfyUI the folders lie under the working directory."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def nodes(pack: ModuleType) -> dict[str, Any]:
-    return {name.removeprefix("My3DGen"): kind() for name, kind in pack.NODE_CLASS_MAPPINGS.items()}
-
-
-@pytest.fixture
-def sockets(pack: ModuleType) -> ModuleType:
-    return sys.modules["my3dgen_pack.nodes.sockets"]
-
-
-@pytest.fixture(scope="module")
-def generator() -> Any:
-    with torch.inference_mode(False):
-        return micro.generator(0)
-
-
-@pytest.fixture
-def model(sockets: ModuleType, generator: Any) -> Any:
-    return sockets.Model(sys.modules["my3dgen_pack.nodes.host"].manage(generator), "tiny")
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -14,38 +12,7 @@ import torch
 
 from my3dgen_core import Adapter, Identity, Latents, camera_path, look_at
 
-
-@pytest.fixture(autouse=True)
-def executor() -> Iterator[None]:
-    with torch.inference_mode():
-        yield
-
-
-@pytest.fixture(autouse=True)
-def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def nodes(pack: ModuleType) -> dict[str, Any]:
-    return {name.removeprefix("My3DGen"): kind() for name, kind in pack.NODE_CLASS_MAPPINGS.items()}
-
-
-@pytest.fixture
-def sockets(pack: ModuleType) -> ModuleType:
-    return sys.modules["my3dgen_pack.nodes.sockets"]
-
-
-@pytest.fixture(scope="module")
-def generator() -> Any:
-    with torch.inference_mode(False):
-        return micro.generator(0)
-
-
-@pytest.fixture
-def model(sockets: ModuleType, generator: Any) -> Any:
-    return sockets.Model(sys.modules["my3dgen_pack.nodes.host"].manage(generator), "tiny")
+pytestmark = pytest.mark.usefixtures("executor", "folders")
 
 
 def person(generator: Any, seed: int) -> Identity:

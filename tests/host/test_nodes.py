@@ -4,46 +4,19 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
-from micro import generator as micro_generator
 from real_photos import pack_folder
 
 from my3dgen_core import Latents, camera_path
 
+pytestmark = pytest.mark.usefixtures("executor")
+
 # Paths are rendered fast, and with half precision the way that a convolution takes shows in the last bits.
 HALF_A_GREY_LEVEL = 0.5 / 255
-
-
-@pytest.fixture(autouse=True)
-def executor() -> Iterator[None]:
-    with torch.inference_mode():
-        yield
-
-
-@pytest.fixture
-def nodes(pack: ModuleType) -> dict[str, Any]:
-    return {name.removeprefix("My3DGen"): kind() for name, kind in pack.NODE_CLASS_MAPPINGS.items()}
-
-
-@pytest.fixture
-def sockets(pack: ModuleType) -> ModuleType:
-    return sys.modules["my3dgen_pack.nodes.sockets"]
-
-
-@pytest.fixture(scope="module")
-def generator() -> Any:
-    with torch.inference_mode(False):
-        return micro_generator(0)
-
-
-@pytest.fixture
-def model(sockets: ModuleType, generator: Any) -> Any:
-    return sockets.Model(sys.modules["my3dgen_pack.nodes.host"].manage(generator), "tiny")
 
 
 @pytest.fixture
