@@ -81,7 +81,7 @@ def load_generator(path: str | os.PathLike[str] = STARTER, device: str | torch.d
 
             return base_and_identity(file, found, device=device)[0]
         generator = build(file, found.config, found.state, device)
-    if str(path) == STARTER:
+    if file == starter_path():  # by its name or, as the node does, by its path
         generator.trained_views = STARTER_VIEWS
     return generator
 

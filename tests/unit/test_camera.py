@@ -8,6 +8,7 @@ import torch
 from my3dgen_core import GeneratorConfig, camera_path, interpolate, load_generator, look_at, mirror, orbit
 from my3dgen_core.camera import ViewRange, angles, cam2world, check_cameras, intrinsics
 from my3dgen_core.camera_paths import PATHS, keyframe_path, keyframes
+from my3dgen_core.checkpoint import starter_path
 
 
 def test_the_frontal_camera_stands_on_the_z_axis_with_opencv_axes():
@@ -129,6 +130,7 @@ def test_every_generator_knows_its_views():
     assert GeneratorConfig().trained_views.yaw == 45
     assert GeneratorConfig(avg_camera_radius=1.7).trained_views == ViewRange()  # NVIDIA's cars
     assert load_generator("starter").trained_views.yaw > 60
+    assert load_generator(starter_path()).trained_views.yaw > 60
 
 
 def test_a_path_passes_its_keyframes_and_a_closed_one_comes_back():
