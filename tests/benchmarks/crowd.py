@@ -4,8 +4,8 @@
 
 The people are synthetic persons that the starter has not seen (`my3dgen_core.starter.persons`). Each is
 inverted and trained from three photos, in a few dozen steps, which is quick and not the best that training
-does. Then all are rendered together by `personalized(generator, [[one] for one in people])`, each from its own
-latent, one batch for each of three cameras. --keep holds the trained people: a run that was cut short goes on.
+does. Then `personalized(generator, [[one] for one in people])` renders all together, each from its own
+latent, a batch for each of three cameras. --keep holds the trained people: a run cut short goes on.
 """
 
 from __future__ import annotations
