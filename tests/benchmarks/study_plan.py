@@ -26,13 +26,11 @@ TRAINED: dict[str, dict[str, Any]] = {
     "full": {"method": "full"},
 }
 RATES: dict[str, tuple[float, ...]] = {  # tried factors of the usual learning rates
-    "LoRA r=1": (1.0, 0.5, 2.0),
-    "full": (1.0, 0.5, 2.0),
-    "LyCORIS r=1": (1.0, 0.5, 2.0),
-    PIVOTAL: (1.0, 0.5, 0.25),
+    "LoRA r=1": (0.5, 1.0, 2.0),
+    "full": (0.5, 1.0, 2.0, 4.0),
+    "LyCORIS r=1": (1.0, 2.0, 4.0),
+    PIVOTAL: (1.0, 0.5, 2.0),
 }
-
-
 OF_LORA, OF_FULL = ("rank", "layout", "trainable", "lr", "affine_lr"), ("full_lr",)
 """Settings of a training that the other method does not look at."""
 
@@ -153,12 +151,15 @@ def plan(rates: dict[str, float] | None = None) -> list[Cell]:
 
 def plan_rates(steps: int = 400) -> list[Cell]:
     """Learning rates: each method that is told apart, on persons that are in no table."""
-    cells = []
-    for person in TUNED_ON:
-        for method, factors in RATES.items():
-            if method != PIVOTAL or person == TUNED_ON[0]:
-                cells += [Cell(person, method, steps=steps, rate=factor) for factor in factors]
-    return sorted(cells, key=lambda cell: cell.method == PIVOTAL)
+    first, *others = TUNED_ON
+    cells = [Cell(first, method, steps=steps, rate=factor) for method in RATES for factor in RATES[method]]
+    kinds = [method for method in RATES if method != PIVOTAL]
+    return cells + [
+        Cell(person, method, steps=steps, rate=factor)
+        for person in others
+        for method in kinds
+        for factor in RATES[method]
+    ]
 
 
 def plan_quick() -> list[Cell]:

@@ -142,9 +142,15 @@ def test_the_best_rate_is_that_of_the_mean_person():
         cell = {"method": method, "person": person, "rate": factor}
         return {"cell": cell, "held-out views": {"PSNR dB": psnr}}
 
-    rows = [rate("full", 300, factor, psnr) for factor, psnr in ((0.5, 20.0), (1.0, 21.0), (2.0, 20.5))]
+    rows = [
+        rate("full", 300, factor, psnr)
+        for factor, psnr in ((0.5, 20.0), (1.0, 21.0), (2.0, 20.5), (4.0, 20.1))
+    ]
     assert study.best_rates(rows) == {"full": 1.0}
-    rows += [rate("full", 301, factor, psnr) for factor, psnr in ((0.5, 20.0), (1.0, 20.1), (2.0, 22.0))]
+    rows += [
+        rate("full", 301, factor, psnr)
+        for factor, psnr in ((0.5, 20.0), (1.0, 20.1), (2.0, 22.0), (4.0, 20.0))
+    ]
     assert study.best_rates(rows) == {"full": 2.0}
     assert study.best_rates(rows[:2]) == {}  # one factor is missing yet
 
