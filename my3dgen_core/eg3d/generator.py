@@ -17,11 +17,12 @@ from .backbone import PLANE_CHANNELS, Backbone
 from .config import GeneratorConfig
 from .density_grid import GridCache
 from .fast import render_rays_fast
+from .field import mean_features
 from .superresolution import SuperResolution, fast_dtype
-from .volume import Decoder, Jitter, Marched, plane_features, rays, render_rays
+from .volume import Decoder, Jitter, Marched, rays, render_rays
 
 # Samples decoded at a time without gradients: on a CPU what fits the cache, elsewhere what bounds the memory.
-_CPU_SAMPLES, _DEVICE_SAMPLES = 1 << 16, 1 << 22
+_CPU_SAMPLES, _DEVICE_SAMPLES = 1 << 15, 1 << 22
 _FRAMES = 4  # go through super-resolution together where quality is "fast"
 
 
@@ -277,7 +278,7 @@ class Generator(nn.Module):
             return torch.cat(densities), torch.cat(colors)
         planes = planes.expand(len(points), -1, -1, -1, -1)
         out = [
-            self.decoder(plane_features(planes, part, self.config.box_warp).mean(1))
+            self.decoder(mean_features(planes, part, self.config.box_warp))
             for part in points.split(chunk or points.shape[1], dim=1)
         ]
         return torch.cat([o[0] for o in out], dim=1), torch.cat([o[1] for o in out], dim=1)
