@@ -63,3 +63,9 @@ def smile_claim(steps: Tensor, smiles: Tensor, cosines: list[float | None], own:
     cosine = {place: sweep[place][2] for place in chosen}
     found["drop"] = cosine[middle] - min(cosine.values())
     return found
+
+
+def hidden_error(pictures: Tensor, photos: Tensor, masks: Tensor) -> float:
+    """Mean PSNR in dB of pictures [N, 3, H, H] in [-1, 1] where masks [N, 1, H, H] are 1."""
+    error = ((pictures.clamp(-1, 1) - photos).square() * masks).sum((1, 2, 3)) / 3 / masks.sum((1, 2, 3)) / 4
+    return float((-10 * error.clamp(min=1e-10).log10()).mean())

@@ -7,24 +7,42 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from living_pictures import strips, tables
+
 Row = dict[str, Any]
 PRETRAINED, PERSONAL = "pretrained", "personal"
 SMILE_DROP = 0.03
-COMMAND = "python tests/benchmarks/living.py --face-models FOLDER"
 INTRODUCTION = """# What lives in a person
 
 Alpha samples, interpolation, edits, photos that training has not seen, hidden parts: the personal generator
-beside the pretrained one, with the same anchors. {persons} persons, synthetic and unknown to the generator,
-{photos} photos each with exact cameras, {steps} steps of training; means over persons. Identity is the cosine
-of ArcFace embeddings with the person's photos (with its own photo, where there is one). All is uncurated.
+beside the pretrained one, with the same anchors. {persons} persons of the study, synthetic and unknown to the
+generator: {who}. {photos} photos each with exact cameras; identities: {origins}. Means over persons.
+Identity is the cosine of ArcFace embeddings with the photos of the person (or its own, where there is one);
+pictures without a face that the detector finds are left out, and counted. All is uncurated.
 
-`{command}`, then `--report`; {minutes:.0f} minutes a person ({device}).
+    python tests/benchmarks/study_persons.py --out build/study/persons 100 101 102 103 104 105 --plain
+    python tests/benchmarks/living.py --identities build/study/identities --face-models FOLDER
+    python tests/benchmarks/living.py --report
+
+{minutes:.0f} minutes a person on one core, beside other work{training}. Face models: InsightFace's
+w600k_mbf and its small detector, brought by the user.
 """
 
 SAMPLING = """Mixtures of three anchors, each seen from a mixture of their cameras. Diversity is the mean
 perceptual distance (Laplacian) of two samples; pose-free: both from the front."""
 SMILING = """The mean anchor, from the front. Drop: how much the identity falls over the range of smiles that
 the person's own frontal photos span, measured by landmarks."""
+
+
+FIGURES = {
+    "alpha samples": ("samples", strips, 2),
+    "Interpolation": ("interpolation", strips, 2),
+    "smile": ("smile", strips, 3),
+    "Held-out": ("held-out", tables, 4),
+    "hidden": ("hidden", tables, 4),
+    "From ": ("small", tables, 4),
+}
+"""Word in a title -> part of the pictures, how it is drawn, and of how many persons at most."""
 
 
 def value(row: Row, *path: str) -> float | None:
@@ -171,8 +189,8 @@ def smile(rows: Sequence[Row]) -> tuple[str, str, str]:
     return claim, answer, f"drop {fmean(drops):.3f} (highest {max(drops):.3f}), {reached}"
 
 
-def write_report(rows: Sequence[Row], path: Path) -> str:
-    """Writes the report of the latest settings; returns it.
+def write_report(rows: Sequence[Row], path: Path, pictures: Path) -> str:
+    """Writes the report of the latest settings, with the pictures that were kept; returns it.
 
     Raises:
         ValueError: nothing has been measured yet.
@@ -180,10 +198,13 @@ def write_report(rows: Sequence[Row], path: Path) -> str:
     if not rows:
         raise ValueError("There is nothing to report yet: run living.py first.")
     rows = list({row["person"]: row for row in rows if row["stamp"] == rows[-1]["stamp"]}.values())
+    rows.sort(key=lambda row: row["person"])
     settings = rows[0]["settings"]
+    own = [row["training seconds"] for row in rows if row["origin"] != "given"]
     text = INTRODUCTION.format(
-        persons=len(rows), photos=settings["photos"], steps=settings["tuning_steps"], command=COMMAND,
-        minutes=fmean(row["seconds"] for row in rows) / 60, device=rows[0]["device"],
+        persons=len(rows), who=", ".join(str(row["person"]) for row in rows), photos=settings["photos"],
+        origins=origins(rows), minutes=fmean(row["seconds"] for row in rows) / 60,
+        training=f", and {fmean(own) / 60:.0f} where the identity is trained first" if own else "",
     )  # fmt: skip
     hidden, small = settings["hidden"], settings["small"]
     answers = [(claim, [answer, told]) for claim, answer, told in claims(rows)]
@@ -201,7 +222,33 @@ def write_report(rows: Sequence[Row], path: Path) -> str:
         ),
         f"From {small} pixels": photos(rows, "small"),
     }
-    text += "".join(f"\n## {title}\n{body}\n" for title, body in parts.items())
     path.parent.mkdir(parents=True, exist_ok=True)
+    for title, body in parts.items():
+        shown = drawn(title, rows, pictures, path)
+        text += f"\n## {title}\n{body}\n" + (f"\n![{title} (synthetic)]({shown})\n" if shown else "")
     path.write_text(text, encoding="utf-8")
     return text
+
+
+def origins(rows: Sequence[Row]) -> str:
+    """How the identities came about, each way with its persons."""
+    ways: dict[str, list[str]] = {}
+    for row in rows:
+        name = "the study's (LoRA r=1)" if row["origin"] == "given" else f"trained here, {row['origin']}"
+        ways.setdefault(name, []).append(str(row["person"]))
+    if len(ways) == 1:
+        return next(iter(ways))
+    return "; ".join(f"{name}: {', '.join(persons)}" for name, persons in ways.items())
+
+
+def drawn(title: str, rows: Sequence[Row], pictures: Path, path: Path) -> str | None:
+    """The name of the picture that goes with a part, written beside the report; None where there is none."""
+    from PIL import Image
+
+    for word, (part, draw, most) in FIGURES.items():
+        found = draw(part, rows[:most], pictures) if word in title else None
+        if found is not None:
+            name = f"{path.stem}_{part.replace('-', '_')}.jpg"
+            Image.fromarray(found).save(path.parent / name, quality=85, optimize=True)
+            return name
+    return None
