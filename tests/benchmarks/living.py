@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import hashlib
 import json
 import sys
@@ -66,36 +67,43 @@ class Settings:
     """How thoroughly is measured."""
 
     photos: int = 50
-    held_photos: int = 6
+    held_photos: int = 2
     tuning_steps: int = 400
     """Where no identity is given."""
     samples: int = 64
-    pairs: int = 2
+    pairs: int = 1
     """Ways from one anchor to another."""
     way: int = 11
     """Steps of each."""
     poses: int = 10
-    sweep: float = 6.0
+    sweep: float = 4.0
     """Strengths of the smile, both ways."""
-    sweep_steps: int = 25
+    sweep_steps: int = 17
     inversion: InversionConfig = field(default_factory=lambda: InversionConfig(preview_every=0))
-    alone: InversionConfig = field(default_factory=lambda: quick(HELD_OUT, 150))
-    """Of a single photo in the pretrained generator (W+), and in W with `space` changed."""
-    projection: ProjectionConfig = field(default_factory=lambda: ProjectionConfig(preview_every=0))
+    alone: InversionConfig = field(default_factory=lambda: in_w(60))
+    """Of a single photo in the pretrained generator."""
+    projection: ProjectionConfig = field(default_factory=lambda: in_alpha(60))
+    """As many steps."""
     hidden: float = 0.4
     """Share of the picture that is hidden, a square over the face."""
-    small: int = 24
-    """Pixels of the small photos."""
+
+
+def in_w(steps: int) -> InversionConfig:
+    return dataclasses.replace(quick(HELD_OUT, steps), space="w", preview_every=0)
+
+
+def in_alpha(steps: int) -> ProjectionConfig:
+    return ProjectionConfig(steps=steps, lr=0.01 * max(1.0, (150 / steps) ** 0.5), preview_every=0)
 
 
 QUICK = Settings(
     photos=12, held_photos=2, tuning_steps=120, samples=12, pairs=1, way=5, poses=4, sweep_steps=9,
-    alone=quick(HELD_OUT, 40), projection=ProjectionConfig(steps=40, preview_every=0),
+    alone=in_w(20), projection=in_alpha(20),
 )  # fmt: skip
 SMOKE = Settings(
     photos=3, held_photos=1, tuning_steps=2, samples=3, pairs=1, way=2, poses=1, sweep_steps=3,
     inversion=InversionConfig(steps=2, shared_steps=2, rays_per_image=64, preview_every=0),
-    alone=quick(HELD_OUT, 2), projection=ProjectionConfig(steps=2, preview_every=0),
+    alone=in_w(2), projection=in_alpha(2),
 )  # fmt: skip
 
 
@@ -128,15 +136,16 @@ class Living:
         """Skips persons that are there, of this generator, these settings and their identity."""
         done = {(row["person"], row["stamp"], row["identity"]) for row in read_rows(self.out)}
         for number in persons:
-            start = time.perf_counter()
+            start = time.process_time()
             person = read(self.folders.persons / f"{number}.npz")
-            identity, origin = self._identity(number, person)
-            trained, start = time.perf_counter() - start, time.perf_counter()
+            identity = self._identity(number, person)
+            trained, start = time.process_time() - start, time.process_time()
             key = {"person": number, "stamp": self.stamp, "identity": identity.content_hash()[:12]}
             if tuple(key.values()) in done:
                 continue
-            row = key | {"settings": asdict(self.settings), "origin": origin, "training seconds": trained}
-            row |= self.measure(number, person, identity) | {"seconds": time.perf_counter() - start}
+            row = key | {"settings": asdict(self.settings), "origin": origin(identity)}
+            row |= {"training seconds": trained}
+            row |= self.measure(number, person, identity) | {"seconds": time.process_time() - start}
             row["device"] = str(self.generator.w_avg.device)
             with (self.out / ROWS).open("a") as file:
                 file.write(f"\n{json.dumps(row)}\n")  # a fresh line, also behind one that was cut off
@@ -161,7 +170,6 @@ class Living:
         restoring = Restoring(self.generator, identity, person, self.face_models, self.settings, self.shelf)
         row["held-out photos"] = clock("held-out photos", restoring.held_out)
         row["hidden"] = clock("hidden", restoring.hidden)
-        row["small"] = clock("small", restoring.shrunk)
         self.shelf.write()
         return row
 
@@ -170,13 +178,13 @@ class Living:
         with personalized(self.generator, identity) if model == PERSONAL else contextlib.nullcontext():
             yield
 
-    def _identity(self, number: int, person: Person) -> tuple[Identity, str]:
-        """The person's identity and how it came about: given, or trained here and kept."""
+    def _identity(self, number: int, person: Person) -> Identity:
+        """The person's identity: given, or trained here and kept."""
         given = self.folders.identities
         if given is not None and (given / f"{number}.safetensors").is_file():
             identity = Identity.load(given / f"{number}.safetensors")
             identity.check_base(self.generator.base_hash())
-            return identity, "given"
+            return identity
         count, steps = self.settings.photos, self.settings.tuning_steps
         path = self.out / "identities" / f"{number}-{self.stamp}.safetensors"
         if not path.is_file():
@@ -185,7 +193,7 @@ class Living:
             personalize(self.generator, photos, anchors, TuningConfig(steps=steps, preview_every=0)).save(
                 path
             )
-        return Identity.load(path), f"{count} photos, {steps} steps"
+        return Identity.load(path)
 
     # --- Alpha space --------------------------------------------------------------------------------------
 
@@ -222,11 +230,18 @@ class Living:
             if number == 0:
                 self.shelf.keep("interpolation", **{model: render(self.generator, way.ws, way.cameras)})
             for step, ws in enumerate(way.ws.split(1)):
-                features = likeness.embed(render(self.generator, ws, poses))
+                features = likeness.embed(self._around(ws, poses))
                 by_step[step] += (features @ likeness.photos.T).mean(1).tolist()
         means = [mean(values) for values in by_step]
         known = [value for value in means if value is not None]
         return {"identity": mean(known), "worst step": min(known, default=None), "by step": means}
+
+    @torch.no_grad()
+    def _around(self, ws: Tensor, cameras: Tensor) -> Tensor:
+        """One head from many sides, in the quality of camera paths (72 dB from the exact one)."""
+        device = self.generator.w_avg.device
+        ws, planes = ws.to(device), self.generator.planes(ws.to(device))
+        return self.generator.render(ws, cameras.to(device), planes=planes, quality="fast").image.cpu()
 
     # --- Edits --------------------------------------------------------------------------------------------
 
@@ -238,18 +253,21 @@ class Living:
         return smiles[torch.isfinite(smiles)]
 
     def smile_sweep(self, model: str, space: AlphaSpace, likeness: Likeness, own: Tensor) -> dict[str, Any]:
-        """The smile up and down within the person, from the front; how much the likeness drops over the range
-        of smiles that the person's own frontal photos span."""
+        """The smile up and down from the mean anchor, seen from the front: how much the likeness drops over
+        the range of smiles that the person's own frontal photos span."""
         steps = torch.linspace(-self.settings.sweep, self.settings.sweep, self.settings.sweep_steps)
         direction, middle = self.directions[SMILE], space.anchors.mean()
         found: dict[str, Any] = {"photos": [float(own.min()), float(own.max())] if len(own) else None}
-        for name, within in (("within", space), ("free", None)):
-            ws = direction.apply(middle, steps, within=within, edge="project")
+        half = list(range(middle.shape[1] // 2, middle.shape[1]))
+        for name, layers, within in (
+            ("all layers", None, None), ("later layers", half, None), ("within the hull", None, space),
+        ):  # fmt: skip
+            ws = direction.apply(middle, steps, layers, within, "project")
             views = render(self.generator, ws, self._front().expand(len(ws), -1))
             smiles = self.smile(views)[SMILE]
             cosines = [likeness.mean(view) for view in views.split(1)]
             found[name] = smile_claim(steps, smiles, cosines, own)
-            self.shelf.keep("smile", **{f"{model}, {name}": views})
+            self.shelf.keep("smile", **{f"{model}, {name}": views[::2]})
         return found
 
     def edits(self, space: AlphaSpace, likeness: Likeness) -> dict[str, Any]:
@@ -267,16 +285,24 @@ class Living:
         return look_at(0.0, 0.0, config.avg_camera_radius, config.avg_camera_pivot, config.focal)
 
 
+def origin(identity: Identity) -> str:
+    """How an identity came about."""
+    made = identity.provenance
+    settings = made["settings"]
+    way = f"LoRA r={settings['rank']}" if settings["method"] == "lora" else settings["method"]
+    return f"{way}, {made['photos']} photos, {settings['steps']} steps"
+
+
 class Clock:
-    """Calls functions and adds up their seconds by name."""
+    """Calls functions and adds up their processor seconds by name."""
 
     def __init__(self, seconds: dict[str, float]) -> None:
         self.seconds = seconds
 
     def __call__(self, name: str, work: Callable[..., Any], *arguments: Any) -> Any:
-        start = time.perf_counter()
+        start = time.process_time()
         result = work(*arguments)
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.process_time() - start
         return result
 
 

@@ -1,11 +1,10 @@
-"""The part of `living.py` about photos that training has not seen: found again, filled in, made sharp."""
+"""The part of `living.py` about photos that training has not seen: found again, and filled in."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,17 +18,15 @@ from my3dgen_core import (
     FaceModels,
     Generator,
     Identity,
-    InversionConfig,
     inpaint,
     invert,
     personalized,
-    sharpen,
 )
 from my3dgen_core.evaluation import render
 from my3dgen_core.evaluation.protocols import nearness
 from my3dgen_core.face import embed
 from my3dgen_core.losses import resize
-from my3dgen_core.restoration import blend, enlarge
+from my3dgen_core.restoration import blend
 
 if TYPE_CHECKING:
     from living import Settings
@@ -67,11 +64,9 @@ class Restoring:
             )
             return render(self.generator, found.ws, self.cameras)
 
-        shown = {f"{PRETRAINED}, {name}": self._inverted(name, self.photos) for name in ("W", "W+")}
+        shown = {f"{PRETRAINED}, W": self._inverted(self.photos)}
         shown |= self._in_alpha(projected, (PERSONAL,))
-        self.shelf.keep(
-            "held-out", photo=self.photos[:2], **{name: views[:2] for name, views in shown.items()}
-        )
+        self._keep("held-out", shown)
         return {name: self._near(views) for name, views in shown.items()}
 
     def hidden(self) -> dict[str, Any]:
@@ -85,33 +80,17 @@ class Restoring:
             return inpaint(self.generator, self.space, spoilt, cameras, masks, config, plus=plus).images.cpu()
 
         found = {"hidden": spoilt}
-        for name in ("W", "W+"):
-            found[f"{PRETRAINED}, {name}"] = blend(photos, self._inverted(name, spoilt, masks), masks)
-        found |= self._in_alpha(filled, (PRETRAINED, PERSONAL))
+        found[f"{PRETRAINED}, W"] = blend(photos, self._inverted(spoilt, masks), masks)
+        found |= self._in_alpha(filled, (PRETRAINED, PERSONAL), ("alpha P+",))
         self._keep("hidden", found)
         return {
             name: self._near(pictures) | {HOLE: hidden_error(pictures, photos, masks)}
             for name, pictures in found.items()
         }
 
-    def shrunk(self) -> dict[str, Any]:
-        """Photos shrunk to few pixels, and made sharp again."""
-        small, full = resize(self.photos, self.settings.small), self.generator.config.img_resolution
-        plain = torch.nn.functional.interpolate(small, (full, full), mode="bicubic", align_corners=False)
-
-        def sharp(plus: bool) -> Tensor:
-            config = self.settings.projection
-            return sharpen(self.generator, self.space, small, self.cameras, config, plus=plus).images.cpu()
-
-        found = {"bicubic": plain, f"{PRETRAINED}, W+": enlarge(small, self._inverted("W+", small))}
-        found |= self._in_alpha(sharp, (PERSONAL,), ("alpha P+",))
-        self._keep("small", found)
-        return {name: self._near(pictures) for name, pictures in found.items()}
-
-    def _inverted(self, space: str, photos: Tensor, masks: Tensor | None = None) -> Tensor:
-        """Pictures of the pretrained generator, inverted alone."""
-        settings = asdict(self.settings.alone) | {"space": space.lower(), "preview_every": 0}
-        found = invert(self.generator, photos, self.cameras, InversionConfig(**settings), masks)
+    def _inverted(self, photos: Tensor, masks: Tensor | None = None) -> Tensor:
+        """Pictures of the pretrained generator, inverted alone in W."""
+        found = invert(self.generator, photos, self.cameras, self.settings.alone, masks)
         return render(self.generator, found.ws, self.cameras)
 
     def _in_alpha(
@@ -125,11 +104,12 @@ class Restoring:
 
     @contextmanager
     def _as(self, model: str) -> Iterator[None]:
-        inside = (
-            personalized(self.generator, self.identity) if model == PERSONAL else contextlib.nullcontext()
-        )
-        with inside:
+        identity = self.identity
+        with personalized(self.generator, identity) if model == PERSONAL else contextlib.nullcontext():
             yield
+
+    def _keep(self, part: str, found: dict[str, Tensor]) -> None:
+        self.shelf.keep(part, photo=self.photos[:2], **{name: views[:2] for name, views in found.items()})
 
     def _near(self, views: Tensor) -> dict[str, Any]:
         """Nearness to the photos, and the cosine of each face with its own photo's."""

@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 from living_measures import hidden_error, hidden_part, pairwise, smile_claim
 from living_pictures import Shelf
-from living_report import claims, write_report
+from living_report import SMILES, claims, write_report
 
 STEPS = torch.linspace(-2, 2, 5)
 
@@ -67,14 +67,14 @@ def row(person, better):
         models[model] = {
             "samples": {"identity": good, "diversity, pose-free": good},
             "interpolation": {"identity": good},
-            "smile": {"within": sweep, "free": sweep},
+            "smile": dict.fromkeys(SMILES, sweep),
             "edits": {"within": good},
         }
     settings = {"photos": 3, "tuning_steps": 2, "samples": 4, "poses": 2, "pairs": 1, "way": 3}
-    settings |= {"hidden": 0.4, "small": 24}
+    settings |= {"hidden": 0.4}
     told = {"person": person, "stamp": "a", "settings": settings, "seconds": 60.0, "device": "cpu"}
-    told |= {"origin": "given" if better else "3 photos, 2 steps", "training seconds": 120.0}
-    return told | models | {"held-out photos": near, "hidden": near, "small": near}
+    told |= {"origin": f"LoRA r={2 - better}, 3 photos", "training seconds": 120.0}
+    return told | models | {"held-out photos": near, "hidden": near}
 
 
 def test_a_claim_holds_only_if_it_holds_for_every_person(tmp_path):
@@ -91,11 +91,11 @@ def test_a_claim_holds_only_if_it_holds_for_every_person(tmp_path):
     assert "2 persons" in text  # the later line of the same person counts
     assert "| yes |" in text
     assert "1 of 2" not in text
-    assert "the study's" in text
-    assert "trained here" not in text
+    assert "identities: LoRA r=1, 3 photos." in text
     assert "](living_hidden.jpg)" in text
     assert (tmp_path / "living_hidden.jpg").is_file()
     assert "living_samples" not in text
-    assert "trained here, 3 photos, 2 steps: 2" in write_report(rows[:2], tmp_path / "living.md", tmp_path)
+    mixed_up = write_report(rows[:2], tmp_path / "living.md", tmp_path)
+    assert "LoRA r=1, 3 photos: 1; LoRA r=2, 3 photos: 2" in mixed_up
     with pytest.raises(ValueError, match="nothing to report"):
         write_report([], tmp_path / "none.md", tmp_path)
