@@ -38,7 +38,7 @@ def smile_claim(steps: Tensor, smiles: Tensor, cosines: list[float | None], own:
     Returns:
         "drop": unedited likeness less the lowest within the range (and up to the first step beyond it on
         either side, so that a coarse sweep cannot pass the range over); "covered": the share of the range
-        that the sweep reaches; "rising": the share of steps at which the smile grows; the sweep itself.
+        that the sweep reaches; "rising": the share of those steps at which the smile grows; the sweep itself.
     """
     sweep = [
         (float(step), float(smile), cosine)
@@ -50,7 +50,6 @@ def smile_claim(steps: Tensor, smiles: Tensor, cosines: list[float | None], own:
         return found
     low, high = float(own.min()), float(own.max())
     values = [smile for _, smile, _ in sweep]
-    found["rising"] = mean([float(b > a) for a, b in itertools.pairwise(values)])
     reached = max(0.0, min(max(values), high) - max(min(values), low))
     found["covered"] = reached / (high - low) if high > low else 1.0
     middle = min(range(len(sweep)), key=lambda place: abs(sweep[place][0]))
@@ -62,4 +61,11 @@ def smile_claim(steps: Tensor, smiles: Tensor, cosines: list[float | None], own:
             chosen.append(place)
     cosine = {place: sweep[place][2] for place in chosen}
     found["drop"] = cosine[middle] - min(cosine.values())
+    found["rising"] = mean([float(values[b] > values[a]) for a, b in itertools.pairwise(sorted(chosen))])
     return found
+
+
+def hidden_error(pictures: Tensor, photos: Tensor, masks: Tensor) -> float:
+    """Mean PSNR in dB of pictures [N, 3, H, H] in [-1, 1] where masks [N, 1, H, H] are 1."""
+    error = ((pictures.clamp(-1, 1) - photos).square() * masks).sum((1, 2, 3)) / 3 / masks.sum((1, 2, 3)) / 4
+    return float((-10 * error.clamp(min=1e-10).log10()).mean())
