@@ -305,22 +305,24 @@ class Study:
             return {"before": before, "after": self._by_yaw(pivot.ws, likeness)}
 
     def _file(self, identity: Identity, seed: int) -> dict[str, Any]:
-        """How large the person is, and what half precision costs."""
+        """How large the person is, and what fewer bits cost."""
+        row: dict[str, Any] = {"parameters": identity.adapter.parameter_count, "bytes": identity.nbytes}
+        for name, dtype in (("half", torch.float16), ("int8", torch.int8)):
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "person.safetensors"
+                identity.save(path, dtype)
+                row[name] = {"bytes": path.stat().st_size} | self._again(Identity.load(path), seed)
+        return row
+
+    def _again(self, identity: Identity, seed: int) -> dict[str, Any]:
+        """A person out of a file, on the held-out views."""
         person, likeness = self.person(seed)
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "half.safetensors"
-            identity.save(path, torch.float16)
-            half, size = Identity.load(path), path.stat().st_size
-        with personalized(self.generator, half):
-            views = render(self.generator, half.anchors.mean().to(self.device), person.view_cameras)
+        with personalized(self.generator, identity):
+            views = render(self.generator, identity.anchors.mean().to(self.device), person.view_cameras)
         measures: dict[str, Any] = nearness(views, person.views)
         if likeness is not None:
             measures["identity"] = float(likeness.seen(views, person.view_cameras).mean())
-        return {
-            "parameters": identity.adapter.parameter_count,
-            "bytes": identity.nbytes,
-            "half": {"bytes": size, **measures},
-        }
+        return measures
 
 
 def save_views(path: Path, views: Tensor) -> None:
