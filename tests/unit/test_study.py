@@ -224,6 +224,16 @@ def test_claims_follow_the_numbers():
     assert [found[i] for i in (0, 1, 2, 7)] == ["no"] * 4
 
 
+def test_a_run_of_fewer_steps_than_asked_for_can_only_refute():
+    def five(*losses):
+        rows = [row("LoRA r=1", 24.0, steps=n, train={"loss": x}) for n, x in losses]
+        return answers(rows)[4]
+
+    assert five((1000, 0.12), (2000, 0.1)) == "no"
+    assert five((1000, 0.101), (2000, 0.1)) == "not measured"
+    assert five((1000, 0.101), (2000, 0.1), (6000, 0.1)) == "yes"
+
+
 def test_a_person_of_nvidias_size_takes_what_its_numbers_take():
     import study_claims
 
