@@ -32,6 +32,18 @@ def hidden_part(photos: Tensor, share: float) -> Tensor:
     return masks
 
 
+def own_drop(smiles: Tensor, cosines: Tensor) -> dict[str, Any]:
+    """Likeness of a person's own photos [N] by their smiles [N]: the mean of the fifths that smile least, in
+    between and most, and how much the lowest of the outer two falls short of the middle one."""
+    order, fifth = smiles.argsort(), max(1, len(smiles) // 5)
+    if len(order) < 3:
+        return {"fifths": None, "drop": None}
+    middle = (len(order) - fifth) // 2
+    parts = (order[:fifth], order[middle : middle + fifth], order[-fifth:])
+    least, between, most = (float(cosines[part].mean()) for part in parts)
+    return {"fifths": [least, between, most], "drop": between - min(least, most)}
+
+
 def smile_claim(steps: Tensor, smiles: Tensor, cosines: list[float | None], own: Tensor) -> dict[str, Any]:
     """How a sweep behaves over the range of smiles `own`.
 
