@@ -74,16 +74,16 @@ class Settings:
     samples: int = 64
     pairs: int = 1
     """Ways from one anchor to another."""
-    way: int = 11
+    way: int = 7
     """Steps of each."""
     poses: int = 10
     sweep: float = 4.0
     """Strengths of the smile, both ways."""
     sweep_steps: int = 17
     inversion: InversionConfig = field(default_factory=lambda: InversionConfig(preview_every=0))
-    alone: InversionConfig = field(default_factory=lambda: in_w(60))
+    alone: InversionConfig = field(default_factory=lambda: in_w(50))
     """Of a single photo in the pretrained generator."""
-    projection: ProjectionConfig = field(default_factory=lambda: in_alpha(60))
+    projection: ProjectionConfig = field(default_factory=lambda: in_alpha(50))
     """As many steps."""
     hidden: float = 0.4
     """Share of the picture that is hidden, a square over the face."""
