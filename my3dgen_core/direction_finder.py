@@ -38,8 +38,8 @@ AGE, GENDER = "age", "gender"
 # corners and the middles of the lids.
 _MOUTH = (52, 61, 62, 60)
 _EYES = ((35, 39, 40, 33), (89, 93, 94, 87))
-# Of its outline the chin, and points left and right: beside the nose, where a face is widest, and beside the
-# mouth.
+# Of its outline the chin, and points left and right: beside the nose, where a face is widest, and beneath the
+# corners of the mouth.
 _CHIN, _CHEEKS, _JAW = 0, (12, 28), (3, 19)
 
 
@@ -190,7 +190,7 @@ def measure(points: np.ndarray, landmarks: np.ndarray | None = None) -> dict[str
     smile: width of the mouth plus how far its corners stand above its middle (five points: plus how near
     they come to the tip of the nose). mouth open: gap between the inner lips. eyes open: gap between the lids
     over the width of the eye, mean of both. face width: at the cheeks, over the height from the eyes to the
-    chin. jaw width: at the height of the mouth, over that at the cheeks.
+    chin. jaw width: beneath the mouth, over that at the cheeks.
     """
     across = points[1] - points[0]
     unit = float(np.linalg.norm(across))

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from living_measures import mean, pairwise, smile_claim
+from living_measures import mean, own_drop, pairwise, smile_claim
 from living_photos import Restoring
 from living_pictures import Shelf
 from study_persons import Person, read
@@ -54,6 +54,7 @@ from my3dgen_core.camera import angles
 from my3dgen_core.direction_finder import SMILE, FaceGeometry
 from my3dgen_core.evaluation import Likeness, render
 from my3dgen_core.evaluation.protocols import HELD_OUT, quick
+from my3dgen_core.face import embed
 
 ROWS, PERSONS = "persons.jsonl", range(100, 106)
 DIRECTIONS = Path(starter_package.__file__).parent / "directions"
@@ -73,16 +74,16 @@ class Settings:
     samples: int = 64
     pairs: int = 1
     """Ways from one anchor to another."""
-    way: int = 11
+    way: int = 7
     """Steps of each."""
     poses: int = 10
     sweep: float = 4.0
     """Strengths of the smile, both ways."""
     sweep_steps: int = 17
     inversion: InversionConfig = field(default_factory=lambda: InversionConfig(preview_every=0))
-    alone: InversionConfig = field(default_factory=lambda: in_w(60))
+    alone: InversionConfig = field(default_factory=lambda: in_w(50))
     """Of a single photo in the pretrained generator."""
-    projection: ProjectionConfig = field(default_factory=lambda: in_alpha(60))
+    projection: ProjectionConfig = field(default_factory=lambda: in_alpha(50))
     """As many steps."""
     hidden: float = 0.4
     """Share of the picture that is hidden, a square over the face."""
@@ -155,8 +156,8 @@ class Living:
         """Everything about one person."""
         space, photos = AlphaSpace(identity.anchors), person.photos[: self.settings.photos]
         likeness = Likeness(photos, self.face_models)
-        own = self._own_smiles(photos, person.cameras)
-        row: dict[str, Any] = {"clocks": {}}
+        own, known = self._own_smiles(photos, person.cameras, likeness)
+        row: dict[str, Any] = {"clocks": {}, "own smiles": known}
         clock = Clock(row["clocks"])
         self.shelf = Shelf(self.out / "pictures", number)
         for model in MODELS:
@@ -245,12 +246,17 @@ class Living:
 
     # --- Edits --------------------------------------------------------------------------------------------
 
-    def _own_smiles(self, photos: Tensor, cameras: Tensor) -> Tensor:
-        """The smiles of the photos that look ahead: within 20 degrees, or the five that do most."""
+    def _own_smiles(
+        self, photos: Tensor, cameras: Tensor, likeness: Likeness
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """The smiles of the photos that look ahead (within 20 degrees, or the five that do most), and how
+        much less the most and the least smiling are like all photos than those between."""
         yaw = angles(cameras[: len(photos)])[0].abs()
         frontal = photos[yaw <= max(0.35, float(yaw.sort().values[min(4, len(yaw) - 1)]))]
+        features, found = embed(frontal, self.face_models)
         smiles = self.smile(frontal)[SMILE]
-        return smiles[torch.isfinite(smiles)]
+        seen = found & torch.isfinite(smiles)
+        return smiles[seen], own_drop(smiles[seen], (features @ likeness.photos.T).mean(1)[seen])
 
     def smile_sweep(self, model: str, space: AlphaSpace, likeness: Likeness, own: Tensor) -> dict[str, Any]:
         """The smile up and down from the mean anchor, seen from the front: how much the likeness drops over

@@ -103,7 +103,14 @@ def smiles(rows: Sequence[Row]) -> str:
                 default=None,
             )
             lines.append((f"{model}, {way}", [cells[0], shown(highest), *cells[1:]]))
+    photos = [shown(mean(rows, "own smiles", "drop")), shown(highest_own(rows)), "-", "-"]
+    lines.append(("the photos: the fifths that smile most and least against the middle one", photos))
     return table(["drop", "highest of a person", "range covered", "steps at which it rises"], lines)
+
+
+def highest_own(rows: Sequence[Row]) -> float | None:
+    found = [drop for row in rows if (drop := value(row, "own smiles", "drop")) is not None]
+    return max(found, default=None)
 
 
 def edits(rows: Sequence[Row]) -> str:

@@ -8,7 +8,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
-from living_measures import hidden_error, hidden_part, pairwise, smile_claim
+from living_measures import hidden_error, hidden_part, own_drop, pairwise, smile_claim
 from living_pictures import Shelf
 from living_report import SMILES, claims, write_report
 
@@ -18,12 +18,21 @@ STEPS = torch.linspace(-2, 2, 5)
 def test_a_smile_is_judged_over_the_range_of_the_photos_alone():
     smiles, cosines = torch.tensor([0.6, 0.7, 0.8, 0.9, 1.0]), [0.5, 0.78, 0.8, 0.79, 0.4]
     inside = smile_claim(STEPS, smiles, cosines, torch.tensor([0.72, 0.88]))
-    assert inside["drop"] == pytest.approx(0.02)  # up to the steps just beyond, at .7 and .9
+    assert inside["drop"] == pytest.approx(0.016)  # at .72, four fifths of the way from .8 to .7
     assert inside["covered"] == 1
     assert inside["rising"] == 1
     wide = smile_claim(STEPS, smiles, cosines, torch.tensor([0.6, 1.2]))
     assert wide["drop"] == pytest.approx(0.4)
     assert wide["covered"] == pytest.approx(0.4 / 0.6)
+
+
+def test_the_photos_own_fall_is_that_of_their_most_and_least_smiling():
+    smiles = torch.tensor([0.9, 0.5, 0.7, 0.6, 0.8, 1.0, 1.1, 0.4, 1.2, 1.3])
+    cosines = torch.where(smiles > 1.15, 0.7, torch.where(smiles < 0.55, 0.75, 0.8))
+    found = own_drop(smiles, cosines)
+    assert found["fifths"] == pytest.approx([0.75, 0.8, 0.7])
+    assert found["drop"] == pytest.approx(0.1)
+    assert own_drop(smiles[:2], cosines[:2])["drop"] is None
 
 
 def test_a_sweep_that_passes_by_the_photos_smiles_covers_nothing():
