@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import comfy
-import page as comfy_page
 import pytest
 from prompts import Prompt, node, tiny_prompt
-from widget_page import ELEMENT, Page, head, needs_browser, numbered, only_classic
+from widget_page import ELEMENT, Page, every_page, head, needs_browser, numbered, only_classic
 
 pytestmark = [needs_browser, pytest.mark.usefixtures("no_error_of_ours")]
 
 
+@every_page
 def test_dragging_moves_this_cameras_numbers_and_the_prompt_carries_them(page: Page) -> None:
     page.open()
     before = page.prompt()
@@ -59,31 +59,61 @@ def test_the_wheel_changes_the_distance_of_the_chosen_pad_and_zooms_the_page_els
     assert page.values("1")["field_of_view"] == pytest.approx(14.0595, abs=1e-3)
 
 
-def test_a_workflow_keeps_the_numbers_and_nothing_else_of_the_pad(page: Page) -> None:
+@every_page
+def test_a_reload_keeps_the_numbers_and_without_our_scripts_they_do_the_same(page: Page) -> None:
     page.open()
     page.drag(40, 15)
-    moved = page.values("1")
+    moved, prompt = page.values("1"), page.prompt()
     saved = page.page.evaluate("() => JSON.stringify(app.graph.serialize())")
     assert "camera_pad" not in saved
     assert "orbit_viewer" not in saved
-    page.page.evaluate("async (saved) => app.loadGraphData(JSON.parse(saved))", saved)
-    page.page.wait_for_timeout(300)
+    ours = f"**/extensions/{comfy.PACK}/**"
+    page.page.route(ours, lambda route: route.abort())
+    page.reload(saved)
+    plain = page.values("1")
+    assert plain == {name: value for name, value in moved.items() if name != "camera_pad"}
+    assert "camera_pad" in moved
+    assert page.prompt() == prompt
+    assert page.run() == ""
+    page.page.unroute(ours)
+    page.reload(saved)
     assert page.values("1") == moved
+    assert page.prompt() == prompt
     assert f"yaw {moved['yaw']:.0f}°" in page.pad().get_attribute("aria-label")
 
 
-@only_classic
+@every_page
+def test_a_copy_has_the_numbers_and_a_pad_of_its_own(page: Page) -> None:
+    page.open({"1": head()["1"]})
+    page.drag(40, 15)
+    moved = page.values("1")
+    page.page.evaluate("() => app.canvas.selectNode(app.graph.getNodeById('1'))")
+    page.page.evaluate("() => document.activeElement?.blur()")
+    page.page.keyboard.press("Control+c")
+    page.page.keyboard.press("Control+v")
+    page.page.wait_for_function("() => app.graph._nodes.length === 2")
+    (copy,) = page.page.evaluate("() => app.graph._nodes.map((n) => String(n.id)).filter((id) => id !== '1')")
+    assert page.values(copy) == moved
+    page.page.evaluate("id => { app.graph.getNodeById(id).pos = [400, 0]; }", copy)
+    page.page.wait_for_timeout(300)
+    page.drag(-30, 0, page.pad(copy))
+    assert page.values(copy)["yaw"] > moved["yaw"]
+    assert page.values("1") == moved
+
+
+@every_page
 def test_undo_takes_a_drag_back(page: Page) -> None:
     page.open()
     page.page.wait_for_timeout(300)
     page.drag(40, 0)
     page.page.wait_for_timeout(300)
     assert page.values("1")["yaw"] != 0
-    page.page.mouse.click(1500, 900)
+    page.page.mouse.click(1300, 850)
     page.page.keyboard.press("Control+z")
     page.page.wait_for_function("() => app.graph.getNodeById('1')?.widgets[0].value === 0", timeout=30_000)
 
 
+@every_page
 def test_dragging_shows_the_head_live_and_a_removed_node_asks_no_more(page: Page) -> None:
     page.open()
     page.drag(30, 0)
@@ -147,11 +177,7 @@ def test_a_training_is_watched_and_found_again_after_a_reload(page: Page) -> Non
     status = page.page.get_by_role("status").filter(has_text="step 12 of 12")
     status.wait_for(timeout=30_000)
     assert "loss" in status.inner_text()
-    workflow = page.page.evaluate("() => JSON.stringify(app.graph.serialize())")
-    page.page.reload(wait_until="domcontentloaded")
-    page.page.wait_for_function(comfy_page.READY, timeout=60_000)
-    page.page.evaluate("async (saved) => app.loadGraphData(JSON.parse(saved))", workflow)
-    page.page.evaluate("() => { app.canvas.ds.scale = 1; app.canvas.ds.offset = [120, 120]; }")
+    page.reload(page.page.evaluate("() => JSON.stringify(app.graph.serialize())"))
     status.wait_for(timeout=30_000)
     assert "done" in status.inner_text()
 

@@ -147,8 +147,10 @@ export class LiveView {
         body: JSON.stringify(request),
         signal: this.signal,
       });
-      if (answer.status === STALE) return void (await this.again(request));
-      if (!answer.ok) return this.say((await answer.json()).error);
+      if (!answer.ok) {
+        const { error } = await answer.json(); // read in any case: an answer left unread holds its connection
+        return void (answer.status === STALE ? await this.again(request) : this.say(error));
+      }
       const picture = await createImageBitmap(await answer.blob());
       if (this.signal.aborted) return;
       if ("quality" in request && request.quality === "drag") this.slow = performance.now() - started > TOO_SLOW;
