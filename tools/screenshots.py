@@ -92,6 +92,13 @@ class Stage:
     def __init__(self, page: Any) -> None:
         self.page = page
         self.numbers: dict[str, str] = {}
+        self.open = 0  # requests under way
+        page.on("request", lambda _: self._count(1))
+        for end in ("requestfinished", "requestfailed"):
+            page.on(end, lambda _: self._count(-1))
+
+    def _count(self, by: int) -> None:
+        self.open += by
 
     def play(self, prompt: Prompt) -> None:
         from page import RUN
@@ -120,10 +127,16 @@ class Stage:
         self.page.mouse.down()
         self.page.mouse.move(x + right, y + down, steps=6)
         self.page.mouse.up()
-        self.page.wait_for_timeout(2500)
+        self.still()
 
     def still(self) -> None:
-        self.page.wait_for_timeout(2500)
+        """Until nothing is asked for any more: two seconds without a request, a minute at most."""
+        quiet = 0
+        for _ in range(300):
+            self.page.wait_for_timeout(200)
+            quiet = 0 if self.open > 0 else quiet + 1
+            if quiet == 10:
+                return
 
 
 def camera_pad(stage: Stage) -> None:
@@ -131,7 +144,7 @@ def camera_pad(stage: Stage) -> None:
 
 
 def mixer(stage: Stage) -> None:
-    stage.page.wait_for_timeout(6000)  # its thumbnails
+    stage.still()  # its thumbnails
     stage.drag(stage.page.locator('[aria-roledescription="weights of anchors"]').first, 6, -14)
 
 
@@ -160,13 +173,10 @@ def report(stage: Stage) -> None:
     stage.still()
 
 
-def nothing(stage: Stage) -> None:
-    stage.page.wait_for_timeout(300)
-
-
 def slowly(stage: Stage) -> None:
     """What draws itself in 3D takes its time."""
-    stage.page.wait_for_timeout(8000)
+    stage.still()
+    stage.page.wait_for_timeout(6000)
 
 
 @dataclass(frozen=True)
@@ -175,7 +185,7 @@ class Scene:
 
     play: str
     nodes: dict[str, list[int] | None]
-    act: Callable[[Stage], None] = nothing
+    act: Callable[[Stage], None] = Stage.still
 
 
 WIDE, STRIP, TALL = [560, 260], [560, 330], [400, 420]
@@ -184,15 +194,15 @@ SCENES = {
     "alpha_mixer": Scene("personal", {"mix": [480, 480]}, mixer),
     "direction_sliders": Scene("personal", {"older": [340, 760]}, sliders),
     "camera_path": Scene("personal", {"path": [520, 560]}, path),
-    "orbit_viewer": Scene("personal", {"orbit": [340, 560]}, Stage.still),
+    "orbit_viewer": Scene("personal", {"orbit": [340, 560]}),
     "photo_report": Scene("personal", {"align": [460, 900]}, report),
-    "training_monitor": Scene("personal", {"train": [380, 860]}, Stage.still),
+    "training_monitor": Scene("personal", {"train": [380, 860]}),
     "save_identity": Scene("personal", {"save": [340, 120], "file": [420, 120]}),
     "load_generator": Scene("known", {"load": [320, 140], "mean shown": [300, 320]}),
     "load_photos": Scene("known", {"photos": [320, 200], "photos shown": STRIP}),
     "load_demo_person": Scene("known", {"crops": [320, 140], "crops shown": STRIP}),
     "invert": Scene("known", {"invert": [320, 420], "inverted": STRIP}),
-    "pivotal_tuning": Scene("known", {"tune": [340, 560], "tuned": [300, 320]}, Stage.still),
+    "pivotal_tuning": Scene("known", {"tune": [340, 560], "tuned": [300, 320]}),
     "apply_identity": Scene("known", {"apply": [300, 120], "person shown": TALL}),
     "camera_keyframes": Scene("known", {"above": [280, 440], "keys": [300, 260], "keys shown": [360, 380]}),
     "paste_back": Scene("known", {"paste": [300, 160], "pasted": [360, 380]}),
@@ -213,7 +223,7 @@ SCENES = {
     "direction_from_examples": Scene("known", {"examples": [320, 120], "examples shown": TALL}),
     "component_sheet": Scene("known", {"components": [320, 200], "components shown": [520, 360]}),
     "extract_mesh": Scene("known", {"mesh": [320, 300], "mesh shown": [360, 420]}, slowly),
-    "identity_card": Scene("kept", {"card": [360, 400]}, Stage.still),
+    "identity_card": Scene("kept", {"card": [360, 400]}),
     "load_latents": Scene("kept", {"looks": [320, 90], "looks shown": STRIP}),
     "camera_from_load_3d": Scene(
         "three_d", {"view": [360, 520], "from view": [300, 140], "view shown": [300, 320]}, slowly

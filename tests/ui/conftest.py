@@ -15,12 +15,25 @@ from widget_page import PAGES, Page
 
 from my3dgen_core import save_generator
 
+# What the templates for models and photos of one's own say that one needs; the files are empty.
+BROUGHT = (
+    "models/my3dgen/generators/ffhqrebalanced512-128.pkl",
+    "models/my3dgen/identities/my_person_00001_.safetensors",
+    "models/checkpoints/v1-5-pruned-emaonly.safetensors",
+    "models/controlnet/control_v11f1p_sd15_depth.pth",
+    "models/controlnet/control_v11p_sd15_normalbae.pth",
+    "models/upscale_models/RealESRGAN_x4plus.pth",
+    "input/my photos/1.jpg",
+    "input/new photos/1.jpg",
+)
+
 
 def _base(folder: Path) -> Path:
     base = comfy.make_base(folder)
-    generators = base / "models" / "my3dgen" / "generators"
-    generators.mkdir(parents=True)
-    save_generator(micro_generator(0), generators / "tiny.safetensors")
+    for name in BROUGHT:
+        (base / name).parent.mkdir(parents=True, exist_ok=True)
+        (base / name).touch()
+    save_generator(micro_generator(0), base / "models" / "my3dgen" / "generators" / "tiny.safetensors")
     return base
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from typing import Any
+
 import comfy
 import pytest
 from prompts import Prompt, node, tiny_prompt
@@ -279,6 +282,76 @@ def test_two_directions_in_a_row_have_two_sliders_on_either_node(page: Page) -> 
     page.page.evaluate("() => app.graph.getNodeById('2').disconnectInput(0)")
     page.page.wait_for_timeout(100)
     assert len(widget.query_selector_all('input[type="range"]')) == 1
+
+
+@only_classic
+def test_where_pictures_are_slow_lines_follow_the_hand_and_a_picture_comes_on_release(page: Page) -> None:
+    page.open()
+    assert page.run() == ""
+    live = "**/my3dgen/live"
+
+    def late(route: Any) -> None:
+        time.sleep(0.8)
+        route.continue_()
+
+    page.page.route(live, late)
+    page.drag(30, 0)
+    page.settle()
+    asked: list[str] = []
+    note = lambda request: asked.append(request.post_data_json["quality"])  # noqa: E731
+    page.page.on("request", lambda request: "/my3dgen/live" in request.url and note(request))
+    page.drag(-50, 10)
+    page.settle()
+    assert asked == ["still"]
+    page.page.unroute(live)
+    page.drag(20, 0)  # a picture of full quality comes at once: it is fast again
+    page.settle()
+    asked.clear()
+    page.drag(20, 0)
+    page.settle()
+    assert asked.count("drag") >= 1
+
+
+NAMELESS = """() => [..."[aria-roledescription], button, input[type=range], [role=group]".split(", ")]
+  .flatMap((kind) => [...document.querySelectorAll(kind)])
+  .filter((one) => app.graph._nodes.some((node) => node.widgets?.some((w) => w.element?.contains(one))))
+  .filter((one) => !(one.getAttribute("aria-label") || one.textContent.trim()))
+  .map((one) => one.outerHTML.slice(0, 120))"""
+UNREACHABLE = """() => app.graph._nodes.flatMap((node) => (node.widgets ?? [])
+  .filter((w) => w.element?.querySelector && w.type === "my3dgen")
+  .filter((w) => w.name !== "identity_card")
+  .filter((w) => ![w.element, ...w.element.querySelectorAll("*")].some((one) => one.tabIndex >= 0))
+  .map((w) => w.name))"""
+
+
+@only_classic
+def test_every_control_has_a_name_and_can_be_reached_without_a_mouse(page: Page) -> None:
+    kinds = ["Camera", "CameraPath", "MixAnchors", "ApplyDirection", "TrainIdentity", "PivotalTuning"]
+    kinds += ["Render", "LoadIdentity", "AlignFaces"]
+    page.open({str(i): node(kind) for i, kind in enumerate(kinds)}, {})
+    ours = "() => app.graph._nodes.flatMap((n) => n.widgets ?? []).filter((w) => w.type === 'my3dgen').length"
+    assert page.page.evaluate(ours) == len(kinds)
+    assert page.page.evaluate(NAMELESS) == []
+    assert page.page.evaluate(UNREACHABLE) == []
+
+
+@pytest.mark.parametrize("page", ["classic", "nodes 2.0"], indirect=True)
+def test_light_colours_and_a_page_from_right_to_left_change_nothing_but_looks(page: Page) -> None:
+    page.open()
+    page.drag(40, 15)
+    moved = page.values("1")
+    dark = page.page.evaluate("pad => getComputedStyle(pad).color", page.pad())
+    palette = "name => app.extensionManager.setting.set('Comfy.ColorPalette', name)"
+    try:
+        page.page.evaluate(palette, "light")
+        page.page.evaluate("() => { document.documentElement.dir = 'rtl'; }")
+        page.open()
+        page.drag(40, 15)
+        assert page.values("1") == moved
+        assert page.page.evaluate("pad => getComputedStyle(pad).color", page.pad()) != dark
+    finally:
+        page.page.evaluate("() => { document.documentElement.dir = ''; }")
+        page.page.evaluate(palette, "dark")
 
 
 @only_classic

@@ -153,7 +153,9 @@ export class LiveView {
       }
       const picture = await createImageBitmap(await answer.blob());
       if (this.signal.aborted) return;
-      if ("quality" in request && request.quality === "drag") this.slow = performance.now() - started > TOO_SLOW;
+      const slow = performance.now() - started > TOO_SLOW;
+      if ("quality" in request && request.quality === "drag") this.slow = slow;
+      else if (!slow) this.slow = false; // a picture of full quality was fast enough: it was a hiccup
       this.say("");
       this.show(picture);
     } catch {
