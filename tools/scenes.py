@@ -107,8 +107,8 @@ def personal(steps: int) -> Prompt:
 def known() -> Prompt:
     """What one does with a person that is there: the bundled one."""
     grey, square = {"width": 256, "height": 256}, {"width": 144, "height": 144}
-    restore = {"task": "fill in", "detail": 32, "steps": 60, "space": "p+", "beta": 0.03, "seed": 0}
-    found = {"steps": 80, "space": "p", "beta": 0.03, "learning_rate": 0.01, "batch_size": 4, "seed": 0}
+    restore = {"task": "fill in", "detail": 32, "steps": 40, "space": "p+", "beta": 0.03, "seed": 0}
+    found = {"steps": 40, "space": "p", "beta": 0.03, "learning_rate": 0.01, "batch_size": 4, "seed": 0}
     both = {"model": ["apply", 0], "identity": ["who", 0]}
     return {
         "load": node("LoadGenerator", file="starter"),
@@ -132,13 +132,13 @@ def known() -> Prompt:
         "invert": invert("crops", ["crops", 1]),
         "inverted": shown("invert", 1),
         "one": node("LoadDemoPerson", views="held-out views", at_most=1),
-        "its latent": invert("one", ["one", 1], steps=80, shared_steps=0),
+        "its latent": invert("one", ["one", 1], steps=50, shared_steps=0),
         "tune": node(
             "PivotalTuning",
             model=["apply", 0],
             images=["one", 0],
             latents=["its latent", 0],
-            steps=100,
+            steps=50,
             method="lora",
             learning_rate=0.01,
             seed=0,
@@ -248,8 +248,8 @@ def known() -> Prompt:
         # Somebody else: a head of the generator's own from four sides.
         "stranger": node("RandomLatent", model=["load", 0], count=1, truncation=0.8, seed=11),
         "stranger seen": render("load", "stranger", "sides"),
-        "stranger's": invert("stranger seen", ["sides", 0], shared_steps=80),
-        "other": train("stranger seen", "stranger's", 40),
+        "stranger's": invert("stranger seen", ["sides", 0]),
+        "other": train("stranger seen", "stranger's", 20),
         "blend": node("MixPersons", first=["who", 0], second=["other", 0], share=0.5),
         "blended": node("ApplyIdentity", model=["load", 0], identity=["blend", 0], strength=1.0),
         "blend seen": render("blended", "blend", "sides", output=1),
@@ -274,7 +274,7 @@ def known() -> Prompt:
             "FindDirection",
             model=["load", 0],
             attribute="component 1",
-            samples=200,
+            samples=100,
             face_models="auto",
             seed=0,
         ),

@@ -64,9 +64,11 @@ def page(
         yield opened
 
 
-def test_every_api_workflow_has_a_file_for_the_page(root: Path) -> None:
+def test_every_api_workflow_has_a_file_for_the_page_and_a_thumbnail(root: Path) -> None:
     twins = sorted(path.name for path in (root / "workflows" / "api").glob("*.json"))
     assert twins == WORKFLOWS
+    thumbnails = {path.stem for path in (root / "workflows").glob("*.jpg")}
+    assert thumbnails == {name.removesuffix(".json") for name in WORKFLOWS}
 
 
 @pytest.fixture(scope="module")
