@@ -5,19 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import host, recall, sockets
+from . import host, live, recall, sockets
+from .handles import Mixture
 
 if TYPE_CHECKING:
     from ..my3dgen_core import Identity
 
 
-DEMO_IDENTITY = "starter: demo person"
-_BUNDLED = Path(__file__).resolve().parents[1] / "my3dgen_core" / "starter" / "demo_identity.safetensors"
+_STARTER = Path(__file__).resolve().parents[1] / "my3dgen_core" / "starter"
+BUNDLED = {
+    "starter: demo person": _STARTER / "demo_identity.safetensors",
+    "starter: second person": _STARTER / "second_identity.safetensors",
+}
 
 
 def find_identity(name: str) -> Path:
     """The file of an identity that Load Identity offers."""
-    return _BUNDLED if name == DEMO_IDENTITY else host.find_model(host.IDENTITIES, name)
+    return BUNDLED.get(name) or host.find_model(host.IDENTITIES, name)
 
 
 class SaveIdentity:
@@ -43,8 +47,8 @@ class SaveIdentity:
                     },
                 ),
                 "precision": (
-                    ["float32", "float16"],
-                    {"tooltip": "float32 loads back bit by bit; float16 halves the file."},
+                    ["float32", "float16", "int8"],
+                    {"tooltip": "float32 loads back bit by bit; float16 halves it, int8 nearly again."},
                 ),
             },
             "hidden": {"node_id": "UNIQUE_ID"},
@@ -64,9 +68,8 @@ class SaveIdentity:
 class LoadIdentity:
     CATEGORY = "My3DGen"
     DESCRIPTION = (
-        "Loads an identity from models/my3dgen/identities, or one that Save Identity has written, or the "
-        "bundled demo person. "
-        "It belongs to the generator it was trained on."
+        "Loads an identity from models/my3dgen/identities, or one that Save Identity has written, or a "
+        "bundled one. It belongs to the generator it was trained on."
     )
     RETURN_TYPES = (sockets.IDENTITY, sockets.LATENT)
     RETURN_NAMES = ("identity", "anchors")
@@ -78,9 +81,9 @@ class LoadIdentity:
         return {
             "required": {
                 "file": (
-                    [DEMO_IDENTITY, *host.list_models(host.IDENTITIES)],
+                    [*BUNDLED, *host.list_models(host.IDENTITIES)],
                     {
-                        "tooltip": "The bundled demo person, or a file in models/my3dgen/identities or "
+                        "tooltip": "A bundled person, or a file in models/my3dgen/identities or "
                         "output/my3dgen/identities."
                     },
                 )
@@ -103,7 +106,8 @@ class LoadIdentity:
 
         with torch.inference_mode(False):
             identity = Identity.load(find_identity(file))
-        ui = recall.remember(node_id, {"my3dgen_card": card(identity)})
+        face = live.hand_out(Mixture(identity.anchors), identity, count=len(identity.anchors))
+        ui = recall.remember(node_id, {"my3dgen_card": card(identity)} | face)
         return {"ui": ui, "result": (identity, identity.anchors)}
 
 
@@ -119,6 +123,9 @@ def card(identity: Identity) -> list[list[str]]:
         "photos": made.get("photos"),
         "steps": made.get("steps_done"),
         "learning rate": settings.get("lr"),
+        "batch size": settings.get("batch_size"),
+        "perceptual": settings.get("perceptual_backbone"),
+        "seed": settings.get("seed"),
         "final loss": None if made.get("final_loss") is None else f"{made['final_loss']:.4g}",
         "generator": identity.base_hash[:12],
         "on top of": None if identity.over is None else identity.over[:12],
