@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import host, recall, sockets
+from . import host, live, recall, sockets
+from .handles import Mixture
 
 if TYPE_CHECKING:
     from ..my3dgen_core import Identity
@@ -46,8 +47,8 @@ class SaveIdentity:
                     },
                 ),
                 "precision": (
-                    ["float32", "float16"],
-                    {"tooltip": "float32 loads back bit by bit; float16 halves the file."},
+                    ["float32", "float16", "int8"],
+                    {"tooltip": "float32 loads back bit by bit; float16 halves it, int8 nearly again."},
                 ),
             },
             "hidden": {"node_id": "UNIQUE_ID"},
@@ -105,7 +106,8 @@ class LoadIdentity:
 
         with torch.inference_mode(False):
             identity = Identity.load(find_identity(file))
-        ui = recall.remember(node_id, {"my3dgen_card": card(identity)})
+        face = live.hand_out(Mixture(identity.anchors), identity, count=len(identity.anchors))
+        ui = recall.remember(node_id, {"my3dgen_card": card(identity)} | face)
         return {"ui": ui, "result": (identity, identity.anchors)}
 
 
@@ -121,6 +123,9 @@ def card(identity: Identity) -> list[list[str]]:
         "photos": made.get("photos"),
         "steps": made.get("steps_done"),
         "learning rate": settings.get("lr"),
+        "batch size": settings.get("batch_size"),
+        "perceptual": settings.get("perceptual_backbone"),
+        "seed": settings.get("seed"),
         "final loss": None if made.get("final_loss") is None else f"{made['final_loss']:.4g}",
         "generator": identity.base_hash[:12],
         "on top of": None if identity.over is None else identity.over[:12],

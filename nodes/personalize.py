@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from . import figures, host, monitor, sockets
+from .likeness import likeness
 from .rendering import render_views
 
 if TYPE_CHECKING:
@@ -220,7 +221,12 @@ class TrainIdentity:
                 own.to(device),
                 config,
                 masks=sockets.mask_to_core(masks, len(images), device),
-                on_step=monitor.watch(node_id, host.progress(node_id, "training"), images),
+                on_step=monitor.watch(
+                    node_id,
+                    host.progress(node_id, "training"),
+                    images,
+                    likeness(images, face_models, faces),
+                ),
                 start=start,
                 face_models=faces,
                 heads=_told(sockets.mask_to_core(heads, len(images), device)),
@@ -317,7 +323,9 @@ class PivotalTuning:
                 pivot.to(device),
                 config,
                 masks=sockets.mask_to_core(masks, len(images), device),
-                on_step=monitor.watch(node_id, host.progress(node_id, "pivotal tuning"), images),
+                on_step=monitor.watch(
+                    node_id, host.progress(node_id, "pivotal tuning"), images, likeness(images, "auto")
+                ),
                 over=None if below is None else below.identity,
                 strength=1.0 if below is None else below.strength,
             )

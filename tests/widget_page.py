@@ -6,14 +6,21 @@ from typing import Any
 
 import comfy
 import pytest
-from page import browser_path
+from page import READY, RUN, browser_path
 from prompts import Prompt, node
 
 needs_browser = pytest.mark.skipif(
     browser_path() is None, reason="no chromium: apt-get install chromium, or set CHROMIUM"
 )
+# Which frontend, and which way of drawing nodes: whether it is the newer one, and whether it is Nodes 2.0.
+PAGES = {
+    "classic": (False, False),
+    "nodes 2.0": (False, True),
+    f"classic, {comfy.FRONTEND}": (True, False),
+    f"nodes 2.0, {comfy.FRONTEND}": (True, True),
+}
 only_classic = pytest.mark.parametrize("page", ["classic"], indirect=True)
-MODES = {"classic": False, "nodes 2.0": True}
+every_page = pytest.mark.parametrize("page", list(PAGES), indirect=True)
 ELEMENT = "([id, name]) => app.graph.getNodeById(id).widgets.find((widget) => widget.name === name).element"
 # Ours at places of their own, at scale 1 in the middle of the page.
 OPEN = """async ([prompt, places]) => {
@@ -101,16 +108,19 @@ class Page:
         mouse.move(x + right, y + down, steps=5)
         mouse.up()
 
-    def run(self) -> None:
-        """Queues as the button does, until the prompt is done."""
-        self.page.evaluate(
-            """() => new Promise((done) => {
-              app.api.addEventListener("execution_success", done, {once: true});
-              app.api.addEventListener("execution_error", done, {once: true});
-              app.queuePrompt(0, 1);
-            })"""
-        )
+    def reload(self, saved: str) -> None:
+        """The page anew, with a workflow as it was saved."""
+        self.page.reload(wait_until="domcontentloaded")
+        self.page.wait_for_function(READY, timeout=60_000)
+        self.page.evaluate("async (saved) => app.loadGraphData(JSON.parse(saved))", saved)
+        self.page.evaluate("() => { app.canvas.ds.scale = 1; app.canvas.ds.offset = [120, 120]; }")
+        self.page.wait_for_timeout(300)
+
+    def run(self) -> str:
+        """Queues as the button does, until the prompt is done; what went wrong, or nothing."""
+        failed = self.page.evaluate(RUN)
         self.settle()
+        return failed
 
     def _end(self, url: str) -> None:
         self.answered += "/my3dgen/live" in url

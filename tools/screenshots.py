@@ -1,140 +1,71 @@
-"""Pictures of every widget at work, in ComfyUI's real page: web/docs/pictures/NAME.png.
+"""Pictures of every node at work, in ComfyUI's real page: web/docs/pictures/NAME.webp.
 
-    python tools/page.py screenshots            # with the page's dark colours
-    python tools/page.py screenshots --light --to FOLDER [--vue] [NAME ...]
+    python tools/page.py screenshots                     # all of them, with the page's dark colours
+    python tools/page.py screenshots [--light] [--vue] [--rtl] [--to FOLDER] [NAME ...]
 
-The demo person is trained first, briefly; inverting her photos is done once and kept in build/screenshots.
+What is in them: tools/scenes.py. The demo person is trained first, briefly; what takes long is kept in the
+system's folder for temporary files.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import comfy
 import face_test_pack
+import scenes
+from scenes import FOLDER, Prompt
 
-Prompt = dict[str, Any]
 TARGET = comfy.ROOT / "web" / "docs" / "pictures"  # where the page finds them for its help
-FOLDER, PERSON = "screenshots", "demo"
-COLOURS = 200  # of a picture's palette: pictures for a page of help should be small
-# The node alone in the middle of the page, at scale 1, as it lies on the page in CSS pixels.
-BRING = """async ([id, size]) => {
-  const node = app.graph.getNodeById(id);
-  if (size) node.setSize(size);
+BASE = Path(tempfile.gettempdir()) / "screenshots" / "ComfyUI"  # its path may be in a picture
+QUALITY = 80  # of a WebP: pictures for a page of help should be small
+MARGIN, GAP, TITLE = 8, 40, 30
+# Nodes side by side far from all others, at scale 1; where they lie on the page, in CSS pixels.
+BRING = """async ([ids, sizes, margin, gap, title]) => {
+  const nodes = ids.map((id) => app.graph.getNodeById(id));
+  let right = 0;
+  nodes.forEach((node, i) => {
+    const least = node.computeSize();
+    const [width, height] = sizes[i] ?? node.size;
+    node.setSize([width, Math.max(height, least[1])]);
+    node.pos = [right, -9000];
+    right += node.size[0] + gap;
+  });
   app.canvas.ds.scale = 1;
-  app.canvas.ds.offset = [60 - node.pos[0], 200 - node.pos[1]];
+  app.canvas.ds.offset = [margin + 60, 9000 + 160];
   app.canvas.deselectAll?.();
+  document.activeElement?.blur();
   app.canvas.setDirty(true, true);
   await new Promise((done) => setTimeout(done, 700));
-  return [54, 200 - 36, node.size[0] + 12, node.size[1] + 42];
+  const height = Math.max(...nodes.map((node) => node.flags.collapsed ? 0 : node.size[1]));
+  return [60, 160 - title - margin, right - gap + 2 * margin, height + title + 2 * margin];
 }"""
 LAY_OUT = """async (prompt) => {
-  await app.loadApiJson(prompt, "widgets");
+  await app.loadApiJson(prompt, "pictures");
   const workflow = app.graph.serialize();
-  workflow.nodes.forEach((node, i) => (node.pos = [(i % 6) * 700, Math.floor(i / 6) * 900]));
+  workflow.nodes.forEach((node, i) => (node.pos = [(i % 10) * 700, Math.floor(i / 10) * 900]));
   await app.loadGraphData(workflow);
 }"""
 ELEMENT = "([id, name]) => app.graph.getNodeById(id).widgets.find((widget) => widget.name === name).element"
 
 
-def node(kind: str, **inputs: Any) -> Prompt:
-    return {"class_type": f"My3DGen{kind}", "inputs": inputs}
+def numbered(prompt: Prompt) -> tuple[Prompt, dict[str, str]]:
+    """The page knows nodes by numbers: the prompt with them, and the number of every name."""
+    numbers = {name: str(i) for i, name in enumerate(prompt, 1)}
 
+    def wire(value: Any) -> Any:
+        return [numbers[value[0]], value[1]] if isinstance(value, list) else value
 
-def person(steps: int) -> Prompt:
-    """Every node that has a widget, on the demo person. Her photos, then one of somebody else."""
-    seen = {"which": "mean", "index": 0, "batch_size": 4}
-    edit = {"which": "mean", "index": 0, "steps": 1, "sweep_from": 0.0, "layers": "", "beta": 0.2}
     return {
-        "1": node("LoadGenerator", file="starter"),
-        "2": node("LoadDemoPerson", views="photos", at_most=12),
-        "3": node(
-            "Invert",
-            model=["1", 0],
-            images=["2", 0],
-            cameras=["2", 1],
-            steps=25,
-            shared_steps=60,
-            space="w",
-            learning_rate=0.05,
-            batch_size=4,
-            seed=0,
-        ),
-        "4": node(
-            "TrainIdentity",
-            model=["1", 0],
-            images=["2", 0],
-            anchors=["3", 0],
-            steps=steps,
-            method="lora",
-            rank=1,
-            learning_rate=0.01,
-            batch_size=1,
-            seed=0,
-        ),
-        "5": node("ApplyIdentity", model=["1", 0], identity=["4", 0], strength=1.0),
-        "6": node("MixAnchors", identity=["4", 0], weights="0: 0.5, 4: 0.3, 7: 0.2, 9: 0", beta=0.1),
-        "7": node("LoadDirection", model=["1", 0], file="starter: smile", attribute=""),
-        "8": node(
-            "ApplyDirection",
-            latents=["6", 0],
-            direction=["7", 0],
-            strength=1.0,
-            edge="continue",
-            identity=["4", 0],
-            **edit,
-        ),
-        "9": node("LoadDirection", model=["1", 0], file="starter: age", attribute=""),
-        "10": node(
-            "ApplyDirection",
-            latents=["8", 0],
-            direction=["9", 0],
-            strength=0.5,
-            edge="continue",
-            identity=["4", 0],
-            **edit,
-        ),
-        "11": node(
-            "Camera", yaw=-25.0, pitch=8.0, roll=0.0, distance=2.7, field_of_view=13.3738, model=["1", 0]
-        ),
-        "12": node("Render", model=["5", 0], latents=["10", 0], cameras=["11", 0], **seen),
-        "13": node(
-            "CameraPath",
-            path="closed keyframes",
-            frames=24,
-            yaw=34.0,
-            pitch=14.0,
-            center_pitch=0.0,
-            keyframes="-45 -8, -20 22, 15 12, 50 18, 30 -20",
-            model=["1", 0],
-        ),
-        "14": node("Render", model=["5", 0], latents=["3", 0], cameras=["13", 0], **seen),
-        "15": node(
-            "SaveIdentity",
-            identity=["4", 0],
-            filename_prefix=f"my3dgen/identities/{PERSON}",
-            precision="float32",
-        ),
-        "18": node("LoadPhotos", folder=FOLDER, at_most=50, longest_side=1024, subfolders=False),
-        "19": node(
-            "AlignFaces",
-            photos=["18", 0],
-            names=["18", 1],
-            face_models="auto",
-            which="largest",
-            upright=True,
-            same_person=False,
-            drop_different=False,
-            by_hand="",
-        ),
-        "20": {"class_type": "PreviewImage", "inputs": {"images": ["19", 4]}},
-        "16": {"class_type": "PreviewImage", "inputs": {"images": ["12", 0]}},
-        "17": {"class_type": "PreviewImage", "inputs": {"images": ["14", 0]}},
-    }
+        numbers[name]: {**entry, "inputs": {key: wire(value) for key, value in entry["inputs"].items()}}
+        for name, entry in prompt.items()
+    }, numbers
 
 
 def make_photos(folder: Path) -> None:
@@ -156,17 +87,37 @@ def make_photos(folder: Path) -> None:
 
 
 class Stage:
-    """The page with the person on it."""
+    """The page with one workflow on it, which has run."""
 
     def __init__(self, page: Any) -> None:
         self.page = page
+        self.numbers: dict[str, str] = {}
+        self.open = 0  # requests under way
+        page.on("request", lambda _: self._count(1))
+        for end in ("requestfinished", "requestfailed"):
+            page.on(end, lambda _: self._count(-1))
 
-    def bring(self, number: str, size: list[int] | None) -> dict[str, float]:
-        x, y, width, height = self.page.evaluate(BRING, [number, size])
+    def _count(self, by: int) -> None:
+        self.open += by
+
+    def play(self, prompt: Prompt) -> None:
+        from page import RUN
+
+        by_number, self.numbers = numbered(prompt)
+        self.page.evaluate(LAY_OUT, by_number)
+        failed = self.page.evaluate(RUN)
+        if failed:
+            raise comfy.ComfyError(failed)
+
+    def bring(self, nodes: dict[str, list[int] | None], sized: bool = True) -> dict[str, float]:
+        """Nodes into the picture, with their sizes or as they are; the part of the page that they fill."""
+        ids = [self.numbers[name] for name in nodes]
+        sizes = list(nodes.values()) if sized else [None] * len(ids)
+        x, y, width, height = self.page.evaluate(BRING, [ids, sizes, MARGIN, GAP, TITLE])
         return {"x": x, "y": y, "width": width, "height": height}
 
-    def widget(self, number: str, name: str) -> Any:
-        return self.page.evaluate_handle(ELEMENT, [number, name]).as_element()
+    def widget(self, name: str, widget: str) -> Any:
+        return self.page.evaluate_handle(ELEMENT, [self.numbers[name], widget]).as_element()
 
     def drag(self, target: Any, right: float, down: float, at: tuple[float, float] = (0.5, 0.5)) -> None:
         """From a place of the element, as parts of its size, by so many pixels."""
@@ -176,23 +127,29 @@ class Stage:
         self.page.mouse.down()
         self.page.mouse.move(x + right, y + down, steps=6)
         self.page.mouse.up()
-        self.page.wait_for_timeout(2500)
+        self.still()
 
     def still(self) -> None:
-        self.page.wait_for_timeout(2500)
+        """Until nothing is asked for any more: two seconds without a request, a minute at most."""
+        quiet = 0
+        for _ in range(300):
+            self.page.wait_for_timeout(200)
+            quiet = 0 if self.open > 0 else quiet + 1
+            if quiet == 10:
+                return
 
 
 def camera_pad(stage: Stage) -> None:
-    stage.drag(stage.widget("11", "camera_pad"), 30, 10)
+    stage.drag(stage.widget("camera", "camera_pad"), 30, 10)
 
 
 def mixer(stage: Stage) -> None:
-    stage.page.wait_for_timeout(6000)  # its thumbnails
+    stage.still()  # its thumbnails
     stage.drag(stage.page.locator('[aria-roledescription="weights of anchors"]').first, 6, -14)
 
 
 def sliders(stage: Stage) -> None:
-    slider = stage.widget("10", "direction_slider").query_selector('input[type="range"]')
+    slider = stage.widget("older", "direction_slider").query_selector('input[type="range"]')
     slider.focus()
     for _ in range(5):
         stage.page.keyboard.press("ArrowRight")
@@ -216,30 +173,61 @@ def report(stage: Stage) -> None:
     stage.still()
 
 
-def card(folder: Path) -> Prompt:
-    """The person that was saved last, loaded."""
-    newest = max(folder.glob(f"{PERSON}_*.safetensors"), key=lambda file: file.stat().st_mtime)
-    loaded = node("LoadIdentity", file=newest.name)
-    return {
-        "21": loaded,
-        "22": node("SaveLatents", latents=["21", 1], filename_prefix="my3dgen/latents/demo"),
-    }
-
-
-def nothing(stage: Stage) -> None:
+def slowly(stage: Stage) -> None:
+    """What draws itself in 3D takes its time."""
     stage.still()
+    stage.page.wait_for_timeout(6000)
 
 
-# name: the node's number, its size or None, what is done with it
-SCENES: dict[str, tuple[str, list[int] | None, Callable[[Stage], None]]] = {
-    "camera_pad": ("11", [320, 520], camera_pad),
-    "alpha_mixer": ("6", [480, 480], mixer),
-    "direction_sliders": ("10", [340, 760], sliders),
-    "camera_path": ("13", [520, 560], path),
-    "orbit_viewer": ("14", [340, 560], nothing),
-    "photo_report": ("19", [460, 900], report),
-    "training_monitor": ("4", [380, 820], nothing),
-    "identity_card": ("21", [340, 330], nothing),  # the last: it is a workflow of its own
+@dataclass(frozen=True)
+class Scene:
+    """A picture: of which workflow, which nodes (with their sizes, or None), and what is done with them."""
+
+    play: str
+    nodes: dict[str, list[int] | None]
+    act: Callable[[Stage], None] = Stage.still
+
+
+WIDE, STRIP, TALL = [560, 260], [560, 330], [400, 420]
+SCENES = {
+    "camera_pad": Scene("personal", {"camera": [320, 520]}, camera_pad),
+    "alpha_mixer": Scene("personal", {"mix": [480, 480]}, mixer),
+    "direction_sliders": Scene("personal", {"older": [340, 760]}, sliders),
+    "camera_path": Scene("personal", {"path": [520, 560]}, path),
+    "orbit_viewer": Scene("personal", {"orbit": [340, 560]}),
+    "photo_report": Scene("personal", {"align": [460, 900]}, report),
+    "training_monitor": Scene("personal", {"train": [380, 860]}),
+    "save_identity": Scene("personal", {"save": [340, 120], "file": [420, 120]}),
+    "load_generator": Scene("known", {"load": [320, 140], "mean shown": [300, 320]}),
+    "load_photos": Scene("known", {"photos": [320, 200], "photos shown": STRIP}),
+    "load_demo_person": Scene("known", {"crops": [320, 140], "crops shown": STRIP}),
+    "invert": Scene("known", {"invert": [320, 420], "inverted": STRIP}),
+    "pivotal_tuning": Scene("known", {"tune": [340, 560], "tuned": [300, 320]}),
+    "apply_identity": Scene("known", {"apply": [300, 120], "person shown": TALL}),
+    "camera_keyframes": Scene("known", {"above": [280, 440], "keys": [300, 260], "keys shown": [360, 380]}),
+    "paste_back": Scene("known", {"paste": [300, 160], "pasted": [360, 380]}),
+    "compare": Scene("known", {"compare": [300, 240], "compared": [600, 300]}),
+    "comparison_grid": Scene("known", {"grid": [320, 360], "gridded": [500, 300]}),
+    "random_latent": Scene("known", {"random": [300, 160], "random shown": STRIP}),
+    "save_latents": Scene("known", {"keep": [340, 100], "kept": [420, 120]}),
+    "sample_alpha_space": Scene("known", {"sample": [320, 220], "sample shown": STRIP}),
+    "project_alpha_space": Scene("known", {"project": [320, 320], "projected": [520, 320]}),
+    "interpolate_latents": Scene("known", {"way": [320, 160], "way shown": STRIP}),
+    "restore_photos": Scene(
+        "known", {"covered shown": [420, 280], "restore": [320, 320], "restored": [420, 280]}
+    ),
+    "mix_persons": Scene("known", {"blend": [300, 140], "blend shown": TALL}),
+    "interpolate_persons": Scene("known", {"between": [320, 260], "between shown": STRIP}),
+    "load_direction": Scene("known", {"beard": [320, 120], "beard shown": TALL}),
+    "find_direction": Scene("known", {"find": [340, 360], "found shown": TALL}),
+    "direction_from_examples": Scene("known", {"examples": [320, 120], "examples shown": TALL}),
+    "component_sheet": Scene("known", {"components": [320, 200], "components shown": [520, 360]}),
+    "extract_mesh": Scene("known", {"mesh": [320, 300], "mesh shown": [360, 420]}, slowly),
+    "identity_card": Scene("kept", {"card": [360, 400]}),
+    "load_latents": Scene("kept", {"looks": [320, 90], "looks shown": STRIP}),
+    "camera_from_load_3d": Scene(
+        "three_d", {"view": [360, 520], "from view": [300, 140], "view shown": [300, 320]}, slowly
+    ),
 }
 
 
@@ -251,9 +239,10 @@ def main(given: list[str]) -> int:
     parser.add_argument("--to", type=Path, default=TARGET)
     parser.add_argument("--light", action="store_true", help="the page's light colours")
     parser.add_argument("--vue", action="store_true", help="Nodes 2.0")
+    parser.add_argument("--rtl", action="store_true", help="the page written from right to left")
     parser.add_argument("--steps", type=int, default=80, help="of the training")
     arguments = parser.parse_args(given)
-    base = comfy.make_base(comfy.ROOT / "build" / "screenshots")
+    base = comfy.make_base(BASE)
     models = base / "models" / "insightface"
     if not models.exists():
         models.symlink_to(face_test_pack.make_pack(comfy.ROOT / "build" / "face").parents[1])
@@ -265,37 +254,45 @@ def main(given: list[str]) -> int:
 
 
 def take(server: comfy.Server, arguments: argparse.Namespace) -> None:
-    from page import RUN, open_page
+    from page import open_page
 
     server.post("/settings", {"Comfy.ColorPalette": "light" if arguments.light else "dark"})
     server.post("/settings", {"Comfy.VueNodes.Enabled": arguments.vue})
+    made = server.output / "my3dgen"
+    plays: dict[str, Callable[[], Prompt]] = {
+        "personal": lambda: scenes.personal(arguments.steps),
+        "known": scenes.known,
+        "kept": lambda: scenes.kept(made),
+        "three_d": lambda: scenes.three_d(server.base / "input", made),
+    }
+    wanted = arguments.names or list(SCENES)
+    needed = {SCENES[name].play for name in wanted}
+    if needed & {"kept", "three_d"} and not (made / "meshes").is_dir():
+        needed |= {"personal", "known"}  # they write what the others load
     with open_page(server) as page:
         page.set_viewport_size({"width": 1600, "height": 1500})
+        if arguments.rtl:
+            page.evaluate("() => { document.documentElement.dir = 'rtl'; }")
         stage = Stage(page)
-        page.evaluate(LAY_OUT, person(arguments.steps))
-        failed = page.evaluate(RUN)
-        if failed:
-            raise comfy.ComfyError(failed)
-        for name in arguments.names or SCENES:
-            number, size, act = SCENES[name]
-            if name == "identity_card":
-                page.evaluate(LAY_OUT, card(server.output / "my3dgen" / "identities"))
-                page.evaluate(RUN)
-            stage.bring(number, size)
-            act(stage)
-            clip = stage.bring(number, None)
-            file = arguments.to / f"{name}.png"
-            file.write_bytes(small(page.screenshot(clip=clip)))
-            print(file, file.stat().st_size)
+        for play, prompt in plays.items():
+            if play not in needed:
+                continue
+            stage.play(prompt())
+            for name in wanted:
+                if SCENES[name].play == play:
+                    file = arguments.to / f"{name}.webp"
+                    file.write_bytes(picture(stage, SCENES[name]))
+                    print(file, file.stat().st_size, flush=True)
 
 
-def small(png: bytes) -> bytes:
-    """The same picture with a palette."""
+def picture(stage: Stage, scene: Scene) -> bytes:
+    """A small WebP of the scene."""
     from PIL import Image
 
+    stage.bring(scene.nodes)
+    scene.act(stage)
+    clip = stage.bring(scene.nodes, sized=False)
     made = io.BytesIO()
-    picture = Image.open(io.BytesIO(png)).convert("RGB")
-    picture.quantize(COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(
-        made, "PNG", optimize=True
-    )
+    taken = Image.open(io.BytesIO(stage.page.screenshot(clip=clip))).convert("RGB")
+    taken.save(made, "WEBP", quality=QUALITY, method=6)
     return made.getvalue()

@@ -11,6 +11,7 @@ from typing import Any
 
 import comfy
 import numpy as np
+import psutil
 import pytest
 from live_bodies import hostile_bodies
 from PIL import Image
@@ -92,6 +93,9 @@ def test_hostile_requests_get_a_sentence_and_the_server_stays(
     server: comfy.Server, handles: list[str]
 ) -> None:
     before = server.log.read_text().count("Traceback")
+    program = psutil.Process(server.process.pid)
+    post(server, b"{}")
+    memory, threads = program.memory_info().rss, program.num_threads()
     for body in hostile_bodies(handles[0]):
         status, answer = post(server, body)
         assert 400 <= status < 500, body[:200]
@@ -100,6 +104,8 @@ def test_hostile_requests_get_a_sentence_and_the_server_stays(
     assert post(server, b"{}", "text/plain")[0] == 415  # what another site's page could send
     assert ask(server, head=handles[0])[0] == 200
     assert server.log.read_text().count("Traceback") == before
+    assert program.memory_info().rss - memory < 32 << 20
+    assert program.num_threads() <= threads + 2
 
 
 def test_twenty_clients_at_once_get_their_own_head_or_a_sentence(

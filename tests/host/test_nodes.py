@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -49,6 +50,21 @@ def test_what_comfyui_passes_is_accepted(nodes: dict[str, Any], method: str) -> 
         if function is not None:
             inputs = [field for group in node.INPUT_TYPES().values() for field in group]
             assert set(inputs) == set(inspect.signature(function).parameters), name
+
+
+def test_watching_a_training_changes_nothing_of_it(
+    nodes: dict[str, Any], model: Any, generator: Any, folders: Path, face_pack: Path
+) -> None:
+    (folders / "models").mkdir()
+    (folders / "models" / "insightface").symlink_to(face_pack.parents[1])
+    crops, cameras = nodes["LoadDemoPerson"].load("photos", 3)
+    anchors = latents_of(generator, cameras.values)
+    alone, watched = (train(nodes, model, crops, anchors, node_id=name)[0] for name in (None, "9"))
+    assert alone.history == watched.history
+    tensors = watched.adapter.tensors
+    assert all(torch.equal(tensor, tensors[key]) for key, tensor in alone.adapter.tensors.items())
+    seen = sys.modules["my3dgen_pack.nodes.monitor"]._STATES["9"]
+    assert (len(seen["similarity"]), seen["note"]) == (1, "")
 
 
 def test_training_and_applying_leave_the_generator_bit_for_bit(

@@ -29,6 +29,18 @@ def test_every_node_has_a_help_page_that_explains_its_inputs_and_outputs(
         assert not missing, f"{name}: {missing}"
 
 
+def test_every_help_page_shows_a_picture_that_is_there_and_small(pack: ModuleType, root: Path) -> None:
+    docs = root / "web" / "docs"
+    shown = set()
+    for name in pack.NODE_CLASS_MAPPINGS:
+        found = re.findall(r"!\[(.+?)\]\((pictures/\S+)\)", (docs / f"{name}.md").read_text(encoding="utf-8"))
+        assert found, name
+        for _, file in found:
+            assert (docs / file).stat().st_size < 50_000, file
+        shown |= {Path(file).name for _, file in found}
+    assert shown == {path.name for path in (docs / "pictures").iterdir()}
+
+
 def test_help_pages_name_only_nodes_and_folders_that_exist(pack: ModuleType, root: Path) -> None:
     shown = {*pack.NODE_DISPLAY_NAME_MAPPINGS.values(), "Load 3D", "Create Video"}
     for path in (root / "web" / "docs").glob("*.md"):

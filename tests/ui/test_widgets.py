@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import time
+from typing import Any
+
 import comfy
-import page as comfy_page
 import pytest
 from prompts import Prompt, node, tiny_prompt
-from widget_page import ELEMENT, Page, head, needs_browser, numbered, only_classic
+from widget_page import ELEMENT, Page, every_page, head, needs_browser, numbered, only_classic
 
 pytestmark = [needs_browser, pytest.mark.usefixtures("no_error_of_ours")]
 
 
+@every_page
 def test_dragging_moves_this_cameras_numbers_and_the_prompt_carries_them(page: Page) -> None:
     page.open()
     before = page.prompt()
@@ -59,31 +62,63 @@ def test_the_wheel_changes_the_distance_of_the_chosen_pad_and_zooms_the_page_els
     assert page.values("1")["field_of_view"] == pytest.approx(14.0595, abs=1e-3)
 
 
-def test_a_workflow_keeps_the_numbers_and_nothing_else_of_the_pad(page: Page) -> None:
+@every_page
+def test_a_reload_keeps_the_numbers_and_without_our_scripts_they_do_the_same(page: Page) -> None:
     page.open()
     page.drag(40, 15)
-    moved = page.values("1")
+    moved, prompt = page.values("1"), page.prompt()
     saved = page.page.evaluate("() => JSON.stringify(app.graph.serialize())")
     assert "camera_pad" not in saved
     assert "orbit_viewer" not in saved
-    page.page.evaluate("async (saved) => app.loadGraphData(JSON.parse(saved))", saved)
-    page.page.wait_for_timeout(300)
+    ours = f"**/extensions/{comfy.PACK}/**"
+    page.page.route(ours, lambda route: route.abort())
+    page.reload(saved)
+    globals_without = set(page.page.evaluate("() => Object.keys(window)"))
+    plain = page.values("1")
+    assert plain == {name: value for name, value in moved.items() if name != "camera_pad"}
+    assert "camera_pad" in moved
+    assert page.prompt() == prompt
+    assert page.run() == ""
+    page.page.unroute(ours)
+    page.reload(saved)
+    assert set(page.page.evaluate("() => Object.keys(window)")) <= globals_without
     assert page.values("1") == moved
+    assert page.prompt() == prompt
     assert f"yaw {moved['yaw']:.0f}°" in page.pad().get_attribute("aria-label")
 
 
-@only_classic
+@every_page
+def test_a_copy_has_the_numbers_and_a_pad_of_its_own(page: Page) -> None:
+    page.open({"1": head()["1"]})
+    page.drag(40, 15)
+    moved = page.values("1")
+    page.page.evaluate("() => app.canvas.selectNode(app.graph.getNodeById('1'))")
+    page.page.evaluate("() => document.activeElement?.blur()")
+    page.page.keyboard.press("Control+c")
+    page.page.keyboard.press("Control+v")
+    page.page.wait_for_function("() => app.graph._nodes.length === 2")
+    (copy,) = page.page.evaluate("() => app.graph._nodes.map((n) => String(n.id)).filter((id) => id !== '1')")
+    assert page.values(copy) == moved
+    page.page.evaluate("id => { app.graph.getNodeById(id).pos = [400, 0]; }", copy)
+    page.page.wait_for_timeout(300)
+    page.drag(-30, 0, page.pad(copy))
+    assert page.values(copy)["yaw"] > moved["yaw"]
+    assert page.values("1") == moved
+
+
+@every_page
 def test_undo_takes_a_drag_back(page: Page) -> None:
     page.open()
     page.page.wait_for_timeout(300)
     page.drag(40, 0)
     page.page.wait_for_timeout(300)
     assert page.values("1")["yaw"] != 0
-    page.page.mouse.click(1500, 900)
+    page.page.mouse.click(1300, 850)
     page.page.keyboard.press("Control+z")
     page.page.wait_for_function("() => app.graph.getNodeById('1')?.widgets[0].value === 0", timeout=30_000)
 
 
+@every_page
 def test_dragging_shows_the_head_live_and_a_removed_node_asks_no_more(page: Page) -> None:
     page.open()
     page.drag(30, 0)
@@ -147,11 +182,7 @@ def test_a_training_is_watched_and_found_again_after_a_reload(page: Page) -> Non
     status = page.page.get_by_role("status").filter(has_text="step 12 of 12")
     status.wait_for(timeout=30_000)
     assert "loss" in status.inner_text()
-    workflow = page.page.evaluate("() => JSON.stringify(app.graph.serialize())")
-    page.page.reload(wait_until="domcontentloaded")
-    page.page.wait_for_function(comfy_page.READY, timeout=60_000)
-    page.page.evaluate("async (saved) => app.loadGraphData(JSON.parse(saved))", workflow)
-    page.page.evaluate("() => { app.canvas.ds.scale = 1; app.canvas.ds.offset = [120, 120]; }")
+    page.reload(page.page.evaluate("() => JSON.stringify(app.graph.serialize())"))
     status.wait_for(timeout=30_000)
     assert "done" in status.inner_text()
 
@@ -187,24 +218,35 @@ def person() -> tuple[Prompt, dict[str, str]]:
     return numbered(prompt, names), names
 
 
+def shows(part: str) -> Any:
+    """A picture at rest that is made of this part."""
+
+    def is_it(answer: Any) -> bool:
+        if "/my3dgen/live" not in answer.url or answer.status != 200:
+            return False
+        asked = answer.request.post_data_json
+        return part in asked and asked["quality"] == "still"
+
+    return is_it
+
+
 def test_sliders_and_the_polygon_move_their_inputs_and_show_the_head(page: Page) -> None:
     prompt, names = person()
     page.open(prompt, {names[name]: place for name, place in PERSON_PLACES.items()})
     page.run()
     slider = page.page.get_by_label("Strength of the direction").first
-    with page.page.expect_response(lambda answer: "/my3dgen/live" in answer.url) as answered:
+    with page.page.expect_response(shows("edits")) as answered:
         slider.focus()
         page.page.keyboard.press("ArrowRight")
-    assert answered.value.status == 200
     assert [edit["strength"] for edit in answered.value.request.post_data_json["edits"]] == [0.6]
     assert page.values(names["edit"])["strength"] == pytest.approx(0.6)
+    assert "the person:" in slider.get_attribute("aria-valuetext")  # where it ends
     page.settle()
 
     figure = page.page.locator('[aria-roledescription="weights of anchors"]')
-    with page.page.expect_response(lambda answer: "/my3dgen/live" in answer.url) as answered:
+    with page.page.expect_response(shows("weights")) as answered:
         figure.focus()
         page.page.keyboard.press("ArrowUp")  # towards the corner at the top, the first anchor
-    assert answered.value.status == 200
     weights = page.values(names["mix"])["weights"]
     first, second, third = (float(part.split(":")[1]) for part in weights.split(","))
     assert first > second == pytest.approx(third, abs=1e-3)
@@ -215,7 +257,7 @@ def test_sliders_and_the_polygon_move_their_inputs_and_show_the_head(page: Page)
     assert page.values(names["mix"])["weights"] == "0: 0.5, 1: 0.5"
     page.settle()
     figure.focus()
-    with page.page.expect_response(lambda answer: "/my3dgen/live" in answer.url) as answered:
+    with page.page.expect_response(shows("weights")) as answered:
         page.page.keyboard.press("ArrowRight")  # the paper's slider: latent and pose together
     asked = answered.value.request.post_data_json
     assert asked["weights"]["values"][:2] == pytest.approx([0.475, 0.525])
@@ -253,6 +295,104 @@ def test_two_directions_in_a_row_have_two_sliders_on_either_node(page: Page) -> 
     page.page.evaluate("() => app.graph.getNodeById('2').disconnectInput(0)")
     page.page.wait_for_timeout(100)
     assert len(widget.query_selector_all('input[type="range"]')) == 1
+
+
+@only_classic
+def test_where_pictures_are_slow_lines_follow_the_hand_and_a_picture_comes_on_release(page: Page) -> None:
+    page.open()
+    assert page.run() == ""
+    live = "**/my3dgen/live"
+
+    def late(route: Any) -> None:
+        time.sleep(0.8)
+        route.continue_()
+
+    page.page.route(live, late)
+    page.drag(30, 0)
+    page.settle()
+    asked: list[str] = []
+    note = lambda request: asked.append(request.post_data_json["quality"])  # noqa: E731
+    page.page.on("request", lambda request: "/my3dgen/live" in request.url and note(request))
+    page.drag(-50, 10)
+    page.settle()
+    assert asked == ["still"]
+    page.page.unroute(live)
+    page.drag(20, 0)  # a picture of full quality comes at once: it is fast again
+    page.settle()
+    asked.clear()
+    page.drag(20, 0)
+    page.settle()
+    assert asked.count("drag") >= 1
+
+
+LISTENERS = """kinds => {
+  const { addEventListener: add, removeEventListener: remove } = app.api;
+  const open = new Set();
+  app.api.addEventListener = function (name, then, ...more) {
+    open.add(then);
+    return add.call(this, name, then, ...more);
+  };
+  app.api.removeEventListener = function (name, then, ...more) {
+    open.delete(then);
+    return remove.call(this, name, then, ...more);
+  };
+  const nodes = kinds.map((kind) => LiteGraph.createNode("My3DGen" + kind));
+  for (const node of nodes) app.graph.add(node);
+  const during = open.size;
+  for (const node of nodes) app.graph.remove(node);
+  Object.assign(app.api, { addEventListener: add, removeEventListener: remove });
+  return [during, open.size];
+}"""
+KINDS = ["Camera", "CameraPath", "MixAnchors", "ApplyDirection", "TrainIdentity", "PivotalTuning"]
+KINDS += ["Render", "LoadIdentity", "AlignFaces"]
+
+
+@only_classic
+def test_a_removed_node_listens_no_more(page: Page) -> None:
+    page.open()
+    during, after = page.page.evaluate(LISTENERS, KINDS)
+    assert during > len(KINDS)
+    assert after == 0
+
+
+NAMELESS = """() => [..."[aria-roledescription], button, input[type=range], [role=group]".split(", ")]
+  .flatMap((kind) => [...document.querySelectorAll(kind)])
+  .filter((one) => app.graph._nodes.some((node) => node.widgets?.some((w) => w.element?.contains(one))))
+  .filter((one) => !(one.getAttribute("aria-label") || one.textContent.trim()))
+  .map((one) => one.outerHTML.slice(0, 120))"""
+UNREACHABLE = """() => app.graph._nodes.flatMap((node) => (node.widgets ?? [])
+  .filter((w) => w.element?.querySelector && w.type === "my3dgen")
+  .filter((w) => w.name !== "identity_card")
+  .filter((w) => ![w.element, ...w.element.querySelectorAll("*")].some((one) => one.tabIndex >= 0))
+  .map((w) => w.name))"""
+
+
+@only_classic
+def test_every_control_has_a_name_and_can_be_reached_without_a_mouse(page: Page) -> None:
+    page.open({str(i): node(kind) for i, kind in enumerate(KINDS, 1)}, {})
+    ours = "() => app.graph._nodes.flatMap((n) => n.widgets ?? []).filter((w) => w.type === 'my3dgen').length"
+    assert page.page.evaluate(ours) > len(KINDS)  # Render has two
+    assert page.page.evaluate(NAMELESS) == []
+    assert page.page.evaluate(UNREACHABLE) == []
+
+
+@pytest.mark.parametrize("page", ["classic", "nodes 2.0"], indirect=True)
+def test_light_colours_and_a_page_from_right_to_left_change_nothing_but_looks(page: Page) -> None:
+    page.open()
+    page.drag(40, 15)
+    moved = page.values("1")
+    dark = page.page.evaluate("pad => getComputedStyle(pad).color", page.pad())
+    palette = "name => app.extensionManager.setting.set('Comfy.ColorPalette', name)"
+    try:
+        page.page.evaluate(palette, "light")
+        page.page.evaluate("() => { document.documentElement.dir = 'rtl'; }")
+        page.open()
+        page.drag(40, 15)
+        assert page.values("1") == moved
+        assert page.page.evaluate("pad => getComputedStyle(pad).color", page.pad()) != dark
+    finally:
+        page.page.evaluate("() => { document.documentElement.dir = ''; }")
+        page.page.evaluate(palette, "dark")
 
 
 @only_classic

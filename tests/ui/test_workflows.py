@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,15 @@ SHOWN = """() => app.graph._nodes
   .filter((node) => !(app.nodeOutputs[node.id]?.images?.length))
   .map((node) => node.type)"""
 UNKNOWN = "() => app.graph._nodes.map(n => n.type).filter(t => !(t in LiteGraph.registered_node_types))"
+# Chosen values that their lists do not have.
+NOT_THERE = """() => app.graph._nodes.flatMap((node) => (node.widgets ?? [])
+  .filter(({value, options}) => Array.isArray(options?.values) && !options.values.includes(value))
+  .map(({name, value}) => `${node.title}: ${name} ${value}`))"""
+# What either frontend says of what is missing.
+WARNINGS = (
+    ".p-dialog:visible, .comfy-missing-nodes:visible, .p-toast-message:visible,"
+    " [data-testid^=error-overlay]:visible, [data-testid^=missing-]:visible"
+)
 
 
 def needs_the_users_models(name: str) -> bool:
@@ -46,24 +56,19 @@ def needs_the_users_models(name: str) -> bool:
     return name.startswith(("your_", "chain_"))
 
 
-@pytest.fixture(scope="module")
-def page(server: comfy.Server) -> Iterator[Any]:
-    with comfy_page.open_page(server) as opened:
+@pytest.fixture(scope="module", params=["installed", comfy.FRONTEND])
+def page(
+    request: pytest.FixtureRequest, server: comfy.Server, newer: Future[comfy.Server], faces: None
+) -> Iterator[Any]:
+    with comfy_page.open_page(server if request.param == "installed" else newer.result()) as opened:
         yield opened
 
 
-def test_every_api_workflow_has_a_file_for_the_page(root: Path) -> None:
+def test_every_api_workflow_has_a_file_for_the_page_and_a_thumbnail(root: Path) -> None:
     twins = sorted(path.name for path in (root / "workflows" / "api").glob("*.json"))
     assert twins == WORKFLOWS
-
-
-@pytest.mark.parametrize("name", WORKFLOWS)
-def test_the_page_gives_the_api_twin_back(page: Any, root: Path, name: str) -> None:
-    workflow = (root / "workflows" / name).read_text(encoding="utf-8")
-    twin = json.loads((root / "workflows" / "api" / name).read_text(encoding="utf-8"))
-    prompt = page.evaluate(comfy_page.TO_API, workflow)
-    assert comfy_page.same_prompt(prompt) == comfy_page.same_prompt(twin)
-    assert page.evaluate(UNKNOWN) == []
+    thumbnails = {path.stem for path in (root / "workflows").glob("*.jpg")}
+    assert thumbnails == {name.removesuffix(".json") for name in WORKFLOWS}
 
 
 @pytest.fixture(scope="module")
@@ -74,24 +79,37 @@ def faces(server: comfy.Server, root: Path) -> None:
 
 
 def open_template(page: Any, name: str) -> None:
-    """As a click on it does; nothing is missing, and nothing warns."""
+    """As a click on it does; nothing is missing, and nothing warns, once what its note asks for is there."""
     page.evaluate(OPEN_TEMPLATE, [comfy.PACK, name.removesuffix(".json")])
     page.wait_for_timeout(500)
-    assert page.locator(".p-dialog:visible, .comfy-missing-nodes:visible").count() == 0
-    assert page.locator(".p-toast-message:visible").count() == 0
+    assert page.evaluate(UNKNOWN) == []
+    assert page.locator(WARNINGS).count() == 0
+    assert page.evaluate(NOT_THERE) == []
 
 
-@pytest.mark.parametrize("name", [name for name in WORKFLOWS if needs_the_users_models(name)])
-def test_a_template_for_models_of_ones_own_opens_without_a_warning(page: Any, name: str) -> None:
-    open_template(page, name)
-
-
-@pytest.mark.usefixtures("faces")
-@pytest.mark.parametrize("name", [name for name in WORKFLOWS if not needs_the_users_models(name)])
-def test_a_template_opens_without_a_warning_runs_by_its_button_and_shows_the_result(
-    page: Any, name: str
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_a_template_opens_without_a_warning_and_gives_its_api_twin_back(
+    page: Any, root: Path, name: str
 ) -> None:
     open_template(page, name)
+    twin = json.loads((root / "workflows" / "api" / name).read_text(encoding="utf-8"))
+    prompt = page.evaluate("async () => (await app.graphToPrompt()).output")
+    assert comfy_page.same_prompt(prompt) == comfy_page.same_prompt(twin)
+
+
+def test_a_workflow_that_lacks_something_does_warn(page: Any, root: Path) -> None:
+    workflow = (root / "workflows" / "demo_person.json").read_text(encoding="utf-8")
+    page.evaluate(
+        "async (workflow) => app.loadGraphData(JSON.parse(workflow))",
+        workflow.replace("My3DGenRender", "Nobodys"),
+    )
+    page.locator(WARNINGS).first.wait_for(timeout=10_000)
+    assert page.evaluate(UNKNOWN)
+    page.keyboard.press("Escape")
+
+
+def runs(page: Any, name: str) -> None:
+    """From its button to what it shows."""
     few = {"steps": 2, "shared_steps": 2, "frames": 3, "rows": 2, "at_most": 4, "count": 2, "resolution": 32}
     page.evaluate(FEW, few)
     page.evaluate(f"() => {{ window.finished = ({FINISHED})(); }}")
@@ -99,6 +117,19 @@ def test_a_template_opens_without_a_warning_runs_by_its_button_and_shows_the_res
     assert page.evaluate("() => window.finished") == ""
     page.wait_for_timeout(300)
     assert page.evaluate(SHOWN) == []
+
+
+@pytest.mark.parametrize("page", ["installed"], indirect=True)
+@pytest.mark.parametrize("name", [name for name in WORKFLOWS if not needs_the_users_models(name)])
+def test_a_template_runs_by_its_button_and_shows_the_result(page: Any, name: str) -> None:
+    open_template(page, name)
+    runs(page, name)
+
+
+@pytest.mark.parametrize("page", [comfy.FRONTEND], indirect=True)
+def test_a_template_runs_on_the_newer_frontend_too(page: Any) -> None:
+    open_template(page, "alpha_space.json")
+    runs(page, "alpha_space.json")
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)

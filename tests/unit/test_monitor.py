@@ -5,9 +5,13 @@ from __future__ import annotations
 import sys
 from itertools import pairwise
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
+from face_fixtures import models, real_batch
+
+from my3dgen_core.losses import resize
 
 
 @pytest.fixture
@@ -27,6 +31,17 @@ def test_a_curve_stays_small_and_keeps_its_mean_and_its_end(monitor: ModuleType)
     assert len(apart) == 1
     each = apart.pop()
     assert losses[5] == pytest.approx(steps[5] - (each - 1) / 2)
+
+
+def test_an_album_stays_small_and_spreads_over_the_steps(monitor: ModuleType) -> None:
+    album = monitor.Album()
+    for step in range(1, 1001):
+        album.add(step, str(step))
+        assert len(album.pictures) < monitor.PICTURES
+    steps = [step for step, _ in album.pictures]
+    assert len({later - earlier for earlier, later in pairwise(steps)}) == 1
+    assert steps[0] < 150
+    assert steps[-1] > 850
 
 
 def test_steps_are_passed_on_and_told(monitor: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,3 +70,53 @@ def test_what_ends_a_training_goes_through_and_is_told(
     with pytest.raises(KeyboardInterrupt):
         monitor.watch("7", cancel, torch.zeros(1, 32, 32, 3))(1, 3, {"loss": 1.0})
     assert told == ["stopped"]
+
+
+def told_of(monitor: ModuleType, monkeypatch: pytest.MonkeyPatch, images: Any, load: Any) -> dict[str, Any]:
+    """What the page knows after three steps, with a picture at the first and at the last."""
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr(monitor.host, "publish", lambda event, data: told.append(data))
+    photo, first, last = images
+    watched = monitor.watch(
+        "7", lambda *_: None, photo.permute(0, 2, 3, 1) / 2 + 0.5, monitor.Likeness(photo, load)
+    )
+    watched(1, 3, {"loss": 1.0}, first)
+    watched(2, 3, {"loss": 1.0})
+    watched(3, 3, {"loss": 1.0}, last)
+    return told[-1]
+
+
+def test_with_every_picture_it_is_told_how_like_the_photo_it_is(
+    monitor: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    man, _, _, other, *_ = real_batch().images.split(1)
+    told = told_of(monitor, monkeypatch, (man, other, resize(man, 128)), models)
+    (first, like_other), (last, like_himself) = told["similarity"]
+    assert (first, last, told["note"]) == (1, 3, "")
+    assert like_other < 0.4
+    assert like_himself > 0.8
+    assert [step for step, _ in told["seen"]] == [1, 3]
+
+
+def no_models() -> Any:
+    raise FileNotFoundError("No face models found.")
+
+
+def broken() -> Any:
+    raise RuntimeError("out of memory")
+
+
+@pytest.mark.parametrize(
+    ("load", "note"),
+    [
+        (no_models, "Without face models the identity similarity is not measured."),
+        (broken, "The identity similarity could not be measured: the server's log says why."),
+        (models, "No face was found in the photo: the identity similarity is not measured."),
+    ],
+)
+def test_without_the_means_a_line_says_so_and_the_training_goes_on(
+    monitor: ModuleType, monkeypatch: pytest.MonkeyPatch, load: Any, note: str
+) -> None:
+    grey = torch.zeros(1, 3, 64, 64)
+    told = told_of(monitor, monkeypatch, (grey, grey, grey), load)
+    assert (told["state"], told["similarity"], told["note"]) == ("done", [], note)

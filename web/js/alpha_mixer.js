@@ -113,7 +113,7 @@ app.registerExtension({
     const figure = box({ tabindex: "0", role: "application", "aria-roledescription": "weights of anchors" }, [canvas]);
     Object.assign(figure.style, { flex: "1 1 0", minHeight: "0", cursor: "crosshair", touchAction: "none", outline: "none" });
     Object.assign(canvas.style, { border: `1px solid ${COLOURS.line}`, boxSizing: "border-box" });
-    const choices = element("div", { display: "flex", flexWrap: "wrap", gap: "3px" }, { role: "group" });
+    const choices = element("div", { display: "flex", flexWrap: "wrap", gap: "3px" }, { role: "group", "aria-label": "Anchors" });
     const turned = button("poses too", "The camera is mixed along, as the node gives it", () => follow(!along), signal);
     /** @param {boolean} on */
     const follow = (on) => {

@@ -68,13 +68,15 @@ function row(node, moved, signal) {
     value.textContent = `${now.toFixed(1)}${known ? `  (the person: ${limits})` : ""}`;
     name.textContent = called(node);
     slider.setAttribute("aria-valuetext", `${name.textContent} ${value.textContent}`);
+    root.setAttribute("aria-label", `Direction ${name.textContent}`);
   };
   /** @param {"drag" | "still"} quality */
   const set = (quality) => moved(() => setNumber(node, "strength", Number(slider.value)), quality);
   slider.addEventListener("input", () => set("drag"), { signal });
   slider.addEventListener("change", () => set("still"), { signal });
   const style = { display: "flex", flexDirection: "column", gap: "2px" };
-  return { root: element("div", style, { role: "group" }, [line, slider, person]), refresh };
+  const root = element("div", style, { role: "group" }, [line, slider, person]);
+  return { root, refresh };
 }
 
 app.registerExtension({

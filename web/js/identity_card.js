@@ -1,23 +1,48 @@
-// Load Identity: what is in the file, once it has been loaded.
+// Load Identity: what is in the file, once it has been loaded, and the face once its head has been rendered.
 
 import { app } from "../../../scripts/app.js";
-import { COLOURS, box, element } from "./lib/element.mjs";
-import { recall } from "./lib/live.mjs";
+import { COLOURS, box, element, within } from "./lib/element.mjs";
+import { LiveView, head, listen, live, recall, whenIdle } from "./lib/live.mjs";
 import { after, place } from "./lib/nodes.mjs";
 
 const HINT = "Run the workflow to see what is in the file.";
+const NO_FACE = "The face appears once a Render Head behind this node has run.";
+const SIDE = 96;
 
 app.registerExtension({
   name: "my3dgen.identity_card",
   nodeCreated(node) {
     if (node.comfyClass !== "My3DGenLoadIdentity") return;
+    const life = new AbortController();
+    const { signal } = life;
+    recall(node, signal);
     const hint = element("div", { color: COLOURS.faint, textAlign: "center" }, {}, [HINT]);
     const root = box({ role: "region", "aria-label": "Identity card" }, [hint]);
     Object.assign(root.style, { overflowY: "auto", userSelect: "text" });
-    const life = new AbortController();
-    recall(node, life.signal);
-    place(node, "identity_card", root, 150, life);
+    const size = { width: `${SIDE}px`, height: `${SIDE}px`, flex: `0 0 ${SIDE}px`, alignSelf: "center" };
+    const face = element("div", { ...size, borderRadius: "6px", overflow: "hidden", color: COLOURS.faint });
+    /** @param {string} said */
+    const say = (said) => face.firstElementChild || (face.textContent = said || NO_FACE);
+    /** @type {ImageBitmap | null} */
+    let shown = null;
+    const view = new LiveView((picture) => {
+      within(face, picture, SIDE);
+      face.setAttribute("role", "img");
+      face.setAttribute("aria-label", "The mean of the anchors");
+      shown?.close();
+      shown = picture;
+    }, say, signal);
 
+    const draw = () => {
+      const { handle, count = 0 } = live(node) ?? {};
+      if (!handle) return;
+      const mean = { head: head(node), weights: { handle, values: new Array(count).fill(1 / count) } };
+      view.ask({ ...mean, quality: "still" });
+    };
+
+    place(node, "identity_card", root, 190, life);
+    whenIdle(draw, signal);
+    listen(node, () => setTimeout(draw, 1500)); // where nobody says that the queue is empty
     after(node, "onExecuted", (output) => {
       /** @type {[string, string][] | undefined} */
       const rows = output?.my3dgen_card;
@@ -27,7 +52,9 @@ app.registerExtension({
         element("dt", { color: COLOURS.faint }, {}, [name]),
         element("dd", { margin: "0", overflowWrap: "anywhere" }, {}, [value]),
       ]);
-      root.replaceChildren(element("dl", style, {}, cells));
+      face.replaceChildren(NO_FACE);
+      root.replaceChildren(face, element("dl", style, {}, cells));
     });
+    signal.addEventListener("abort", () => shown?.close());
   },
 });

@@ -147,11 +147,15 @@ export class LiveView {
         body: JSON.stringify(request),
         signal: this.signal,
       });
-      if (answer.status === STALE) return void (await this.again(request));
-      if (!answer.ok) return this.say((await answer.json()).error);
+      if (!answer.ok) {
+        const { error } = await answer.json(); // read in any case: an answer left unread holds its connection
+        return void (answer.status === STALE ? await this.again(request) : this.say(error));
+      }
       const picture = await createImageBitmap(await answer.blob());
       if (this.signal.aborted) return;
-      if ("quality" in request && request.quality === "drag") this.slow = performance.now() - started > TOO_SLOW;
+      const slow = performance.now() - started > TOO_SLOW;
+      if ("quality" in request && request.quality === "drag") this.slow = slow;
+      else if (!slow) this.slow = false; // a picture of full quality was fast enough: it was a hiccup
       this.say("");
       this.show(picture);
     } catch {
