@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 from allocations import peak
+from page import put
 from people import full_generators, person
 
 from my3dgen_core import (
@@ -235,6 +236,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--plots", type=Path, help="folder for the plots")
+    parser.add_argument("--page", type=Path, help="put the tables into this page, between their marks")
     parser.add_argument("--from", dest="source", type=Path, help="figures of an earlier run")
     parser.add_argument(
         "--only", action="append", choices=list(CASES), help="this case; the rest from --json"
@@ -259,6 +261,8 @@ def main() -> None:
     print(table(result))
     if args.plots:
         draw(result, args.plots)
+    if args.page:
+        put(args.page, "growth", table(result))
 
 
 if __name__ == "__main__":
