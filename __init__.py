@@ -17,6 +17,7 @@ from .nodes.personalize import PivotalTuning, TrainIdentity
 from .nodes.persons import InterpolatePersons, MixPersons
 from .nodes.render import Render
 from .nodes.restore import RestorePhotos
+from .nodes.widen import WidenView
 
 NODE_CLASS_MAPPINGS = {
     "My3DGenLoadGenerator": LoadGenerator,
@@ -33,6 +34,7 @@ NODE_CLASS_MAPPINGS = {
     "My3DGenCameraPath": CameraPath,
     "My3DGenCameraKeyframes": CameraKeyframes,
     "My3DGenCameraFromLoad3D": CameraFromLoad3D,
+    "My3DGenWidenView": WidenView,
     "My3DGenRender": Render,
     "My3DGenPasteBack": PasteBack,
     "My3DGenCompare": Compare,
@@ -70,6 +72,7 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "My3DGenCameraPath": "Camera Path",
     "My3DGenCameraKeyframes": "Camera Keyframes",
     "My3DGenCameraFromLoad3D": "Camera from Load 3D",
+    "My3DGenWidenView": "Widen View",
     "My3DGenRender": "Render Head",
     "My3DGenPasteBack": "Paste Back",
     "My3DGenCompare": "Compare with Photos",

@@ -171,6 +171,19 @@ def mirror(cameras: Tensor) -> Tensor:
     return cameras * sign.to(cameras.device)
 
 
+def widened(cameras: Tensor, factor: float) -> Tensor:
+    """Cameras [N, 25] whose pictures show `factor` times as much of the world, around the same middle.
+
+    Raises:
+        ValueError: a factor that is not above 0.
+    """
+    if not 0 < factor < float("inf"):
+        raise ValueError(f"A view can be widened by a number above 0, not by {factor}.")
+    shorter = torch.ones_like(cameras)
+    shorter[:, [16, 20]] = 1 / factor
+    return check_cameras(cameras) * shorter
+
+
 def interpolate(start: Tensor, end: Tensor, t: Tensor) -> Tensor:
     """Linear interpolation of the 25 numbers, as the paper does: [1 or N, 25] twice and t [N] -> [N, 25]."""
     return torch.lerp(start, end, t.to(start)[:, None])

@@ -31,11 +31,16 @@ Labeller = Callable[[Tensor], Mapping[str, Tensor]]
 """Pictures [B, 3, H, W] in [-1, 1] -> scores [B] by name, NaN where there is none."""
 
 SMILE, MOUTH_OPEN, EYES_OPEN = "smile", "mouth open", "eyes open"
+FACE_WIDTH, JAW_WIDTH = "face width", "jaw width"
+LANDMARK_SCORES = (SMILE, MOUTH_OPEN, EYES_OPEN, FACE_WIDTH, JAW_WIDTH)
 AGE, GENDER = "age", "gender"
 # Of the 106 landmarks of InsightFace: corner, corner, upper inner lip, lower inner lip; for an eye the
 # corners and the middles of the lids.
 _MOUTH = (52, 61, 62, 60)
 _EYES = ((35, 39, 40, 33), (89, 93, 94, 87))
+# Of its outline the chin, and points left and right: beside the nose, where a face is widest, and beneath the
+# corners of the mouth.
+_CHIN, _CHEEKS, _JAW = 0, (12, 28), (3, 19)
 
 
 @dataclass(frozen=True)
@@ -119,15 +124,16 @@ def label_samples(
 
 
 class FaceGeometry:
-    """Scores pictures by the face in them: smile, mouth open, eyes open; age and gender with such a network.
+    """Scores pictures by the face in them: smile, mouth open, eyes open, the shape of the head by its width
+    and that of its jaw; age and gender with such a network.
 
-    The first three are lengths in units of the distance between the eyes, so that size and turn in the
-    picture do not matter. Without the 106-point network there is only the smile, from the five points.
+    All but the last two are ratios of lengths, so that size and turn in the picture do not matter. Without
+    the 106-point network there is only the smile, from the five points.
     """
 
     def __init__(self, models: FaceModels) -> None:
         self.models = models
-        self.names: tuple[str, ...] = (SMILE, MOUTH_OPEN, EYES_OPEN) if models.has_landmarks else (SMILE,)
+        self.names: tuple[str, ...] = LANDMARK_SCORES if models.has_landmarks else (SMILE,)
         if models.has_attributes:
             self.names += (AGE, GENDER)
 
@@ -183,7 +189,8 @@ def measure(points: np.ndarray, landmarks: np.ndarray | None = None) -> dict[str
 
     smile: width of the mouth plus how far its corners stand above its middle (five points: plus how near
     they come to the tip of the nose). mouth open: gap between the inner lips. eyes open: gap between the lids
-    over the width of the eye, mean of both.
+    over the width of the eye, mean of both. face width: at the cheeks, over the height from the eyes to the
+    chin. jaw width: beneath the mouth, over that at the cheeks.
     """
     across = points[1] - points[0]
     unit = float(np.linalg.norm(across))
@@ -196,6 +203,8 @@ def measure(points: np.ndarray, landmarks: np.ndarray | None = None) -> dict[str
         return {SMILE: (float(np.linalg.norm(corners[1] - corners[0])) + raised) / unit}
     left, right, upper, lower = landmarks[list(_MOUTH)]
     raised = float(((upper + lower) / 2 - (left + right) / 2) @ down)
+    height = float((landmarks[_CHIN] - points[:2].mean(0)) @ down)
+    cheeks, jaw = (float(np.linalg.norm(landmarks[b] - landmarks[a])) for a, b in (_CHEEKS, _JAW))
     gaps = [
         float(np.linalg.norm(landmarks[top] - landmarks[bottom]))
         / max(float(np.linalg.norm(landmarks[b] - landmarks[a])), 1e-6)
@@ -205,6 +214,8 @@ def measure(points: np.ndarray, landmarks: np.ndarray | None = None) -> dict[str
         SMILE: (float(np.linalg.norm(right - left)) + raised) / unit,
         MOUTH_OPEN: float((lower - upper) @ down) / unit,
         EYES_OPEN: sum(gaps) / len(gaps),
+        FACE_WIDTH: cheeks / max(height, 1e-6),
+        JAW_WIDTH: jaw / max(cheeks, 1e-6),
     }
 
 

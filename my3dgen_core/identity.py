@@ -18,7 +18,8 @@ from .checkpoint import CheckpointError, is_safetensors, write_safetensors
 from .latents import Latents
 
 FORMAT = "my3dgen.identity"
-WS, CAMERAS = "anchors.ws", "anchors.cameras"
+WS, CAMERAS, SCALES = "anchors.ws", "anchors.cameras", "scales"
+PRECISIONS = (torch.float32, torch.float16, torch.int8)
 
 
 @dataclass
@@ -77,14 +78,24 @@ class Identity:
     def save(self, path: str | os.PathLike[str], dtype: torch.dtype = torch.float32) -> None:
         """Writes a .safetensors file, atomically. float32 loads back bit for bit, float16 halves the file.
 
-        Cameras stay float32 in either case.
+        int8 halves the low-rank factors once more: whole numbers of -127 to 127, and a scale for each
+        component ("scales", in the order of the factors' names); the rest is float16. Cameras stay float32.
         """
-        if dtype not in (torch.float32, torch.float16):
-            raise ValueError(f"Identities are saved as float32 or float16, not {dtype}.")
-        tensors = {
-            key: value.detach().to("cpu", torch.float32 if key == CAMERAS else dtype)
-            for key, value in self._tensors().items()
-        }
+        if dtype not in PRECISIONS:
+            raise ValueError(f"Identities are saved as float32, float16 or int8, not {dtype}.")
+        tensors, scales = {}, []
+        for key, value in sorted(self._tensors().items()):
+            kept = value.detach().to("cpu", torch.float32)
+            if dtype == torch.int8 and key.endswith((UP, DOWN)):
+                scale = (kept.abs().amax(_along(key), keepdim=True) / 127).clamp(min=1e-30)
+                tensors[key] = (kept / scale).round().to(torch.int8)
+                scales.append(scale.flatten())
+            elif key == CAMERAS or dtype == torch.float32:
+                tensors[key] = kept
+            else:
+                tensors[key] = kept.to(torch.float16)
+        if scales:
+            tensors[SCALES] = torch.cat(scales)
         adapter = self.adapter
         settings = {
             "layout": adapter.layout,
@@ -121,7 +132,7 @@ class Identity:
                 if metadata.get("format") != FORMAT:
                     raise CheckpointError(f"{file.name} is not an identity file of this pack.")
                 tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
-            tensors = {key: value.to(torch.float32) for key, value in tensors.items()}
+            tensors = _scaled(tensors)
             ws, cameras = tensors.pop(WS), tensors.pop(CAMERAS, None)
             num_ws = int(metadata["num_ws"])
             adapter = Adapter(
@@ -134,12 +145,28 @@ class Identity:
             ws = ws.expand(-1, num_ws, -1).clone() if ws.shape[1] == 1 else ws
             anchors = Latents(ws, cameras, base_hash=metadata["base_hash"])
             return cls(adapter, anchors, metadata["base_hash"], json.loads(metadata["provenance"]))
-        except (SafetensorError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        except (SafetensorError, LookupError, TypeError, AttributeError, RuntimeError) as error:
             raise CheckpointError(f"{file.name} cannot be read as an identity: {error}.") from error
         except ValueError as error:
             if isinstance(error, CheckpointError):
                 raise
             raise CheckpointError(f"{file.name} cannot be read as an identity: {error}") from error
+
+
+def _along(key: str) -> int:
+    """The dimension of a factor that runs along a component: each component has a scale of its own."""
+    return 0 if key.endswith(UP) else 1
+
+
+def _scaled(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Stored tensors in float32; factors kept as whole numbers are multiplied by their scales."""
+    whole = sorted(key for key, value in tensors.items() if value.dtype == torch.int8)
+    counts = [tensors[key].shape[1 - _along(key)] for key in whole]
+    scales = tensors.pop(SCALES).split(counts) if whole else ()
+    tensors = {key: value.to(torch.float32) for key, value in tensors.items()}
+    for key, scale in zip(whole, scales, strict=True):
+        tensors[key] *= scale.unsqueeze(_along(key))
+    return tensors
 
 
 def _checked(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -187,16 +187,17 @@ class _Run:
         everyone = list(range(len(self.objective))) if self.settled else []
         rows = everyone if index is None else index
         angles = self.refinement.angles
-        shapes = {"ws": start.shape, "losses": start.shape[:1], "angles": angles[rows].shape}
+        shapes = {"ws": start.shape, "losses": start.shape[:1], "angles": torch.Size((len(rows), 6))}
         key = self.cache.key(start, index, steps)
         found = self.cache.find(key, shapes)
         if found is None:
             ws, losses = self.descend(start, index, steps)
-            self.cache.keep(key, {"ws": ws, "losses": losses, "angles": angles[rows]})
+            self.cache.keep(key, {"ws": ws, "losses": losses, "angles": self.refinement.chosen(rows)})
             return ws, losses
         ws, losses = found["ws"].to(start), found["losses"].to(start)
         with torch.no_grad():
-            angles[rows] = found["angles"].to(angles)
+            for row, corrections in zip(rows, found["angles"], strict=True):
+                angles[row].copy_(corrections)
         self.done += steps
         self.cached += len(rows)
         if self.on_step is not None:
@@ -216,7 +217,7 @@ class _Run:
         # a shared latent must fit the labels first
         refined = config.refine_cameras and (self.settled or index is not None)
         if refined:
-            groups.append({"params": [self.refinement.angles], "lr": config.camera_lr})
+            groups.append({"params": self.refinement.angles, "lr": config.camera_lr})
         optimizer = torch.optim.Adam(groups, betas=(0.9, 0.999))
         tail = max(1, steps // 10)
         losses = torch.zeros(len(variable), device=variable.device)

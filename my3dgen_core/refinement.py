@@ -40,17 +40,25 @@ def turned(cameras: Tensor, angles: Tensor) -> Tensor:
 
 
 class CameraRefinement:
-    """Labels [N, 25] with their corrections `angles` [N, 6], zero at first; to be optimised if `free`."""
+    """Labels [N, 25] with their corrections `angles`, N times [6], zero at first; to be optimised if `free`.
+
+    Each photo's are a tensor of their own: an optimiser with momentum moves those of the photos it has just
+    looked at, and leaves the others where they are.
+    """
 
     def __init__(self, cameras: Tensor, free: bool) -> None:
         self.labels, self.free = check_cameras(cameras).detach().clone(), free
-        self.angles = torch.zeros(len(cameras), 6, device=cameras.device).requires_grad_(free)
+        self.angles = [torch.zeros(6, device=cameras.device).requires_grad_(free) for _ in cameras]
 
     def cameras(self, index: list[int] | None = None) -> Tensor:
         """Corrected cameras of photos `index` (None: all)."""
         rows = list(range(len(self.labels))) if index is None else index
-        return turned(self.labels[rows], self.angles[rows]) if self.free else self.labels[rows]
+        return turned(self.labels[rows], self.chosen(rows)) if self.free else self.labels[rows]
+
+    def chosen(self, index: list[int]) -> Tensor:
+        """Corrections of photos `index`, [B, 6] in radians."""
+        return torch.stack([self.angles[row] for row in index]) if index else self.labels.new_zeros(0, 6)
 
     def penalty(self, index: list[int]) -> Tensor:
         """Negative log probability of the corrections [B], up to a constant: keeps them near the labels."""
-        return 0.5 * (self.angles[index] / SIGMA).square().sum(1)
+        return 0.5 * (self.chosen(index) / SIGMA).square().sum(1)

@@ -69,7 +69,8 @@ class Training:
         generator.check_ws(anchors.ws)
         ws = anchors.ws.detach().clone().to(self.device)
         shared = bool((ws == ws[:, :1]).all())  # anchors in W stay in W when they are refined
-        self.ws = ws[:, :1].clone() if shared else ws
+        rows = ws[:, :1] if shared else ws
+        self.ws = [one.clone().requires_grad_(config.refine) for one in rows]
         self.cameras = CameraRefinement(anchors.cameras.to(self.device), config.refine)
         if config.background_weight < 1 and heads is None:
             heads = rendered_heads(generator, ws, self.cameras.labels)
@@ -99,9 +100,8 @@ class Training:
         self.parameters = dict(generator.named_parameters())
         groups = parameter_groups(self.adapter, config)
         if config.refine:
-            self.ws.requires_grad_(True)
-            groups.append({"params": [self.ws], "lr": config.anchor_lr})
-            groups.append({"params": [self.cameras.angles], "lr": config.camera_lr})
+            groups.append({"params": self.ws, "lr": config.anchor_lr})
+            groups.append({"params": self.cameras.angles, "lr": config.camera_lr})
         self.optimizers = optimizers(groups, config)
         self.groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
         self.rates = [group["lr"] for group in self.groups]
@@ -193,8 +193,8 @@ class Training:
             loss = loss + self.config.identity_weight * likeness
         return loss + PENALTY * self.cameras.penalty(index) if self.config.refine else loss
 
-    def _ws(self, index: list[int] | slice) -> Tensor:
-        return self.ws[index].expand(-1, self.generator.num_ws, -1)
+    def _ws(self, index: list[int]) -> Tensor:
+        return torch.stack([self.ws[row] for row in index]).expand(-1, self.generator.num_ws, -1)
 
     def _check(self, loss: float) -> None:
         if math.isfinite(loss):
@@ -223,7 +223,7 @@ class Training:
         anchors = dataclasses.replace(self.given, base_hash=base_hash)
         if self.config.refine:
             with torch.no_grad():
-                ws, cameras = self._ws(slice(None)).clone(), self.cameras.cameras()
+                ws, cameras = self._ws(list(range(len(self.ws)))).clone(), self.cameras.cameras()
             anchors = dataclasses.replace(anchors, ws=ws, cameras=cameras)
         provenance: dict[str, Any] = {
             "settings": self.config.what_counts,  # no folders: the file travels
@@ -244,8 +244,9 @@ class Training:
         for key, tensor in self.adapter.tensors.items():
             yield f"adapter/{key}", tensor
         if self.config.refine:
-            yield "anchors", self.ws
-            yield "angles", self.cameras.angles
+            for row, (anchor, angles) in enumerate(zip(self.ws, self.cameras.angles, strict=True)):
+                yield f"anchors/{row}", anchor
+                yield f"angles/{row}", angles
 
     def _owner(self, tensor: Tensor) -> torch.optim.Optimizer:
         """The optimiser that moves a tensor."""

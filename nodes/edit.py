@@ -10,12 +10,13 @@ import torch
 
 from . import host, live, recall, sockets
 from .handles import Edit
+from .words import by_words
 
 if TYPE_CHECKING:
     from ..my3dgen_core import Direction, Identity, Latents
 
 CATEGORY = "My3DGen"
-MEASURED = ["smile", "mouth open", "eyes open", "age", "gender"]
+MEASURED = ["smile", "mouth open", "eyes open", "face width", "jaw width", "age", "gender"]
 WORDS = "words"
 COMPONENTS = [f"component {number}" for number in range(1, 13)]
 COMPONENT_SAMPLES = 4096
@@ -185,7 +186,7 @@ class FindDirection:
                 cache: Path | None = host.output_root() / "my3dgen" / "directions"
                 if attribute == WORDS:
                     attribute = words.strip() or WORDS
-                    labeller, cache = _by_words(attribute, opposite, clip, clip_vision), None
+                    labeller, cache = by_words(attribute, opposite, clip, clip_vision), None
                 else:
                     labeller = FaceGeometry(_face_models(face_models))
                 config = FinderConfig(samples=samples, seed=seed)
@@ -330,22 +331,6 @@ def _face_models(name: str) -> Any:
     from ..my3dgen_core import FaceModels
 
     return FaceModels.from_folder(host.find_face_pack(name))
-
-
-def _by_words(words: str, opposite: str, clip: Any, clip_vision: Any) -> Any:
-    """A labeller by core's CLIP."""
-    from ..my3dgen_core.direction_finder import WordLikeness
-
-    if clip is None or clip_vision is None:
-        raise ValueError("To find words, connect clip and clip_vision: text and image encoder of one CLIP.")
-
-    def meaning(text: str) -> torch.Tensor:
-        return clip.encode_from_tokens(clip.tokenize(text), return_pooled=True)[1]
-
-    def embed(images: torch.Tensor) -> torch.Tensor:
-        return clip_vision.encode_image(sockets.pictures_to_host(images))["image_embeds"]
-
-    return WordLikeness(words, embed, meaning(words), meaning(opposite))
 
 
 def _sureness(correlation: float | None) -> str:

@@ -12,13 +12,16 @@ if TYPE_CHECKING:
     from ..my3dgen_core import Identity
 
 
-DEMO_IDENTITY = "starter: demo person"
-_BUNDLED = Path(__file__).resolve().parents[1] / "my3dgen_core" / "starter" / "demo_identity.safetensors"
+_STARTER = Path(__file__).resolve().parents[1] / "my3dgen_core" / "starter"
+BUNDLED = {
+    "starter: demo person": _STARTER / "demo_identity.safetensors",
+    "starter: second person": _STARTER / "second_identity.safetensors",
+}
 
 
 def find_identity(name: str) -> Path:
     """The file of an identity that Load Identity offers."""
-    return _BUNDLED if name == DEMO_IDENTITY else host.find_model(host.IDENTITIES, name)
+    return BUNDLED.get(name) or host.find_model(host.IDENTITIES, name)
 
 
 class SaveIdentity:
@@ -44,8 +47,8 @@ class SaveIdentity:
                     },
                 ),
                 "precision": (
-                    ["float32", "float16"],
-                    {"tooltip": "float32 loads back bit by bit; float16 halves the file."},
+                    ["float32", "float16", "int8"],
+                    {"tooltip": "float32 loads back bit by bit; float16 halves it, int8 nearly again."},
                 ),
             },
             "hidden": {"node_id": "UNIQUE_ID"},
@@ -65,9 +68,8 @@ class SaveIdentity:
 class LoadIdentity:
     CATEGORY = "My3DGen"
     DESCRIPTION = (
-        "Loads an identity from models/my3dgen/identities, or one that Save Identity has written, or the "
-        "bundled demo person. "
-        "It belongs to the generator it was trained on."
+        "Loads an identity from models/my3dgen/identities, or one that Save Identity has written, or a "
+        "bundled one. It belongs to the generator it was trained on."
     )
     RETURN_TYPES = (sockets.IDENTITY, sockets.LATENT)
     RETURN_NAMES = ("identity", "anchors")
@@ -79,9 +81,9 @@ class LoadIdentity:
         return {
             "required": {
                 "file": (
-                    [DEMO_IDENTITY, *host.list_models(host.IDENTITIES)],
+                    [*BUNDLED, *host.list_models(host.IDENTITIES)],
                     {
-                        "tooltip": "The bundled demo person, or a file in models/my3dgen/identities or "
+                        "tooltip": "A bundled person, or a file in models/my3dgen/identities or "
                         "output/my3dgen/identities."
                     },
                 )

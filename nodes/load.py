@@ -56,6 +56,18 @@ class LoadGenerator:
                         "the same.",
                     },
                 ),
+                "memory_limit": (
+                    "INT",
+                    {
+                        "default": 0,
+                        "min": 0,
+                        "max": 1 << 20,
+                        "step": 16,
+                        "tooltip": "Pictures may take at most so many MiB of working memory beside the model "
+                        "itself: fewer rays and frames are worked on at a time. Too small a number is "
+                        "refused with the least that will do. 0: as much as is fast.",
+                    },
+                ),
             },
         }
 
@@ -64,14 +76,18 @@ class LoadGenerator:
         return file == STARTER or host.validate(file, lambda name: host.find_model(host.GENERATORS, name))
 
     @classmethod
-    def IS_CHANGED(cls, file: str, convert: bool = False, renderer: str = RENDERERS[0]) -> str:
+    def IS_CHANGED(
+        cls, file: str, convert: bool = False, renderer: str = RENDERERS[0], memory_limit: int = 0
+    ) -> str:
         from ..my3dgen_core.checkpoint import starter_path
 
         return host.fingerprint(
             [starter_path() if file == STARTER else host.find_model(host.GENERATORS, file)]
         )
 
-    def load(self, file: str, convert: bool = False, renderer: str = RENDERERS[0]) -> tuple[sockets.Model]:
+    def load(
+        self, file: str, convert: bool = False, renderer: str = RENDERERS[0], memory_limit: int = 0
+    ) -> tuple[sockets.Model]:
         from ..my3dgen_core import kernels, load_generator
         from ..my3dgen_core.checkpoint import convert as convert_generator
         from ..my3dgen_core.checkpoint import starter_path
@@ -85,6 +101,7 @@ class LoadGenerator:
             else:
                 generator = load_generator(path)
             kernels.choose(generator, renderer)
+            generator.memory_limit = memory_limit * 2**20 or None
             return (sockets.Model(host.manage(generator), name=file),)
 
 

@@ -51,6 +51,17 @@ class PasteBack:
                         "tooltip": "Width of the soft edge, in pixels of a 512 crop. 0 is a hard edge.",
                     },
                 ),
+                "wider": (
+                    "FLOAT",
+                    {
+                        "default": 1.0,
+                        "min": 1.0,
+                        "max": 4.0,
+                        "step": 0.05,
+                        "tooltip": "Pictures and masks show that many times the crop: as in Widen View. 1: "
+                        "the crop itself.",
+                    },
+                ),
             },
             "optional": {
                 "masks": (
@@ -58,6 +69,13 @@ class PasteBack:
                     {
                         "tooltip": "Paste only where this is white, such as the head mask of Render Head. "
                         "One mask, or one a picture."
+                    },
+                ),
+                "old_heads": (
+                    "MASK",
+                    {
+                        "tooltip": "Where the head was, for a new pose: what the new one leaves of it is "
+                        "filled in from around. One mask, or one a picture."
                     },
                 ),
             },
@@ -70,7 +88,9 @@ class PasteBack:
         crops: list[sockets.Crops],
         images: list[Tensor],
         feather: list[float],
+        wider: list[float],
         masks: list[Tensor] | None = None,
+        old_heads: list[Tensor] | None = None,
         node_id: list[str] | None = None,
     ) -> tuple[list[Tensor]]:
         from ..my3dgen_core.face import paste_back
@@ -79,21 +99,25 @@ class PasteBack:
         cuts = crops[0]
         flat = [picture for batch in photos for picture in sockets.checked_pictures(batch, "The photos")]
         faces = [face for batch in images for face in sockets.pictures_to_core(batch, "The new faces")]
-        heads = [mask for batch in masks or [] for mask in (batch[None] if batch.ndim == 2 else batch)]
-        if len(heads) not in (0, 1, len(faces)):
-            raise ValueError(
-                f"There are {len(heads)} masks for {len(faces)} pictures. Use one mask, or one a picture."
-            )
+        heads, old = (_one_each(given, len(faces)) for given in (masks, old_heads))
         pasted = []
         for index, (photo, cut) in enumerate(_places(cuts, len(flat), len(faces))):
             on_step(index, len(faces))
-            head = heads[index if len(heads) > 1 else 0][None] if heads else None
             pixels = paste_back(
-                flat[photo].cpu().numpy(), cuts.transforms[cut], faces[index], head, feather[0]
-            )
+                flat[photo].cpu().numpy(), cuts.transforms[cut], faces[index], heads[index], feather[0],
+                old[index], wider[0],
+            )  # fmt: skip
             pasted.append(torch.from_numpy(pixels)[None])
         same_size = len({picture.shape for picture in pasted}) == 1
         return ([host.to_host(p) for p in ([torch.cat(pasted)] if same_size else pasted)],)
+
+
+def _one_each(masks: list[Tensor] | None, count: int) -> list[Tensor | None]:
+    """A mask [1, H, W] for each picture; None for each where there are none."""
+    flat = [mask[None] for batch in masks or [] for mask in (batch[None] if batch.ndim == 2 else batch)]
+    if len(flat) not in (0, 1, count):
+        raise ValueError(f"There are {len(flat)} masks for {count} pictures. Use one mask, or one a picture.")
+    return [flat[index if len(flat) > 1 else 0] if flat else None for index in range(count)]
 
 
 def _places(cuts: sockets.Crops, photos: int, faces: int) -> list[tuple[int, int]]:

@@ -1,13 +1,15 @@
-"""Trains the bundled identity, the demo person's, and writes it with its card. A minute or two on a CPU.
+"""Trains the bundled identities and writes them with their cards. A few minutes each on a CPU.
 
-    python tools/demo_identity.py          # after every change of the starter's weights
+    python tools/demo_identity.py             # the demo person, after every change of the starter's weights
+    python tools/demo_identity.py --second    # the second, whose photos do not ship: needs extra `starter`
 
-The workflows that begin with a person load it, so that they need no training.
+The workflows that begin with a person load them, so that they need no training.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -16,17 +18,23 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-TARGET = ROOT / "my3dgen_core" / "starter" / "demo_identity.safetensors"
+STARTER = ROOT / "my3dgen_core" / "starter"
+SECOND = 301
+"""Seed of the second person, who is in no table of the study."""
 LARGEST = 1_000_000
-CARD = """# The demo person's identity
+WHO = {
+    False: ("The demo person", "the demo person (`demo_person/`)"),
+    True: ("The second person", f"person {SECOND} of `my3dgen_core.starter`"),
+}
+CARD = """# {name}'s identity
 
-What the starter generator learns of the demo person (`demo_person/`, a head made by a computer; no real
-person), so that workflows can begin with a person. Apache-2.0, like everything here.
+What the starter generator learns of {who}, a head made by a computer and no real
+person, so that workflows can begin with a person. Apache-2.0, like everything here.
 
 | | |
 |---|---|
-| File | `demo_identity.safetensors`, {size:,} bytes, {dtype} |
-| Made by | `python tools/demo_identity.py`: {photos} photos with their true cameras |
+| File | `{file}`, {size:,} bytes, {dtype} |
+| Made by | `{command}`: {photos} photos with their true cameras |
 | Steps | {shared} + {inversion} of inversion, {steps} of training, seed {seed} |
 | Generator | the starter, base hash `{base_hash}`; another one refuses it |
 | Holds | {parameters:,} numbers of update (rank {rank}, {layout}) and {photos} anchors with cameras |
@@ -38,7 +46,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, default=TARGET, help="the file; the card is written beside it")
+    parser.add_argument("--second", action="store_true", help="the second person instead of the demo person")
+    parser.add_argument("--out", type=Path, help="the file; the card is written beside it")
     parser.add_argument("--steps", type=int, help="of training (default: the settings' own)")
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
@@ -54,32 +63,50 @@ def main() -> int:
     )
     from my3dgen_core.evaluation import read_demo_person
 
+    second: bool = arguments.second
+    out: Path = arguments.out or STARTER / f"{'second' if second else 'demo'}_identity.safetensors"
     generator = load_generator(device=arguments.device)
     kernels.choose(generator, "auto")
-    photos, cameras, views, view_cameras = (part.to(arguments.device) for part in read_demo_person())
+    photos, cameras, views, view_cameras = (
+        part.to(arguments.device) for part in (second_person() if second else read_demo_person())
+    )
     inversion = InversionConfig()
     tuning = TuningConfig() if arguments.steps is None else TuningConfig(steps=arguments.steps)
     begin = time.perf_counter()
     anchors = invert(generator, photos, cameras, inversion, on_step=told("inversion"))
     identity = personalize(generator, photos, anchors, tuning, on_step=told("training"))
     print(f"\r{time.perf_counter() - begin:.0f} s")
-    identity.save(arguments.out, torch.float16)
-    size = arguments.out.stat().st_size
+    identity.save(out, torch.float16)
+    size = out.stat().st_size
     if size > LARGEST:
-        arguments.out.unlink()
+        out.unlink()
         print(f"The identity has {size:,} bytes, more than {LARGEST:,}: it is not kept.", file=sys.stderr)
         return 1
-    scores = evaluate(generator, type(identity).load(arguments.out), views, view_cameras)
+    scores = evaluate(generator, type(identity).load(out), views, view_cameras)
+    name, who = WHO[second]
+    command = "python tools/demo_identity.py" + (" --second" if second else "")
     card = CARD.format(
+        name=name, who=who, file=out.name, command=command,
         size=size, dtype="float16", photos=len(photos), views=len(views),
         shared=inversion.shared_steps, inversion=inversion.steps, steps=tuning.steps, seed=tuning.seed,
         base_hash=identity.base_hash[:12], parameters=identity.adapter.parameter_count,
         rank=identity.adapter.rank, layout=identity.adapter.layout,
         before=scores["pretrained"].psnr, after=scores["personalised"].psnr,
     )  # fmt: skip
-    arguments.out.with_suffix(".md").write_text(card, encoding="utf-8")
-    print(f"{arguments.out}\n\n{card}")
+    out.with_suffix(".md").write_text(card, encoding="utf-8")
+    print(f"{out}\n\n{card}")
     return 0
+
+
+def second_person() -> tuple[torch.Tensor, ...]:
+    """As many photos and held-out views as of the demo person, each with their cameras."""
+    from my3dgen_core import look_at
+    from my3dgen_core.starter import person
+    from my3dgen_core.starter.demo_person import HELD_OUT, PHOTOS, SIZE
+
+    someone = person(SECOND)
+    views = torch.cat([look_at(math.radians(yaw), math.radians(pitch)) for yaw, pitch in HELD_OUT])
+    return *someone.photos(PHOTOS, seed=0, resolution=SIZE), someone.render(views, SIZE)[0], views
 
 
 def told(what: str) -> Callable[..., None]:

@@ -36,6 +36,7 @@ SOURCES: dict[str, tuple[str, int, int, int]] = {
     "new_photo": ("Render the Orbit", 0, 8, 4),
     "personalize": ("Compare with Photos", 0, 1, 1),
     "repose": ("Paste Back", 0, 1, 1),
+    "two_persons": ("From One to the Other", 0, 8, 4),
 }
 MORE: dict[str, list[tuple[str, int]]] = {
     "chain_controlnet": [("The Picture in 512", 0), ("Depth in 512", 0)],

@@ -104,7 +104,7 @@ class GridCache:
 @torch.no_grad()
 def _fingerprint(planes: Tensor, decoder: Decoder, box_warp: float) -> Tensor:
     """Numbers that change with the planes and the decoder. Tensors made for inference count no changes."""
-    values = planes.reshape(-1) if planes.is_contiguous() else planes.permute(0, 3, 4, 1, 2).reshape(-1)
+    values = planes.reshape(-1) if planes.is_contiguous() else planes.permute(0, 1, 3, 4, 2).reshape(-1)
     weights = [p.reshape(-1).to(planes.dtype) for p in decoder.parameters()]
     sums = torch.stack((values.sum(), values.new_full((), box_warp)))
     return torch.cat((*weights, sums, values[::61]))

@@ -20,9 +20,8 @@ from torch import Tensor
 
 from .config import GeneratorConfig
 from .density_grid import DensityGrid
-from .layers import FullyConnected
+from .field import Field, summed
 from .volume import (
-    _PAIRS,
     Decoder,
     Jitter,
     Marched,
@@ -71,7 +70,7 @@ def render_rays_fast(
     depths = coarse_depths(config, origins, directions, noise)
     inputs = (origins.expand(-1, m, -1), directions, depths[..., 0], u.reshape(b, m, k))
     found = _compiled(planes, decoder, config, grid, inputs) if renderer == "compiled" else None
-    color, depth, weight = found or _by_torch(_Field(planes, decoder, config.box_warp, grid), inputs, chunk)
+    color, depth, weight = found or _by_torch(Field(planes, decoder, config.box_warp), grid, inputs, chunk)
     if config.white_back:
         color = color + (1 - weight)
     return Marched(color * 2 - 1, _limited(depth, depths.amin(), depths.amax()), weight)
@@ -101,13 +100,13 @@ def _compiled(
     return color, depth[..., None], weight[..., None]
 
 
-def _by_torch(field: _Field, inputs: _Inputs, chunk: int | None) -> _Found:
+def _by_torch(field: Field, grid: DensityGrid, inputs: _Inputs, chunk: int | None) -> _Found:
     """PyTorch's: colours [B, M, 32], depth and weight [B, M, 1]."""
     b, m = inputs[0].shape[:2]
     scene = torch.arange(b, device=inputs[0].device).clamp(max=field.scenes - 1).repeat_interleave(m)
     flat = [v.flatten(0, 1).split(chunk or b * m) for v in (scene[None], *inputs)]
     parts = [
-        _render(field, _Rays(scene, origins, directions), depths, u)
+        _render(field, grid, _Rays(scene, origins, directions), depths, u)
         for scene, origins, directions, depths, u in zip(*flat, strict=True)
     ]
     color, depth, weight = (torch.cat([p[i] for p in parts]).unflatten(0, (b, m)) for i in range(3))
@@ -138,47 +137,6 @@ class _Rays:
         return _Rays(self.scene[rays], self.origins[rays], self.directions[rays])
 
 
-class _Field:
-    """The radiance field of some scenes, decoded in two steps: density first."""
-
-    def __init__(self, planes: Tensor, decoder: Decoder, box_warp: float, grid: DensityGrid) -> None:
-        self.scenes, self.size = planes.shape[0], planes.shape[-1]
-        self.texels = planes.permute(0, 3, 4, 1, 2).reshape(-1, planes.shape[2])
-        self.decoder, self.box_warp, self.grid = decoder, box_warp, grid
-
-    def density(self, points: Tensor, scene: Tensor) -> tuple[Tensor, Tensor]:
-        """Points [E, 3] of scenes [E] -> raw density [E] and hidden units [E, 64]."""
-        first, softplus, last = self.decoder.net
-        units = softplus(first(self._features(points.to(torch.float32), scene)))
-        assert isinstance(last, FullyConnected)
-        weight, bias = last.weight[0] * last.weight_gain, last.bias[0] * last.bias_gain
-        return units @ weight.to(units.dtype) + bias.to(units.dtype), units
-
-    def colors(self, units: Tensor) -> Tensor:
-        """Hidden units [E, 64] -> colours [E, 32]."""
-        return self.decoder.colors(self.decoder.net[2](units)[:, 1:])
-
-    def _features(self, points: Tensor, scene: Tensor) -> Tensor:
-        """Mean plane features [E, 32]: the sum of twelve weighted texels, zero outside."""
-        size = self.size
-        texel = ((points.T * (2 / self.box_warp) + 1) * size - 1) / 2
-        low = texel.nan_to_num(-2).clamp(-2, size + 1).floor()  # further outside all weigh nothing
-        part = texel - low
-        place = torch.stack((low, low + 1))  # [2, 3, E]
-        share = torch.where((place >= 0) & (place < size), torch.stack((1 - part, part)), 0)
-        place = place.clamp(0, size - 1).to(torch.int64)
-        u, v = (list(axes) for axes in zip(*_PAIRS, strict=True))
-        first = torch.arange(3, device=points.device)[:, None] + scene * (3 * size * size)
-        rows = place[:, None, v] * (3 * size) + (place[:, u] * 3 + first)  # [2, 2, 3, E]
-        weights = share[:, None, v] * (share[:, u] / 3)
-        return F.embedding_bag(
-            rows.flatten(0, 2).T.contiguous(),
-            self.texels,
-            mode="sum",
-            per_sample_weights=weights.flatten(0, 2).T.to(self.texels.dtype).contiguous(),
-        )
-
-
 class _Samples:
     """Samples of R rays, sorted by depth: what is known of their densities, and of some all.
 
@@ -186,15 +144,15 @@ class _Samples:
     decoded; row [R, N]: of `units`, -1 where nothing was decoded.
     """
 
-    def __init__(self, field: _Field, rays: _Rays, depths: Tensor, bounds: Tensor) -> None:
-        self.field, self.rays, self.depths, self.bounds = field, rays, depths, bounds
+    def __init__(self, field: Field, grid: DensityGrid, rays: _Rays, depths: Tensor, bounds: Tensor) -> None:
+        self.field, self.grid, self.rays, self.depths, self.bounds = field, grid, rays, depths, bounds
         self.row = torch.full_like(depths, -1, dtype=torch.int64)
         self.units: list[Tensor] = []
         self.count = 0
 
     def join(self, depths: Tensor) -> None:
         """Adds samples at depths [R, K]."""
-        bounds = self.rays.bounds(self.field.grid, depths)
+        bounds = self.rays.bounds(self.grid, depths)
         self.depths, order = torch.cat((self.depths, depths), dim=1).sort(dim=1)
         self.bounds = torch.cat((self.bounds, bounds), dim=2).gather(2, order.expand(2, -1, -1))
         self.row = F.pad(self.row, (0, depths.shape[1]), value=-1).gather(1, order)
@@ -231,14 +189,16 @@ def needed(bounds: Tensor, depths: Tensor) -> Tensor:
     return F.pad(matters, (1, 0)) | F.pad(matters, (0, 1))
 
 
-def _render(field: _Field, rays: _Rays, depths: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _render(
+    field: Field, grid: DensityGrid, rays: _Rays, depths: Tensor, u: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Colours [R, 32], depth and weight [R, 1] of rays with coarse depths [R, N]; u [R, K]."""
-    bounds = rays.bounds(field.grid, depths)
+    bounds = rays.bounds(grid, depths)
     seeing = _where(needed(bounds, depths).any(1, keepdim=True))[0]
     if len(seeing) == 0:
         nothing = depths.new_zeros(len(depths), 1)
         return nothing.expand(-1, COLORS), torch.full_like(nothing, torch.nan), nothing
-    samples = _Samples(field, rays[seeing], depths[seeing], bounds[:, seeing])
+    samples = _Samples(field, grid, rays[seeing], depths[seeing], bounds[:, seeing])
     samples.decode(FIRST[0])
     if u.shape[1] > 0:
         weights = samples.weights()[1]
@@ -264,11 +224,4 @@ def _colors(samples: _Samples, weights: Tensor) -> Tensor:
     share = share * (total / share.sum(1, keepdim=True).clamp(min=1e-12))
     ray, sample = _where(counts)
     units = torch.cat(samples.units)[samples.row[ray, sample]]
-    ends = counts.sum(1).cumsum(0)
-    return F.embedding_bag(
-        torch.arange(len(ray), device=ray.device),
-        field_colors := samples.field.colors(units),
-        F.pad(ends[:-1], (1, 0)),
-        mode="sum",
-        per_sample_weights=share[ray, sample].to(field_colors.dtype),
-    )
+    return summed(samples.field.colors(units), share[ray, sample], counts)

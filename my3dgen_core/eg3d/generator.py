@@ -14,14 +14,16 @@ from torch import Tensor, nn
 
 from ..camera import check_cameras
 from .backbone import PLANE_CHANNELS, Backbone
+from .budget import Portion, portion
 from .config import GeneratorConfig
 from .density_grid import GridCache
 from .fast import render_rays_fast
+from .field import mean_features
 from .superresolution import SuperResolution, fast_dtype
-from .volume import Decoder, Jitter, Marched, plane_features, rays, render_rays
+from .volume import Decoder, Jitter, Marched, rays, render_rays
 
 # Samples decoded at a time without gradients: on a CPU what fits the cache, elsewhere what bounds the memory.
-_CPU_SAMPLES, _DEVICE_SAMPLES = 1 << 16, 1 << 22
+_CPU_SAMPLES, _DEVICE_SAMPLES = 1 << 15, 1 << 22
 _FRAMES = 4  # go through super-resolution together where quality is "fast"
 
 
@@ -67,6 +69,9 @@ class Generator(nn.Module):
         """From how far round it has seen heads (`ViewRange.beyond` warns); loading may know better."""
         self.renderer = "torch"
         """What renders: "torch", or "compiled" where `my3dgen_core.kernels` is built (see `render_rays`)."""
+        self.memory_limit: int | None = None
+        """Bytes that pictures may take while they are rendered, beside weights, inputs and themselves;
+        None: as much as is fast. Kept where no gradients are wanted (see `budget`)."""
         self.grids = GridCache()
         """Where there is nothing to see in the planes that were last rendered with quality "fast"."""
         self.replaced: dict[str, nn.Parameter] = {}
@@ -153,8 +158,8 @@ class Generator(nn.Module):
             chunk: rays a scene at a time; None: bounded memory without gradients, all at once with them.
 
         Raises:
-            ValueError: wrong shapes, unknown noise mode or quality, a resolution the model cannot take; or
-                gradients are wanted of a "fast" picture.
+            ValueError: wrong shapes, unknown noise mode or quality, a resolution the model cannot take;
+                gradients are wanted of a "fast" picture; or `memory_limit` is too small for one picture.
         """
         check_quality(quality)
         check_cameras(cameras)
@@ -179,14 +184,40 @@ class Generator(nn.Module):
             given = (ws, cameras) if planes is None else (ws, cameras, planes)
             rendered = self._each(prefixes, alone, *given)
             return Rendering(*(torch.cat(maps) for maps in zip(*map(_maps, rendered), strict=True)))
-        if planes is None:
-            planes = self.planes(ws, noise_mode, generator)
         batch = max(len(ws), len(cameras))
-        if not {len(ws), len(cameras), len(planes)} <= {1, batch}:
+        counts = len(ws), len(ws if planes is None else planes), len(cameras)
+        if not {*counts} <= {1, batch}:
             raise ValueError(
-                f"{len(ws)} latents, {len(planes)} planes and {len(cameras)} cameras do not fit: "
-                "equal counts pair up, a single one serves all."
+                "{} latents, {} planes and {} cameras do not fit: ".format(*counts)
+                + "equal counts pair up, a single one serves all."
             )
+        if planes is None and len(ws) == 1:
+            planes = self.planes(ws, noise_mode, generator)
+
+        def some(w: Tensor, c: Tensor, p: Tensor | None, rays: int | None) -> Rendering:
+            made = self.planes(w, noise_mode, generator) if p is None else p
+            return self._render(w, c, made, resolution, jitter, generator, quality, rays)
+
+        if self.memory_limit is None or torch.is_grad_enabled():
+            return some(ws, cameras, planes, chunk)
+        if isinstance(jitter, tuple):
+            raise ValueError("Under a limit of memory there are no tensors as jitter: give a generator.")
+        share = portion(self, self.memory_limit, batch, resolution, quality, planes is None)
+        return _in_portions(some, batch, (ws, cameras, planes), share, chunk)
+
+    def _render(
+        self,
+        ws: Tensor,
+        cameras: Tensor,
+        planes: Tensor,
+        resolution: int,
+        jitter: Jitter,
+        generator: torch.Generator | None,
+        quality: str,
+        chunk: int | None,
+    ) -> Rendering:
+        """`render`, of planes that are made."""
+        batch = max(len(ws), len(cameras), len(planes))
         cameras = cameras.expand(batch, -1).to(planes.dtype)
         marched = self.march(planes, cameras, resolution, None, jitter, chunk, quality=quality)
         square = (resolution, resolution)
@@ -277,7 +308,7 @@ class Generator(nn.Module):
             return torch.cat(densities), torch.cat(colors)
         planes = planes.expand(len(points), -1, -1, -1, -1)
         out = [
-            self.decoder(plane_features(planes, part, self.config.box_warp).mean(1))
+            self.decoder(mean_features(planes, part, self.config.box_warp))
             for part in points.split(chunk or points.shape[1], dim=1)
         ]
         return torch.cat([o[0] for o in out], dim=1), torch.cat([o[1] for o in out], dim=1)
@@ -311,6 +342,35 @@ class Generator(nn.Module):
                 f"This generator takes latents of shape [N, {expected[0]}, {expected[1]}], but these have "
                 f"{list(ws.shape)}. They belong to another generator."
             )
+
+
+def _in_portions(
+    render: Callable[[Tensor, Tensor, Tensor | None, int | None], Rendering],
+    batch: int,
+    given: tuple[Tensor, Tensor, Tensor | None],
+    share: Portion,
+    chunk: int | None,
+) -> Rendering:
+    """A portion of latents, cameras and planes after the other, straight into the place of its pictures."""
+    whole: Rendering | None = None
+    for first in range(0, batch, share.pictures):
+        part = slice(first, first + share.pictures)
+        w, c, p = (v if v is None or len(v) == 1 else v[part] for v in given)
+        assert w is not None
+        assert c is not None
+        count = min(share.pictures, batch - first)
+        rays = max(1, share.rays // count)
+        rendering = render(w, c, p, rays if chunk is None else min(chunk, rays))
+        if count == batch:
+            return rendering
+        image, _, *rest = _maps(rendering)
+        if whole is None:
+            image, depth, mask, features = (v.new_empty(batch, *v.shape[1:]) for v in (image, *rest))
+            whole = Rendering(image, features[:, :3], depth, mask, features)
+        for place, value in zip(_maps(whole), _maps(rendering), strict=True):
+            place[part] = value
+    assert whole is not None
+    return whole
 
 
 def _maps(rendering: Rendering) -> tuple[Tensor, ...]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 import torch.nn.functional as F
@@ -10,9 +12,13 @@ from torch import Tensor, nn
 
 from .backbone import PLANE_CHANNELS
 from .config import GeneratorConfig
-from .layers import SynthesisBlock, fir_kernel
+from .layers import SynthesisBlock, fir_kernel, upsample
 
 CONV_CLAMP = 256.0
+_STRIP_BYTES = 24 << 20
+"""Larger features are made strip by strip on a CPU. The C library keeps freed buffers of up to 32 MiB for the
+next; larger ones it asks of the system each time, page by page, which takes longer than to fill them."""
+_HALO = 2  # rows of its input that a row of a block's output depends on, to either side
 
 
 @dataclass(frozen=True)
@@ -117,4 +123,28 @@ class SuperResolution(nn.Module):
         if features.device.type == "cpu":
             features = features.contiguous(memory_format=torch.channels_last)
         x, rgb = self.block0(features, features[:, :3], last, self.noise_mode, generator, dtype)
+        if x.device.type == "cpu" and self.noise_mode == "none" and not torch.is_grad_enabled():
+            row = self.block1.conv1.weight.shape[0] * x.shape[3] * (4 if self.block1.up else 1) * x.itemsize
+            if len(x) * x.shape[2] * row > _STRIP_BYTES:
+                return self._in_strips(x, rgb, last, max(1, _STRIP_BYTES // row), dtype)
         return self.block1(x, rgb, last, self.noise_mode, generator, dtype)[1]
+
+    def _in_strips(self, x: Tensor, rgb: Tensor, ws: Tensor, rows: int, dtype: torch.dtype | None) -> Tensor:
+        """The second block, some rows of one picture at a time: the same numbers from small buffers.
+
+        Each strip sees `_HALO` rows more on either side, whose results are thrown away.
+        """
+        scale, height = 2 if self.block1.up else 1, x.shape[2]
+        image = upsample(rgb) if self.block1.up else rgb.clone()
+        rows = math.ceil(height / math.ceil(height / rows))
+        for b, first in product(range(len(x)), range(0, height, rows)):
+            last = min(first + rows, height)
+            begin, end = max(0, first - _HALO), min(height, last + _HALO)
+            strip = x[b : b + 1, :, begin:end]
+            if x.is_contiguous(memory_format=torch.channels_last):
+                strip = strip.contiguous(memory_format=torch.channels_last)
+            styles = ws[b : b + 1] if len(ws) > 1 else ws
+            made = self.block1(strip, None, styles, self.noise_mode, None, dtype)[1]
+            kept = made[0, :, (first - begin) * scale : (last - begin) * scale]
+            image[b, :, first * scale : last * scale] += kept
+        return image

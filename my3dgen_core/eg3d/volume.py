@@ -16,11 +16,11 @@ from ..camera import cam2world, intrinsics
 from ..randomness import uniform
 from .backbone import PLANE_CHANNELS
 from .config import GeneratorConfig
+from .field import mean_features
 from .layers import FullyConnected
 
 _Decode = Callable[[Tensor], tuple[Tensor, Tensor]]
 Jitter = float | torch.Generator | tuple[Tensor, Tensor] | None
-_PAIRS = ((0, 1), (0, 2), (2, 0))  # XY, XZ and ZX: not YZ, which is how every released model was trained
 
 
 class Decoder(nn.Module):
@@ -86,23 +86,6 @@ def box_limits(origins: Tensor, directions: Tensor, side: float) -> tuple[Tensor
     end = torch.maximum(near, far).amin(-1, keepdim=True)
     missed = start > end
     return start.masked_fill(missed, -1.0), end.masked_fill(missed, -2.0)
-
-
-def plane_features(planes: Tensor, points: Tensor, box_warp: float) -> Tensor:
-    """Features of each plane: planes [B, 3, 32, P, P] and points [B, M, 3] -> [B, 3, M, 32]."""
-    b, _, channels, height, width = planes.shape
-    if b > 1 and planes.stride(0) == 0:  # one scene from several cameras
-        return (
-            plane_features(planes[:1], points.reshape(1, -1, 3), box_warp)[0]
-            .unflatten(1, (b, -1))
-            .transpose(0, 1)
-        )
-    points = points * (2 / box_warp)
-    grid = torch.stack([points[..., pair] for pair in _PAIRS], dim=1)
-    flat = planes.reshape(b * 3, channels, height, width).contiguous(memory_format=torch.channels_last)
-    grid = grid.reshape(b * 3, 1, -1, 2).to(flat.dtype)
-    sampled = F.grid_sample(flat, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    return sampled.reshape(b, 3, channels, -1).transpose(2, 3)
 
 
 def march(
@@ -207,7 +190,7 @@ class _Field:
 
     def at(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Raw density [B, M, 1] and colours [B, M, C] at points [B, M, 3]."""
-        return self.decoder(plane_features(self.planes, points, self.box_warp).mean(1))
+        return self.decoder(mean_features(self.planes, points, self.box_warp))
 
     def along(self, origins: Tensor, directions: Tensor, depths: Tensor) -> tuple[Tensor, Tensor]:
         """The same at depths [B, M, N, 1] along rays: [B, M, N, 1] and [B, M, N, C]."""
@@ -302,6 +285,8 @@ def render_rays(
 
     Depth is clamped to the range of all samples of the call, so the batch is one frame of reference.
     """
+    from . import pictures
+
     b, m = directions.shape[:2]
     n, k = config.depth_resolution, config.depth_resolution_importance
     origins = origins.expand(-1, m, -1)
@@ -319,10 +304,14 @@ def render_rays(
     chunk = m if chunk is None else max(1, chunk)
 
     field = _Field(planes, _scaled(decoder, density_scale), config.box_warp)
+    alone = None if density_scale != 1 else pictures.field(planes, decoder, config, origins, directions)
     parts = []
     for i in range(0, m, chunk):
         part = slice(i, i + chunk)
         o, d, t, u = origins[:, part], directions[:, part], depths[:, part], fine[:, part]
+        if alone is not None:
+            parts.append(pictures.pixels(alone, o, d, t, u, config.white_back))
+            continue
         if floor > 0 and torch.is_grad_enabled():
             with torch.no_grad():
                 samples = _two_passes(field, o, d, t, u)

@@ -75,6 +75,18 @@ class CropTransform:
         matrix[:, :2] /= zoom
         return replace(self, matrix=matrix, photo_size=(height, width))
 
+    def wider(self, factor: float) -> CropTransform:
+        """A crop around the same middle that shows `factor` times as much of the photo on either axis.
+
+        Raises:
+            ValueError: a factor that is not above 0.
+        """
+        if not 0 < factor < math.inf:
+            raise ValueError(f"A crop can be widened by a number above 0, not by {factor}.")
+        matrix = self.matrix / factor
+        matrix[:, 2] += self.crop_size / 2 * (1 - 1 / factor)
+        return replace(self, matrix=matrix)
+
     def to_crop(self, points: np.ndarray) -> np.ndarray:
         """Photo points [...,2] -> crop points."""
         return points @ self.matrix[:, :2].T + self.matrix[:, 2]

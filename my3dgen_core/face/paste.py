@@ -6,6 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ..restoration import spread
 from .crop import CropTransform
 
 FEATHER = 24.0
@@ -17,10 +18,12 @@ def paste_back(
     crop: torch.Tensor,
     mask: torch.Tensor | None = None,
     feather: float = FEATHER,
+    old: torch.Tensor | None = None,
+    wider: float = 1.0,
 ) -> np.ndarray:
     """Put an edited crop back into its photo, with a soft edge.
 
-    Outside the crop, and further than half the feather outside the mask, the photo stays as it is to the
+    Outside the crop, and further than half the feather outside the masks, the photo stays as it is to the
     last bit. Inside, a crop that is smaller than the face in the photo brings only the detail it has.
 
     Args:
@@ -30,14 +33,18 @@ def paste_back(
         mask: [1,s,s] in 0..1 (any s), 1 = take the crop; None takes all of it.
         feather: width of the soft edge, in pixels of a 512 crop: inwards at the border of the crop, half to
             either side at the border of the mask. 0 is a hard edge.
+        old: [1,s,s] in 0..1, where the head was that is replaced: what the new one does not cover of it is
+            filled in from the photo around. None: nothing is filled in.
+        wider: the crop and the masks show so many times what was cut out (`camera.widened`), to reach hair
+            and shoulders beyond it.
     Returns:
         a new photo of the same size and type.
     Raises:
-        ValueError: the photo has other proportions than the one the crop came from, or the crop or the mask
-            is not a square picture.
+        ValueError: the photo has other proportions than the one the crop came from, the crop or a mask is
+            not a square picture, or the old head's covers all there is.
     """
     _check_square(crop, 3, "The picture to paste")
-    transform = transform.for_photo_size(pixels.shape[0], pixels.shape[1])
+    transform = transform.for_photo_size(pixels.shape[0], pixels.shape[1]).wider(wider)
     height, width = transform.photo_size
     corners = transform.to_photo(np.array([[0, 0], [1, 0], [0, 1], [1, 1]]) * float(transform.crop_size))
     left, top = np.floor(corners.min(0)).astype(int).clip(0, [width, height])
@@ -58,9 +65,15 @@ def paste_back(
         softened = _softened(mask.detach().float().cpu().clamp(0, 1), feather)
         weight = weight * _sampled(softened, grid, transform, "bilinear")[0].clamp(0, 1)
     full = 255.0 if pixels.dtype == np.uint8 else 1.0
-    old = torch.from_numpy(np.ascontiguousarray(pixels[top:bottom, left:right])).float()
-    mixed = torch.lerp(old, (new.permute(1, 2, 0) + 1) / 2 * full, weight[..., None])
+    photo = torch.from_numpy(np.ascontiguousarray(pixels[top:bottom, left:right])).float()
     changed = (weight > 0).numpy()
+    if old is not None:
+        _check_square(old, 1, "The mask of the old head")
+        grown = _grown(old.detach().float().cpu().clamp(0, 1), feather)
+        gone = _sampled(grown, grid, transform, "bilinear").clamp(0, 1) * (inside > 0)
+        photo = _without(photo, gone)
+        changed |= (gone[0] > 0).numpy()
+    mixed = torch.lerp(photo, (new.permute(1, 2, 0) + 1) / 2 * full, weight[..., None])
     mixed_pixels = (mixed.round() if full == 255 else mixed).numpy().astype(pixels.dtype)
     result[top:bottom, left:right][changed] = mixed_pixels[changed]
     return result
@@ -84,6 +97,23 @@ def _softened(mask: torch.Tensor, feather: float) -> torch.Tensor:
     half = min(half, mask.shape[-1] - 1)
     padded = F.pad(mask[None], (half,) * 4, mode="replicate")
     return F.avg_pool2d(padded, 2 * half + 1, stride=1)[0]
+
+
+def _grown(mask: torch.Tensor, feather: float) -> torch.Tensor:
+    """A mask [1,s,s] that is 1 to some pixels beyond its edge and falls softly from there."""
+    ramp = max(1, round(feather * mask.shape[-1] / 512 / 2))
+    reach = 2 * ramp + 1  # the ramp comes on top, and lies outside as a whole
+    return _softened(F.max_pool2d(mask[None], 2 * reach + 1, 1, reach)[0], feather)
+
+
+def _without(photo: torch.Tensor, gone: torch.Tensor) -> torch.Tensor:
+    """A photo [h,w,3] with what is around in place of what is gone [1,h,w]."""
+    picture, known = photo.permute(2, 0, 1)[None], 1 - gone[None]
+    sure = (known == 1).float()  # a half-hidden pixel is half of the old head: it must not spread
+    if not bool(sure.any()):
+        raise ValueError("The old head's mask covers all of the picture: nothing is left to fill it from.")
+    filled = spread(picture * sure, sure)
+    return torch.lerp(filled, picture, known)[0].permute(1, 2, 0)
 
 
 def _check_square(picture: torch.Tensor, channels: int, what: str) -> None:

@@ -30,6 +30,7 @@ import torch
 
 from my3dgen_core import Generator, GeneratorConfig, kernels, load_generator, look_at
 from my3dgen_core.eg3d import fast
+from my3dgen_core.eg3d.field import Field
 
 QUALITIES = ("exact", "fast")
 BATCH = 4
@@ -111,17 +112,17 @@ def fidelity(scene: Scene, renderer: str) -> dict[str, float]:
 
 def decoded(scene: Scene, first: tuple[int, int]) -> int:
     """Samples whose density is decoded for a frame of 64 x 64 rays; `first` as `eg3d.fast.FIRST`."""
-    counts, density, usual = [], fast._Field.density, fast.FIRST
+    counts, density, usual = [], Field.density, fast.FIRST
 
     def counting(self: Any, points: torch.Tensor, which: torch.Tensor) -> Any:
         counts.append(len(points))
         return density(self, points, which)
 
-    fast._Field.density, fast.FIRST = counting, first  # type: ignore[method-assign]
+    Field.density, fast.FIRST = counting, first  # type: ignore[method-assign]
     try:
         scene.march("fast", "torch", look_at(0.3, 0.1), 64)
     finally:
-        fast._Field.density, fast.FIRST = density, usual  # type: ignore[method-assign]
+        Field.density, fast.FIRST = density, usual  # type: ignore[method-assign]
     return sum(counts)
 
 

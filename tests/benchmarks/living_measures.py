@@ -32,13 +32,25 @@ def hidden_part(photos: Tensor, share: float) -> Tensor:
     return masks
 
 
+def own_drop(smiles: Tensor, cosines: Tensor) -> dict[str, Any]:
+    """Likeness of a person's own photos [N] by their smiles [N]: the mean of the fifths that smile least, in
+    between and most, and how much the lowest of the outer two falls short of the middle one."""
+    order, fifth = smiles.argsort(), max(1, len(smiles) // 5)
+    if len(order) < 3:
+        return {"fifths": None, "drop": None}
+    middle = (len(order) - fifth) // 2
+    parts = (order[:fifth], order[middle : middle + fifth], order[-fifth:])
+    least, between, most = (float(cosines[part].mean()) for part in parts)
+    return {"fifths": [least, between, most], "drop": between - min(least, most)}
+
+
 def smile_claim(steps: Tensor, smiles: Tensor, cosines: list[float | None], own: Tensor) -> dict[str, Any]:
     """How a sweep behaves over the range of smiles `own`.
 
     Returns:
-        "drop": unedited likeness less the lowest within the range (and up to the first step beyond it on
-        either side, so that a coarse sweep cannot pass the range over); "covered": the share of the range
-        that the sweep reaches; "rising": the share of steps at which the smile grows; the sweep itself.
+        "drop": unedited likeness less the lowest within the range, its ends between two steps included;
+        "covered": the share of the range that the sweep reaches; "rising": the share of those steps, up to
+        the first one beyond on either side, at which the smile grows; the sweep itself.
     """
     sweep = [
         (float(step), float(smile), cosine)
@@ -50,16 +62,24 @@ def smile_claim(steps: Tensor, smiles: Tensor, cosines: list[float | None], own:
         return found
     low, high = float(own.min()), float(own.max())
     values = [smile for _, smile, _ in sweep]
-    found["rising"] = mean([float(b > a) for a, b in itertools.pairwise(values)])
     reached = max(0.0, min(max(values), high) - max(min(values), low))
     found["covered"] = reached / (high - low) if high > low else 1.0
     middle = min(range(len(sweep)), key=lambda place: abs(sweep[place][0]))
-    chosen = [middle]
-    for way, inside in ((1, lambda smile: smile < high), (-1, lambda smile: smile > low)):
+    chosen, likeness = [middle], [sweep[middle][2]]
+    for way, end in ((1, high), (-1, low)):
         place = middle
-        while inside(values[place]) and 0 <= place + way < len(sweep):
-            place += way
+        while way * values[place] < way * end and 0 <= place + way < len(sweep):
+            before, place = place, place + way
             chosen.append(place)
-    cosine = {place: sweep[place][2] for place in chosen}
-    found["drop"] = cosine[middle] - min(cosine.values())
+            step = values[place] - values[before]
+            share = (end - values[before]) / step if way * values[place] > way * end else 1.0
+            likeness.append(sweep[before][2] + share * (sweep[place][2] - sweep[before][2]))
+    found["drop"] = likeness[0] - min(likeness)
+    found["rising"] = mean([float(values[b] > values[a]) for a, b in itertools.pairwise(sorted(chosen))])
     return found
+
+
+def hidden_error(pictures: Tensor, photos: Tensor, masks: Tensor) -> float:
+    """Mean PSNR in dB of pictures [N, 3, H, H] in [-1, 1] where masks [N, 1, H, H] are 1."""
+    error = ((pictures.clamp(-1, 1) - photos).square() * masks).sum((1, 2, 3)) / 3 / masks.sum((1, 2, 3)) / 4
+    return float((-10 * error.clamp(min=1e-10).log10()).mean())

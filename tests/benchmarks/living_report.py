@@ -7,24 +7,46 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from living_pictures import strips, tables
+
 Row = dict[str, Any]
 PRETRAINED, PERSONAL = "pretrained", "personal"
 SMILE_DROP = 0.03
-COMMAND = "python tests/benchmarks/living.py --face-models FOLDER"
 INTRODUCTION = """# What lives in a person
 
 Alpha samples, interpolation, edits, photos that training has not seen, hidden parts: the personal generator
-beside the pretrained one, with the same anchors. {persons} persons, synthetic and unknown to the generator,
-{photos} photos each with exact cameras, {steps} steps of training; means over persons. Identity is the cosine
-of ArcFace embeddings with the person's photos (with its own photo, where there is one). All is uncurated.
+beside the pretrained one, with the same anchors. {persons} persons of the study, synthetic and unknown to the
+generator: {who}. {photos} photos each with exact cameras; identities: {origins}. Means over persons.
+Identity is the cosine of ArcFace embeddings with the photos of the person (or its own, where there is one);
+pictures without a face that the detector finds are left out, and counted. All is uncurated.
 
-`{command}`, then `--report`; {minutes:.0f} minutes a person ({device}).
+    python tests/benchmarks/study_persons.py --out build/study/persons 100 101 102 103 104 105 --plain
+    python tests/benchmarks/living.py --identities build/study/identities --face-models FOLDER
+    python tests/benchmarks/living.py --report
+
+{minutes:.1f} minutes of one core a person{training}. Face models: InsightFace's
+w600k_mbf and its small detector, brought by the user.
 """
 
 SAMPLING = """Mixtures of three anchors, each seen from a mixture of their cameras. Diversity is the mean
 perceptual distance (Laplacian) of two samples; pose-free: both from the front."""
-SMILING = """The mean anchor, from the front. Drop: how much the identity falls over the range of smiles that
-the person's own frontal photos span, measured by landmarks."""
+SMILES = ("all layers", "later layers", "within the hull")
+KEPT = "later layers"
+SMILING = """The starter's smile on the mean anchor, from the front: on all layers of the latent, on the later
+half of them (in Apply Direction `layers` 6-11), and within the hull of the anchors. Drop: how much the
+identity falls over the range of smiles that the person's own frontal photos span, measured by landmarks; of
+that range "covered" is reached; rising: at how many of those steps the smile grows. The pictures: strengths
+from -4 to 4."""
+
+
+FIGURES = {
+    "alpha samples": ("samples", strips, 2),
+    "Interpolation": ("interpolation", strips, 2),
+    "smile": ("smile", strips, 3),
+    "Held-out": ("held-out", tables, 4),
+    "hidden": ("hidden", tables, 4),
+}
+"""Word in a title -> part of the pictures, how it is drawn, and of how many persons at most."""
 
 
 def value(row: Row, *path: str) -> float | None:
@@ -74,14 +96,21 @@ def ways(rows: Sequence[Row]) -> str:
 def smiles(rows: Sequence[Row]) -> str:
     lines = []
     for model in (PRETRAINED, PERSONAL):
-        for way in ("within", "free"):
+        for way in SMILES:
             cells = [shown(mean(rows, model, "smile", way, path)) for path in ("drop", "covered", "rising")]
             highest = max(
                 (v for row in rows if (v := value(row, model, "smile", way, "drop")) is not None),
                 default=None,
             )
             lines.append((f"{model}, {way}", [cells[0], shown(highest), *cells[1:]]))
+    photos = [shown(mean(rows, "own smiles", "drop")), shown(highest_own(rows)), "-", "-"]
+    lines.append(("the photos: the fifths that smile most and least against the middle one", photos))
     return table(["drop", "highest of a person", "range covered", "steps at which it rises"], lines)
+
+
+def highest_own(rows: Sequence[Row]) -> float | None:
+    found = [drop for row in rows if (drop := value(row, "own smiles", "drop")) is not None]
+    return max(found, default=None)
 
 
 def edits(rows: Sequence[Row]) -> str:
@@ -159,20 +188,24 @@ def between(
 
 def smile(rows: Sequence[Row]) -> tuple[str, str, str]:
     """Likeness drops by less than .03 over the smiles of the person's own photos, all of them reached."""
-    sweeps = [row[PERSONAL]["smile"]["within"] for row in rows]
+    sweeps = [row[PERSONAL]["smile"][KEPT] for row in rows]
     known = [(sweep["drop"], sweep["covered"]) for sweep in sweeps if sweep["drop"] is not None]
-    claim = f"A smile within the person: identity drops by less than {SMILE_DROP} over the photos' own range"
+    claim = f"A smile on the {KEPT}: identity drops by less than {SMILE_DROP} over the photos' own range"
     if not known:
         return claim, "not measured", "-"
     kept = sum(drop < SMILE_DROP and covered > 0.99 for drop, covered in known)
     answer = "yes" if kept == len(known) else f"{kept} of {len(known)} persons" if kept else "no"
     drops, covers = zip(*known, strict=True)
     reached = f"{fmean(covers):.0%} of the range reached"
-    return claim, answer, f"drop {fmean(drops):.3f} (highest {max(drops):.3f}), {reached}"
+    rising = fmean(sweep["rising"] for sweep in sweeps if sweep["drop"] is not None)
+    told = (
+        f"drop {fmean(drops):.3f} (highest {max(drops):.3f}), {reached}, rising at {rising:.0%} of the steps"
+    )
+    return claim, answer, told
 
 
-def write_report(rows: Sequence[Row], path: Path) -> str:
-    """Writes the report of the latest settings; returns it.
+def write_report(rows: Sequence[Row], path: Path, pictures: Path) -> str:
+    """Writes the report of the latest settings, with the pictures that were kept; returns it.
 
     Raises:
         ValueError: nothing has been measured yet.
@@ -180,12 +213,15 @@ def write_report(rows: Sequence[Row], path: Path) -> str:
     if not rows:
         raise ValueError("There is nothing to report yet: run living.py first.")
     rows = list({row["person"]: row for row in rows if row["stamp"] == rows[-1]["stamp"]}.values())
+    rows.sort(key=lambda row: row["person"])
     settings = rows[0]["settings"]
+    own = [row["training seconds"] for row in rows if row["training seconds"] > 30]
     text = INTRODUCTION.format(
-        persons=len(rows), photos=settings["photos"], steps=settings["tuning_steps"], command=COMMAND,
-        minutes=fmean(row["seconds"] for row in rows) / 60, device=rows[0]["device"],
+        persons=len(rows), who=", ".join(str(row["person"]) for row in rows), photos=settings["photos"],
+        origins=origins(rows), minutes=fmean(row["seconds"] for row in rows) / 60,
+        training=f", and {fmean(own) / 60:.1f} where the identity is trained first" if own else "",
     )  # fmt: skip
-    hidden, small = settings["hidden"], settings["small"]
+    hidden = settings["hidden"]
     answers = [(claim, [answer, told]) for claim, answer, told in claims(rows)]
     parts = {
         "The claims": table(["holds for every person", "numbers"], answers),
@@ -199,9 +235,33 @@ def write_report(rows: Sequence[Row], path: Path) -> str:
         f"{hidden:.0%} of the picture hidden": (
             f"A square over the face.\n\n{photos(rows, 'hidden', ['PSNR of the hidden part, dB'])}"
         ),
-        f"From {small} pixels": photos(rows, "small"),
     }
-    text += "".join(f"\n## {title}\n{body}\n" for title, body in parts.items())
     path.parent.mkdir(parents=True, exist_ok=True)
+    for title, body in parts.items():
+        shown = drawn(title, rows, pictures, path)
+        text += f"\n## {title}\n{body}\n" + (f"\n![{title} (synthetic)]({shown})\n" if shown else "")
     path.write_text(text, encoding="utf-8")
     return text
+
+
+def origins(rows: Sequence[Row]) -> str:
+    """How the identities came about, each way with its persons."""
+    ways: dict[str, list[str]] = {}
+    for row in rows:
+        ways.setdefault(row["origin"], []).append(str(row["person"]))
+    if len(ways) == 1:
+        return next(iter(ways))
+    return "; ".join(f"{name}: {', '.join(persons)}" for name, persons in ways.items())
+
+
+def drawn(title: str, rows: Sequence[Row], pictures: Path, path: Path) -> str | None:
+    """The name of the picture that goes with a part, written beside the report; None where there is none."""
+    from PIL import Image
+
+    for word, (part, draw, most) in FIGURES.items():
+        found = draw(part, rows[:most], pictures) if word in title else None
+        if found is not None:
+            name = f"{path.stem}_{part.replace('-', '_')}.jpg"
+            Image.fromarray(found).save(path.parent / name, quality=85, optimize=True)
+            return name
+    return None

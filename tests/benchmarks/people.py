@@ -39,6 +39,18 @@ def person(model: Generator, seed: int) -> Adapter:
     return adapter
 
 
+def full_generators(model: Generator, count: int) -> list[Generator]:
+    """Of as many persons, merged: a generator each."""
+    models = []
+    for i in range(count):
+        with torch.device("meta"):
+            one = Generator(model.config)
+        state = {k: v.clone() for k, v in merged(model, person(model, i)).items()}
+        one.load_state_dict(state, assign=True)
+        models.append(one)
+    return models
+
+
 def resident(name: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
@@ -56,14 +68,7 @@ def peak(way: str, count: int, full: bool) -> int:
         with personalized(model, people):
             model.render(ws, camera)
     else:
-        models = []
-        for i in range(count):
-            with torch.device("meta"):
-                one = Generator(model.config)
-            state = {k: v.clone() for k, v in merged(model, person(model, i)).items()}
-            one.load_state_dict(state, assign=True)
-            models.append(one)
-        for one in models:
+        for one in full_generators(model, count):
             one.render(ws, camera)
     return resident("VmHWM") - before
 

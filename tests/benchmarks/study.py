@@ -7,7 +7,7 @@
     python tests/benchmarks/study.py --report                                    # tables and plots, into docs/study
 
 Every finished cell is one line of cells.jsonl (rates.jsonl for --rates). A cell that is there is skipped,
-unless generator or settings have changed since; the report is of the latest. The most important cells come
+unless generator or settings have changed since; the report leaves out what has. The most important cells come
 first, so it can be cut off at any moment. All persons are synthetic; the generator has not seen them.
 """  # noqa: E501
 
@@ -16,12 +16,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import hashlib
-import json
 import sys
 import tempfile
 import time
-from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from statistics import fmean
@@ -31,6 +28,7 @@ import torch
 from study_measures import Likeness, identity_network, nearness, render, surface
 from study_persons import Person, read
 from study_plan import (
+    GRID,
     PERSONS,
     QUICK,
     SMOKE,
@@ -40,9 +38,10 @@ from study_plan import (
     plan_quick,
     plan_rates,
     plan_smoke,
+    stamp,
 )  # fmt: skip
 from study_rows import MEAN, NEAREST, PIVOTAL
-from study_work import CELLS, RATE_CELLS, best_rates, latest, read_cells, run_workers, work
+from study_work import CELLS, RATE_CELLS, best_rates, read_cells, run_workers, valid, work
 from torch import Tensor
 
 from my3dgen_core import (
@@ -56,11 +55,12 @@ from my3dgen_core import (
     load_generator,
     look_at,
     personalized,
+    pivotal_tune,
 )  # fmt: skip
 from my3dgen_core.face import IdentityNetwork
 from my3dgen_core.training import Training
 
-PEOPLE = "persons"
+PEOPLE, PEOPLE_FOUND = "persons", "identities"
 YAWS = tuple(range(-60, 61, 15))
 LONG = 2000
 """Steps from which on a training is kept in between, every 500 steps."""
@@ -96,14 +96,18 @@ class Study:
     ) -> None:
         self.generator, self.arcface, self.settings, self.out = generator, arcface, settings, out
         self.device = generator.w_avg.device
-        (out / "views").mkdir(parents=True, exist_ok=True)
-        made_with = json.dumps([generator.base_hash(), asdict(settings), TuningConfig().what_counts])
-        self.stamp = hashlib.sha256(made_with.encode()).hexdigest()[:12]
+        for folder in ("views", PEOPLE_FOUND):
+            (out / folder).mkdir(parents=True, exist_ok=True)
+        self.base_hash = generator.base_hash()
         self.person = lru_cache(maxsize=2)(self._person)
 
     def _person(self, seed: int) -> tuple[Person, Likeness | None]:
         person = read(self.out / PEOPLE / f"{seed}.npz", self.device)
         return person, None if self.arcface is None else Likeness(self.arcface, person)
+
+    def stamp(self, cell: Cell) -> str:
+        """What a row of this cell depends on."""
+        return stamp(self.base_hash, self.settings, cell)
 
     def measure(self, cell: Cell) -> dict[str, Any]:
         """Everything about one cell."""
@@ -135,6 +139,8 @@ class Study:
             if cell.thorough:
                 row["held-out photos"] = self._held_out(person, cell.person)
                 row |= self._identity(mean, cell.person)
+                if cell.person in GRID:
+                    row["one photo by yaw"] = self._one_photo(cell, person)
             row["train"] = row.get("train", {}) | nearness(
                 render(self.generator, anchors.ws[:8], seen_from[:8]), photos[:8]
             )
@@ -170,6 +176,8 @@ class Study:
                     most = most or memory.read()  # before pictures are looked at
                     curve.append(self._look(training, person, photos))
         identity, last = training.identity(), max(1, cell.steps // 20)
+        if cell.thorough and cell.method == "LoRA r=1":
+            identity.save(self.out / PEOPLE_FOUND / f"{cell.person}.safetensors")
         return identity, {
             "seconds": seconds,
             "peak memory": most,
@@ -269,31 +277,52 @@ class Study:
         likeness = self.person(seed)[1]
         if likeness is None:
             return {}
+        return {
+            "multi-view identity error": likeness.around(self.generator, ws, self.settings.orbit),
+            "identity by yaw": self._by_yaw(ws, likeness),
+        }
+
+    def _by_yaw(self, ws: Tensor, likeness: Likeness) -> list[list[float]]:
+        """Yaws in degrees with the cosine there."""
         yaws = torch.tensor([float(yaw) for yaw in YAWS], device=self.device)
         path = look_at(torch.deg2rad(yaws), 0.0, device=self.device)
         cosines = likeness.seen(render(self.generator, ws, path), path).mean(1).tolist()
-        return {
-            "multi-view identity error": likeness.around(self.generator, ws, self.settings.orbit),
-            "identity by yaw": [list(pair) for pair in zip(YAWS, cosines, strict=True)],
-        }
+        return [list(pair) for pair in zip(YAWS, cosines, strict=True)]
+
+    def _one_photo(self, cell: Cell, person: Person) -> dict[str, list[list[float]]]:
+        """Identity by yaw of one photo that was not trained on, on the generator as the method left it:
+        inverted into W, and after pivotal tuning."""
+        likeness = self.person(cell.person)[1]
+        if likeness is None:
+            return {}
+        photo, camera = person.held_photos[:1], person.held_cameras[:1]
+        pivot = self._invert(photo, camera, self.settings.alone)
+        config = TuningConfig(method="full", steps=self.settings.pivotal_steps, preview_every=0)
+        with torch.enable_grad():
+            tuned = pivotal_tune(self.generator, photo, pivot, config)
+        before = self._by_yaw(pivot.ws, likeness)
+        with personalized(self.generator, tuned):
+            return {"before": before, "after": self._by_yaw(pivot.ws, likeness)}
 
     def _file(self, identity: Identity, seed: int) -> dict[str, Any]:
-        """How large the person is, and what half precision costs."""
+        """How large the person is, and what fewer bits cost."""
+        row: dict[str, Any] = {"parameters": identity.adapter.parameter_count, "bytes": identity.nbytes}
+        for name, dtype in (("half", torch.float16), ("int8", torch.int8)):
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "person.safetensors"
+                identity.save(path, dtype)
+                row[name] = {"bytes": path.stat().st_size} | self._again(Identity.load(path), seed)
+        return row
+
+    def _again(self, identity: Identity, seed: int) -> dict[str, Any]:
+        """A person out of a file, on the held-out views."""
         person, likeness = self.person(seed)
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "half.safetensors"
-            identity.save(path, torch.float16)
-            half, size = Identity.load(path), path.stat().st_size
-        with personalized(self.generator, half):
-            views = render(self.generator, half.anchors.mean().to(self.device), person.view_cameras)
+        with personalized(self.generator, identity):
+            views = render(self.generator, identity.anchors.mean().to(self.device), person.view_cameras)
         measures: dict[str, Any] = nearness(views, person.views)
         if likeness is not None:
             measures["identity"] = float(likeness.seen(views, person.view_cameras).mean())
-        return {
-            "parameters": identity.adapter.parameter_count,
-            "bytes": identity.nbytes,
-            "half": {"bytes": size, **measures},
-        }
+        return measures
 
 
 def save_views(path: Path, views: Tensor) -> None:
@@ -320,13 +349,20 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--until", type=float, default=0.0, help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
-    rows = read_cells(args.out / RATE_CELLS)
-    rates = best_rates(latest(rows)) if rows else {}
+    settings = SMOKE if args.smoke else QUICK if args.quick else Settings()
+    generator = load_generator(args.generator, device=args.device)
+    if kernels.available() and args.device == "cpu":
+        generator.renderer = "compiled"
+
+    def rows_of(name: str) -> list[dict[str, Any]]:
+        return valid(read_cells(args.out / name), lambda cell: stamp(generator.base_hash(), settings, cell))
+
+    rates = best_rates(rows_of(RATE_CELLS))
     if args.report:
         from study_report import write_report
 
-        cells = [row for row in latest(read_cells(args.out / CELLS)) if row["cell"]["person"] in PERSONS]
-        print(write_report(cells, args.out / "views", args.docs, latest(rows) if rows else [], rates))
+        cells = [row for row in rows_of(CELLS) if row["cell"]["person"] in PERSONS]
+        print(write_report(cells, args.out / "views", args.docs, rows_of(RATE_CELLS), rates))
         return
     if not args.worker:  # what an earlier run had begun is free again
         for claim in (args.out / "claims").glob("*"):
@@ -335,10 +371,6 @@ def main(arguments: list[str] | None = None) -> None:
     if args.workers > 1 and not args.worker:
         run_workers(args.workers, until)
     else:
-        settings = SMOKE if args.smoke else QUICK if args.quick else Settings()
-        generator = load_generator(args.generator, device=args.device)
-        if kernels.available() and args.device == "cpu":
-            generator.renderer = "compiled"
         study = Study(generator, identity_network(args.arcface, args.device), settings, args.out)
         if args.rates:
             work(study.measure, study.stamp, plan_rates(), args.out / RATE_CELLS, until)
@@ -346,7 +378,7 @@ def main(arguments: list[str] | None = None) -> None:
             cells = plan_smoke() if args.smoke else plan_quick() if args.quick else plan(rates)
             work(study.measure, study.stamp, cells, args.out / CELLS, until)
     if args.rates and not args.worker:
-        print("Best factors of the learning rates:", best_rates(latest(read_cells(args.out / RATE_CELLS))))
+        print("Best factors of the learning rates:", best_rates(rows_of(RATE_CELLS)))
 
 
 if __name__ == "__main__":

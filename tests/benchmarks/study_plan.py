@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -24,11 +26,13 @@ TRAINED: dict[str, dict[str, Any]] = {
     "full": {"method": "full"},
 }
 RATES: dict[str, tuple[float, ...]] = {  # tried factors of the usual learning rates
-    "LoRA r=1": (1.0, 0.5, 2.0),
-    "full": (1.0, 0.5, 2.0),
-    "LyCORIS r=1": (1.0, 0.5, 2.0),
-    PIVOTAL: (1.0, 0.5, 0.25),
+    "LoRA r=1": (0.5, 1.0, 2.0),
+    "full": (0.5, 1.0, 2.0, 4.0),
+    "LyCORIS r=1": (1.0, 2.0, 4.0),
+    PIVOTAL: (1.0, 0.5, 2.0),
 }
+OF_LORA, OF_FULL = ("rank", "layout", "trainable", "lr", "affine_lr"), ("full_lr",)
+"""Settings of a training that the other method does not look at."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,22 @@ QUICK = dataclasses.replace(
 )  # fmt: skip
 
 
+def set_on(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings without those that are off: one that is added later, and is off, leaves earlier rows valid."""
+    return {
+        name: set_on(value) if isinstance(value, dict) else value for name, value in settings.items() if value
+    }
+
+
+def stamp(base_hash: str, settings: Settings, cell: Cell) -> str:
+    """Names what a cell's row depends on, but for the programs: a row of another stamp is out of date."""
+    trained = {} if cell.method in (MEAN, NEAREST) else set_on(cell.config().what_counts)
+    for name in OF_LORA if trained.get("method") == "full" else OF_FULL:
+        trained.pop(name, None)
+    made_with = json.dumps([base_hash, set_on(asdict(settings)), trained], sort_keys=True)
+    return hashlib.sha256(made_with.encode()).hexdigest()[:12]
+
+
 def plan(rates: dict[str, float] | None = None) -> list[Cell]:
     """All cells, in an order that leaves the best of it wherever it is cut off.
 
@@ -101,40 +121,45 @@ def plan(rates: dict[str, float] | None = None) -> list[Cell]:
     """
     trained = ("LoRA r=1", "full")
     first = PERSONS[0]
-    cells = [Cell(first, "LoRA r=1", steps=6000)]  # the longest: nothing waits for it at the end
+    cells = []
     for person in PERSONS:
         cells += [Cell(person, m) for m in (MEAN, NEAREST, *trained, "LyCORIS r=1", PIVOTAL)]
-    cells.append(Cell(first, "LoRA r=1", steps=1000))
     for person in GRID:
         cells += [Cell(person, m, photos=10) for m in trained]
         cells += [Cell(person, "LoRA r=1", cameras="noisy", refine=refine) for refine in (False, True)]
-    cells += [Cell(person, m) for m in ("LoRA r=2", "LoRA r=4", "LyCORIS r=2") for person in PERSONS]
+    cells += [Cell(first, "LoRA r=1", steps=steps) for steps in (1000, 2000)]
+    cells += [Cell(person, m) for person in GRID for m in ("LoRA r=2", "LoRA r=4", "LyCORIS r=2")]
+    cells += [Cell(person, m, seed=seed) for person in GRID for seed in (1, 2) for m in trained]
     for person in GRID:
         cells += [Cell(person, m, photos=20) for m in trained]
-        cells.append(Cell(person, "LoRA r=1", refine=True))
         cells += [
             Cell(person, "LoRA r=1", background="cluttered", background_weight=weight)
             for weight in (1.0, 0.3, 0.05)
         ]
-        cells += [Cell(person, m, seed=seed) for seed in (1, 2) for m in trained]
-        cells.append(Cell(person, "LoRA r=1", space="w+"))
-    for person in GRID:
-        cells += [Cell(person, "LoRA r=1", background_weight=weight) for weight in (0.3, 0.05)]
+        cells += [Cell(person, m, steps=1000) for m in trained]
         cells += [Cell(person, m, photos=photos) for photos in (10, 20) for m in (MEAN, NEAREST)]
+    for person in GRID:
+        cells += [Cell(person, "LoRA r=1", refine=True), Cell(person, "LoRA r=1", space="w+")]
+        cells += [Cell(person, "LoRA r=1", background_weight=weight) for weight in (0.3, 0.05)]
         cells.append(Cell(person, "full", cameras="noisy"))
         for photos in (20, 10):
             cells += [Cell(person, "LoRA r=1", photos, "noisy", refine=refine) for refine in (False, True)]
+    cells += [Cell(person, m) for m in ("LoRA r=2", "LoRA r=4", "LyCORIS r=2") for person in PERSONS]
+    cells.append(Cell(first, "LoRA r=1", steps=6000))
     return [dataclasses.replace(c, rate=rate_of(c.method, rates or {})) for c in dict.fromkeys(cells)]
 
 
 def plan_rates(steps: int = 400) -> list[Cell]:
     """Learning rates: each method that is told apart, on persons that are in no table."""
-    cells = []
-    for person in TUNED_ON:
-        for method, factors in RATES.items():
-            if method != PIVOTAL or person == TUNED_ON[0]:
-                cells += [Cell(person, method, steps=steps, rate=factor) for factor in factors]
-    return sorted(cells, key=lambda cell: cell.method == PIVOTAL)
+    first, *others = TUNED_ON
+    cells = [Cell(first, method, steps=steps, rate=factor) for method in RATES for factor in RATES[method]]
+    kinds = [method for method in RATES if method != PIVOTAL]
+    return cells + [
+        Cell(person, method, steps=steps, rate=factor)
+        for person in others
+        for method in kinds
+        for factor in RATES[method]
+    ]
 
 
 def plan_quick() -> list[Cell]:

@@ -22,6 +22,7 @@ from study_rows import (
 
 from my3dgen_core.evaluation import paper_figure
 
+ONE_PHOTO = {"pretrained": MEAN, "full": "full", "LoRA": "LoRA r=1"}
 FIGURE = {"target": None, "pretrained": MEAN, "full": "full", "LoRA": "LoRA r=1"}
 
 
@@ -35,6 +36,7 @@ def draw(rows: list[Row], main: list[Row], shown: list[Row], views: Path, docs: 
         "photos.png": lambda axes: _photos(axes, rows),
         "overfitting.png": lambda axes: _overfitting(axes, main),
         "yaw.png": lambda axes: _yaw(axes, main),
+        "one_photo.png": lambda axes: _one_photo(axes, main),
         "steps.png": lambda axes: _steps(axes, rows),
     }
     names = [name for name, plot in drawn.items() if _figure(docs / name, plot)]
@@ -110,7 +112,7 @@ def _overfitting(axes, main: list[Row]) -> bool:  # type: ignore[no-untyped-def]
 
 
 def _yaw(axes, main: list[Row]) -> bool:  # type: ignore[no-untyped-def]
-    """Identity against yaw: one photo before and after pivotal tuning, and all photos."""
+    """Identity against yaw: the nearest photo before and after pivotal tuning, and all photos."""
     found = False
     for method in ("mean anchor", "nearest inversion", PIVOTAL, "LoRA r=1", "full"):
         points = curve_by_yaw(chosen(main, method=method))
@@ -119,6 +121,21 @@ def _yaw(axes, main: list[Row]) -> bool:  # type: ignore[no-untyped-def]
             axes.plot(list(points), list(points.values()), "o-", markersize=3, label=method)
     axes.set(xlabel="yaw in degrees", ylabel="identity (cosine)")
     return found
+
+
+def _one_photo(axes, main: list[Row]) -> bool:  # type: ignore[no-untyped-def]
+    """Identity against yaw of a photo that was not trained on, before and after pivotal tuning."""
+    rows = [row for row in main if row.get("one photo by yaw")]
+    for colour, (name, method) in zip(("grey", "tab:orange", "tab:blue"), ONE_PHOTO.items(), strict=True):
+        for when, line in (("before", "--"), ("after", "-")):
+            points = curve_by_yaw(chosen(rows, method=method), ("one photo by yaw", when))
+            if points:
+                label = f"{name}, {when}"
+                axes.plot(
+                    *zip(*points.items(), strict=True), f"o{line}", color=colour, markersize=3, label=label
+                )
+    axes.set(xlabel="yaw in degrees", ylabel="identity (cosine)")
+    return bool(rows)
 
 
 def _steps(axes, rows: list[Row]) -> bool:  # type: ignore[no-untyped-def]

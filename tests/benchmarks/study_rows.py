@@ -92,11 +92,14 @@ def gain(rows: list[Row], method: str, path: Sequence[str]) -> float | None:
     return None if found is None or base is None else found - base
 
 
-def curve_by_yaw(rows: list[Row]) -> dict[int, float]:
+def curve_by_yaw(rows: list[Row], of: Sequence[str] = ("identity by yaw",)) -> dict[int, float]:
     """Mean identity by yaw in degrees."""
     points: dict[int, list[float]] = {}
     for row in rows:
-        for yaw, cosine in row.get("identity by yaw", []):
+        found: Any = row
+        for key in of:
+            found = found.get(key, {})
+        for yaw, cosine in found:
             if cosine is not None:
                 points.setdefault(yaw, []).append(cosine)
     return {yaw: fmean(values) for yaw, values in sorted(points.items())}

@@ -32,18 +32,22 @@ def read_cells(file: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def latest(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those of the generator and settings of the last one."""
-    return [row for row in rows if row["stamp"] == rows[-1]["stamp"]]
+def valid(rows: list[dict[str, Any]], stamp: Callable[[Cell], str]) -> list[dict[str, Any]]:
+    """Those that were made with the present generator and settings; of two of one cell the later."""
+    return list({row["name"]: row for row in rows if row["stamp"] == stamp(Cell(**row["cell"]))}.values())
 
 
 def work(
-    measure: Callable[[Cell], dict[str, Any]], stamp: str, cells: list[Cell], file: Path, until: float
+    measure: Callable[[Cell], dict[str, Any]],
+    stamp: Callable[[Cell], str],
+    cells: list[Cell],
+    file: Path,
+    until: float,
 ) -> None:
     """Measures cells that are not there yet, in their order; other workers may do the same beside it."""
     claims = file.parent / "claims"
     claims.mkdir(exist_ok=True)
-    done = {row["name"] for row in read_cells(file) if row["stamp"] == stamp}
+    done = {row["name"] for row in valid(read_cells(file), stamp)}
     for number, cell in enumerate(cells):
         if cell.name in done or time.time() > until:
             continue
@@ -52,7 +56,7 @@ def work(
         except FileExistsError:
             continue
         start = time.time()
-        row = {"name": cell.name, "stamp": stamp, "cell": asdict(cell)}
+        row = {"name": cell.name, "stamp": stamp(cell), "cell": asdict(cell)}
         try:
             row |= measure(cell)
         except DivergedError as error:

@@ -28,16 +28,20 @@ def face_pack(root: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def base(root: Path, face_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """ComfyUI's folders: generators tiny and other, the face pack, an empty pack beside ours."""
+    """ComfyUI's folders: generators tiny and other, the face pack, two packs beside ours."""
     base = comfy.make_base(tmp_path_factory.mktemp("comfy"))
     for seed, name in enumerate(("tiny", "other")):
         save_generator(
             micro_generator(seed), base / "models" / "my3dgen" / "generators" / f"{name}.safetensors"
         )
     (base / "models" / "insightface").symlink_to(face_pack.parents[1])
-    empty = base / "custom_nodes" / "empty_pack"
-    empty.mkdir()
-    (empty / "__init__.py").write_text("NODE_CLASS_MAPPINGS = {}\n")
+    for name, text in (
+        ("empty_pack", "NODE_CLASS_MAPPINGS = {}\n"),
+        ("small_clip", Path(__file__).with_name("small_clip.py").read_text(encoding="utf-8")),
+    ):
+        other = base / "custom_nodes" / name
+        other.mkdir()
+        (other / "__init__.py").write_text(text, encoding="utf-8")
     return base
 
 

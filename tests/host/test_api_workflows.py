@@ -8,7 +8,8 @@ from types import ModuleType
 
 import pytest
 
-OF_THE_USER = {"ffhqrebalanced512-128.pkl", "my_person_00001_.safetensors", "my photos", "new photos"}
+PERSONS = {"my_person_00001_.safetensors", "my_person_00002_.safetensors"}
+OF_THE_USER = {"ffhqrebalanced512-128.pkl", *PERSONS, "my photos", "new photos"}
 """Files and folders that workflows named your_* expect, and their notes name."""
 WORKFLOWS = sorted((Path(__file__).resolve().parents[2] / "workflows" / "api").glob("*.json"))
 
@@ -49,7 +50,7 @@ def test_what_a_user_must_bring_is_named_in_the_note_and_nothing_else_is_the_sta
     note = next(iter(prompt.values()))["_meta"].get("note", "")
     texts = [value for node in prompt.values() for value in node["inputs"].values() if isinstance(value, str)]
     models = [text for text in texts if text.endswith((".pkl", ".pth", ".safetensors"))]
-    for text in {*models, *(OF_THE_USER & set(texts))} - {"my_person_00001_.safetensors"}:
+    for text in {*models, *(OF_THE_USER & set(texts))} - PERSONS:
         assert text in note
     if path.stem.startswith("your_"):
         assert not [text for text in texts if "starter" in text or "bundled" in text]

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import comfy
 import pytest
+import torch
 from prompts import Prompt, node, save, tiny_prompt
+
+from my3dgen_core import load_latents
 
 
 def living() -> Prompt:
@@ -74,3 +77,65 @@ def test_samples_are_edited_rendered_kept_and_meshed(server: comfy.Server) -> No
     assert next((output / "my3dgen" / "latents").glob("edited_*.safetensors")).is_file()
     info = server.get("/object_info/My3DGenLoadLatents")["My3DGenLoadLatents"]
     assert any("edited" in name for name in info["input"]["required"]["file"][0])
+
+
+def by_words(projection: float = 1.0, width: int = 16) -> Prompt:
+    """A head moved along a direction of words, by core's own CLIP."""
+    find = node(
+        "FindDirection",
+        model=["load", 0],
+        attribute="words",
+        samples=50,
+        face_models="auto",
+        seed=0,
+        clip=["clip", 0],
+        clip_vision=["clip", 1],
+        words="a smiling face",
+        opposite="a serious face",
+    )
+    edit = node(
+        "ApplyDirection",
+        latents=["head", 0],
+        direction=["find", 0],
+        which="single",
+        index=0,
+        strength=1.0,
+        steps=2,
+        sweep_from=0.0,
+        layers="",
+        edge="stop",
+        beta=0.02,
+    )
+    return {
+        "load": node("LoadGenerator", file="tiny.safetensors"),
+        "clip": {"class_type": "TestsSmallCLIP", "inputs": {"projection": projection, "width": width}},
+        "find": find,
+        "head": node("RandomLatent", model=["load", 0], seed=3, count=1, truncation=0.7),
+        "edit": edit,
+        "keep": node("SaveLatents", latents=["edit", 0], filename_prefix="my3dgen/latents/words"),
+    }
+
+
+def test_words_lead_where_cores_own_clip_says(server: comfy.Server) -> None:
+    """The same CLIP with its texts turned round by their projection says the opposite, and goes there."""
+    moves = []
+    for projection in (1.0, -1.0):
+        result = server.run(by_words(projection))
+        assert result.status == "success", result.error
+        assert "correlation" in result.text("find")
+        folder = server.base / "output" / "my3dgen" / "latents"
+        ws = load_latents(max(folder.glob("words_*.safetensors"))).ws
+        moves.append((ws[1] - ws[0]).flatten())
+    assert float(moves[0].norm()) > 0
+    assert float(torch.cosine_similarity(*moves, dim=0)) < -0.5
+
+
+@pytest.mark.parametrize(
+    ("odd", "sentence"), [((0.0, 16), "has no projection"), ((1.0, 8), "not of one CLIP")]
+)
+def test_a_clip_that_cannot_compare_words_and_pictures_costs_a_sentence(
+    server: comfy.Server, odd: tuple[float, int], sentence: str
+) -> None:
+    result = server.run(by_words(*odd))
+    assert result.status == "error"
+    assert sentence in result.error

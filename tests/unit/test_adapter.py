@@ -6,9 +6,10 @@ import goldens
 import pytest
 import torch
 from goldens import largest_difference, relative_error
+from safetensors import safe_open
 
 from my3dgen_core import Generator, GeneratorConfig
-from my3dgen_core.adapter import TRAINABLE, Adapter, affine_gains, merged, personalized, trained
+from my3dgen_core.adapter import DOWN, TRAINABLE, UP, Adapter, affine_gains, merged, personalized, trained
 from my3dgen_core.checkpoint import CheckpointError
 from my3dgen_core.identity import Identity
 from my3dgen_core.latents import Latents
@@ -193,9 +194,43 @@ def test_half_precision_halves_the_file(generator, tmp_path):
     assert torch.equal(loaded.anchors.cameras, person.anchors.cameras)
 
 
-def test_the_file_holds_the_documented_keys(generator, tmp_path):
-    from safetensors import safe_open
+def test_whole_numbers_keep_the_low_rank_factors_to_a_percent(generator, tmp_path):
+    person = identity(generator, random_adapter(generator))
+    for name, dtype in (("half", torch.float16), ("whole", torch.int8)):
+        person.save(tmp_path / f"{name}.safetensors", dtype)
+    half, loaded = (Identity.load(tmp_path / f"{name}.safetensors") for name in ("half", "whole"))
+    factors = [key for key in person.adapter.tensors if key.endswith((UP, DOWN))]
+    for key, value in half.adapter.tensors.items():
+        found = loaded.adapter.tensors[key]
+        if key not in factors:
+            assert torch.equal(found, value), key
+        elif float(value.norm()) > 0:
+            assert float((found - value).norm() / value.norm()) < 0.01, key
+    assert torch.equal(loaded.anchors.ws, half.anchors.ws)
+    assert torch.equal(loaded.anchors.cameras, person.anchors.cameras)
+    numbers = sum(person.adapter.tensors[key].numel() for key in factors)
+    sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("half", "whole")]
+    assert sizes[0] - sizes[1] > 0.9 * numbers  # a byte each, but for the scales
 
+
+@pytest.mark.parametrize("wrong", ["missing", "length"])
+def test_scales_that_do_not_fit_are_refused(generator, tmp_path, wrong):
+    from safetensors.torch import save_file
+
+    path = tmp_path / "person.safetensors"
+    identity(generator, random_adapter(generator)).save(path, torch.int8)
+    with safe_open(path, framework="pt") as opened:
+        metadata = opened.metadata()
+        tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+    scales = tensors.pop("scales")
+    if wrong == "length":
+        tensors["scales"] = scales[1:]
+    save_file(tensors, path, metadata)
+    with pytest.raises(CheckpointError, match=r"person\.safetensors"):
+        Identity.load(path)
+
+
+def test_the_file_holds_the_documented_keys(generator, tmp_path):
     identity(generator, random_adapter(generator)).save(tmp_path / "person.safetensors")
     with safe_open(tmp_path / "person.safetensors", framework="pt") as opened:
         keys, metadata = set(opened.keys()), opened.metadata()

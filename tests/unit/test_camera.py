@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from my3dgen_core import GeneratorConfig, camera_path, interpolate, load_generator, look_at, mirror, orbit
-from my3dgen_core.camera import ViewRange, angles, cam2world, check_cameras, intrinsics
+from my3dgen_core.camera import ViewRange, angles, cam2world, check_cameras, intrinsics, widened
 from my3dgen_core.camera_paths import PATHS, keyframe_path, keyframes
 from my3dgen_core.checkpoint import starter_path
+from my3dgen_core.identity_loss import project
 
 
 def test_the_frontal_camera_stands_on_the_z_axis_with_opencv_axes():
@@ -169,3 +170,11 @@ def test_a_path_without_keyframes_or_frames_is_refused():
         keyframe_path(torch.zeros(0, 2), 5)
     with pytest.raises(ValueError, match="at least one keyframe"):
         keyframe_path(torch.zeros(2, 2), 0)
+
+
+def test_a_widened_view_shows_the_same_middle_smaller():
+    camera, points = look_at(0.4, -0.2), torch.rand(5, 3) - 0.5
+    plain, wide = project(points, camera), project(points, widened(camera, 1.5))
+    assert torch.allclose(wide - 0.5, (plain - 0.5) / 1.5, atol=1e-5)
+    with pytest.raises(ValueError, match="a number above 0"):
+        widened(camera, 0.0)

@@ -10,6 +10,9 @@ import torch
 from my3dgen_core import Direction, look_at
 from my3dgen_core.direction_finder import (
     EYES_OPEN,
+    FACE_WIDTH,
+    JAW_WIDTH,
+    LANDMARK_SCORES,
     MOUTH_OPEN,
     SMILE,
     FaceGeometry,
@@ -110,7 +113,7 @@ def test_a_cancelled_search_keeps_nothing(generator, tmp_path):
 # --- Measuring faces --------------------------------------------------------------------------------------
 
 
-def face(width=0.9, raised=0.0, gap=0.05, lids=0.3):
+def face(width=0.9, raised=0.0, gap=0.05, lids=0.3, cheeks=2.0, jaw=1.6):
     """Five points and landmarks of a plain face, eyes 100 apart."""
     points = np.array([[0, 0], [100, 0], [50, 60], [50 - 50 * width, 100], [50 + 50 * width, 100]], float)
     landmarks = np.zeros((106, 2))
@@ -119,6 +122,9 @@ def face(width=0.9, raised=0.0, gap=0.05, lids=0.3):
     for middle, (a, b, top, bottom) in ((0, (35, 39, 40, 33)), (100, (89, 93, 94, 87))):
         landmarks[[a, b]] = [[middle - 15, 0], [middle + 15, 0]]
         landmarks[top], landmarks[bottom] = [middle, -15 * lids], [middle, 15 * lids]
+    landmarks[0] = [50, 160]  # the outline: chin, cheeks beside the nose, jaw beside the mouth
+    landmarks[[12, 28]] = [[50 - 50 * cheeks, 60], [50 + 50 * cheeks, 60]]
+    landmarks[[3, 19]] = [[50 - 50 * jaw, 100], [50 + 50 * jaw, 100]]
     return points, landmarks
 
 
@@ -129,6 +135,10 @@ def test_each_score_follows_its_own_change():
     assert measure(*face(gap=0.3))[MOUTH_OPEN] == pytest.approx(0.3)
     assert measure(*face(gap=0.3))[SMILE] == pytest.approx(plain[SMILE])
     assert measure(*face(lids=0.1))[EYES_OPEN] == pytest.approx(0.1)
+    assert plain[FACE_WIDTH] == pytest.approx(200 / 160)
+    assert measure(*face(cheeks=2.4, jaw=1.92))[FACE_WIDTH] == pytest.approx(240 / 160)
+    assert plain[JAW_WIDTH] == measure(*face(cheeks=2.4, jaw=1.92))[JAW_WIDTH] == pytest.approx(0.8)
+    assert measure(*face(jaw=1.2))[JAW_WIDTH] == pytest.approx(0.6)
 
 
 def test_size_and_turn_of_the_face_do_not_matter():
@@ -154,7 +164,7 @@ def test_a_picture_without_a_face_has_no_score():
             return []
 
     scores = FaceGeometry(Blind())(torch.zeros(2, 3, 64, 64))
-    assert set(scores) == {SMILE, MOUTH_OPEN, EYES_OPEN}
+    assert set(scores) == set(LANDMARK_SCORES)
     assert all(bool(values.isnan().all()) for values in scores.values())
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from my3dgen_core.camera import look_at
-from my3dgen_core.eg3d import layers, volume
+from my3dgen_core.eg3d import field, layers, volume
 from my3dgen_core.losses import resize
 
 UNIT = goldens.tensors("unit")
@@ -131,4 +131,4 @@ def test_an_empty_ray_is_as_deep_as_the_farthest_sample():
 
 def test_planes_are_sampled_at_xy_xz_and_zx_with_zeros_outside():
     c = case("sample_from_planes")
-    assert_close(volume.plane_features(c["planes"], c["pts"], 1.0), c["y"])
+    assert_close(field.plane_features(c["planes"], c["pts"], 1.0), c["y"])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from goldens import largest_difference, relative_error
 
-from my3dgen_core.eg3d import Generator, GeneratorConfig, volume
+from my3dgen_core.eg3d import Generator, GeneratorConfig, field, volume
 
 IO = goldens.tensors("tiny_io")
 IMAGE = DEPTH = 2e-4
@@ -74,7 +74,7 @@ def test_points_of_the_radiance_field(generator, planes):
     sigma, rgb = generator.sample(IO["ws"], IO["points"], planes=planes, chunk=300)
     assert largest_difference(sigma, IO["points_sigma"]) <= 1e-4
     assert largest_difference(rgb, IO["points_rgb"]) <= 1e-4
-    features = volume.plane_features(planes, IO["points"][:, :200], 1.0)
+    features = field.plane_features(planes, IO["points"][:, :200], 1.0)
     assert largest_difference(features, IO["points_plane_features"]) <= 1e-4
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from goldens import largest_difference
 
 from my3dgen_core import Generator, GeneratorConfig, look_at
-from my3dgen_core.eg3d import layers
+from my3dgen_core.eg3d import layers, superresolution
 
 CAMERAS = look_at(torch.tensor([0.3, -0.5]), torch.tensor([0.1, -0.1]))
 
@@ -20,10 +20,10 @@ def generator():
     return micro.generator()
 
 
-def sized(superresolution):
-    size = {"8XDC": 512, "8X": 512, "4X": 256, "2X": 128}[superresolution]
-    raw = 64 if superresolution == "2X" else 128
-    return {"superresolution": superresolution, "img_resolution": size, "neural_resolution": raw}
+def sized(layout):
+    size = {"8XDC": 512, "8X": 512, "4X": 256, "2X": 128}[layout]
+    raw = 64 if layout == "2X" else 128
+    return {"superresolution": layout, "img_resolution": size, "neural_resolution": raw}
 
 
 @pytest.mark.parametrize("superresolution", ["8XDC", "8X", "4X", "2X"])
@@ -223,3 +223,26 @@ def test_half_precision_agrees_with_float_even_where_the_plain_product_would_ove
     half = layers.modulated_conv(x.half(), weight, styles, up_kernel=kernel)
     assert half.dtype == torch.float16
     assert largest_difference(half, exact) <= 0.01 * float(exact.abs().max())
+
+
+@pytest.mark.parametrize("people", [1, 2])
+def test_super_resolution_in_strips_is_super_resolution(monkeypatch, people):
+    generator = micro.generator(2)
+    ws = micro.latents(generator, people)
+    features = torch.randn(2, 32, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        whole = generator.superresolution(features, ws)
+        for nbytes in (1, 1 << 17, 1 << 20):
+            monkeypatch.setattr(superresolution, "_STRIP_BYTES", nbytes)
+            assert torch.allclose(whole, generator.superresolution(features, ws), atol=1e-6)
+
+
+def test_a_picture_without_gradients_is_the_one_with_them():
+    """Two ways of rendering: by table and colours last, and the one that training goes."""
+    generator = micro.generator(2)
+    ws = micro.latents(generator, 2)
+    learned = generator.render(ws.requires_grad_(True), CAMERAS)
+    with torch.no_grad():
+        shown = generator.render(ws, CAMERAS)
+    for name in ("image", "image_raw", "depth", "mask"):
+        assert torch.allclose(getattr(learned, name), getattr(shown, name), atol=2e-6), name

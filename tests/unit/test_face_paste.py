@@ -95,6 +95,35 @@ def test_a_crop_that_lies_outside_its_photo_changes_nothing() -> None:
     assert np.array_equal(paste_back(photo, transform, torch.ones(3, 64, 64)), photo)
 
 
+def test_nothing_stays_of_the_old_head_and_the_background_goes_on_where_it_was() -> None:
+    photo = np.full((400, 400, 3), 200, np.uint8)
+    photo[:, :, 0] = np.arange(400)[:, None] // 2  # a background with a gradient
+    plate = photo.copy()
+    photo[130:270, 130:270] = (90, 40, 10)
+    transform = _turned_crop(photo, 1.6, 0)
+    old, new = torch.zeros(1, 128, 128), torch.zeros(1, 128, 128)
+    ys, xs = np.mgrid[:128, :128] * 4 + 2
+    there = transform.to_photo(np.stack([xs, ys], -1))
+    old[0][torch.from_numpy((np.abs(there - 200) < 70).all(-1))] = 1
+    new[0][torch.from_numpy((np.abs(there - [230, 200]) < 70).all(-1))] = 1
+    pasted = paste_back(photo, transform, torch.ones(3, 128, 128), new, feather=8, old=old)
+    assert (pasted[140:260, 175:290] == 255).all()
+    uncovered = np.s_[135:265, 132:150]
+    assert np.abs(pasted[uncovered].astype(int) - plate[uncovered]).max() < 12
+    assert np.array_equal(pasted[:100], photo[:100])
+    assert np.array_equal(pasted[:, 320:], photo[:, 320:])
+
+
+def test_a_wider_picture_lies_around_the_crop_it_widens() -> None:
+    photo = _photo(900, 800)
+    transform = _turned_crop(photo)
+    wide = warp_crop(photo, transform.wider(1.5))[0]
+    pasted = paste_back(photo, transform, wide, wider=1.5)
+    assert np.abs(pasted.astype(int) - photo).max() <= 2
+    pasted = paste_back(photo, transform, torch.ones(3, 64, 64), feather=0, wider=1.5)
+    assert (pasted == 255).all(-1).sum() == pytest.approx((1.5 * 512 / transform.scale) ** 2, rel=0.01)
+
+
 def test_what_does_not_fit_is_one_sentence() -> None:
     photo = _photo()
     transform = _turned_crop(photo)
@@ -104,5 +133,9 @@ def test_what_does_not_fit_is_one_sentence() -> None:
         paste_back(photo, transform, torch.ones(3, 64, 32))
     with pytest.raises(ValueError, match="The mask must be"):
         paste_back(photo, transform, torch.ones(3, 64, 64), torch.ones(64, 64))
+    with pytest.raises(ValueError, match="nothing is left to fill it from"):
+        paste_back(photo, transform, torch.ones(3, 64, 64), old=torch.ones(1, 8, 8), wider=4)
+    with pytest.raises(ValueError, match="widened by a number above 0"):
+        paste_back(photo, transform, torch.ones(3, 64, 64), wider=0)
     with pytest.raises(ValueError, match="NaN"):
         paste_back(photo, transform, torch.full((3, 64, 64), float("nan")))

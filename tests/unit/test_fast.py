@@ -13,7 +13,7 @@ from meta_device import META, NoCPU, cameras, on_meta
 from my3dgen_core import Adapter, kernels, load_generator, look_at, personalized
 from my3dgen_core.eg3d import fast
 from my3dgen_core.eg3d.density_grid import density_grid
-from my3dgen_core.eg3d.volume import plane_features
+from my3dgen_core.eg3d.field import Field, plane_features
 
 VIEWS = torch.cat([look_at(yaw, pitch) for yaw, pitch in ((-0.5, 0.1), (0.0, 0.0), (0.6, -0.2))])
 FEATURE = 4 * fast.WEIGHT  # twice the weight that may be lost, on a scale of [-1, 1]
@@ -94,9 +94,9 @@ def test_a_path_of_the_starter_is_the_exact_one_to_the_eye(starter, renderer):
 def test_most_of_the_starter_is_never_decoded(starter, monkeypatch):
     generator, _, planes = starter
     decoded = []
-    density = fast._Field.density
+    density = Field.density
     monkeypatch.setattr(
-        fast._Field,
+        Field,
         "density",
         lambda self, points, scene: decoded.append(len(points)) or density(self, points, scene),
     )

@@ -4,7 +4,8 @@ import micro
 import pytest
 import torch
 
-from my3dgen_core import Adapter, Identity, Latents, camera_path, look_at, personalized
+from my3dgen_core import Adapter, Identity, Latents, camera_path, load_generator, look_at, personalized
+from my3dgen_core.checkpoint import starter_path
 from my3dgen_core.persons import mix_anchors, mix_persons, render_between
 
 
@@ -108,3 +109,17 @@ def test_persons_that_do_not_mix_are_refused_with_a_sentence(generator):
         render_between(generator, first, first, first.anchors, torch.zeros(1))
     with pytest.raises(ValueError, match="no cameras of their own"):
         render_between(generator, first, first, Latents(first.anchors.ws[:2]), torch.zeros(1))
+
+
+def test_the_bundled_persons_are_small_differ_and_meet_half_way():
+    generator, folder = load_generator(), starter_path().parent
+    files = [folder / f"{name}_identity.safetensors" for name in ("demo", "second")]
+    assert all(file.stat().st_size < 200_000 and file.with_suffix(".md").is_file() for file in files)
+    first, second = (Identity.load(file) for file in files)
+    for identity in (first, second):
+        identity.check_base(generator.base_hash())
+    ends = Latents(torch.cat((first.anchors.mean(), second.anchors.mean())), base_hash=first.base_hash)
+    way = render_between(generator, first, second, ends, torch.tensor([0.0, 0.5, 1.0]), look_at(0.0, 0.0))
+    far, near = (way[2] - way[0]).abs().mean(), (way[1] - (way[0] + way[2]) / 2).abs().mean()
+    assert float(far) > 0.1
+    assert float(near) < 0.5 * float(far)

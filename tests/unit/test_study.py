@@ -11,7 +11,7 @@ import pytest
 import torch
 from real_photos import pack_folder
 
-from my3dgen_core import save_generator
+from my3dgen_core import InversionConfig, save_generator
 from my3dgen_core.training import DivergedError
 
 
@@ -66,7 +66,7 @@ def test_a_smoke_run_gives_cells_once_and_a_report(tmp_path, capsys, persons):
     assert [row["name"] for row in again] == [row["name"] for row in rows]
     assert again[4]["held-out views"] == rows[4]["held-out views"]
 
-    study.main(["--report", "--out", str(out), "--docs", str(tmp_path / "docs")])
+    study.main(["--report", *arguments, "--docs", str(tmp_path / "docs")])
     files = {file.name for file in (tmp_path / "docs").iterdir()}
     assert {"README.md", "parameters.png", "overfitting.png", "figure.jpg"} <= files
     report = (tmp_path / "docs" / "README.md").read_text()
@@ -88,7 +88,7 @@ def test_workers_share_the_cells(tmp_path):
         return {"held-out views": {"PSNR dB": 20.0}}
 
     cells, file = study_plan.plan()[:12], tmp_path / "cells.jsonl"
-    arguments = measure, "stamp", cells, file, time.time() + 60
+    arguments = measure, lambda cell: "stamp", cells, file, time.time() + 60
     with ThreadPoolExecutor() as workers:
         for done in [workers.submit(study_work.work, *arguments) for _ in range(3)]:
             done.result()
@@ -98,12 +98,31 @@ def test_workers_share_the_cells(tmp_path):
     assert {"diverged" in row for row in rows if row["cell"]["method"] == "full"} == {True}
 
 
+def test_a_row_is_out_of_date_with_its_own_settings_alone():
+    import study_plan
+    from study_plan import Cell, Settings
+
+    def stamp(method, settings=None, **changes):
+        return study_plan.stamp("base", settings or Settings(), Cell(100, method, **changes))
+
+    usual = {method: stamp(method) for method in (study_plan.MEAN, "LoRA r=1", "full")}
+    assert stamp("LoRA r=1", rate=2.0) != usual["LoRA r=1"]
+    assert stamp(study_plan.MEAN, rate=2.0) == usual[study_plan.MEAN]  # nothing is trained
+    other = Settings(inversion=InversionConfig(steps=26))
+    assert all(stamp(method, other) != usual[method] for method in usual)
+    rows = [{"name": "a", "cell": {"person": 100, "method": m}, "stamp": s} for m, s in usual.items()]
+    import study_work
+
+    kept = study_work.valid(rows, lambda cell: usual["full"] if cell.method == "full" else "another")
+    assert [row["cell"]["method"] for row in kept] == ["full"]
+
+
 def test_the_plan_has_the_main_table_first_and_no_cell_twice():
     import study_plan
 
     cells = study_plan.plan({"LoRA r=1": 0.5, "full": 2.0})
-    assert cells[0].steps == 6000  # the longest, so that nothing waits for it
-    main = cells[1 : 1 + len(study_plan.PERSONS) * 6]
+    main = cells[: len(study_plan.PERSONS) * 6]
+    assert cells[-1].steps == 6000  # the longest comes last
     assert {(cell.photos, cell.cameras, cell.seed, cell.refine) for cell in main} == {(50, "exact", 0, False)}
     assert len({cell.name for cell in cells}) == len(cells)
     assert {cell.photos for cell in cells} == {50, 20, 10}
@@ -123,9 +142,15 @@ def test_the_best_rate_is_that_of_the_mean_person():
         cell = {"method": method, "person": person, "rate": factor}
         return {"cell": cell, "held-out views": {"PSNR dB": psnr}}
 
-    rows = [rate("full", 300, factor, psnr) for factor, psnr in ((0.5, 20.0), (1.0, 21.0), (2.0, 20.5))]
+    rows = [
+        rate("full", 300, factor, psnr)
+        for factor, psnr in ((0.5, 20.0), (1.0, 21.0), (2.0, 20.5), (4.0, 20.1))
+    ]
     assert study.best_rates(rows) == {"full": 1.0}
-    rows += [rate("full", 301, factor, psnr) for factor, psnr in ((0.5, 20.0), (1.0, 20.1), (2.0, 22.0))]
+    rows += [
+        rate("full", 301, factor, psnr)
+        for factor, psnr in ((0.5, 20.0), (1.0, 20.1), (2.0, 22.0), (4.0, 20.0))
+    ]
     assert study.best_rates(rows) == {"full": 2.0}
     assert study.best_rates(rows[:2]) == {}  # one factor is missing yet
 
@@ -199,11 +224,24 @@ def test_claims_follow_the_numbers():
     assert [found[i] for i in (0, 1, 2, 7)] == ["no"] * 4
 
 
+def test_a_run_of_fewer_steps_than_asked_for_can_only_refute():
+    def five(*losses):
+        rows = [row("LoRA r=1", 24.0, steps=n, train={"loss": x}) for n, x in losses]
+        return answers(rows)[4]
+
+    assert five((1000, 0.12), (2000, 0.1)) == "no"
+    assert five((1000, 0.101), (2000, 0.1)) == "not measured"
+    assert five((1000, 0.101), (2000, 0.1), (6000, 0.1)) == "yes"
+
+
 def test_a_person_of_nvidias_size_takes_what_its_numbers_take():
     import study_claims
 
-    # low-rank tensors, biases, noise strengths, decoder; 50 anchors in W; 50 cameras
-    assert study_claims.full_size() == 2 * (91_110 + 16_582 + 17 + 4_257 + 50 * 512) + 4 * 50 * 25
+    # biases, noise strengths, decoder; 50 anchors in W; 50 cameras
+    others = 2 * (16_582 + 17 + 4_257 + 50 * 512) + 4 * 50 * 25
+    names = 40_000  # at most, of tensors, with their places
+    assert 0 < study_claims.full_size("lycoris", "float16") - others - 2 * 91_110 < names
+    assert 0 < study_claims.full_size("released", "int8") - others - (240_030 - 20_856) < names
 
 
 def test_a_claim_about_every_person_falls_with_one():

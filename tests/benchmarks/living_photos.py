@@ -1,0 +1,121 @@
+"""The part of `living.py` about photos that training has not seen: found again, and filled in."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from living_measures import hidden_error, hidden_part
+from living_pictures import Shelf
+from study_persons import Person
+from torch import Tensor
+
+from my3dgen_core import (
+    AlphaSpace,
+    FaceModels,
+    Generator,
+    Identity,
+    inpaint,
+    invert,
+    personalized,
+)
+from my3dgen_core.evaluation import render
+from my3dgen_core.evaluation.protocols import nearness
+from my3dgen_core.face import embed
+from my3dgen_core.losses import resize
+from my3dgen_core.restoration import blend
+
+if TYPE_CHECKING:
+    from living import Settings
+
+PRETRAINED, PERSONAL = "pretrained", "personal"
+SPACES = {"alpha P": False, "alpha P+": True}
+HOLE = "PSNR of the hidden part, dB"
+
+
+class Restoring:
+    """One person's held-out photos."""
+
+    def __init__(
+        self,
+        generator: Generator,
+        identity: Identity,
+        person: Person,
+        face_models: FaceModels,
+        settings: Settings,
+        shelf: Shelf,
+    ) -> None:
+        self.generator, self.identity, self.settings = generator, identity, settings
+        self.face_models, self.shelf = face_models, shelf
+        self.space = AlphaSpace(identity.anchors)
+        self.photos = person.held_photos[: settings.held_photos]
+        self.cameras = person.held_cameras[: settings.held_photos]
+        self.faces = embed(self.photos, face_models)
+
+    def held_out(self) -> dict[str, Any]:
+        """Reconstructions: alpha space of the person against inversion in the pretrained generator."""
+
+        def projected(plus: bool) -> Tensor:
+            found = self.space.project(
+                self.generator, self.photos, self.cameras, self.settings.projection, plus=plus, beta=0.03
+            )
+            return render(self.generator, found.ws, self.cameras)
+
+        shown = {f"{PRETRAINED}, W": self._inverted(self.photos)}
+        shown |= self._in_alpha(projected, (PERSONAL,))
+        self._keep("held-out", shown)
+        return {name: self._near(views) for name, views in shown.items()}
+
+    def hidden(self) -> dict[str, Any]:
+        """Photos with a part hidden, filled in."""
+        photos, cameras = self.photos, self.cameras
+        masks = hidden_part(photos, self.settings.hidden)
+        spoilt = torch.where(masks > 0, torch.zeros_like(photos), photos)
+
+        def filled(plus: bool) -> Tensor:
+            config = self.settings.projection
+            return inpaint(self.generator, self.space, spoilt, cameras, masks, config, plus=plus).images.cpu()
+
+        found = {"hidden": spoilt}
+        found[f"{PRETRAINED}, W"] = blend(photos, self._inverted(spoilt, masks), masks)
+        found |= self._in_alpha(filled, (PRETRAINED, PERSONAL), ("alpha P+",))
+        self._keep("hidden", found)
+        return {
+            name: self._near(pictures) | {HOLE: hidden_error(pictures, photos, masks)}
+            for name, pictures in found.items()
+        }
+
+    def _inverted(self, photos: Tensor, masks: Tensor | None = None) -> Tensor:
+        """Pictures of the pretrained generator, inverted alone in W."""
+        found = invert(self.generator, photos, self.cameras, self.settings.alone, masks)
+        return render(self.generator, found.ws, self.cameras)
+
+    def _in_alpha(
+        self, work: Callable[[bool], Tensor], models: tuple[str, ...], spaces: tuple[str, ...] = tuple(SPACES)
+    ) -> dict[str, Tensor]:
+        found = {}
+        for model in models:
+            with self._as(model):
+                found |= {f"{model}, {space}": work(SPACES[space]) for space in spaces}
+        return found
+
+    @contextmanager
+    def _as(self, model: str) -> Iterator[None]:
+        identity = self.identity
+        with personalized(self.generator, identity) if model == PERSONAL else contextlib.nullcontext():
+            yield
+
+    def _keep(self, part: str, found: dict[str, Tensor]) -> None:
+        self.shelf.keep(part, photo=self.photos[:2], **{name: views[:2] for name, views in found.items()})
+
+    def _near(self, views: Tensor) -> dict[str, Any]:
+        """Nearness to the photos, and the cosine of each face with its own photo's."""
+        mine, seen = embed(views, self.face_models)
+        theirs, known = self.faces
+        both = seen & known
+        cosine = float((mine * theirs).sum(1)[both].mean()) if bool(both.any()) else None
+        near = nearness(views, resize(self.photos, views.shape[-1]))
+        return near | {"identity": cosine, "faces": float(seen.float().mean())}

@@ -1,0 +1,108 @@
+"""A bound that the user sets for the working memory of pictures, by PyTorch's own account of allocations."""
+
+import copy
+
+import allocations
+import goldens
+import micro
+import pytest
+import torch
+
+from my3dgen_core import kernels, load_generator, orbit
+from my3dgen_core.eg3d.budget import backbone_bytes, portion, superresolution_bytes
+
+MIB = 2**20
+FRONT = orbit(1)  # the same frame again and again: what is decoded depends on the view
+
+
+@pytest.fixture(scope="module")
+def starter():
+    return load_generator("starter")
+
+
+@pytest.fixture(params=["torch", "compiled"])
+def renderer(request):
+    if request.param == "compiled":
+        kernels.build()
+        kernels.load()
+    return request.param
+
+
+def least(generator, quality):
+    """The smallest limit that is not refused, in whole MiB."""
+    for mib in range(1, 10000):
+        try:
+            portion(generator, mib * MIB, 1, generator.config.neural_resolution, quality, True)
+        except ValueError:
+            continue
+        return mib * MIB
+    raise AssertionError("everything is refused")
+
+
+def pictures(count, generator):
+    """What the results of that many pictures take."""
+    config = generator.config
+    return 4 * count * (3 * config.img_resolution**2 + 34 * config.neural_resolution**2)
+
+
+@pytest.mark.parametrize("quality", ["exact", "fast"])
+@pytest.mark.parametrize("name", ["micro", "tiny", "starter"])
+def test_the_peak_stays_below_the_limit_and_does_not_grow_with_the_frames(starter, renderer, quality, name):
+    made = {"micro": micro.generator, "tiny": goldens.tiny, "starter": lambda: starter}[name]
+    generator = copy.copy(made())
+    generator.renderer = renderer
+    ws = generator.w_avg.expand(1, generator.num_ws, -1)
+    tightest = least(generator, quality)
+    peaks = {}
+    with torch.no_grad():
+        free = generator.render(ws, orbit(3), quality=quality)
+        for limit in (tightest, 2 * tightest):
+            generator.memory_limit = limit
+            for frames in (3, 9):
+                run = lambda f=frames: generator.render(ws, FRONT.expand(f, -1), quality=quality)  # noqa: E731
+                peaks[limit, frames] = allocations.peak(run) - pictures(frames, generator)
+                assert peaks[limit, frames] <= limit
+        bounded = generator.render(ws, orbit(3), quality=quality)
+    assert abs(peaks[tightest, 9] - peaks[tightest, 3]) <= 0.01 * tightest
+    assert torch.allclose(bounded.image, free.image, atol=1e-2 if quality == "fast" else 1e-4)
+    assert torch.allclose(bounded.depth, free.depth, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["micro", "tiny", "starter"])
+def test_a_batch_of_latents_keeps_the_limit_too(starter, name):
+    generator = copy.copy(
+        {"micro": micro.generator, "tiny": goldens.tiny, "starter": lambda: starter}[name]()
+    )
+    ws = generator.w_avg.expand(4, generator.num_ws, -1).clone()
+    generator.memory_limit = least(generator, "exact")
+    with torch.no_grad():
+        taken = allocations.peak(lambda: generator.render(ws, orbit(4)))
+    assert taken - pictures(4, generator) <= generator.memory_limit
+
+
+@pytest.mark.parametrize("name", ["micro", "tiny", "starter"])
+def test_what_is_told_from_shapes_is_no_less_and_not_far_more_than_what_is_taken(starter, name):
+    generator = {"micro": micro.generator, "tiny": goldens.tiny, "starter": lambda: starter}[name]()
+    ws = generator.w_avg.expand(1, generator.num_ws, -1)
+    side = generator.superresolution.layout.input_resolution
+    with torch.no_grad():
+        planes = allocations.peak(lambda: generator.planes(ws))
+        image = allocations.peak(lambda: generator.superresolution(torch.rand(1, 32, side, side), ws))
+    assert planes <= backbone_bytes(generator) <= 2 * planes + MIB
+    assert image <= superresolution_bytes(generator) <= 2 * image + MIB
+
+
+def test_too_small_a_limit_is_refused_with_a_sentence(starter):
+    generator = copy.copy(starter)
+    generator.memory_limit = MIB
+    ws = generator.w_avg.expand(1, generator.num_ws, -1)
+    with torch.no_grad(), pytest.raises(ValueError, match=r"MiB of working memory at least.*Raise the limit"):
+        generator.render(ws, orbit(2))
+
+
+def test_with_gradients_the_limit_stands_back():
+    generator = micro.generator()
+    generator.memory_limit = 1
+    ws = micro.latents(generator, 1).requires_grad_(True)
+    generator.render(ws, orbit(1)).image.sum().backward()
+    assert ws.grad is not None
