@@ -71,8 +71,8 @@ def personal(steps: int) -> Prompt:
         "crops": node("LoadDemoPerson", views="photos", at_most=50),
         "who": node("LoadIdentity", file="starter: demo person"),
         "train": train("crops", ["who", 1], steps),
-        "apply": node("ApplyIdentity", model=["load", 0], identity=["train", 0], strength=1.0),
-        "mix": node("MixAnchors", identity=["train", 0], weights="0: 0.5, 4: 0.3, 7: 0.2, 9: 0", beta=0.1),
+        "apply": node("ApplyIdentity", model=["load", 0], identity=["who", 0], strength=1.0),
+        "mix": node("MixAnchors", identity=["who", 0], weights="0: 0.5, 4: 0.3, 7: 0.2, 9: 0", beta=0.1),
         "smile": node("LoadDirection", model=["load", 0], file="starter: smile", attribute=""),
         "edit": direction("mix", "smile", 1.0),
         "age": node("LoadDirection", model=["load", 0], file="starter: age", attribute=""),
@@ -100,7 +100,7 @@ def personal(steps: int) -> Prompt:
         "orbit shown": shown("orbit"),
     }
     for name in ("edit", "older"):
-        prompt[name]["inputs"]["identity"] = ["train", 0]
+        prompt[name]["inputs"]["identity"] = ["who", 0]
     return prompt
 
 

@@ -28,6 +28,7 @@ QUALITY = 80  # of a WebP: pictures for a page of help should be small
 MARGIN, GAP, TITLE = 8, 40, 30
 # Nodes side by side far from all others, at scale 1; where they lie on the page, in CSS pixels.
 BRING = """async ([ids, sizes, margin, gap, title]) => {
+  app.graph._nodes.forEach((node, i) => (node.pos = [(i % 10) * 900, Math.floor(i / 10) * 1300]));
   const nodes = ids.map((id) => app.graph.getNodeById(id));
   let right = 0;
   nodes.forEach((node, i) => {
@@ -52,6 +53,8 @@ LAY_OUT = """async (prompt) => {
   workflow.nodes.forEach((node, i) => (node.pos = [(i % 10) * 700, Math.floor(i / 10) * 900]));
   await app.loadGraphData(workflow);
 }"""
+PICTURED = """() => [...document.querySelectorAll("[aria-label=Anchors] button")]
+  .every((anchor) => anchor.querySelector("canvas"))"""
 ELEMENT = "([id, name]) => app.graph.getNodeById(id).widgets.find((widget) => widget.name === name).element"
 
 
@@ -144,7 +147,7 @@ def camera_pad(stage: Stage) -> None:
 
 
 def mixer(stage: Stage) -> None:
-    stage.still()  # its thumbnails
+    stage.page.wait_for_function(PICTURED, timeout=180_000)
     stage.drag(stage.page.locator('[aria-roledescription="weights of anchors"]').first, 6, -14)
 
 
