@@ -170,9 +170,6 @@ def known() -> Prompt:
             "LoadPhotos", folder="demo person (bundled)", at_most=1, longest_side=2048, subfolders=False
         ),
         "again": node("ProjectAlphaSpace", **both, images=["align", 0], cameras=["align", 1], **found),
-        "wide": node("WidenView", cameras=["sides", 0], wider=1.3),
-        "wide seen": render("apply", "who", "wide", output=1),
-        "wide shown": shown("wide seen"),
         "turned": render("apply", "again", "right"),
         "paste": node(
             "PasteBack", photos=["one photo", 0], crops=["align", 5], images=["turned", 0], feather=24.0
