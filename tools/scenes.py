@@ -170,9 +170,20 @@ def known() -> Prompt:
             "LoadPhotos", folder="demo person (bundled)", at_most=1, longest_side=2048, subfolders=False
         ),
         "again": node("ProjectAlphaSpace", **both, images=["align", 0], cameras=["align", 1], **found),
-        "turned": render("apply", "again", "right"),
+        "wide": node("WidenView", cameras=["right", 0], wider=1.25),
+        "wide seen": render("apply", "again", "wide"),
+        "wide shown": shown("wide seen"),
+        "own wide": node("WidenView", cameras=["align", 1], wider=1.25),
+        "old": render("apply", "again", "own wide"),
         "paste": node(
-            "PasteBack", photos=["one photo", 0], crops=["align", 5], images=["turned", 0], feather=24.0
+            "PasteBack",
+            photos=["one photo", 0],
+            crops=["align", 5],
+            images=["wide seen", 0],
+            feather=24.0,
+            masks=["wide seen", 1],
+            old_heads=["old", 1],
+            wider=1.25,
         ),
         "pasted": shown("paste"),
         "compare": node(
