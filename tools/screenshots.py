@@ -89,6 +89,18 @@ def make_photos(folder: Path) -> None:
     Image.new("RGB", (300, 200), (120, 150, 180)).save(folder / "wall.jpg")
 
 
+def leading_to(prompt: Prompt, nodes: set[str]) -> Prompt:
+    """These nodes of a prompt and all that they need."""
+    found: set[str] = set()
+    todo = list(nodes)
+    while todo:
+        name = todo.pop()
+        if name not in found:
+            found.add(name)
+            todo += [value[0] for value in prompt[name]["inputs"].values() if isinstance(value, list)]
+    return {name: entry for name, entry in prompt.items() if name in found}
+
+
 class Stage:
     """The page with one workflow on it, which has run."""
 
@@ -281,12 +293,15 @@ def take(server: comfy.Server, arguments: argparse.Namespace) -> None:
         for play, prompt in plays.items():
             if play not in needed:
                 continue
-            stage.play(prompt())
-            for name in wanted:
-                if SCENES[name].play == play:
-                    file = arguments.to / f"{name}.webp"
-                    file.write_bytes(picture(stage, SCENES[name]))
-                    print(file, file.stat().st_size, flush=True)
+            chosen = [name for name in wanted if SCENES[name].play == play]
+            whole = prompt()
+            if play == "known":  # the others are one head, of which widgets show live pictures
+                whole = leading_to(whole, {node for name in chosen for node in SCENES[name].nodes})
+            stage.play(whole)
+            for name in chosen:
+                file = arguments.to / f"{name}.webp"
+                file.write_bytes(picture(stage, SCENES[name]))
+                print(file, file.stat().st_size, flush=True)
 
 
 def picture(stage: Stage, scene: Scene) -> bytes:
