@@ -16,8 +16,8 @@ SIGMA = 0.06
 """Standard deviation of a label's error in radians (3.5 degrees): what the prior holds the angles to."""
 
 LEVER = (1.0, 1.0, 1.0, 0.1, 0.1, 0.1)
-"""A turn of the camera about itself moves the picture ten times as far as one about the head, whose surface is
-that much nearer to its axis: corrections count in these units, so that one rate suits all six."""
+"""A turn of the camera about itself moves the picture ten times as far as one about the head, whose surface
+is that much nearer to its axis: corrections count in these units, so that one rate suits all six."""
 
 PENALTY = 1e-4
 """Weight of that prior beside losses of some hundredths."""

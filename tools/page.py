@@ -15,7 +15,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -78,20 +78,30 @@ def browser_path() -> str | None:
 
 
 @contextmanager
-def open_page(server: comfy.Server) -> Iterator[Any]:
-    """A playwright page with ComfyUI loaded."""
+def open_browser() -> Iterator[Any]:
+    """A playwright browser without a screen."""
     from playwright.sync_api import sync_playwright
 
-    server.post("/settings", {"Comfy.TutorialCompleted": True})  # no templates dialog on the first start
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=browser_path(), args=ARGUMENTS)
         try:
-            page = browser.new_page(viewport={"width": 1600, "height": 1000})
+            yield browser
+        finally:
+            browser.close()
+
+
+@contextmanager
+def open_page(server: comfy.Server, browser: Any = None) -> Iterator[Any]:
+    """A playwright page with ComfyUI loaded, in this browser or in one of its own."""
+    server.post("/settings", {"Comfy.TutorialCompleted": True})  # no templates dialog on the first start
+    with nullcontext(browser) if browser else open_browser() as used:
+        page = used.new_page(viewport={"width": 1600, "height": 1000})
+        try:
             page.goto(f"http://{server.address}", wait_until="domcontentloaded", timeout=120_000)
             page.wait_for_function(READY, timeout=120_000)
             yield page
         finally:
-            browser.close()
+            page.close()
 
 
 def same_prompt(prompt: dict[str, Any]) -> dict[str, Any]:

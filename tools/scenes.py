@@ -49,7 +49,7 @@ def invert(images: str, cameras: list[Any], **more: Any) -> Prompt:
     return node("Invert", model=["load", 0], images=[images, 0], cameras=cameras, **steps | more)
 
 
-def train(images: str, anchors: str, steps: int) -> Prompt:
+def train(images: str, anchors: list[Any], steps: int) -> Prompt:
     settings = {
         "steps": steps,
         "method": "lora",
@@ -58,7 +58,7 @@ def train(images: str, anchors: str, steps: int) -> Prompt:
         "batch_size": 1,
         "seed": 0,
     }
-    return node("TrainIdentity", model=["load", 0], images=[images, 0], anchors=[anchors, 0], **settings)
+    return node("TrainIdentity", model=["load", 0], images=[images, 0], anchors=anchors, **settings)
 
 
 def personal(steps: int) -> Prompt:
@@ -68,11 +68,11 @@ def personal(steps: int) -> Prompt:
     prefix = f"my3dgen/identities/{PERSON}"
     prompt = {
         "load": node("LoadGenerator", file="starter"),
-        "crops": node("LoadDemoPerson", views="photos", at_most=12),
-        "invert": invert("crops", ["crops", 1]),
-        "train": train("crops", "invert", steps),
-        "apply": node("ApplyIdentity", model=["load", 0], identity=["train", 0], strength=1.0),
-        "mix": node("MixAnchors", identity=["train", 0], weights="0: 0.5, 4: 0.3, 7: 0.2, 9: 0", beta=0.1),
+        "crops": node("LoadDemoPerson", views="photos", at_most=50),
+        "who": node("LoadIdentity", file="starter: demo person"),
+        "train": train("crops", ["who", 1], steps),
+        "apply": node("ApplyIdentity", model=["load", 0], identity=["who", 0], strength=1.0),
+        "mix": node("MixAnchors", identity=["who", 0], weights="0: 0.5, 4: 0.3, 7: 0.2, 9: 0", beta=0.1),
         "smile": node("LoadDirection", model=["load", 0], file="starter: smile", attribute=""),
         "edit": direction("mix", "smile", 1.0),
         "age": node("LoadDirection", model=["load", 0], file="starter: age", attribute=""),
@@ -80,7 +80,7 @@ def personal(steps: int) -> Prompt:
         "camera": camera(-25.0, 8.0),
         "render": render("apply", "older", "camera"),
         "path": node("CameraPath", **path, keyframes=keys, model=["load", 0]),
-        "orbit": render("apply", "invert", "path"),
+        "orbit": render("apply", "who", "path", output=1),
         "save": node("SaveIdentity", identity=["train", 0], filename_prefix=prefix, precision="float32"),
         "file": core("PreviewAny", source=["save", 0]),
         "folder": node("LoadPhotos", folder=FOLDER, at_most=50, longest_side=1024, subfolders=False),
@@ -100,7 +100,7 @@ def personal(steps: int) -> Prompt:
         "orbit shown": shown("orbit"),
     }
     for name in ("edit", "older"):
-        prompt[name]["inputs"]["identity"] = ["train", 0]
+        prompt[name]["inputs"]["identity"] = ["who", 0]
     return prompt
 
 
@@ -128,11 +128,12 @@ def known() -> Prompt:
         "photos shown": shown("photos"),
         "crops": node("LoadDemoPerson", views="photos", at_most=6),
         "crops shown": shown("crops"),
+        "all crops": node("LoadDemoPerson", views="photos", at_most=50),
         "views": node("LoadDemoPerson", views="held-out views", at_most=2),
         "invert": invert("crops", ["crops", 1]),
         "inverted": shown("invert", 1),
         "one": node("LoadDemoPerson", views="held-out views", at_most=1),
-        "its latent": invert("one", ["one", 1], steps=50, shared_steps=0),
+        "its latent": invert("one", ["one", 1], steps=30, shared_steps=0),
         "tune": node(
             "PivotalTuning",
             model=["apply", 0],
@@ -190,7 +191,7 @@ def known() -> Prompt:
             "Compare",
             pretrained=["load", 0],
             personalized=["apply", 0],
-            images=["crops", 0],
+            images=["all crops", 0],
             anchors=["who", 1],
             rows=2,
             novel_yaw=32.0,
@@ -259,8 +260,8 @@ def known() -> Prompt:
         # Somebody else: a head of the generator's own from four sides.
         "stranger": node("RandomLatent", model=["load", 0], count=1, truncation=0.8, seed=11),
         "stranger seen": render("load", "stranger", "sides"),
-        "stranger's": invert("stranger seen", ["sides", 0]),
-        "other": train("stranger seen", "stranger's", 20),
+        "stranger's": invert("stranger seen", ["sides", 0], steps=10, shared_steps=40),
+        "other": train("stranger seen", ["stranger's", 0], 20),
         "blend": node("MixPersons", first=["who", 0], second=["other", 0], share=0.5),
         "blended": node("ApplyIdentity", model=["load", 0], identity=["blend", 0], strength=1.0),
         "blend seen": render("blended", "blend", "sides", output=1),

@@ -28,6 +28,7 @@ QUALITY = 80  # of a WebP: pictures for a page of help should be small
 MARGIN, GAP, TITLE = 8, 40, 30
 # Nodes side by side far from all others, at scale 1; where they lie on the page, in CSS pixels.
 BRING = """async ([ids, sizes, margin, gap, title]) => {
+  app.graph._nodes.forEach((node, i) => (node.pos = [(i % 10) * 900, Math.floor(i / 10) * 1300]));
   const nodes = ids.map((id) => app.graph.getNodeById(id));
   let right = 0;
   nodes.forEach((node, i) => {
@@ -52,6 +53,8 @@ LAY_OUT = """async (prompt) => {
   workflow.nodes.forEach((node, i) => (node.pos = [(i % 10) * 700, Math.floor(i / 10) * 900]));
   await app.loadGraphData(workflow);
 }"""
+PICTURED = """() => [...document.querySelectorAll("[aria-label=Anchors] button")]
+  .every((anchor) => anchor.querySelector("canvas"))"""
 ELEMENT = "([id, name]) => app.graph.getNodeById(id).widgets.find((widget) => widget.name === name).element"
 
 
@@ -84,6 +87,18 @@ def make_photos(folder: Path) -> None:
     pair.save(folder / "two.jpg")
     photos[1].crop((width * 45 // 100, 0, width, height)).save(folder / "cut.jpg")
     Image.new("RGB", (300, 200), (120, 150, 180)).save(folder / "wall.jpg")
+
+
+def leading_to(prompt: Prompt, nodes: set[str]) -> Prompt:
+    """These nodes of a prompt and all that they need."""
+    found: set[str] = set()
+    todo = list(nodes)
+    while todo:
+        name = todo.pop()
+        if name not in found:
+            found.add(name)
+            todo += [value[0] for value in prompt[name]["inputs"].values() if isinstance(value, list)]
+    return {name: entry for name, entry in prompt.items() if name in found}
 
 
 class Stage:
@@ -144,7 +159,7 @@ def camera_pad(stage: Stage) -> None:
 
 
 def mixer(stage: Stage) -> None:
-    stage.still()  # its thumbnails
+    stage.page.wait_for_function(PICTURED, timeout=180_000)
     stage.drag(stage.page.locator('[aria-roledescription="weights of anchors"]').first, 6, -14)
 
 
@@ -278,12 +293,15 @@ def take(server: comfy.Server, arguments: argparse.Namespace) -> None:
         for play, prompt in plays.items():
             if play not in needed:
                 continue
-            stage.play(prompt())
-            for name in wanted:
-                if SCENES[name].play == play:
-                    file = arguments.to / f"{name}.webp"
-                    file.write_bytes(picture(stage, SCENES[name]))
-                    print(file, file.stat().st_size, flush=True)
+            chosen = [name for name in wanted if SCENES[name].play == play]
+            whole = prompt()
+            if play == "known":  # the others are one head, of which widgets show live pictures
+                whole = leading_to(whole, {node for name in chosen for node in SCENES[name].nodes})
+            stage.play(whole)
+            for name in chosen:
+                file = arguments.to / f"{name}.webp"
+                file.write_bytes(picture(stage, SCENES[name]))
+                print(file, file.stat().st_size, flush=True)
 
 
 def picture(stage: Stage, scene: Scene) -> bytes:

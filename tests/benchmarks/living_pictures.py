@@ -66,7 +66,8 @@ def tables(part: str, rows: Sequence[Row], folder: Path) -> np.ndarray | None:
     found = {person: pictures for person, pictures in found.items() if pictures}
     if not found:
         return None
-    names = list(next(iter(found.values())))
+    first = next(iter(found.values()))
+    names = [name for name in first if all(name in pictures for pictures in found.values())]
     lines = [
         (str(person), [pictures[name][place] for name in names])
         for person, pictures in found.items()

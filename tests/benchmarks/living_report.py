@@ -130,7 +130,7 @@ def photos(rows: Sequence[Row], part: str, extra: Sequence[str] = ()) -> str:
     return table(
         columns,
         [(name, [shown(mean(rows, part, name, column), digits.get(column, 3)) for column in columns])
-         for name in rows[0][part]],
+         for name in rows[0][part] if all(name in row[part] for row in rows)],
     )  # fmt: skip
 
 

@@ -28,7 +28,7 @@ TRAINED: dict[str, dict[str, Any]] = {
 RATES: dict[str, tuple[float, ...]] = {  # tried factors of the usual learning rates
     "LoRA r=1": (0.5, 1.0, 2.0),
     "full": (0.5, 1.0, 2.0, 4.0),
-    "LyCORIS r=1": (1.0, 2.0, 4.0),
+    "LyCORIS r=1": (1.0, 2.0),
     PIVOTAL: (1.0, 0.5, 2.0),
 }
 OF_LORA, OF_FULL = ("rank", "layout", "trainable", "lr", "affine_lr"), ("full_lr",)

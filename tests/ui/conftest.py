@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import comfy
 import page as comfy_page
@@ -65,12 +66,21 @@ def newer(
             yield Future()
 
 
-@pytest.fixture(scope="module", params=["classic", "nodes 2.0"])
-def page(request: pytest.FixtureRequest, server: comfy.Server, newer: Future[comfy.Server]) -> Iterator[Page]:
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    with comfy_page.open_browser() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session", params=["classic", "nodes 2.0"])
+def page(
+    request: pytest.FixtureRequest, server: comfy.Server, newer: Future[comfy.Server], browser: Any
+) -> Iterator[Page]:
+    """One for all tests of its kind, which pytest runs one after the other."""
     is_newer, nodes_2 = PAGES[request.param]
     its = newer.result() if is_newer else server
     its.post("/settings", {"Comfy.VueNodes.Enabled": nodes_2})
-    with comfy_page.open_page(its) as opened:
+    with comfy_page.open_page(its, browser) as opened:
         yield Page(opened, its)
     its.post("/settings", {"Comfy.VueNodes.Enabled": False})
 

@@ -58,9 +58,15 @@ def needs_the_users_models(name: str) -> bool:
 
 @pytest.fixture(scope="module", params=["installed", comfy.FRONTEND])
 def page(
-    request: pytest.FixtureRequest, server: comfy.Server, newer: Future[comfy.Server], faces: None
+    request: pytest.FixtureRequest,
+    server: comfy.Server,
+    newer: Future[comfy.Server],
+    browser: Any,
+    faces: None,
 ) -> Iterator[Any]:
-    with comfy_page.open_page(server if request.param == "installed" else newer.result()) as opened:
+    its = server if request.param == "installed" else newer.result()
+    its.post("/settings", {"Comfy.VueNodes.Enabled": False})
+    with comfy_page.open_page(its, browser) as opened:
         yield opened
 
 
