@@ -253,9 +253,9 @@ def main() -> None:
     if not args.source:
         result |= {"threads": torch.get_num_threads(), "rounds": args.rounds, "torch": torch.__version__}
         for case in args.only or CASES:
-            if args.json:
-                args.json.write_text(json.dumps(result, indent=1) + "\n")
             result[case] = measure(CASES[case], args.rounds, args.work)
+            if args.json:  # what there is so far
+                args.json.write_text(json.dumps(result, indent=1) + "\n")
     if args.json:
         args.json.write_text(json.dumps(result, indent=1) + "\n")
     print(table(result))

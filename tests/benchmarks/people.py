@@ -48,6 +48,7 @@ def full_generators(model: Generator, count: int) -> list[Generator]:
             one = Generator(model.config)
         state = {k: v.clone() for k, v in merged(model, person(model, i)).items()}
         one.load_state_dict(state, assign=True)
+        one.renderer = model.renderer
         models.append(one)
     return models
 
