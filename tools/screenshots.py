@@ -45,7 +45,8 @@ BRING = """async ([ids, sizes, margin, gap, title]) => {
   app.canvas.setDirty(true, true);
   await new Promise((done) => setTimeout(done, 700));
   const height = Math.max(...nodes.map((node) => node.flags.collapsed ? 0 : node.size[1]));
-  return [60, 160 - title - margin, right - gap + 2 * margin, height + title + 2 * margin];
+  // What nodes wear above their titles stays out.
+  return [60, 160 - title - 2, right - gap + 2 * margin, height + title + 2 + margin];
 }"""
 LAY_OUT = """async (prompt) => {
   await app.loadApiJson(prompt, "pictures");
@@ -223,7 +224,7 @@ SCENES = {
     "widen_view": Scene("known", {"wide": [300, 120], "wide shown": [360, 380]}),
     "paste_back": Scene("known", {"paste": [300, 160], "pasted": [360, 380]}),
     "compare": Scene("known", {"compare": [300, 240], "compared": [600, 300]}),
-    "comparison_grid": Scene("known", {"grid": [320, 360], "gridded": [500, 300]}),
+    "comparison_grid": Scene("known", {"grid": [320, 360], "gridded": [620, 300]}),
     "random_latent": Scene("known", {"random": [300, 160], "random shown": STRIP}),
     "save_latents": Scene("known", {"keep": [340, 100], "kept": [420, 120]}),
     "sample_alpha_space": Scene("known", {"sample": [320, 220], "sample shown": STRIP}),
