@@ -323,9 +323,10 @@ def kept(made: Path) -> Prompt:
         "card": node("LoadIdentity", file=newest(made / "identities", f"{PERSON}_*.safetensors")),
         "apply": node("ApplyIdentity", model=["load", 0], identity=["card", 0], strength=1.0),
         "looks": node("LoadLatents", file=newest(made / "latents", "looks_*.safetensors")),
-        "looks seen": render("apply", "looks", which="every"),
+        "front": camera(0.0),
+        "looks seen": render("apply", "looks", "front", which="every"),
         "looks shown": shown("looks seen"),
-        "person": render("apply", "card", output=1),
+        "person": render("apply", "card", "front", output=1),
         "person shown": shown("person"),
     }
 
