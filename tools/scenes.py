@@ -113,7 +113,8 @@ def known() -> Prompt:
     return {
         "load": node("LoadGenerator", file="starter"),
         "mean": node("RandomLatent", model=["load", 0], count=1, truncation=0.0, seed=0),
-        "mean seen": render("load", "mean"),
+        "front": camera(0.0),
+        "mean seen": render("load", "mean", "front"),
         "mean shown": shown("mean seen"),
         "who": node("LoadIdentity", file="starter: demo person"),
         "apply": node("ApplyIdentity", model=["load", 0], identity=["who", 0], strength=1.0),
@@ -202,8 +203,7 @@ def known() -> Prompt:
             "ComparisonGrid",
             model=["load", 0],
             model_2=["apply", 0],
-            latents=["who", 1],
-            cameras=["sides", 0],
+            latents=["sample", 0],
             rows="models",
             model_names="pretrained, personal",
             latent_names="",
@@ -212,7 +212,7 @@ def known() -> Prompt:
         ),
         "gridded": shown("grid"),
         "random": node("RandomLatent", model=["load", 0], count=6, truncation=0.7, seed=3),
-        "random seen": render("load", "random", which="every"),
+        "random seen": render("load", "random", "front", which="every"),
         "random shown": shown("random seen"),
         "sample": node(
             "SampleAlphaSpace",
@@ -280,7 +280,7 @@ def known() -> Prompt:
         "between shown": shown("between"),
         "beard": node("LoadDirection", model=["load", 0], file="starter: smile", attribute=""),
         "beard edit": direction("mean", "beard", 3.0, 4),
-        "beard seen": render("load", "beard edit", which="every"),
+        "beard seen": render("load", "beard edit", "front", which="every"),
         "beard shown": shown("beard seen"),
         "find": node(
             "FindDirection",
@@ -291,13 +291,13 @@ def known() -> Prompt:
             seed=0,
         ),
         "found edit": direction("mean", "find", 3.0, 4),
-        "found seen": render("load", "found edit", which="every"),
+        "found seen": render("load", "found edit", "front", which="every"),
         "found shown": shown("found seen"),
         "examples": node(
             "DirectionFromExamples", before=["mean", 0], after=["stranger", 0], name="to the stranger"
         ),
         "examples edit": direction("mean", "examples", 1.0, 4),
-        "examples seen": render("load", "examples edit", which="every"),
+        "examples seen": render("load", "examples edit", "front", which="every"),
         "examples shown": shown("examples seen"),
         "components": node("ComponentSheet", model=["load", 0], components=3, reach=2.0, columns=5, cell=96),
         "components shown": shown("components"),
@@ -323,9 +323,10 @@ def kept(made: Path) -> Prompt:
         "card": node("LoadIdentity", file=newest(made / "identities", f"{PERSON}_*.safetensors")),
         "apply": node("ApplyIdentity", model=["load", 0], identity=["card", 0], strength=1.0),
         "looks": node("LoadLatents", file=newest(made / "latents", "looks_*.safetensors")),
-        "looks seen": render("apply", "looks", which="every"),
+        "front": camera(0.0),
+        "looks seen": render("apply", "looks", "front", which="every"),
         "looks shown": shown("looks seen"),
-        "person": render("apply", "card", output=1),
+        "person": render("apply", "card", "front", output=1),
         "person shown": shown("person"),
     }
 

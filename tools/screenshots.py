@@ -45,7 +45,8 @@ BRING = """async ([ids, sizes, margin, gap, title]) => {
   app.canvas.setDirty(true, true);
   await new Promise((done) => setTimeout(done, 700));
   const height = Math.max(...nodes.map((node) => node.flags.collapsed ? 0 : node.size[1]));
-  return [60, 160 - title - margin, right - gap + 2 * margin, height + title + 2 * margin];
+  // What nodes wear above their titles stays out.
+  return [60, 160 - title - 2, right - gap + 2 * margin, height + title + 2 + margin];
 }"""
 LAY_OUT = """async (prompt) => {
   await app.loadApiJson(prompt, "pictures");
@@ -115,11 +116,13 @@ class Stage:
     def _count(self, by: int) -> None:
         self.open += by
 
-    def play(self, prompt: Prompt) -> None:
+    def play(self, prompt: Prompt, patience: int = 0) -> None:
+        """Lays a workflow out and runs it, after so many milliseconds for what draws itself first."""
         from page import RUN
 
         by_number, self.numbers = numbered(prompt)
         self.page.evaluate(LAY_OUT, by_number)
+        self.page.wait_for_timeout(patience)
         failed = self.page.evaluate(RUN)
         if failed:
             raise comfy.ComfyError(failed)
@@ -223,14 +226,14 @@ SCENES = {
     "widen_view": Scene("known", {"wide": [300, 120], "wide shown": [360, 380]}),
     "paste_back": Scene("known", {"paste": [300, 160], "pasted": [360, 380]}),
     "compare": Scene("known", {"compare": [300, 240], "compared": [600, 300]}),
-    "comparison_grid": Scene("known", {"grid": [320, 360], "gridded": [500, 300]}),
+    "comparison_grid": Scene("known", {"grid": [320, 360], "gridded": [620, 300]}),
     "random_latent": Scene("known", {"random": [300, 160], "random shown": STRIP}),
     "save_latents": Scene("known", {"keep": [340, 100], "kept": [420, 120]}),
     "sample_alpha_space": Scene("known", {"sample": [320, 220], "sample shown": STRIP}),
     "project_alpha_space": Scene("known", {"project": [320, 320], "projected": [520, 320]}),
     "interpolate_latents": Scene("known", {"way": [320, 160], "way shown": STRIP}),
     "restore_photos": Scene(
-        "known", {"covered shown": [420, 280], "restore": [320, 320], "restored": [420, 280]}
+        "known", {"covered shown": [320, 240], "restore": [320, 320], "restored": [320, 240]}
     ),
     "mix_persons": Scene("known", {"blend": [300, 140], "blend shown": TALL}),
     "interpolate_persons": Scene("known", {"between": [320, 260], "between shown": STRIP}),
@@ -297,7 +300,7 @@ def take(server: comfy.Server, arguments: argparse.Namespace) -> None:
             whole = prompt()
             if play == "known":  # the others are one head, of which widgets show live pictures
                 whole = leading_to(whole, {node for name in chosen for node in SCENES[name].nodes})
-            stage.play(whole)
+            stage.play(whole, 10_000 if play == "three_d" else 0)
             for name in chosen:
                 file = arguments.to / f"{name}.webp"
                 file.write_bytes(picture(stage, SCENES[name]))

@@ -35,8 +35,8 @@ KEPT = "later layers"
 SMILING = """The starter's smile on the mean anchor, from the front: on all layers of the latent, on the later
 half of them (in Apply Direction `layers` 6-11), and within the hull of the anchors. Drop: how much the
 identity falls over the range of smiles that the person's own frontal photos span, measured by landmarks; of
-that range "covered" is reached; rising: at how many of those steps the smile grows. The pictures: strengths
-from -4 to 4."""
+that range "covered" is reached; rising: at how many of those steps the smile grows. Above the pictures:
+strengths."""
 
 
 FIGURES = {
@@ -254,12 +254,20 @@ def origins(rows: Sequence[Row]) -> str:
     return "; ".join(f"{name}: {', '.join(persons)}" for name, persons in ways.items())
 
 
+def strengths(row: Row) -> list[str]:
+    """Of the pictures of a sweep, every other step."""
+    sweep, steps = row["settings"]["sweep"], row["settings"]["sweep_steps"]
+    return [f"{sweep * (2 * place / (steps - 1) - 1):+.1f}" for place in range(0, steps, 2)]
+
+
 def drawn(title: str, rows: Sequence[Row], pictures: Path, path: Path) -> str | None:
     """The name of the picture that goes with a part, written beside the report; None where there is none."""
     from PIL import Image
 
     for word, (part, draw, most) in FIGURES.items():
-        found = draw(part, rows[:most], pictures) if word in title else None
+        if word not in title:
+            continue
+        found = draw(part, rows[:most], pictures, strengths(rows[0]) if part == "smile" else ())
         if found is not None:
             name = f"{path.stem}_{part.replace('-', '_')}.jpg"
             Image.fromarray(found).save(path.parent / name, quality=85, optimize=True)
