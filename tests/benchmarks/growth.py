@@ -224,7 +224,7 @@ def draw(result: dict[str, Any], folder: Path) -> None:
                 axes.plot(list(map(int, points)), list(points.values()), "o-", markersize=3, label=curve)
             axes.set(xscale="log", yscale="log", xlabel=case.label, ylabel=unit)
             axes.set_xticks(case.places, list(map(str, case.places)), minor=False)
-            axes.minorticks_off()
+            axes.xaxis.minorticks_off()
             axes.grid(alpha=0.3)
             axes.legend(fontsize=7)
         threads = result["threads"]
