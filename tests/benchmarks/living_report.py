@@ -221,7 +221,8 @@ def write_report(rows: Sequence[Row], path: Path, pictures: Path) -> str:
     settings = rows[0]["settings"]
     own = [row["training seconds"] for row in rows if row["training seconds"] > 30]
     text = INTRODUCTION.format(
-        persons=counted(len(rows), "person"), who=", ".join(str(row["person"]) for row in rows), photos=settings["photos"],
+        persons=counted(len(rows), "person"), who=", ".join(str(row["person"]) for row in rows),
+        photos=settings["photos"],
         origins=origins(rows), minutes=fmean(row["seconds"] for row in rows) / 60,
         training=f", and {fmean(own) / 60:.1f} where the identity is trained first" if own else "",
     )  # fmt: skip
@@ -231,7 +232,8 @@ def write_report(rows: Sequence[Row], path: Path, pictures: Path) -> str:
         "The claims": table(["holds for every person", "numbers"], answers),
         f"{settings['samples']} alpha samples": f"{SAMPLING}\n\n{sampling(rows)}",
         f"Interpolation, every step in {settings['poses']} poses": (
-            f"{counted(settings['pairs'], 'way')} of {settings['way']} steps from anchor to anchor.\n\n{ways(rows)}"
+            f"{counted(settings['pairs'], 'way')} of {settings['way']} steps from anchor to anchor."
+            f"\n\n{ways(rows)}"
         ),
         "A smile, up and down": f"{SMILING}\n\n{smiles(rows)}",
         "Other edits": f"Age, weight and jaw, two standard deviations both ways.\n\n{edits(rows)}",
