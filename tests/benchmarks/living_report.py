@@ -15,7 +15,7 @@ SMILE_DROP = 0.03
 INTRODUCTION = """# What lives in a person
 
 Alpha samples, interpolation, edits, photos that training has not seen, hidden parts: the personal generator
-beside the pretrained one, with the same anchors. {persons} persons of the study, synthetic and unknown to the
+beside the pretrained one, with the same anchors. {persons} of the study, synthetic and unknown to the
 generator: {who}. {photos} photos each with exact cameras; identities: {origins}. Means over persons.
 Identity is the cosine of ArcFace embeddings with the photos of the person (or its own, where there is one);
 pictures without a face that the detector finds are left out, and counted. All is uncurated.
@@ -65,6 +65,10 @@ def mean(rows: Sequence[Row], *path: str) -> float | None:
 
 def shown(number: float | None, digits: int = 3, sign: bool = False) -> str:
     return "-" if number is None else f"{number:{'+' if sign else ''}.{digits}f}"
+
+
+def counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def table(columns: Sequence[str], lines: Sequence[tuple[str, Sequence[str]]]) -> str:
@@ -217,7 +221,8 @@ def write_report(rows: Sequence[Row], path: Path, pictures: Path) -> str:
     settings = rows[0]["settings"]
     own = [row["training seconds"] for row in rows if row["training seconds"] > 30]
     text = INTRODUCTION.format(
-        persons=len(rows), who=", ".join(str(row["person"]) for row in rows), photos=settings["photos"],
+        persons=counted(len(rows), "person"), who=", ".join(str(row["person"]) for row in rows),
+        photos=settings["photos"],
         origins=origins(rows), minutes=fmean(row["seconds"] for row in rows) / 60,
         training=f", and {fmean(own) / 60:.1f} where the identity is trained first" if own else "",
     )  # fmt: skip
@@ -227,7 +232,8 @@ def write_report(rows: Sequence[Row], path: Path, pictures: Path) -> str:
         "The claims": table(["holds for every person", "numbers"], answers),
         f"{settings['samples']} alpha samples": f"{SAMPLING}\n\n{sampling(rows)}",
         f"Interpolation, every step in {settings['poses']} poses": (
-            f"{settings['pairs']} ways of {settings['way']} steps from anchor to anchor.\n\n{ways(rows)}"
+            f"{counted(settings['pairs'], 'way')} of {settings['way']} steps from anchor to anchor."
+            f"\n\n{ways(rows)}"
         ),
         "A smile, up and down": f"{SMILING}\n\n{smiles(rows)}",
         "Other edits": f"Age, weight and jaw, two standard deviations both ways.\n\n{edits(rows)}",
