@@ -117,7 +117,7 @@ def test_every_control_has_a_name_and_can_be_reached_without_a_mouse(page: Page)
     assert page.page.evaluate(UNREACHABLE) == []
 
 
-@pytest.mark.parametrize("page", ["classic", "nodes 2.0"], indirect=True)
+@only_classic
 def test_light_colours_and_a_page_from_right_to_left_change_nothing_but_looks(page: Page) -> None:
     page.open()
     page.drag(40, 15)

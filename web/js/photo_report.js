@@ -124,6 +124,7 @@ app.registerExtension({
       }
       const photo = photos[at];
       for (const one of [anyway, leave, five, reset]) one.disabled = !photo;
+      figure.setAttribute("aria-label", HINT);
       if (!photo) return redraw();
       const now = decision();
       press(anyway, now.keep === true);
