@@ -40,7 +40,7 @@ def frame(renderer: str) -> Callable[[], object]:
     generator.decoder.to_empty(device="cpu").requires_grad_(False)
     for parameter in generator.decoder.parameters():
         torch.nn.init.normal_(parameter)
-    planes = torch.randn(1, 3, PLANE_CHANNELS, 256, 256)
+    planes = torch.randn(1, 3, 256, 256, PLANE_CHANNELS).permute(0, 1, 4, 2, 3)  # as the generator makes them
     generator.renderer = renderer
     camera = look_at(0.3, 0.1)
 
