@@ -295,7 +295,7 @@ def take(server: comfy.Server, arguments: argparse.Namespace) -> None:
                 continue
             chosen = [name for name in wanted if SCENES[name].play == play]
             whole = prompt()
-            if play == "known":  # the others are one head, of which widgets show live pictures
+            if play == "known" and chosen:  # the others are one head, of which widgets show live pictures
                 whole = leading_to(whole, {node for name in chosen for node in SCENES[name].nodes})
             # Core's 3D view does not come to its end without a screen.
             stage.play(whole, run=play != "three_d")
