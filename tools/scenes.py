@@ -345,7 +345,4 @@ def three_d(inputs: Path, made: Path) -> Prompt:
         "load": node("LoadGenerator", file="starter"),
         "view": core("Load3D", model_file="3d/head.glb", width=512, height=512),
         "from view": node("CameraFromLoad3D", camera_info=["view", 4], **numbers, model=["load", 0]),
-        "mean": node("RandomLatent", model=["load", 0], count=1, truncation=0.0, seed=0),
-        "view seen": render("load", "mean", "from view"),
-        "view shown": shown("view seen"),
     }
