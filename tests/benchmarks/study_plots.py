@@ -40,7 +40,8 @@ def draw(rows: list[Row], main: list[Row], shown: list[Row], views: Path, docs: 
         "steps.png": lambda axes: _steps(axes, rows),
     }
     names = [name for name, plot in drawn.items() if _figure(docs / name, plot)]
-    return (["figure.jpg"] if _paper_figure(shown, views, docs / "figure.jpg") else []) + names
+    figure = docs / "figure.jpg"  # an earlier one stays where the pictures lie on another machine
+    return (["figure.jpg"] if _paper_figure(shown, views, figure) or figure.exists() else []) + names
 
 
 def _figure(path: Path, plot) -> bool:  # type: ignore[no-untyped-def]
