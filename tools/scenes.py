@@ -322,9 +322,11 @@ def kept(made: Path) -> Prompt:
         "load": node("LoadGenerator", file="starter"),
         "card": node("LoadIdentity", file=newest(made / "identities", f"{PERSON}_*.safetensors")),
         "apply": node("ApplyIdentity", model=["load", 0], identity=["card", 0], strength=1.0),
+        "who": node("LoadIdentity", file="starter: demo person"),
+        "bundled": node("ApplyIdentity", model=["load", 0], identity=["who", 0], strength=1.0),
         "looks": node("LoadLatents", file=newest(made / "latents", "looks_*.safetensors")),
         "front": camera(0.0),
-        "looks seen": render("apply", "looks", "front", which="every"),
+        "looks seen": render("bundled", "looks", "front", which="every"),
         "looks shown": shown("looks seen"),
         "person": render("apply", "card", "front", output=1),
         "person shown": shown("person"),
@@ -344,5 +346,5 @@ def three_d(inputs: Path, made: Path) -> Prompt:
     return {
         "load": node("LoadGenerator", file="starter"),
         "view": core("Load3D", model_file="3d/head.glb", width=512, height=512),
-        "from view": node("CameraFromLoad3D", camera_info=["view", 4], **numbers, model=["load", 0]),
+        "from view": node("CameraFromLoad3D", **numbers, model=["load", 0]),
     }
