@@ -346,5 +346,5 @@ def three_d(inputs: Path, made: Path) -> Prompt:
     return {
         "load": node("LoadGenerator", file="starter"),
         "view": core("Load3D", model_file="3d/head.glb", width=512, height=512),
-        "from view": node("CameraFromLoad3D", **numbers, model=["load", 0]),
+        "from view": node("CameraFromLoad3D", camera_info=["view", 4], **numbers, model=["load", 0]),
     }

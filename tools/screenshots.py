@@ -196,17 +196,6 @@ def slowly(stage: Stage) -> None:
     stage.page.wait_for_timeout(6000)
 
 
-def wired(stage: Stage) -> None:
-    """The page has more outputs on Load 3D than the server knows: wired by name."""
-    ids = [stage.numbers["view"], stage.numbers["from view"]]
-    stage.page.evaluate(
-        """([from, to]) => { const node = app.graph.getNodeById(from);
-          node.connect(node.findOutputSlot("camera_info"), app.graph.getNodeById(to), 0); }""",
-        ids,
-    )
-    slowly(stage)
-
-
 @dataclass(frozen=True)
 class Scene:
     """A picture: of which workflow, which nodes (with their sizes, or None), and what is done with them."""
@@ -254,7 +243,7 @@ SCENES = {
     "extract_mesh": Scene("known", {"mesh": [320, 300], "mesh shown": [360, 420]}, slowly),
     "identity_card": Scene("kept", {"card": [360, 400]}),
     "load_latents": Scene("kept", {"looks": [320, 90], "looks shown": STRIP}),
-    "camera_from_load_3d": Scene("three_d", {"view": [360, 520], "from view": [300, 140]}, wired),
+    "camera_from_load_3d": Scene("three_d", {"view": [360, 520], "from view": [300, 140]}, slowly),
 }
 
 
