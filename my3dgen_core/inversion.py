@@ -19,7 +19,7 @@ from .latents import Latents
 from .objective import Draw, PhotoObjective, check_photos, front_camera
 from .perceptual import check_backbone, distance, weights_hash
 from .randomness import Shuffled, normal, seeded
-from .refinement import PENALTY, CameraRefinement
+from .refinement import LEVER, PENALTY, CameraRefinement
 
 OnStep = Callable[[int, int, dict[str, float], Tensor | None], None]
 SPACES = ("w", "w+")
@@ -124,6 +124,8 @@ def invert(
         run = _Run(generator, objective, cameras, config, on_step)
         if config.cache_dir is not None:
             settings = config.what_counts | {"perceptual_weights": weights_hash(measure)}
+            if config.refine_cameras:
+                settings["lever"] = LEVER  # what is kept of cameras counts in it
             run.cache = InversionCache(config.cache_dir, generator, settings, images, masks, cameras)
         start = run.w_avg.expand(1, -1, -1)
         if config.shared_steps:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .eg3d import Generator
+from .eg3d.volume import Decoder
 
 if TYPE_CHECKING:
     import trimesh
@@ -78,20 +79,23 @@ def extract_mesh(
         raise MeshError(f"{INSTALL_HINT} (the import said: {error}).") from error
     with torch.no_grad():
         planes = _packed(generator.planes(ws))
-        density = density_grid(generator, ws, resolution, planes=planes, on_step=on_step).cpu().numpy()
+        sampled = density_grid(generator, ws, resolution, planes=planes, on_step=on_step, level=level)
+        density = sampled.cpu().numpy()
         half = generator.config.box_warp / 2
         spacing = 2 * half / (resolution - 1)
         if cut_behind is not None:
             density[:, :, np.linspace(-half, half, resolution) < cut_behind] = 0.0
         if not density.max() > level:
+            most = float(density_grid(generator, ws, min(resolution, 64), planes=planes).max())
             raise MeshError(
-                f"The density reaches {density.max():.3g}, which is below the level {level:.3g}: there is no "
-                "surface. Lower the level."
+                f"The density reaches about {most:.3g}, and nothing that is not cut off reaches the level "
+                f"{level:.3g}: there is no surface. Lower the level."
             )
         padded = np.pad(density, 1)  # air around the box closes the surface at its border
         vertices, faces, _, _ = marching_cubes(padded, level, spacing=(spacing,) * 3)
         vertices = vertices - (half + spacing)
-        mesh = trimesh.Trimesh(vertices, faces, process=True)
+        # as they are: merging vertices that nearly coincide would tear the surface open
+        mesh = trimesh.Trimesh(vertices, faces, process=False)
         if largest:
             mesh = _largest(mesh)
         if mesh.volume < 0:
@@ -108,21 +112,59 @@ def density_grid(
     *,
     planes: Tensor | None = None,
     on_step: OnStep | None = None,
+    level: float | None = None,
 ) -> Tensor:
-    """Density softplus(raw - 1) of one latent at the points of a grid: [x, y, z], each edge of the box."""
+    """Density softplus(raw - 1) of one latent at the points of a grid: [x, y, z], each edge of the box.
+
+    level: of a surface that is wanted. What cannot be beside it is not looked at (`eg3d.density_grid`), and
+    is 0 or twice the level; the surface stays what it is. None: every point.
+    """
     half = generator.config.box_warp / 2
     planes = _packed(generator.planes(ws)) if planes is None else planes
     line = torch.linspace(-half, half, resolution, device=ws.device)
     density = torch.empty(resolution, resolution, resolution, device=ws.device)
+    known = None if level is None else _decided(generator, planes, line, level)
     thick = max(1, _SLICE_POINTS // resolution**2)
     for start in range(0, resolution, thick):
         part = line[start : start + thick]
         points = torch.stack(torch.meshgrid(part, line, line, indexing="ij"), dim=-1).view(1, -1, 3)
-        raw, _ = generator.sample(ws, points, planes=planes)
-        density[start : start + thick] = F.softplus(raw.float() - 1).view(-1, resolution, resolution)
+        if known is None:
+            raw, _ = generator.sample(ws, points, planes=planes)
+            found = F.softplus(raw.float() - 1).flatten()
+        else:
+            found = known[start : start + thick].flatten()
+            near = found.isnan().nonzero()[:, 0]
+            if len(near):
+                raw, _ = generator.sample(ws, points[:, near], planes=planes)
+                found[near] = F.softplus(raw.float() - 1).flatten()
+        density[start : start + thick] = found.view(-1, resolution, resolution)
         if on_step is not None:
             on_step(min(start + thick, resolution), resolution, {}, None)
     return density
+
+
+def _decided(generator: Generator, planes: Tensor, line: Tensor, level: float) -> Tensor | None:
+    """Points of the grid [x, y, z] that no surface can be beside: 0 in air, twice the level inside; else NaN.
+
+    None where every point must be looked at: the grid is coarser than the cells of the bounds, or the decoder
+    is not the one they are known for.
+    """
+    if (
+        line.device.type == "meta"
+        or generator.people is not None
+        or not isinstance(generator.decoder, Decoder)
+    ):
+        return None
+    grid = generator.grids.of(planes, generator.decoder, generator.config.box_warp, generator.renderer)
+    spacing = float(line[1] - line[0])
+    if spacing * grid.scale > 1:
+        return None
+    least, most = F.softplus(grid.bounds[:, 0] - 1)  # [z, y, x]
+    beside = ((least <= level) & (most >= level)).float()
+    beside = F.max_pool3d(beside[None, None], 3, 1, 1)[0, 0] > 0  # a surface may be seen from the next cell
+    cells = torch.where(beside, torch.nan, torch.where(least > level, 2 * level, 0.0))
+    place = (line * grid.scale + grid.shift).floor().long().clamp(0, len(cells) - 1)
+    return cells[place][:, place][:, :, place].permute(2, 1, 0).contiguous()
 
 
 def save_glb(mesh: trimesh.Trimesh, path: str | os.PathLike[str]) -> None:

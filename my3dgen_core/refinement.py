@@ -15,6 +15,10 @@ from .camera import cam2world, check_cameras
 SIGMA = 0.06
 """Standard deviation of a label's error in radians (3.5 degrees): what the prior holds the angles to."""
 
+LEVER = (1.0, 1.0, 1.0, 0.1, 0.1, 0.1)
+"""A turn of the camera about itself moves the picture ten times as far as one about the head, whose surface
+is that much nearer to its axis: corrections count in these units, so that one rate suits all six."""
+
 PENALTY = 1e-4
 """Weight of that prior beside losses of some hundredths."""
 
@@ -40,7 +44,8 @@ def turned(cameras: Tensor, angles: Tensor) -> Tensor:
 
 
 class CameraRefinement:
-    """Labels [N, 25] with their corrections `angles`, N times [6], zero at first; to be optimised if `free`.
+    """Labels [N, 25] with their corrections `angles`, N times [6] in radians over `LEVER`, zero at first; to
+    be optimised if `free`.
 
     Each photo's are a tensor of their own: an optimiser with momentum moves those of the photos it has just
     looked at, and leaves the others where they are.
@@ -53,10 +58,12 @@ class CameraRefinement:
     def cameras(self, index: list[int] | None = None) -> Tensor:
         """Corrected cameras of photos `index` (None: all)."""
         rows = list(range(len(self.labels))) if index is None else index
-        return turned(self.labels[rows], self.chosen(rows)) if self.free else self.labels[rows]
+        if not self.free:
+            return self.labels[rows]
+        return turned(self.labels[rows], self.chosen(rows) * self.labels.new_tensor(LEVER))
 
     def chosen(self, index: list[int]) -> Tensor:
-        """Corrections of photos `index`, [B, 6] in radians."""
+        """Corrections of photos `index`, [B, 6]."""
         return torch.stack([self.angles[row] for row in index]) if index else self.labels.new_zeros(0, 6)
 
     def penalty(self, index: list[int]) -> Tensor:

@@ -51,17 +51,6 @@ class PasteBack:
                         "tooltip": "Width of the soft edge, in pixels of a 512 crop. 0 is a hard edge.",
                     },
                 ),
-                "wider": (
-                    "FLOAT",
-                    {
-                        "default": 1.0,
-                        "min": 1.0,
-                        "max": 4.0,
-                        "step": 0.05,
-                        "tooltip": "Pictures and masks show that many times the crop: as in Widen View. 1: "
-                        "the crop itself.",
-                    },
-                ),
             },
             "optional": {
                 "masks": (
@@ -78,6 +67,17 @@ class PasteBack:
                         "filled in from around. One mask, or one a picture."
                     },
                 ),
+                "wider": (
+                    "FLOAT",
+                    {
+                        "default": 1.0,
+                        "min": 1.0,
+                        "max": 4.0,
+                        "step": 0.05,
+                        "tooltip": "Pictures and masks show that many times the crop: as in Widen View. 1: "
+                        "the crop itself.",
+                    },
+                ),
             },
             "hidden": {"node_id": "UNIQUE_ID"},
         }
@@ -88,9 +88,9 @@ class PasteBack:
         crops: list[sockets.Crops],
         images: list[Tensor],
         feather: list[float],
-        wider: list[float],
         masks: list[Tensor] | None = None,
         old_heads: list[Tensor] | None = None,
+        wider: list[float] | None = None,
         node_id: list[str] | None = None,
     ) -> tuple[list[Tensor]]:
         from ..my3dgen_core.face import paste_back
@@ -105,7 +105,7 @@ class PasteBack:
             on_step(index, len(faces))
             pixels = paste_back(
                 flat[photo].cpu().numpy(), cuts.transforms[cut], faces[index], heads[index], feather[0],
-                old[index], wider[0],
+                old[index], wider[0] if wider else 1.0,
             )  # fmt: skip
             pasted.append(torch.from_numpy(pixels)[None])
         same_size = len({picture.shape for picture in pasted}) == 1

@@ -1,7 +1,8 @@
 """How much is worked on at a time, so that a picture's working memory stays within a bound.
 
 Bytes are told from shapes, on the safe side of what PyTorch then asks for. Weights, a person's in effect
-included, what goes in and what comes out do not count. All is float32.
+included, what goes in and what comes out do not count; nor does what cuDNN asks for on a GPU, and what the
+compiled renderer keeps for itself, which is less than a MiB a thread. All is float32.
 """
 
 from __future__ import annotations

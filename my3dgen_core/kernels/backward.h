@@ -78,13 +78,13 @@ inline void march_backward(
   }
 }
 
-// Through the decoder: from gradients of its outputs to those of its weights and inputs.
-inline void decode_backward(const Decoder& decoder, Slot& slot, Scratch& s) {
+// Through the decoder: from gradients of its outputs to those of its inputs and, if it learns, of its weights.
+inline void decode_backward(const Decoder& decoder, bool learns, Slot& slot, Scratch& s) {
   const int n = slot.count;
   WeightGradients& out = slot.weights;
   const float* hidden = slot.points.hidden.data();
   product<COLORS, HIDDEN>(s.color_gradient.data(), n, decoder.w1 + HIDDEN, nullptr, s.hidden_gradient.data());
-  outer<COLORS, HIDDEN>(s.color_gradient.data(), hidden, n, out.w1 + HIDDEN);
+  if (learns) outer<COLORS, HIDDEN>(s.color_gradient.data(), hidden, n, out.w1 + HIDDEN);
   for (int i = 0; i < n; i++) {
     const float density = s.density_gradient[i];
     out.b1[0] += density;
@@ -98,13 +98,13 @@ inline void decode_backward(const Decoder& decoder, Slot& slot, Scratch& s) {
       store(out.w1 + h, load(out.w1 + h) + density * unit);
     }
   }
-  outer<HIDDEN, CHANNELS>(s.hidden_gradient.data(), s.features.data(), n, out.w0);
+  if (learns) outer<HIDDEN, CHANNELS>(s.hidden_gradient.data(), s.features.data(), n, out.w0);
   product<HIDDEN, CHANNELS>(s.hidden_gradient.data(), n, decoder.w0, nullptr, slot.gradient.data());
 }
 
 inline void block_backward(
-    const Planes& planes, const Decoder& decoder, int rays, int samples, const In& in, bool white_back, float floor,
-    Slot& slot, Scratch& s) {
+    const Planes& planes, const Decoder& decoder, bool learns, int rays, int samples, const In& in, bool white_back,
+    float floor, Slot& slot, Scratch& s) {
   const int width = padded(samples);
   enum { IDLE = -1, SEEN = -2, KEPT = -3 };
   for (int r = 0; r < rays; r++) {
@@ -141,7 +141,7 @@ inline void block_backward(
   for (int r = 0; r < rays; r++)
     march_backward(
         &s.depths[r * width], s.marched[r], samples, &s.row[r * samples], slot.count, in, r, white_back, s);
-  decode_backward(decoder, slot, s);
+  decode_backward(decoder, learns, slot, s);
 }
 
 }  // namespace my3dgen

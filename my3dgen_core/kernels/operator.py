@@ -116,10 +116,11 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
 def _gradient(
     ctx: Any, features: Tensor, depth: Tensor, weight: Tensor, *_: Any
 ) -> tuple[Tensor | None, ...]:
-    gradients = torch.ops.my3dgen.render_rays_backward(
-        *ctx.saved_tensors, features, depth, weight, *ctx.settings
+    learns = any(ctx.needs_input_grad[1:5])  # the decoder's gradients are a third of the work
+    planes, *weights = torch.ops.my3dgen.render_rays_backward(
+        *ctx.saved_tensors, features, depth, weight, *ctx.settings, learns
     )
-    return (*gradients, *[None] * 8)
+    return (planes, *(weights if learns else [None] * 4), *[None] * 8)
 
 
 def register() -> None:

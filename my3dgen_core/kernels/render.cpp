@@ -63,7 +63,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> render_rays(
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> render_rays_backward(
     const Tensor& planes, const Tensor& w0, const Tensor& b0, const Tensor& w1, const Tensor& b1, const Tensor& origins_,
     const Tensor& directions_, const Tensor& sample_depths, const Tensor& densities, const Tensor& features_,
-    const Tensor& depth_, const Tensor& weight_, double box_warp, bool white_back, double floor) {
+    const Tensor& depth_, const Tensor& weight_, double box_warp, bool white_back, double floor, bool learns) {
   const int64_t b = directions_.size(0), m = directions_.size(1);
   const int samples = sample_depths.size(2);
   const Scenes scenes(planes, b, box_warp);
@@ -86,7 +86,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> render_rays_backward(
                       depths.data_ptr<float>() + i * samples, raw.data_ptr<float>() + i * samples,
                       features.data_ptr<float>() + i * COLORS, depth.data_ptr<float>() + i, weight.data_ptr<float>() + i};
           block_backward(
-              scenes[scene], decoder, std::min(size, m - from), samples, in, white_back, floor, slots[slot], scratch);
+              scenes[scene], decoder, learns, std::min(size, m - from), samples, in, white_back, floor, slots[slot],
+              scratch);
         }
       });
       // Threads share out planes and channels, so that no two write to one place.
@@ -112,7 +113,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> render_rays_backward(
     for (int64_t i = 0; i < to.numel(); i++) to.data_ptr<float>()[i] += from[i];
   };
   for (const Slot& slot : slots)
-    add(d0, slot.weights.w0), add(e0, slot.weights.b0), add(d1, slot.weights.w1), add(e1, slot.weights.b1);
+    if (learns) add(d0, slot.weights.w0), add(e0, slot.weights.b0), add(d1, slot.weights.w1), add(e1, slot.weights.b1);
   return {out.permute({0, 1, 4, 2, 3}), d0, e0, d1, e1};
 }
 
@@ -126,7 +127,7 @@ TORCH_LIBRARY(my3dgen, library) {
   library.def(
       "render_rays_backward(Tensor planes, Tensor w0, Tensor b0, Tensor w1, Tensor b1, Tensor origins, "
       "Tensor directions, Tensor sample_depths, Tensor densities, Tensor features, Tensor depth, Tensor weight, "
-      "float box_warp, bool white_back, float floor) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+      "float box_warp, bool white_back, float floor, bool learns) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
 }
 
 TORCH_LIBRARY_IMPL(my3dgen, CPU, library) {

@@ -1,11 +1,12 @@
 """How the cost grows with frames, neural resolution, photos and persons, on the bundled starter.
 
     python -m my3dgen_core build-kernels
-    python tests/benchmarks/growth.py [--json FILE] [--plots FOLDER] [--rounds N] [--threads N]
+    python tests/benchmarks/growth.py [--json FILE] [--plots FOLDER] [--rounds N] [--work]
     python tests/benchmarks/growth.py --from FILE --plots FOLDER    # the plots alone
 
-Seconds are medians by the clock; the contestants of a case take turns. Memory is PyTorch's own account: the
-most that was alive at once, beyond what was there before (`tests/allocations.py`). A table is printed.
+Seconds are medians by the clock, or with --work of the processor on one thread; the contestants of a case
+take turns. Memory is PyTorch's own account: the most that was alive at once, beyond what was there before
+(`tests/allocations.py`). A table is printed.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 from allocations import peak
+from page import put
 from people import full_generators, person
 
 from my3dgen_core import (
@@ -53,20 +55,19 @@ WAYS = tuple(itertools.product(("PyTorch", "compiled"), ("exact", "fast")))
 LONGEST = {("PyTorch", "exact"): 80}
 """Frames; what takes half a minute a round goes no further."""
 BATCH = 2  # frames at a time, as Render Head has it
-MEMORY_FRAMES = (1, 8, 24, 80)
+MEMORY_FRAMES = (1, 8, 24)
 Points = dict[str, dict[str, float]]
 Runs = dict[str, Callable[[], Any]]
 
 
-def race(runs: Runs, rounds: int) -> dict[str, float]:
-    """Median seconds; the first round warms up and does not count."""
+def race(runs: Runs, rounds: int, clock: Callable[[], float]) -> dict[str, float]:
+    """Median seconds."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for i in range(rounds + 1):
+    for _ in range(rounds):
         for name, run in runs.items():
-            start = time.perf_counter()
+            start = clock()
             run()
-            if i:
-                seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(clock() - start)
     return {name: statistics.median(times) for name, times in seconds.items()}
 
 
@@ -175,13 +176,16 @@ CASES = {
 }
 
 
-def measure(case: Case, rounds: int) -> dict[str, Points]:
+def measure(case: Case, rounds: int, work: bool) -> dict[str, Points]:
     """seconds and MiB: curve -> place -> value."""
-    result: dict[str, Points] = {"seconds": {}, "MiB": {}}
+    unit = "processor seconds" if work else "seconds"
+    result: dict[str, Points] = {unit: {}, "MiB": {}}
+    for run in case.at(case.places[0])[0].values():
+        run()  # warms up
     for place in case.places:
         timed, weighed = case.at(place)
-        for name, value in race(timed, rounds).items():
-            result["seconds"].setdefault(name, {})[str(place)] = value
+        for name, value in race(timed, rounds, time.process_time if work else time.perf_counter).items():
+            result[unit].setdefault(name, {})[str(place)] = value
         for name, run in weighed.items():
             result["MiB"].setdefault(name, {})[str(place)] = peak(run) / 2**20
     return {unit: curves for unit, curves in result.items() if curves}
@@ -190,7 +194,7 @@ def measure(case: Case, rounds: int) -> dict[str, Points]:
 def table(result: dict[str, Any]) -> str:
     lines = []
     for name, case in CASES.items():
-        for unit, curves in result[name].items():
+        for unit, curves in result.get(name, {}).items():
             places = list(dict.fromkeys(x for points in curves.values() for x in points))
             lines += [f"| {case.label}: {unit} | " + " | ".join(places) + " |"]
             lines += ["|---" * (len(places) + 1) + "|"]
@@ -208,6 +212,8 @@ def draw(result: dict[str, Any], folder: Path) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     for name, case in CASES.items():
+        if name not in result:
+            continue
         units = result[name]
         figure = Figure(figsize=(4.2 * len(units), 3.6), dpi=100, layout="constrained")
         FigureCanvasAgg(figure)
@@ -218,10 +224,11 @@ def draw(result: dict[str, Any], folder: Path) -> None:
                 axes.plot(list(map(int, points)), list(points.values()), "o-", markersize=3, label=curve)
             axes.set(xscale="log", yscale="log", xlabel=case.label, ylabel=unit)
             axes.set_xticks(case.places, list(map(str, case.places)), minor=False)
-            axes.minorticks_off()
+            axes.xaxis.minorticks_off()
             axes.grid(alpha=0.3)
             axes.legend(fontsize=7)
-        figure.suptitle("the bundled starter, two cores", fontsize=8)
+        threads = result["threads"]
+        figure.suptitle(f"the bundled starter, {threads} thread{'s'[: threads > 1]}", fontsize=8)
         figure.savefig(folder / f"{name}.png", pil_kwargs={"optimize": True})
 
 
@@ -229,25 +236,33 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--plots", type=Path, help="folder for the plots")
+    parser.add_argument("--page", type=Path, help="put the tables into this page, between their marks")
     parser.add_argument("--from", dest="source", type=Path, help="figures of an earlier run")
     parser.add_argument(
         "--only", action="append", choices=list(CASES), help="this case; the rest from --json"
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--work", action="store_true", help="processor seconds on one thread: for a busy machine"
+    )
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    torch.set_num_threads(1 if args.work else args.threads)
     source = args.source or (args.json if args.only else None)
     result: dict[str, Any] = json.loads(source.read_text()) if source else {}
     if not args.source:
-        result |= {"threads": args.threads, "rounds": args.rounds, "torch": torch.__version__}
+        result |= {"threads": torch.get_num_threads(), "rounds": args.rounds, "torch": torch.__version__}
         for case in args.only or CASES:
-            result[case] = measure(CASES[case], args.rounds)
+            result[case] = measure(CASES[case], args.rounds, args.work)
+            if args.json:  # what there is so far
+                args.json.write_text(json.dumps(result, indent=1) + "\n")
     if args.json:
         args.json.write_text(json.dumps(result, indent=1) + "\n")
     print(table(result))
     if args.plots:
         draw(result, args.plots)
+    if args.page:
+        put(args.page, "growth", table(result))
 
 
 if __name__ == "__main__":

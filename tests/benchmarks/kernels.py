@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from page import put
 
 from my3dgen_core import Generator, GeneratorConfig, kernels, load_generator, look_at
 from my3dgen_core.eg3d.backbone import PLANE_CHANNELS
@@ -39,7 +40,7 @@ def frame(renderer: str) -> Callable[[], object]:
     generator.decoder.to_empty(device="cpu").requires_grad_(False)
     for parameter in generator.decoder.parameters():
         torch.nn.init.normal_(parameter)
-    planes = torch.randn(1, 3, PLANE_CHANNELS, 256, 256)
+    planes = torch.randn(1, 3, 256, 256, PLANE_CHANNELS).permute(0, 1, 4, 2, 3)  # as the generator makes them
     generator.renderer = renderer
     camera = look_at(0.3, 0.1)
 
@@ -128,6 +129,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--page", type=Path, help="put the table into this page, between its marks")
     parser.add_argument("--peak", nargs=2, metavar=("CASE", "RENDERER"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -144,16 +146,21 @@ def main() -> None:
     results = [measure(case, args.rounds, args.threads) for case in CASES]
     if args.json:
         args.json.write_text(json.dumps(results, indent=2) + "\n")
-    print("| case | torch s | compiled s | faster (median, least) | torch MiB | compiled MiB | memory |")
-    print("|---|---|---|---|---|---|---|")
+    lines = [
+        "| case | torch s | compiled s | faster (median, least) | torch MiB | compiled MiB | memory |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for r in results:
         torch_, ours = (r[name] for name in RENDERERS)
-        print(
+        lines.append(
             f"| {r['case']} | {torch_['median_seconds']:.3f} | {ours['median_seconds']:.3f} "
             f"| {r['median_seconds_ratio']:.1f}x, {r['least_seconds_ratio']:.1f}x "
             f"| {torch_['peak_bytes'] / 2**20:.0f} | {ours['peak_bytes'] / 2**20:.0f} "
-            f"| 1/{r['peak_bytes_ratio']:.1f} |"
+            f"| {1 / r['peak_bytes_ratio']:.2f}x |"
         )
+    print("\n".join(lines))
+    if args.page:
+        put(args.page, "kernels", "\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -32,7 +30,6 @@ if TYPE_CHECKING:
     from living import Settings
 
 PRETRAINED, PERSONAL = "pretrained", "personal"
-SPACES = {"alpha P": False, "alpha P+": True}
 HOLE = "PSNR of the hidden part, dB"
 
 
@@ -58,14 +55,14 @@ class Restoring:
     def held_out(self) -> dict[str, Any]:
         """Reconstructions: alpha space of the person against inversion in the pretrained generator."""
 
-        def projected(plus: bool) -> Tensor:
+        def projected() -> Tensor:
             found = self.space.project(
-                self.generator, self.photos, self.cameras, self.settings.projection, plus=plus, beta=0.03
+                self.generator, self.photos, self.cameras, self.settings.projection, plus=True, beta=0.03
             )
             return render(self.generator, found.ws, self.cameras)
 
         shown = {f"{PRETRAINED}, W": self._inverted(self.photos)}
-        shown |= self._in_alpha(projected, (PERSONAL,))
+        shown |= self._in_alpha(projected)
         self._keep("held-out", shown)
         return {name: self._near(views) for name, views in shown.items()}
 
@@ -75,13 +72,13 @@ class Restoring:
         masks = hidden_part(photos, self.settings.hidden)
         spoilt = torch.where(masks > 0, torch.zeros_like(photos), photos)
 
-        def filled(plus: bool) -> Tensor:
+        def filled() -> Tensor:
             config = self.settings.projection
-            return inpaint(self.generator, self.space, spoilt, cameras, masks, config, plus=plus).images.cpu()
+            return inpaint(self.generator, self.space, spoilt, cameras, masks, config, plus=True).images.cpu()
 
         found = {"hidden": spoilt}
         found[f"{PRETRAINED}, W"] = blend(photos, self._inverted(spoilt, masks), masks)
-        found |= self._in_alpha(filled, (PRETRAINED, PERSONAL), ("alpha P+",))
+        found |= self._in_alpha(filled)
         self._keep("hidden", found)
         return {
             name: self._near(pictures) | {HOLE: hidden_error(pictures, photos, masks)}
@@ -93,20 +90,9 @@ class Restoring:
         found = invert(self.generator, photos, self.cameras, self.settings.alone, masks)
         return render(self.generator, found.ws, self.cameras)
 
-    def _in_alpha(
-        self, work: Callable[[bool], Tensor], models: tuple[str, ...], spaces: tuple[str, ...] = tuple(SPACES)
-    ) -> dict[str, Tensor]:
-        found = {}
-        for model in models:
-            with self._as(model):
-                found |= {f"{model}, {space}": work(SPACES[space]) for space in spaces}
-        return found
-
-    @contextmanager
-    def _as(self, model: str) -> Iterator[None]:
-        identity = self.identity
-        with personalized(self.generator, identity) if model == PERSONAL else contextlib.nullcontext():
-            yield
+    def _in_alpha(self, work: Callable[[], Tensor]) -> dict[str, Tensor]:
+        with personalized(self.generator, self.identity):
+            return {f"{PERSONAL}, alpha P+": work()}
 
     def _keep(self, part: str, found: dict[str, Tensor]) -> None:
         self.shelf.keep(part, photo=self.photos[:2], **{name: views[:2] for name, views in found.items()})

@@ -60,13 +60,14 @@ def strips(part: str, rows: Sequence[Row], folder: Path, titles: Sequence[str] =
     return sheet(heads, [name for name, _ in lines], [pictures for _, pictures in lines], CELL)
 
 
-def tables(part: str, rows: Sequence[Row], folder: Path) -> np.ndarray | None:
+def tables(part: str, rows: Sequence[Row], folder: Path, _: Sequence[str] = ()) -> np.ndarray | None:
     """Every name a column, every photo of every person a row; None where nothing was kept."""
     found = {row["person"]: Shelf(folder, row["person"]).read(part) for row in rows}
     found = {person: pictures for person, pictures in found.items() if pictures}
     if not found:
         return None
-    names = list(next(iter(found.values())))
+    first = next(iter(found.values()))
+    names = [name for name in first if all(name in pictures for pictures in found.values())]
     lines = [
         (str(person), [pictures[name][place] for name in names])
         for person, pictures in found.items()

@@ -15,7 +15,7 @@ SMILE_DROP = 0.03
 INTRODUCTION = """# What lives in a person
 
 Alpha samples, interpolation, edits, photos that training has not seen, hidden parts: the personal generator
-beside the pretrained one, with the same anchors. {persons} persons of the study, synthetic and unknown to the
+beside the pretrained one, with the same anchors. {persons} of the study, synthetic and unknown to the
 generator: {who}. {photos} photos each with exact cameras; identities: {origins}. Means over persons.
 Identity is the cosine of ArcFace embeddings with the photos of the person (or its own, where there is one);
 pictures without a face that the detector finds are left out, and counted. All is uncurated.
@@ -35,8 +35,8 @@ KEPT = "later layers"
 SMILING = """The starter's smile on the mean anchor, from the front: on all layers of the latent, on the later
 half of them (in Apply Direction `layers` 6-11), and within the hull of the anchors. Drop: how much the
 identity falls over the range of smiles that the person's own frontal photos span, measured by landmarks; of
-that range "covered" is reached; rising: at how many of those steps the smile grows. The pictures: strengths
-from -4 to 4."""
+that range "covered" is reached; rising: at how many of those steps the smile grows. Above the pictures:
+strengths."""
 
 
 FIGURES = {
@@ -65,6 +65,10 @@ def mean(rows: Sequence[Row], *path: str) -> float | None:
 
 def shown(number: float | None, digits: int = 3, sign: bool = False) -> str:
     return "-" if number is None else f"{number:{'+' if sign else ''}.{digits}f}"
+
+
+def counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def table(columns: Sequence[str], lines: Sequence[tuple[str, Sequence[str]]]) -> str:
@@ -130,7 +134,7 @@ def photos(rows: Sequence[Row], part: str, extra: Sequence[str] = ()) -> str:
     return table(
         columns,
         [(name, [shown(mean(rows, part, name, column), digits.get(column, 3)) for column in columns])
-         for name in rows[0][part]],
+         for name in rows[0][part] if all(name in row[part] for row in rows)],
     )  # fmt: skip
 
 
@@ -217,7 +221,8 @@ def write_report(rows: Sequence[Row], path: Path, pictures: Path) -> str:
     settings = rows[0]["settings"]
     own = [row["training seconds"] for row in rows if row["training seconds"] > 30]
     text = INTRODUCTION.format(
-        persons=len(rows), who=", ".join(str(row["person"]) for row in rows), photos=settings["photos"],
+        persons=counted(len(rows), "person"), who=", ".join(str(row["person"]) for row in rows),
+        photos=settings["photos"],
         origins=origins(rows), minutes=fmean(row["seconds"] for row in rows) / 60,
         training=f", and {fmean(own) / 60:.1f} where the identity is trained first" if own else "",
     )  # fmt: skip
@@ -227,7 +232,8 @@ def write_report(rows: Sequence[Row], path: Path, pictures: Path) -> str:
         "The claims": table(["holds for every person", "numbers"], answers),
         f"{settings['samples']} alpha samples": f"{SAMPLING}\n\n{sampling(rows)}",
         f"Interpolation, every step in {settings['poses']} poses": (
-            f"{settings['pairs']} ways of {settings['way']} steps from anchor to anchor.\n\n{ways(rows)}"
+            f"{counted(settings['pairs'], 'way')} of {settings['way']} steps from anchor to anchor."
+            f"\n\n{ways(rows)}"
         ),
         "A smile, up and down": f"{SMILING}\n\n{smiles(rows)}",
         "Other edits": f"Age, weight and jaw, two standard deviations both ways.\n\n{edits(rows)}",
@@ -254,12 +260,20 @@ def origins(rows: Sequence[Row]) -> str:
     return "; ".join(f"{name}: {', '.join(persons)}" for name, persons in ways.items())
 
 
+def strengths(row: Row) -> list[str]:
+    """Of the pictures of a sweep, every other step."""
+    sweep, steps = row["settings"]["sweep"], row["settings"]["sweep_steps"]
+    return [f"{sweep * (2 * place / (steps - 1) - 1):+.1f}" for place in range(0, steps, 2)]
+
+
 def drawn(title: str, rows: Sequence[Row], pictures: Path, path: Path) -> str | None:
     """The name of the picture that goes with a part, written beside the report; None where there is none."""
     from PIL import Image
 
     for word, (part, draw, most) in FIGURES.items():
-        found = draw(part, rows[:most], pictures) if word in title else None
+        if word not in title:
+            continue
+        found = draw(part, rows[:most], pictures, strengths(rows[0]) if part == "smile" else ())
         if found is not None:
             name = f"{path.stem}_{part.replace('-', '_')}.jpg"
             Image.fromarray(found).save(path.parent / name, quality=85, optimize=True)

@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import goldens
 import torch
+from page import put
 
 from my3dgen_core import Adapter, Generator, load_generator, look_at, personalized
 from my3dgen_core.adapter import merged
@@ -47,6 +48,7 @@ def full_generators(model: Generator, count: int) -> list[Generator]:
             one = Generator(model.config)
         state = {k: v.clone() for k, v in merged(model, person(model, i)).items()}
         one.load_state_dict(state, assign=True)
+        one.renderer = model.renderer
         models.append(one)
     return models
 
@@ -82,6 +84,7 @@ def main() -> None:
     parser.add_argument(
         "--work", action="store_true", help="processor seconds on one thread: for a busy machine"
     )
+    parser.add_argument("--page", type=Path, help="put the figures into this page, between their marks")
     parser.add_argument("--peak", choices=("identities", "generators"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(1 if args.work else args.threads)
@@ -105,15 +108,21 @@ def main() -> None:
                 if i:  # the first warms up
                     seconds[name].append(clock() - start)
     one, several = (statistics.median(times) for times in seconds.values())
-    print(
-        f"{count} latents of one person {one:.3f} s, of {count} persons {several:.3f} s: {several / one:.2f}x"
-    )
     command = [sys.executable, __file__, "--people", str(count)] + (["--full"] if args.full else [])
     sizes = [
         int(subprocess.run([*command, "--peak", way], capture_output=True, text=True, check=True).stdout)
         for way in ("identities", "generators")
     ]
-    print(f"memory: {sizes[0] / 2**20:.0f} MiB against {sizes[1] / 2**20:.0f}, {sizes[1] / sizes[0]:.1f}x")
+    kind = "of the size of ffhq512-128" if args.full else "the starter"
+    found = (
+        f"{count} latents of one person take {one:.3f} {'processor ' * args.work}seconds, of {count} persons "
+        f"{several:.3f} ({several / one:.2f}x; must: 1.15x). {count} persons and one generator, {kind}, take "
+        f"{sizes[0] / 2**20:.0f} MiB, {count} generators {sizes[1] / 2**20:.0f} MiB "
+        f"({sizes[1] / sizes[0]:.1f}x as much), each way with a picture of everybody."
+    )
+    print(found)
+    if args.page:
+        put(args.page, "people-full" if args.full else "people", found)
 
 
 if __name__ == "__main__":

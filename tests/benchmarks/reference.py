@@ -1,6 +1,7 @@
 """Speed and memory of this pack against the public reference, side by side in one run.
 
     python tests/benchmarks/reference.py --eg3d FOLDER --my3dgen FOLDER [--only CASE] [--json FILE]
+        [--page docs/performance.md]
 
 The folders are the `eg3d` folders in checkouts of NVlabs/eg3d and luchaoqi/my3dgen, whose licences are their
 own; nothing of them is in this repository. Without them ours is measured alone.
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import contestants
+from page import put
 
 REFERENCE, TUNED, OURS, COMPILED, LIMIT = (
     "reference",
@@ -41,25 +43,51 @@ class Row:
     """A line of the table: who takes part, and what must hold (ratios to both references)."""
 
     sides: tuple[str, ...]
-    must: tuple[float, float] | None = None
+    must: tuple[float, ...] | None = None
     memory: float | None = None
     """Peak memory over the reference's, at most."""
     frames: int = 0
     """Frames that one run renders; the planes of ours count 1/24 each."""
+    aim: tuple[float, ...] | None = None
+    label: str = ""
+    unit: str = "x"
+
+    def found(self, sides: dict[str, Any], side: str) -> tuple[float, ...]:
+        """What is held against `must`: ratios to both references, share of the limit, or frames a second."""
+        median = sides[side]["median"]
+        if LIMIT in sides:
+            return (100 * sides[LIMIT]["median"] / median,)
+        if not self.label.startswith("starter"):
+            return tuple(sides[base]["median"] / median for base in (REFERENCE, TUNED) if base in sides)
+        return (self.frames / median,)
 
 
 ROWS = {
-    "frame": Row(THEIRS, (2.5, 1.5)),
-    "path": Row(THEIRS, (2.5, 1.5), 0.5, 2),
-    "fast path": Row(THEIRS, (5.0, 3.0), 0.5, 2),
-    "inversion step": Row(THEIRS, (2.0, 1.3)),
-    "inversion step as it comes": Row(THEIRS, (2.0, 1.3)),
-    "LoRA step": Row(THEIRS, (3.0, 1.5), 0.5),
-    "backbone": Row((LIMIT, OURS)),
-    "super-resolution": Row((LIMIT, OURS)),
-    "orbit": Row((OURS, COMPILED), frames=24),
-    "fast orbit": Row((OURS, COMPILED), frames=24),
+    "frame": Row(THEIRS, (2.5, 1.5), aim=(4, 2.5), label="exact frame, planes included"),
+    "path": Row(THEIRS, (2.5, 1.5), 0.5, 2, (4, 2.5), "exact frame of a 24-frame path"),
+    "fast path": Row(
+        THEIRS, (5, 3), 0.5, 2, (10, 6), "fast frame of a 24-frame path (planes and decoder: the starter's)"
+    ),
+    "inversion step": Row(THEIRS, (2, 1.3), aim=(4, 2.5), label="W inversion step, whole picture"),
+    "inversion step as it comes": Row(
+        THEIRS, (2, 1.3), aim=(4, 2.5), label="W inversion step as ours does it: 1024 rays, raw picture"
+    ),
+    "LoRA step": Row(THEIRS, (3, 1.5), 0.5, aim=(6, 3), label="LoRA training step"),
+    "backbone": Row((LIMIT, OURS), (70,), aim=(90,), label="backbone, of bare oneDNN calls", unit=" %"),
+    "super-resolution": Row(
+        (LIMIT, OURS), (70,), aim=(90,), label="super-resolution, of bare oneDNN calls", unit=" %"
+    ),
+    "orbit": Row((OURS, COMPILED), (8,), frames=24, aim=(25,), label="starter, exact orbit", unit=" fps"),
+    "fast orbit": Row(
+        (OURS, COMPILED),
+        (8,),
+        frames=24,
+        aim=(25,),
+        label="starter, orbit as Render Head does it",
+        unit=" fps",
+    ),
 }
+MEMORY_AIM = 0.3
 
 
 class Side:
@@ -147,6 +175,54 @@ def table(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def verdicts(results: list[dict[str, Any]]) -> str:
+    """What must hold, what is aimed at, and what was found, as Markdown."""
+    lines = ["| what | must | aim | ours | ours, compiled renderer | verdict |", "|---|---|---|---|---|---|"]
+    for result in results:
+        row, sides = ROWS[result["case"]], result["sides"]
+        if row.must is None or row.aim is None:
+            continue
+        found = {side: row.found(sides, side) for side in (OURS, COMPILED) if side in sides}
+        lines.append(_verdict(row.label, row.must, row.aim, found, row.unit))
+        if row.memory is not None and "peak_bytes" in sides.get(REFERENCE, {}):
+            most = sides[REFERENCE]["peak_bytes"]
+            shares = {side: (sides[side]["peak_bytes"] / most,) for side in found}
+            lines.append(
+                _verdict(f"{row.label}: peak memory", (row.memory,), (MEMORY_AIM,), shares, "x", True)
+            )
+    return "\n".join(lines)
+
+
+def _verdict(
+    label: str,
+    must: tuple[float, ...],
+    aim: tuple[float, ...],
+    found: dict[str, tuple[float, ...]],
+    unit: str = "x",
+    less: bool = False,
+) -> str:
+    def reached(values: tuple[float, ...], wanted: tuple[float, ...]) -> bool:
+        return len(values) == len(wanted) and all(
+            (v <= w) if less else (v >= w) for v, w in zip(values, wanted, strict=True)
+        )
+
+    def written(values: tuple[float, ...], digits: str = ".3g") -> str:
+        return " / ".join(f"{value:{digits}}{unit}" for value in values)
+
+    words = []
+    for side, values in found.items():
+        grade = "aim" if reached(values, aim) else "holds" if reached(values, must) else "falls short"
+        words.append(
+            grade if len(found) == 1 else f"{'compiled' if side == COMPILED else 'PyTorch'}: {grade}"
+        )
+    cells = [written(found[side]) if side in found else "" for side in (OURS, COMPILED)]
+    bound = "<= " if less else ">= "
+    return (
+        f"| {label} | {bound}{written(must, 'g')} | {written(aim, 'g')} | {cells[0]} | {cells[1]} "
+        f"| {', '.join(dict.fromkeys(words))} |"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--eg3d", help="folder `eg3d` of a checkout of NVlabs/eg3d")
@@ -158,6 +234,8 @@ def main() -> None:
     parser.add_argument(
         "--work", action="store_true", help="compare processor seconds on one thread: for a busy machine"
     )
+    parser.add_argument("--page", type=Path, help="put both tables into this page, between their marks")
+    parser.add_argument("--show", action="store_true", help="measure nothing: the tables of --json")
     parser.add_argument("--no-memory", dest="memory", action="store_false", help="leave out peak memory")
     args = parser.parse_args()
     if args.work:
@@ -165,11 +243,15 @@ def main() -> None:
     known: dict[str, dict[str, Any]] = {}
     if args.json and args.json.exists():
         known = {result["case"]: result for result in json.loads(args.json.read_text())}
-    for case in args.only or ROWS:
+    for case in [] if args.show else args.only or ROWS:
         known[case] = measure(case, args)
         if args.json:
             args.json.write_text(json.dumps(list(known.values()), indent=1) + "\n")
-    print(table([known[case] for case in ROWS if case in known]))
+    results = [known[case] for case in ROWS if case in known]
+    found = f"{verdicts(results)}\n\n{table(results)}"
+    print(found)
+    if args.page:
+        put(args.page, "reference", found)
 
 
 if __name__ == "__main__":

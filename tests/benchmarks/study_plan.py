@@ -28,11 +28,16 @@ TRAINED: dict[str, dict[str, Any]] = {
 RATES: dict[str, tuple[float, ...]] = {  # tried factors of the usual learning rates
     "LoRA r=1": (0.5, 1.0, 2.0),
     "full": (0.5, 1.0, 2.0, 4.0),
-    "LyCORIS r=1": (1.0, 2.0, 4.0),
+    "LyCORIS r=1": (1.0, 2.0),
     PIVOTAL: (1.0, 0.5, 2.0),
 }
 OF_LORA, OF_FULL = ("rank", "layout", "trainable", "lr", "affine_lr"), ("full_lr",)
-"""Settings of a training that the other method does not look at."""
+OF_REFINEMENT = ("anchor_lr", "camera_lr")
+"""Settings that a training of another kind does not look at."""
+
+
+CORE = (*PRETRAINED, "LoRA r=1", "LyCORIS r=1", "full")
+"""Methods of the main table."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ class Cell:
     def thorough(self) -> bool:
         """Of the main table: held-out photos and identity all around are measured too."""
         usual = Cell(self.person, self.method, photos=self.photos, steps=self.steps, rate=self.rate)
-        return self == usual and self.person not in TUNED_ON
+        return self == usual and self.person not in TUNED_ON and self.method in CORE
 
     def config(self) -> TuningConfig:
         """Of its training."""
@@ -108,7 +113,8 @@ def set_on(settings: dict[str, Any]) -> dict[str, Any]:
 def stamp(base_hash: str, settings: Settings, cell: Cell) -> str:
     """Names what a cell's row depends on, but for the programs: a row of another stamp is out of date."""
     trained = {} if cell.method in (MEAN, NEAREST) else set_on(cell.config().what_counts)
-    for name in OF_LORA if trained.get("method") == "full" else OF_FULL:
+    idle = OF_LORA if trained.get("method") == "full" else OF_FULL
+    for name in idle if cell.refine else (*idle, *OF_REFINEMENT):
         trained.pop(name, None)
     made_with = json.dumps([base_hash, set_on(asdict(settings)), trained], sort_keys=True)
     return hashlib.sha256(made_with.encode()).hexdigest()[:12]
@@ -119,32 +125,33 @@ def plan(rates: dict[str, float] | None = None) -> list[Cell]:
 
     rates: factor of the learning rates by method.
     """
-    trained = ("LoRA r=1", "full")
+    trained, ranks = ("LoRA r=1", "full"), ("LoRA r=2", "LoRA r=4", "LyCORIS r=2")
     first = PERSONS[0]
-    cells = []
-    for person in PERSONS:
-        cells += [Cell(person, m) for m in (MEAN, NEAREST, *trained, "LyCORIS r=1", PIVOTAL)]
+    cells = [Cell(person, m) for person in PERSONS for m in (MEAN, NEAREST, *trained)]
     for person in GRID:
-        cells += [Cell(person, m, photos=10) for m in trained]
         cells += [Cell(person, "LoRA r=1", cameras="noisy", refine=refine) for refine in (False, True)]
-    cells += [Cell(first, "LoRA r=1", steps=steps) for steps in (1000, 2000)]
-    cells += [Cell(person, m) for person in GRID for m in ("LoRA r=2", "LoRA r=4", "LyCORIS r=2")]
-    cells += [Cell(person, m, seed=seed) for person in GRID for seed in (1, 2) for m in trained]
-    for person in GRID:
-        cells += [Cell(person, m, photos=20) for m in trained]
+        cells += [Cell(person, m, photos=photos) for photos in (10, 20) for m in trained]
         cells += [
             Cell(person, "LoRA r=1", background="cluttered", background_weight=weight)
             for weight in (1.0, 0.3, 0.05)
         ]
-        cells += [Cell(person, m, steps=1000) for m in trained]
-        cells += [Cell(person, m, photos=photos) for photos in (10, 20) for m in (MEAN, NEAREST)]
+        cells += [Cell(person, m) for m in ranks]
+        cells += [Cell(person, m, seed=seed) for seed in (1, 2) for m in trained]
+        if person == first:
+            cells.append(Cell(person, "LoRA r=1", steps=1000))
+            cells += [Cell(person, m) for person in PERSONS for m in ("LyCORIS r=1", PIVOTAL)]
+            cells.append(Cell(person, "LoRA r=1", steps=2000))
     for person in GRID:
-        cells += [Cell(person, "LoRA r=1", refine=True), Cell(person, "LoRA r=1", space="w+")]
+        cells.append(Cell(person, "LoRA r=1", space="w+"))
+        cells += [Cell(person, m, photos=photos) for photos in (10, 20) for m in (MEAN, NEAREST)]
+        cells += [Cell(person, m, steps=1000) for m in trained]
+    for person in GRID:
+        cells += [Cell(person, "LoRA r=1", refine=True)]
         cells += [Cell(person, "LoRA r=1", background_weight=weight) for weight in (0.3, 0.05)]
         cells.append(Cell(person, "full", cameras="noisy"))
         for photos in (20, 10):
             cells += [Cell(person, "LoRA r=1", photos, "noisy", refine=refine) for refine in (False, True)]
-    cells += [Cell(person, m) for m in ("LoRA r=2", "LoRA r=4", "LyCORIS r=2") for person in PERSONS]
+    cells += [Cell(person, m) for m in ranks for person in PERSONS]
     cells.append(Cell(first, "LoRA r=1", steps=6000))
     return [dataclasses.replace(c, rate=rate_of(c.method, rates or {})) for c in dict.fromkeys(cells)]
 

@@ -8,14 +8,11 @@ from statistics import fmean, stdev
 from typing import Any
 
 from study_claims import claims
-from study_plan import plan
+from study_plan import CORE, plan
 from study_rows import (
     COLUMNS,
     IDENTITY,
-    MEAN,
-    NEAREST,
     ORDER,
-    PIVOTAL,
     VIEWS,
     Row,
     chosen,
@@ -108,7 +105,6 @@ def rates_table(rows: list[Row], best: Mapping[str, float]) -> str:
     return "\n".join(lines)
 
 
-CORE = (MEAN, NEAREST, PIVOTAL, "LoRA r=1", "LyCORIS r=1", "full")
 WHY = "why.md"
 """What was read out of the numbers by hand: a file beside the report, which takes it in."""
 

@@ -109,7 +109,7 @@ def test_crops_pasted_back_unchanged_give_the_kept_photos(
     nodes: dict[str, Any], cut_photos: tuple[list[torch.Tensor], Any, list[torch.Tensor]]
 ) -> None:
     photos, crops, images = cut_photos
-    (pasted,) = nodes["PasteBack"].paste(photos, [crops], images, [24.0], [1.0])
+    (pasted,) = nodes["PasteBack"].paste(photos, [crops], images, [24.0])
     assert [tuple(p.shape) for p in pasted] == [(1, 240, 200, 3), (1, 180, 260, 3)]
     for new, old in zip(pasted, (photos[0], photos[2]), strict=True):
         assert float((new - old).abs().max()) < 0.02
@@ -121,9 +121,9 @@ def test_pasting_leaves_its_inputs_alone_and_takes_masks(
     photos, crops, images = cut_photos
     before = [photo.clone() for photo in photos]
     white = [torch.ones_like(images[0])]
-    (pasted,) = nodes["PasteBack"].paste(photos, [crops], white, [24.0], [1.0], [torch.zeros(1, 64, 64)])
+    (pasted,) = nodes["PasteBack"].paste(photos, [crops], white, [24.0], [torch.zeros(1, 64, 64)])
     assert torch.equal(pasted[0], photos[0])
-    (pasted,) = nodes["PasteBack"].paste(photos, [crops], white, [24.0], [1.0], [torch.ones(2, 64, 64)])
+    (pasted,) = nodes["PasteBack"].paste(photos, [crops], white, [24.0], [torch.ones(2, 64, 64)])
     assert float(pasted[1][0, 90, 130].min()) == 1
     assert all(torch.equal(one, other) for one, other in zip(before, photos, strict=True))
 
@@ -132,7 +132,7 @@ def test_one_photo_takes_a_whole_clip_of_its_crop(nodes: dict[str, Any], sockets
     photo = _photo(240, 200, 0)
     transform, crop = _cut(photo, 3.0)
     crops = sockets.Crops((transform,), (0,), 1)
-    (pasted,) = nodes["PasteBack"].paste([photo], [crops], [crop.expand(5, -1, -1, -1)], [24.0], [1.0])
+    (pasted,) = nodes["PasteBack"].paste([photo], [crops], [crop.expand(5, -1, -1, -1)], [24.0])
     assert [tuple(p.shape) for p in pasted] == [(5, 240, 200, 3)]
 
 
@@ -142,13 +142,13 @@ def test_photos_and_crops_that_do_not_belong_together_are_one_sentence(
     photos, crops, images = cut_photos
     paste = nodes["PasteBack"].paste
     with pytest.raises(ValueError, match="1 new faces for 2 crops"):
-        paste(photos, [crops], [images[0][:1]], [24.0], [1.0])
+        paste(photos, [crops], [images[0][:1]], [24.0])
     with pytest.raises(ValueError, match="got 4 photos, but Align Faces saw 3"):
-        paste([*photos, photos[0]], [crops], images, [24.0], [1.0])
+        paste([*photos, photos[0]], [crops], images, [24.0])
     with pytest.raises(ValueError, match="other proportions"):
-        paste(photos[::-1], [crops], images, [24.0], [1.0])
+        paste(photos[::-1], [crops], images, [24.0])
     with pytest.raises(ValueError, match="3 masks for 2 pictures"):
-        paste(photos, [crops], images, [24.0], [1.0], [torch.ones(3, 8, 8)])
+        paste(photos, [crops], images, [24.0], [torch.ones(3, 8, 8)])
 
 
 def test_align_faces_hands_out_what_is_new_last(nodes: dict[str, Any]) -> None:

@@ -80,7 +80,7 @@ def row(person, better):
             "edits": {"within": good},
         }
     settings = {"photos": 3, "tuning_steps": 2, "samples": 4, "poses": 2, "pairs": 1, "way": 3}
-    settings |= {"hidden": 0.4}
+    settings |= {"hidden": 0.4, "sweep": 2.0, "sweep_steps": 5}
     told = {"person": person, "stamp": "a", "settings": settings, "seconds": 60.0, "device": "cpu"}
     told |= {"origin": f"LoRA r={2 - better}, 3 photos", "training seconds": 120.0}
     return told | models | {"held-out photos": near, "hidden": near}

@@ -45,25 +45,25 @@ def pictures(count, generator):
     return 4 * count * (3 * config.img_resolution**2 + 34 * config.neural_resolution**2)
 
 
-@pytest.mark.parametrize("quality", ["exact", "fast"])
-@pytest.mark.parametrize("name", ["micro", "tiny", "starter"])
+@pytest.mark.parametrize(("name", "quality"), [("micro", "exact"), ("starter", "exact"), ("starter", "fast")])
 def test_the_peak_stays_below_the_limit_and_does_not_grow_with_the_frames(starter, renderer, quality, name):
-    made = {"micro": micro.generator, "tiny": goldens.tiny, "starter": lambda: starter}[name]
-    generator = copy.copy(made())
+    generator = copy.copy(starter if name == "starter" else micro.generator())
     generator.renderer = renderer
     ws = generator.w_avg.expand(1, generator.num_ws, -1)
-    tightest = least(generator, quality)
-    peaks = {}
+    tight = least(generator, quality) + 2 * MIB  # a few rays more at a time, which spares the test time
     with torch.no_grad():
-        free = generator.render(ws, orbit(3), quality=quality)
-        for limit in (tightest, 2 * tightest):
-            generator.memory_limit = limit
-            for frames in (3, 9):
-                run = lambda f=frames: generator.render(ws, FRONT.expand(f, -1), quality=quality)  # noqa: E731
-                peaks[limit, frames] = allocations.peak(run) - pictures(frames, generator)
-                assert peaks[limit, frames] <= limit
-        bounded = generator.render(ws, orbit(3), quality=quality)
-    assert abs(peaks[tightest, 9] - peaks[tightest, 3]) <= 0.01 * tightest
+        free = generator.render(ws, FRONT, quality=quality)
+        generator.memory_limit = tight
+        peaks = []
+        for frames in (4, 8):
+            run = lambda f=frames: generator.render(ws, FRONT.expand(f, -1), quality=quality)  # noqa: E731
+            peaks.append(allocations.peak(run) - pictures(frames, generator))
+        generator.memory_limit = 2 * tight
+        looser = allocations.peak(run) - pictures(8, generator)
+        bounded = generator.render(ws, FRONT, quality=quality)
+    assert max(peaks) <= tight
+    assert peaks[1] <= 1.01 * peaks[0]
+    assert looser <= 2 * tight
     assert torch.allclose(bounded.image, free.image, atol=1e-2 if quality == "fast" else 1e-4)
     assert torch.allclose(bounded.depth, free.depth, atol=1e-4)
 

@@ -34,6 +34,38 @@ def test_a_head_is_closed_and_in_one_piece(head):
     assert np.abs(head.bounds).max() < 0.52
 
 
+def test_what_is_left_out_of_the_grid_changes_no_vertex(starter, monkeypatch):
+    """Points that no surface can be beside are not looked at, and the surface is the same to the last bit."""
+    from skimage.measure import marching_cubes
+
+    ws, sample, looked_at = mean_latent(starter).ws, starter.sample, []
+
+    def counted(w, points, **more):
+        looked_at.append(points.shape[1])
+        return sample(w, points, **more)
+
+    monkeypatch.setattr(starter, "sample", counted)
+    with torch.no_grad():
+        whole, part = (density_grid(starter, ws, 72, level=level).numpy() for level in (None, 20.0))
+    assert np.array_equal(whole > 20, part > 20)
+    assert sum(looked_at) - 72**3 < 0.6 * 72**3
+    for one, other in zip(marching_cubes(whole, 20.0)[:2], marching_cubes(part, 20.0)[:2], strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_vertices_that_nearly_coincide_do_not_tear_the_surface(monkeypatch):
+    """A ball that passes through points of the grid as nearly as numbers allow."""
+    generator = micro.generator()
+    line = torch.linspace(-0.5, 0.5, 33)
+    x, y, z = torch.meshgrid(line, line, line, indexing="ij")
+    ball = 20.0 + 1e3 * (0.25**2 - (x**2 + y**2 + z**2))
+    ball = torch.where((ball - 20).abs() < 1e-3, 20.0 + 1e-5, ball)
+    monkeypatch.setattr("my3dgen_core.mesh.density_grid", lambda *args, **kwargs: ball)
+    made = extract_mesh(generator, micro.latents(generator, 1), 33)
+    assert made.is_watertight
+    assert made.volume == pytest.approx(4 / 3 * np.pi * 0.25**3, rel=0.05)
+
+
 def test_the_nose_points_forward_and_the_shoulders_down(head):
     vertices = np.asarray(head.vertices)
     x, y, z = vertices[vertices[:, 2].argmax()]

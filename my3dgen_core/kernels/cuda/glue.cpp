@@ -109,7 +109,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> render_rays(
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> render_rays_backward(
     const Tensor& planes, const Tensor& w0, const Tensor& b0, const Tensor& w1, const Tensor& b1, const Tensor& origins_,
     const Tensor& directions_, const Tensor& sample_depths, const Tensor& densities, const Tensor& features_,
-    const Tensor& depth_, const Tensor& weight_, double box_warp, bool white_back, double floor) {
+    const Tensor& depth_, const Tensor& weight_, double box_warp, bool white_back, double floor,
+    bool /* learns: the decoder's gradients cost little here */) {
   at::globalContext().alertNotDeterministic("my3dgen::render_rays_backward");  // sums in any order
   const c10::cuda::CUDAGuard guard(planes.device());
   const cudaStream_t stream = c10::cuda::getCurrentCUDAStream();

@@ -1,0 +1,19 @@
+"""Puts what a benchmark found into a page of the docs, between two marks that name it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def put(page: Path, name: str, text: str) -> None:
+    """Replaces what stands between `<!-- name -->` and `<!-- /name -->`.
+
+    Raises:
+        ValueError: the page has no such marks.
+    """
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    before, found, rest = page.read_text().partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise ValueError(f"{page} has no place for {name!r}: put {begin} and {end} where it belongs.")
+    page.write_text(f"{before}{begin}\n{text.strip()}\n{end}{after}")
