@@ -20,6 +20,7 @@ from my3dgen_core import save_generator
 BROUGHT = (
     "models/my3dgen/generators/ffhqrebalanced512-128.pkl",
     "models/my3dgen/identities/my_person_00001_.safetensors",
+    "models/my3dgen/identities/my_person_00002_.safetensors",
     "models/checkpoints/v1-5-pruned-emaonly.safetensors",
     "models/controlnet/control_v11f1p_sd15_depth.pth",
     "models/controlnet/control_v11p_sd15_normalbae.pth",
