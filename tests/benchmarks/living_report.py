@@ -209,7 +209,8 @@ def smile(rows: Sequence[Row]) -> tuple[str, str, str]:
 
 
 def write_report(rows: Sequence[Row], path: Path, pictures: Path) -> str:
-    """Writes the report of the latest settings, with the pictures that were kept; returns it.
+    """Writes the report of the latest settings, with the pictures that were kept, and with what is written by
+    hand in NAME_notes.md beside it; returns it.
 
     Raises:
         ValueError: nothing has been measured yet.
@@ -246,6 +247,9 @@ def write_report(rows: Sequence[Row], path: Path, pictures: Path) -> str:
     for title, body in parts.items():
         shown = drawn(title, rows, pictures, path)
         text += f"\n## {title}\n{body}\n" + (f"\n![{title} (synthetic)]({shown})\n" if shown else "")
+    notes = path.with_name(f"{path.stem}_notes.md")
+    if notes.is_file():
+        text += f"\n{notes.read_text(encoding='utf-8')}"
     path.write_text(text, encoding="utf-8")
     return text
 
