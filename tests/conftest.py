@@ -51,6 +51,11 @@ def load_pack() -> ModuleType:
     return sys.modules[PACK]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The browser's tests come last: its event loop and its servers stay until everything ends."""
+    items.sort(key=lambda item: item.path.parent.name == "ui")
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The repository."""

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
+
 from .backbone import PLANE_CHANNELS
 from .layers import SynthesisBlock
 
@@ -22,6 +24,7 @@ _RAY, _DEPTH = 720, 16  # bytes of a ray for what is known of it throughout, and
 _SAMPLE = {"exact": 800, "fast": 1400}  # bytes of each sample of the rays that PyTorch works on
 _BOUNDS = 10  # planes' hidden units at a time, while a density grid is made
 _CELLS = 2 << 20  # bytes of such a grid, and of what it is put together from
+_SCATTERED = 0.3  # oneDNN's transposed convolution keeps this part of what it scatters, on each thread
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,7 @@ def superresolution_bytes(generator: Generator) -> int:
 
 def _block_bytes(block: SynthesisBlock, side: int, channels: int) -> int:
     """Of one picture: the greatest of its layers' inputs, outputs and, in between, transposed outputs."""
+    threads = torch.get_num_threads() if block.conv1.weight.device.type == "cpu" else 0
     width = block.conv1.weight.shape[0]
     out = side * 2 if block.up and not block.first else side
     image = channels * out**2
@@ -97,6 +101,7 @@ def _block_bytes(block: SynthesisBlock, side: int, channels: int) -> int:
     if not block.first:
         inside = block.conv0.weight.shape[1]
         between = width * (out + 1) ** 2 if block.up else 0
-        numbers = max(numbers, inside * side**2 + between + width * out**2 + image)
+        scattered = int(threads * _SCATTERED * 9 * width * side**2) if block.up else 0
+        numbers = max(numbers, inside * side**2 + between + max(width * out**2, scattered) + image)
         weights = max(weights, 3 * block.conv0.weight.numel())
     return (numbers + weights) * FLOAT

@@ -80,6 +80,15 @@ def test_a_batch_of_latents_keeps_the_limit_too(starter, name):
     assert taken - pictures(4, generator) <= generator.memory_limit
 
 
+@pytest.fixture(params=[1, 2, 8])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("name", ["micro", "tiny", "starter"])
 def test_what_is_told_from_shapes_is_no_less_and_not_far_more_than_what_is_taken(starter, name):
     generator = {"micro": micro.generator, "tiny": goldens.tiny, "starter": lambda: starter}[name]()
