@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,11 +18,14 @@ from .latents import Latents
 from .objective import Draw, PhotoObjective, check_photos, front_camera
 from .perceptual import check_backbone, distance, weights_hash
 from .randomness import Shuffled, normal, seeded
-from .refinement import LEVER, PENALTY, CameraRefinement
+from .refinement import METHOD, CameraRefinement
 
 OnStep = Callable[[int, int, dict[str, float], Tensor | None], None]
 SPACES = ("w", "w+")
 _W_SAMPLES = 600
+_REGISTERED = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+"""Parts of a stage after which cameras are corrected. Head and cameras take turns: each can only be as
+right as the other lets it."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +63,9 @@ class InversionConfig:
     w_noise: float = 0.05
     """Noise added to w early on, in units of its standard deviation: keeps the search off narrow minima."""
     refine_cameras: bool = False
-    """Each photo's camera is corrected along with its latent, by angles that stay near the label."""
-    camera_lr: float = 2e-3
-    """Rate of those angles, in radians."""
+    """The photos' cameras are corrected on the way, by angles that stay near the labels (`refinement`): on
+    what all photos share while that is found, or where they share nothing, on each photo's own latent. More
+    `shared_steps`, say 120, find both better."""
     preview_every: int = 25
     """Steps between two preview pictures; 0: none."""
     cache_dir: str | None = None
@@ -125,13 +127,12 @@ def invert(
         if config.cache_dir is not None:
             settings = config.what_counts | {"perceptual_weights": weights_hash(measure)}
             if config.refine_cameras:
-                settings["lever"] = LEVER  # what is kept of cameras counts in it
+                settings["refinement"] = (_REGISTERED, METHOD)
             run.cache = InversionCache(config.cache_dir, generator, settings, images, masks, cameras)
         start = run.w_avg.expand(1, -1, -1)
         if config.shared_steps:
             start = run.stage(start.clone(), None, config.shared_steps)[0]
         if config.one_look:
-            run.settled = True
             ws, loss = run.stage(start.clone(), None, config.steps)
             ws = ws.expand(len(images), generator.num_ws, -1).clone()
             return Latents(ws, run.seen_from(), loss.repeat(len(images)), base_hash=generator.base_hash())
@@ -165,8 +166,6 @@ class _Run:
         batches = 1 if config.one_look else math.ceil(len(objective) / config.batch_size)
         self.total = config.shared_steps + batches * config.steps
         self.done = 0
-        self.settled = False
-        """Whether a latent for all photos is good enough to correct their cameras by it."""
 
     def seen_from(self) -> Tensor:
         """The cameras, corrected if that was asked for."""
@@ -186,22 +185,19 @@ class _Run:
         """`descend`, or what the cache has of it."""
         if self.cache is None:
             return self.descend(start, index, steps)
-        everyone = list(range(len(self.objective))) if self.settled else []
-        rows = everyone if index is None else index
+        rows = list(range(len(self.objective))) if index is None else index
         angles = self.refinement.angles
-        shapes = {"ws": start.shape, "losses": start.shape[:1], "angles": torch.Size((len(rows), 6))}
+        shapes = {"ws": start.shape, "losses": start.shape[:1], "angles": angles[rows].shape}
         key = self.cache.key(start, index, steps)
         found = self.cache.find(key, shapes)
         if found is None:
             ws, losses = self.descend(start, index, steps)
-            self.cache.keep(key, {"ws": ws, "losses": losses, "angles": self.refinement.chosen(rows)})
+            self.cache.keep(key, {"ws": ws, "losses": losses, "angles": angles[rows]})
             return ws, losses
         ws, losses = found["ws"].to(start), found["losses"].to(start)
-        with torch.no_grad():
-            for row, corrections in zip(rows, found["angles"], strict=True):
-                angles[row].copy_(corrections)
+        angles[rows] = found["angles"].to(angles)
         self.done += steps
-        self.cached += len(rows)
+        self.cached += len(rows) if index is not None or self.config.one_look else 0
         if self.on_step is not None:
             told = {"loss": float(losses.mean()), "cached": float(self.cached)}
             self.on_step(self.done, self.total, told, None)
@@ -215,33 +211,38 @@ class _Run:
         config, num_ws = self.config, self.generator.num_ws
         self.draw = Draw(config.seed, self.w_avg.device)
         variable = start.detach().clone().requires_grad_(True)
-        groups: list[dict[str, Any]] = [{"params": [variable], "lr": config.lr}]
-        # a shared latent must fit the labels first
-        refined = config.refine_cameras and (self.settled or index is not None)
-        if refined:
-            groups.append({"params": self.refinement.angles, "lr": config.camera_lr})
-        optimizer = torch.optim.Adam(groups, betas=(0.9, 0.999))
+        optimizer = torch.optim.Adam([variable], betas=(0.9, 0.999))
+        registered: set[int] = set()
+        if config.refine_cameras and (index is None or not config.shared_steps):
+            registered = {round(part * steps) for part in _REGISTERED}
         tail = max(1, steps // 10)
         losses = torch.zeros(len(variable), device=variable.device)
         for step in range(steps):
             t = step / steps
             ramp = min(1.0, (1 - t) / 0.25)
             factor = (0.5 - 0.5 * math.cos(math.pi * ramp)) * min(1.0, (t + 1 / steps) / 0.05)
-            for group, rate in zip(optimizer.param_groups, (config.lr, config.camera_lr), strict=False):
-                group["lr"] = rate * factor
+            optimizer.param_groups[0]["lr"] = config.lr * factor
+            if step in registered:
+                self._register(variable.detach(), index)
             chosen = self.few.take(min(4, len(self.objective))) if index is None else index
             noise = self.w_std * config.w_noise * max(0.0, 1 - t / 0.75) ** 2 / math.sqrt(variable.shape[-1])
             drawn = normal(tuple(variable.shape), self.draw.samples, variable.device)
             ws = (variable + noise * drawn).expand(-1, num_ws, -1)
             each = self._loss(ws, chosen)
             optimizer.zero_grad(set_to_none=True)
-            penalty = PENALTY * self.refinement.penalty(chosen).sum() if refined else 0.0
-            (each.sum() + penalty).backward()
+            each.sum().backward()
             optimizer.step()
             if step >= steps - tail:
                 losses += each.detach().mean() if index is None else each.detach()
             self._report(each.detach().mean(), variable, chosen)
         return variable.detach(), losses / tail
+
+    def _register(self, ws: Tensor, index: list[int] | None) -> None:
+        rows = list(range(len(self.objective))) if index is None else index
+        ws = ws.expand(-1, self.generator.num_ws, -1)
+        self.refinement.register(self.generator, ws, self.objective.raw, self.objective.valid_raw, rows)
+        if index is None:
+            self.refinement.centre()
 
     def _loss(self, ws: Tensor, index: list[int]) -> Tensor:
         planes = self.generator.planes(ws)

@@ -18,21 +18,28 @@ import torch
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # a quintic that drives singular values towards 1
 
 
-def orthogonalize(matrices: torch.Tensor, steps: int = 5) -> torch.Tensor:
-    """Newton-Schulz iteration on [N, m, n]: nearly the nearest (semi-)orthogonal matrices."""
+def orthogonalize(stacks: list[torch.Tensor], steps: int = 5) -> list[torch.Tensor]:
+    """Newton-Schulz iteration on stacks [N, m, n] of any shapes: nearly the nearest orthonormal matrices.
+
+    Every iterate is a polynomial of the small Gram matrix times the matrix itself, which is multiplied only
+    once; and Gram matrices of one size go together, whatever they are of: low-rank factors have many shapes.
+    """
     a, b, c = _COEFFICIENTS
-    tall = matrices.shape[1] > matrices.shape[2]
-    x = matrices.mT if tall else matrices
-    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    # Every iterate is a polynomial of the small Gram matrix times x, so x itself is multiplied only once.
-    gram = x @ x.mT
-    identity = torch.eye(len(gram[0]), dtype=x.dtype, device=x.device)
-    total = identity.expand_as(gram)
-    for _ in range(steps):
-        factor = a * identity + b * gram + c * (gram @ gram)
-        total, gram = factor @ total, factor @ gram @ factor
-    x = total @ x
-    return x.mT if tall else x
+    wide = [stack.mT if stack.shape[1] > stack.shape[2] else stack for stack in stacks]
+    wide = [x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7) for x in wide]
+    factors: list[torch.Tensor | None] = [None] * len(wide)
+    for size in dict.fromkeys(x.shape[1] for x in wide):
+        mine = [number for number, x in enumerate(wide) if x.shape[1] == size]
+        gram = torch.cat([wide[number] @ wide[number].mT for number in mine])
+        identity = torch.eye(size, dtype=gram.dtype, device=gram.device)
+        total = identity.expand_as(gram)
+        for _ in range(steps):
+            factor = a * identity + b * gram + c * (gram @ gram)
+            total, gram = factor @ total, factor @ gram @ factor
+        for number, part in zip(mine, total.split([len(wide[number]) for number in mine]), strict=True):
+            factors[number] = part
+    found = [factor @ x for factor, x in zip(factors, wide, strict=True) if factor is not None]
+    return [x.mT if x.shape != stack.shape else x for x, stack in zip(found, stacks, strict=True)]
 
 
 class Muon(torch.optim.Optimizer):
@@ -44,8 +51,8 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        by_shape: dict[tuple[int, int], list[tuple[torch.nn.Parameter, torch.Tensor, float]]] = {}
         for group in self.param_groups:
-            by_shape: dict[tuple[int, int], list[tuple[torch.nn.Parameter, torch.Tensor]]] = {}
             for parameter in group["params"]:
                 if parameter.grad is None:
                     continue
@@ -54,10 +61,9 @@ class Muon(torch.optim.Optimizer):
                     state["momentum"] = torch.zeros_like(parameter)
                 state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
                 update = parameter.grad.lerp(state["momentum"], group["momentum"]).flatten(1)
-                by_shape.setdefault((update.shape[0], update.shape[1]), []).append((parameter, update))
-            for (rows, columns), items in by_shape.items():
-                scale = group["lr"] * max(rows, columns) ** 0.5
-                for (parameter, _), update in zip(
-                    items, orthogonalize(torch.stack([u for _, u in items])), strict=True
-                ):
-                    parameter.sub_(update.view_as(parameter), alpha=scale)
+                scale = group["lr"] * max(update.shape) ** 0.5
+                by_shape.setdefault((update.shape[0], update.shape[1]), []).append((parameter, update, scale))
+        stacks = [torch.stack([update for _, update, _ in items]) for items in by_shape.values()]
+        for items, updates in zip(by_shape.values(), orthogonalize(stacks), strict=True):
+            for (parameter, _, scale), update in zip(items, updates, strict=True):
+                parameter.sub_(update.view_as(parameter), alpha=scale)

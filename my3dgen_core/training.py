@@ -27,7 +27,7 @@ from .muon import Muon
 from .objective import Draw, PhotoObjective
 from .perceptual import distance, weights_hash
 from .randomness import Shuffled
-from .refinement import PENALTY, CameraRefinement
+from .refinement import CameraRefinement
 from .tuning_config import TuningConfig
 
 if TYPE_CHECKING:
@@ -101,7 +101,6 @@ class Training:
         groups = parameter_groups(self.adapter, config)
         if config.refine:
             groups.append({"params": self.ws, "lr": config.anchor_lr})
-            groups.append({"params": self.cameras.angles, "lr": config.camera_lr})
         self.optimizers = optimizers(groups, config)
         self.groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
         self.rates = [group["lr"] for group in self.groups]
@@ -131,11 +130,12 @@ class Training:
             DivergedError: the loss is no number any more, or five times what it was at first.
         """
         config = self.config
-        decay = 1.0
-        if config.schedule == "cosine":
-            decay = 0.05 + 0.95 * (0.5 + 0.5 * math.cos(math.pi * self.done / config.steps))
+        wave = 0.5 + 0.5 * math.cos(math.pi * self.done / config.steps)
+        decay = 0.05 + 0.95 * wave if config.schedule == "cosine" else 1.0
         for group, rate in zip(self.groups, self.rates, strict=True):
             group["lr"] = rate * decay
+        if config.refine and self.done * 4 % config.steps < 4 and self.done:
+            self._register()
         index = self.order.take(config.batch_size)
         flipped = self.mirrored is not None and self.draw.places.random() < 0.25
         self._forget_gradients()
@@ -191,7 +191,15 @@ class Training:
         if self.likeness is not None and self.done % self.config.identity_every == 0:
             likeness = self.likeness.loss(ws, planes, cameras, self.draw, objective.chunk)
             loss = loss + self.config.identity_weight * likeness
-        return loss + PENALTY * self.cameras.penalty(index) if self.config.refine else loss
+        return loss
+
+    def _register(self) -> None:
+        """Corrects the cameras by the person as she is now."""
+        raw, valid = self.objective.raw, self.objective.valid_raw
+        with torch.no_grad(), swapped(self.generator, self.adapter.composed(self.parameters)):
+            for row in range(len(raw)):  # the planes of one photo at a time
+                self.cameras.register(self.generator, self._ws([row]), raw, valid, [row])
+        self.cameras.centre()
 
     def _ws(self, index: list[int]) -> Tensor:
         return torch.stack([self.ws[row] for row in index]).expand(-1, self.generator.num_ws, -1)
@@ -243,10 +251,8 @@ class Training:
     def _optimised(self) -> Iterator[tuple[str, Tensor]]:
         for key, tensor in self.adapter.tensors.items():
             yield f"adapter/{key}", tensor
-        if self.config.refine:
-            for row, (anchor, angles) in enumerate(zip(self.ws, self.cameras.angles, strict=True)):
-                yield f"anchors/{row}", anchor
-                yield f"angles/{row}", angles
+        for row, anchor in enumerate(self.ws if self.config.refine else ()):
+            yield f"anchors/{row}", anchor
 
     def _owner(self, tensor: Tensor) -> torch.optim.Optimizer:
         """The optimiser that moves a tensor."""
@@ -281,7 +287,7 @@ class Training:
             for key, value in self._owner(tensor).state.get(tensor, {}).items():
                 tensors[f"optimizer/{name}/{key}"] = value.detach().cpu()
         chance = self._random_state()
-        tensors["samples"] = chance.pop("samples")
+        tensors["samples"], tensors["angles"] = chance.pop("samples"), self.cameras.angles.cpu()
         metadata = {
             "fingerprint": self.fingerprint,
             "done": json.dumps(self.done),
@@ -308,7 +314,7 @@ class Training:
             fingerprint, chance = metadata["fingerprint"], json.loads(metadata["chance"])
             done, history = int(json.loads(metadata["done"])), json.loads(metadata["history"])
             known = {name: tensors.pop(name) for name, _ in self._optimised()}
-            chance["samples"] = tensors.pop("samples")
+            chance["samples"], angles = tensors.pop("samples"), tensors.pop("angles")
         except (SafetensorError, KeyError, ValueError) as error:
             raise ValueError(f"{file} cannot be read as the state of a training. {advice}") from error
         if fingerprint != self.fingerprint:
@@ -325,6 +331,7 @@ class Training:
                         for key, value in moments.items()
                     }
         self._set_random_state(chance)
+        self.cameras.angles.copy_(angles)
         self.done, self.history = done, [float(loss) for loss in history]
         self.frugal = self.objective.frugal = bool(json.loads(metadata["frugal"]))
         return True

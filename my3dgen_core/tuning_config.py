@@ -74,11 +74,10 @@ class TuningConfig:
     identity_every: int = 4
     """Steps between two looks at that view, which is a whole picture and costs accordingly."""
     refine: bool = False
-    """Anchors and cameras are corrected along with the adapter; the paper keeps both."""
+    """Anchors and cameras are corrected along with the adapter, the cameras three times on the way
+    (`refinement`); the paper keeps both."""
     anchor_lr: float = 2e-3
     """Rate of the anchors, when refined."""
-    camera_lr: float = 2e-3
-    """Rate of the cameras' correcting angles, in radians, when refined."""
     seed: int = 0
     preview_every: int = 25
     """Steps between two preview pictures; 0: none."""

@@ -58,6 +58,8 @@ from my3dgen_core import (
     pivotal_tune,
 )  # fmt: skip
 from my3dgen_core.face import IdentityNetwork
+from my3dgen_core.losses import resize
+from my3dgen_core.refinement import CameraRefinement
 from my3dgen_core.training import Training
 
 PEOPLE, PEOPLE_FOUND = "persons", "identities"
@@ -125,6 +127,8 @@ class Study:
         if cell.method in (NEAREST, PIVOTAL):
             return self._nearest(cell, person, photos, labels)
         config = dataclasses.replace(self.settings.inversion, space=cell.space, refine_cameras=cell.refine)
+        if cell.refine:
+            config = dataclasses.replace(config, shared_steps=self.settings.refined)
         anchors = self._invert(photos, labels, config)
         identity, row = None, {}
         if cell.method != MEAN:
@@ -136,6 +140,8 @@ class Study:
         with inside:
             pictures = render(self.generator, mean, person.view_cameras)
             row |= self._views(cell, person, pictures, [surface(self.generator, mean, person)])
+            if cell.method == "LoRA r=1":
+                row["registered views"] = self._registered(mean, person)
             if cell.thorough:
                 row["held-out photos"] = self._held_out(person, cell.person)
                 row |= self._identity(mean, cell.person)
@@ -258,6 +264,16 @@ class Study:
         truth = float(likeness.seen(person.views, person.view_cameras).mean())
         return {"held-out views": means, "truth": {"identity": truth}}
 
+    def _registered(self, mean: Tensor, person: Person) -> dict[str, Any]:
+        """The held-out views, each from the camera that lays the head over it: pictures cannot tell a turn of
+        all the photos' cameras from one of the head, and such a turn is no error of the head's."""
+        found, raw = CameraRefinement(person.view_cameras, True), self.generator.config.neural_resolution
+        for _ in range(6):
+            found.register(
+                self.generator, mean, resize(person.views, raw), None, list(range(len(person.views)))
+            )
+        return dict(nearness(render(self.generator, mean, found.cameras()), person.views))
+
     def _held_out(self, person: Person, seed: int) -> dict[str, Any]:
         """Photos of another album, inverted into W+: can the generator, as it is, show them?"""
         found = self._invert(person.held_photos, person.held_cameras, self.settings.held_out)
@@ -351,7 +367,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     settings = SMOKE if args.smoke else QUICK if args.quick else Settings()
     generator = load_generator(args.generator, device=args.device)
-    if kernels.available() and args.device == "cpu":
+    if kernels.available(generator.w_avg.device.type):
         generator.renderer = "compiled"
 
     def rows_of(name: str) -> list[dict[str, Any]]:

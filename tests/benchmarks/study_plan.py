@@ -32,7 +32,7 @@ RATES: dict[str, tuple[float, ...]] = {  # tried factors of the usual learning r
     PIVOTAL: (1.0, 0.5, 2.0),
 }
 OF_LORA, OF_FULL = ("rank", "layout", "trainable", "lr", "affine_lr"), ("full_lr",)
-OF_REFINEMENT = ("anchor_lr", "camera_lr")
+OF_REFINEMENT = ("anchor_lr",)
 """Settings that a training of another kind does not look at."""
 
 
@@ -48,7 +48,7 @@ class Cell:
     method: str
     photos: int = 50
     cameras: str = "exact"
-    steps: int = 400
+    steps: int = 800
     seed: int = 0
     refine: bool = False
     background: str = "plain"
@@ -84,6 +84,8 @@ class Settings:
     inversion: InversionConfig = field(default_factory=InversionConfig)
     alone: InversionConfig = field(default_factory=lambda: InversionConfig(steps=300, shared_steps=0))
     """Of a single photo, as one would do it without the others."""
+    refined: int = 120
+    """Shared steps where cameras are refined on the way: head and cameras take turns."""
     held_out: InversionConfig = field(default_factory=lambda: quick(HELD_OUT, 150))
     pivotal_steps: int = 100
     orbit: int = 24
@@ -127,7 +129,9 @@ def plan(rates: dict[str, float] | None = None) -> list[Cell]:
     """
     trained, ranks = ("LoRA r=1", "full"), ("LoRA r=2", "LoRA r=4", "LyCORIS r=2")
     first = PERSONS[0]
-    cells = [Cell(person, m) for person in PERSONS for m in (MEAN, NEAREST, *trained)]
+    cells = [Cell(first, "LoRA r=1", steps=6000)]  # takes longest
+    cells += [Cell(person, m) for person in PERSONS for m in (*trained, MEAN, NEAREST)]
+    cells += [Cell(person, m) for person in PERSONS for m in ("LyCORIS r=1", PIVOTAL)]
     for person in GRID:
         cells += [Cell(person, "LoRA r=1", cameras="noisy", refine=refine) for refine in (False, True)]
         cells += [Cell(person, m, photos=photos) for photos in (10, 20) for m in trained]
@@ -138,13 +142,9 @@ def plan(rates: dict[str, float] | None = None) -> list[Cell]:
         cells += [Cell(person, m) for m in ranks]
         cells += [Cell(person, m, seed=seed) for seed in (1, 2) for m in trained]
         if person == first:
-            cells.append(Cell(person, "LoRA r=1", steps=1000))
-            cells += [Cell(person, m) for person in PERSONS for m in ("LyCORIS r=1", PIVOTAL)]
-            cells.append(Cell(person, "LoRA r=1", steps=2000))
-    for person in GRID:
+            cells += [Cell(person, m, steps=1000) for m in trained]
         cells.append(Cell(person, "LoRA r=1", space="w+"))
         cells += [Cell(person, m, photos=photos) for photos in (10, 20) for m in (MEAN, NEAREST)]
-        cells += [Cell(person, m, steps=1000) for m in trained]
     for person in GRID:
         cells += [Cell(person, "LoRA r=1", refine=True)]
         cells += [Cell(person, "LoRA r=1", background_weight=weight) for weight in (0.3, 0.05)]
@@ -152,7 +152,6 @@ def plan(rates: dict[str, float] | None = None) -> list[Cell]:
         for photos in (20, 10):
             cells += [Cell(person, "LoRA r=1", photos, "noisy", refine=refine) for refine in (False, True)]
     cells += [Cell(person, m) for m in ranks for person in PERSONS]
-    cells.append(Cell(first, "LoRA r=1", steps=6000))
     return [dataclasses.replace(c, rate=rate_of(c.method, rates or {})) for c in dict.fromkeys(cells)]
 
 

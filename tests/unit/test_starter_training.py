@@ -71,10 +71,12 @@ def test_where_nothing_is_hit_the_depth_is_unknown_but_gradients_are_numbers() -
 
 
 def test_orthogonalised_matrices_have_singular_values_near_one() -> None:
-    for shape in ((3, 8, 20), (2, 20, 8)):
-        values = torch.linalg.svdvals(
-            orthogonalize(torch.randn(shape, generator=torch.Generator().manual_seed(0)))
-        )
+    chance = torch.Generator().manual_seed(0)
+    shapes = ((3, 8, 20), (2, 20, 8), (2, 8, 8), (1, 5, 7))
+    stacks = orthogonalize([torch.randn(shape, generator=chance) for shape in shapes])
+    for shape, stack in zip(shapes, stacks, strict=True):
+        assert stack.shape == shape
+        values = torch.linalg.svdvals(stack)
         assert float(values.min()) > 0.5
         assert float(values.max()) < 1.5
 
