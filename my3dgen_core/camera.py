@@ -153,6 +153,33 @@ class ViewRange:
             f"{self.yaw:.0f} and {self.pitch:.0f}): pictures from there may break."
         )
 
+    def cameras(
+        self,
+        radius: float = RADIUS,
+        pivot: tuple[float, float, float] | None = None,
+        focal: float = FOCAL,
+        device: torch.device | None = None,
+    ) -> Tensor:
+        """Cameras of `look_at` spread evenly over the range, its corners among them: [45, 25]."""
+        yaw, pitch = min(self.yaw, 180.0), min(self.pitch, 89.0)  # right above, no side is up
+        yaws, pitches = torch.meshgrid(
+            torch.linspace(-yaw, yaw, 9, device=device),
+            torch.linspace(-pitch, pitch, 5, device=device),
+            indexing="ij",
+        )
+        return look_at(
+            yaws.flatten().deg2rad(), pitches.flatten().deg2rad(), radius, pivot, focal, device=device
+        )
+
+
+def in_picture(cameras: Tensor, points: Tensor) -> Tensor:
+    """Whether points [P, 3] lie within the pictures of cameras [N, 25], seen or hidden: bool [N, P]."""
+    pose, k = cam2world(cameras), intrinsics(cameras)
+    local = (points - pose[:, None, :3, 3]) @ pose[:, :3, :3]  # right, down, forward
+    place = local @ k.mT
+    ahead = place[..., 2] > 0
+    return ahead & ((place[..., :2] / place[..., 2:] - 0.5).abs() <= 0.5).all(-1)
+
 
 def focal_of_fov(degrees: float | Tensor) -> Tensor:
     """Normalised focal length of a field of view in degrees (0 to 180, both exclusive)."""

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .camera import in_picture
 from .eg3d import Generator
 from .eg3d.volume import Decoder
 
@@ -45,7 +46,10 @@ def extract_mesh(
 ) -> trimesh.Trimesh:
     """The surface of a head, y up and nose towards +z, in world units (the head is about half a unit high).
 
-    Marching cubes (scikit-image) on the density that is marched, softplus(raw - 1), over the whole box.
+    Marching cubes (scikit-image) on the density that is marched, softplus(raw - 1), over the whole box. High
+    up, where no view that the generator was trained for shows the middle of the box (`above_views`), anything
+    may have grown. A head that narrows there to nothing, or up to the box, is whole. Where it widens again
+    something has grown onto it, and it ends at the last height that is seen.
 
     Args:
         generator: apply an identity around the call for a person's mesh (`personalized`).
@@ -85,6 +89,8 @@ def extract_mesh(
         spacing = 2 * half / (resolution - 1)
         if cut_behind is not None:
             density[:, :, np.linspace(-half, half, resolution) < cut_behind] = 0.0
+        line = torch.linspace(-half, half, resolution, device=ws.device)
+        density[:, _top(density > level, above_views(generator, line).cpu().numpy()) :] = 0.0
         if not density.max() > level:
             most = float(density_grid(generator, ws, min(resolution, 64), planes=planes).max())
             raise MeshError(
@@ -165,6 +171,31 @@ def _decided(generator: Generator, planes: Tensor, line: Tensor, level: float) -
     cells = torch.where(beside, torch.nan, torch.where(least > level, 2 * level, 0.0))
     place = (line * grid.scale + grid.shift).floor().long().clamp(0, len(cells) - 1)
     return cells[place][:, place][:, :, place].permute(2, 1, 0).contiguous()
+
+
+def above_views(generator: Generator, heights: Tensor) -> Tensor:
+    """Which of the heights [N] are so high that no trained view shows the middle of the box there: bool [N].
+
+    Trained views look at the generator's pivot from `trained_views`, at its distance and focal length.
+    """
+    config = generator.config
+    cameras = generator.trained_views.cameras(
+        config.avg_camera_radius, config.avg_camera_pivot, config.focal, heights.device
+    )
+    axis = torch.stack((torch.zeros_like(heights), heights, torch.zeros_like(heights)), dim=1)
+    return ~in_picture(cameras, axis).any(0) & (heights > 0)
+
+
+def _top(solid: np.ndarray, unseen: np.ndarray) -> int:
+    """First row of y that is no longer the head, of a grid [x, y, z] whose upper rows [y] are unseen."""
+    if not unseen.any():
+        return solid.shape[1]
+    first = int(unseen.argmax())
+    areas = solid[:, first:].sum((0, 2))
+    narrowest = int(areas.argmin())
+    if areas[narrowest] == 0:
+        return first + narrowest
+    return solid.shape[1] if narrowest == len(areas) - 1 else first
 
 
 def save_glb(mesh: trimesh.Trimesh, path: str | os.PathLike[str]) -> None:

@@ -5,7 +5,7 @@ import dataclasses
 import goldens
 import pytest
 import torch
-from goldens import largest_difference, relative_error
+from goldens import depth_difference, largest_difference, relative_error
 
 from my3dgen_core.eg3d import Generator, GeneratorConfig, field, volume
 
@@ -68,6 +68,29 @@ def test_rendering_settings(generator, planes, name, change):
     assert largest_difference(out.features[:, ::5], IO[f"render16.{name}.feature.every5"]) <= IMAGE
     assert largest_difference(out.depth[:, ::5], IO[f"render16.{name}.depth.every5"]) <= DEPTH
     assert largest_difference(out.weight[:, ::5], IO[f"render16.{name}.weights_sum.every5"]) <= IMAGE
+
+
+@pytest.mark.parametrize("way", [-1.0, 1.0])
+def test_rounding_decides_the_depth_of_a_ray_that_hits_next_to_nothing(generator, planes, monkeypatch, way):
+    """What other exponentials, as a GPU's, may do to depths: why `depth_difference` looks at weights."""
+    exp = torch.exp
+
+    def neighbour(x):
+        return torch.nextafter(exp(x), torch.tensor(way)).clamp(max=1)
+
+    config = dataclasses.replace(generator.config, box_warp=1.6)
+    origins, directions = volume.rays(IO["c"], 16)
+    jitter = goldens.stream(256, 24, 20)
+    with monkeypatch.context() as patch:
+        patch.setattr(volume.torch, "exp", neighbour)
+        out = volume.render_rays(planes, generator.decoder, config, origins, directions, jitter)
+    depth, weight = (IO[f"render16.box_warp1.6.{key}.every5"] for key in ("depth", "weights_sum"))
+    difference = (out.depth[:, ::5] - depth).abs()
+    assert float(difference.max()) > 10 * DEPTH
+    assert float(weight.flatten()[difference.argmax()]) < 1e-4
+    assert float(difference[weight > 0.01].max()) <= DEPTH
+    assert depth_difference(out.depth[:, ::5], depth, weight) <= DEPTH
+    assert depth_difference(out.depth[:, ::5] + 3e-4, depth, weight) > DEPTH
 
 
 def test_points_of_the_radiance_field(generator, planes):

@@ -6,8 +6,10 @@ import pytest
 import torch
 from meta_device import META, NoCPU, on_meta
 
-from my3dgen_core import extract_mesh, load_generator, mean_latent, save_glb
-from my3dgen_core.mesh import MeshError, density_grid
+from my3dgen_core import Identity, extract_mesh, load_generator, look_at, mean_latent, personalized, save_glb
+from my3dgen_core.camera import ViewRange, in_picture
+from my3dgen_core.checkpoint import starter_path
+from my3dgen_core.mesh import MeshError, above_views, density_grid
 
 trimesh = pytest.importorskip("trimesh")
 
@@ -130,6 +132,76 @@ def test_smaller_pieces_are_dropped_unless_asked_for(monkeypatch):
     assert one.volume == pytest.approx(4 / 3 * np.pi * 0.2**3, rel=0.15)
 
 
+@pytest.mark.parametrize("name", ["demo_identity", "second_identity"])
+def test_the_bundled_persons_wear_nothing_above_the_crown(starter, name):
+    identity = Identity.load(starter_path().parent / f"{name}.safetensors")
+    with torch.no_grad(), personalized(starter, identity):
+        ws = identity.anchors.mean()
+        grown = density_grid(starter, ws, 64, level=20.0)
+        made = extract_mesh(starter, ws, 64)
+    assert bool((grown[:, -1] > 20).any())  # what would be worn reaches the box's ceiling
+    assert made.is_watertight
+    assert made.body_count == 1
+    assert 0.36 < float(made.bounds[1, 1]) < 0.42
+    assert float(made.bounds[0, 1]) < -0.49  # below nothing is missing
+
+
+def solids(*parts):
+    """A function for `density_grid`'s place: density 50 within the given shapes of x, y, z, smooth enough."""
+    line = torch.linspace(-0.5, 0.5, 64)
+    x, y, z = torch.meshgrid(line, line, line, indexing="ij")
+    inside = torch.stack([part(x, y, z) for part in parts]).any(0)
+    return lambda *args, **kwargs: inside * 50.0
+
+
+def ball(height, size):
+    return lambda x, y, z: (x**2 + (y - height) ** 2 + z**2).sqrt() < size
+
+
+def cone(bottom, top, low, high):
+    """Upright and round, of radius `bottom` at `low` and `top` at `high`."""
+    return lambda x, y, z: (
+        (y >= low) & (y <= high) & ((x**2 + z**2).sqrt() < bottom + (top - bottom) * (y - low) / (high - low))
+    )
+
+
+@pytest.mark.parametrize(
+    ("shapes", "pieces", "highest"),
+    [
+        ([ball(0, 0.2), ball(0.44, 0.05)], 1, 0.2),  # floats where no view looks
+        ([ball(0, 0.2), ball(0.3, 0.05)], 2, 0.35),  # floats where views look
+        ([ball(0.2, 0.2), cone(0.05, 0.2, 0.38, 0.5)], 1, 0.38),  # a lid on a head
+        ([ball(0.23, 0.2)], 1, 0.43),  # a head that is high, and ends
+        ([cone(0.3, 0.1, 0.0, 0.5)], 1, 0.51),  # a head that goes on
+        ([ball(0, 0.2), ball(-0.44, 0.05)], 2, 0.2),  # below, matter stays
+    ],
+)
+def test_what_no_trained_view_shows_above_the_head_is_air(starter, monkeypatch, shapes, pieces, highest):
+    monkeypatch.setattr("my3dgen_core.mesh.density_grid", solids(*shapes))
+    made = extract_mesh(starter, mean_latent(starter).ws, 64, largest=False)
+    assert made.is_watertight
+    assert made.body_count == pieces
+    assert float(made.bounds[1, 1]) == pytest.approx(highest, abs=0.02)
+
+
+def test_a_generator_that_saw_every_side_keeps_everything(starter, monkeypatch):
+    monkeypatch.setattr("my3dgen_core.mesh.density_grid", solids(ball(0, 0.2), ball(0.44, 0.05)))
+    monkeypatch.setattr(starter, "trained_views", ViewRange())
+    assert extract_mesh(starter, mean_latent(starter).ws, 64, largest=False).body_count == 2
+
+
+def test_heights_above_every_view_are_those_that_no_picture_holds(starter):
+    heights = torch.linspace(-0.5, 0.5, 201)
+    above = above_views(starter, heights)
+    views = starter.trained_views
+    lowest = look_at(0.0, -np.radians(views.pitch))  # sees highest
+    axis = torch.stack((0 * heights, heights, 0 * heights), dim=1)
+    assert torch.equal(above, ~in_picture(lowest, axis)[0] & (heights > 0))
+    assert 0.37 < float(heights[above].min()) < 0.39
+    tip = in_picture(look_at(0.0, 0.0), torch.tensor([[0.0, 0.31, 0.0], [0.0, 0.32, 0.0], [0.0, 0.0, 9.0]]))
+    assert tip.tolist() == [[True, False, False]]  # 2.7 * .5 / 4.2647 = .317 is the border; 9 is behind
+
+
 def test_what_gives_no_surface_is_refused_with_a_sentence():
     generator = micro.generator()
     ws = micro.latents(generator, 2)
@@ -147,4 +219,5 @@ def test_the_grid_is_made_where_the_generator_is():
     generator = on_meta()
     with NoCPU(), torch.no_grad():
         density = density_grid(generator, torch.empty(1, generator.num_ws, 32, device=META), 16)
-    assert density.device == META
+        above = above_views(generator, torch.empty(16, device=META))
+    assert density.device == above.device == META
