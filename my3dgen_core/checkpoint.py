@@ -149,7 +149,8 @@ def is_safetensors(file: Path) -> bool:
     """By its beginning: the length of a header, and the brace that opens it."""
     with file.open("rb") as stream:
         start = stream.read(9)
-    return len(start) == 9 and start[8:] == b"{" and not start.startswith((b"PK", b"\x80\x02", b"\x80\x04"))
+    # The header's length may begin like a zip archive or a pickle; neither goes on with these five bytes.
+    return len(start) == 9 and start[4:] == b"\0\0\0\0{"
 
 
 def _read_safetensors(file: Path) -> Contents:

@@ -66,7 +66,7 @@ class NovelViewIdentity:
 
         chunk: rays at a time, as in `Generator.render`.
         """
-        angles = cameras.new_zeros(len(cameras), 6)
+        angles = cameras.new_zeros(len(cameras), 5)
         for row in angles:
             row[0], row[1] = draw.places.uniform(-PITCH, PITCH), draw.places.uniform(-YAW, YAW)
         seen_from = turned(cameras.detach(), angles)

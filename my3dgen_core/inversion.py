@@ -65,7 +65,7 @@ class InversionConfig:
     refine_cameras: bool = False
     """The photos' cameras are corrected on the way, by angles that stay near the labels (`refinement`): on
     what all photos share while that is found, or where they share nothing, on each photo's own latent. More
-    `shared_steps`, say 120, find both better."""
+    `shared_steps`, say 300, find both better."""
     preview_every: int = 25
     """Steps between two preview pictures; 0: none."""
     cache_dir: str | None = None

@@ -27,7 +27,7 @@ _OUTLIER = 6.0  # of these: errors beyond say less and less, they are of somethi
 _PARTS = (1.0, 0.5, 0.25)  # of a step, of which the best is taken, if any is better than none
 _PROBE = 0.01 / 0.06  # of a standard deviation: the step of a difference
 _MANY = 8  # labels, of which the mean's error is a third of one's
-_SIDE = 32  # raw pixels along an edge that are looked at
+_SIDE = 64  # raw pixels along an edge that are looked at
 
 METHOD = (SIGMAS, _PIXEL, _OUTLIER, _PARTS, _SIDE)
 """What corrections depend on, beside pictures."""

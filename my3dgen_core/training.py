@@ -73,7 +73,7 @@ class Training:
         self.ws = [one.clone().requires_grad_(config.refine) for one in rows]
         self.cameras = CameraRefinement(anchors.cameras.to(self.device), config.refine)
         if config.background_weight < 1 and heads is None:
-            heads = rendered_heads(generator, ws, self.cameras.labels)
+            heads = rendered_heads(generator, ws.mean(0, keepdim=True), self.cameras.labels)
         self.distance = distance(config.perceptual_backbone, config.perceptual_dir, self.device)
         self.objective = PhotoObjective(
             generator, images, masks, config.perceptual, heads, config.background_weight, self.distance
@@ -393,13 +393,15 @@ def optimizers(groups: list[dict[str, Any]], config: TuningConfig) -> list[torch
 
 @torch.no_grad()
 def rendered_heads(generator: Generator, ws: Tensor, cameras: Tensor) -> Tensor:
-    """Where the head is, by the generator's own coverage, grown by three raw pixels: [N, 1, r, r].
+    """Where the head of ws [1, num_ws, w_dim] is in pictures from cameras [N, 25], by the generator's own
+    coverage, grown by three raw pixels: [N, 1, r, r].
 
-    A generator that puts a wall behind the head covers everything, and nothing is left out then.
+    Of the anchors take the mean: each has something off the head where its photo had, the mean has not. A
+    generator that puts a wall behind the head covers everything, and nothing is left out then.
     """
-    resolution = generator.config.neural_resolution
+    resolution, planes = generator.config.neural_resolution, generator.planes(ws)
     covered = []
-    for one, camera in zip(ws, cameras, strict=True):
-        marched = generator.march(generator.planes(one[None]), camera[None], resolution)
+    for camera in cameras:
+        marched = generator.march(planes, camera[None], resolution)
         covered.append(marched.weight.transpose(1, 2).unflatten(2, (resolution, resolution)))
     return F.max_pool2d((torch.cat(covered) > 0.5).float(), 7, 1, 3)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from ..camera import cam2world, intrinsics
 from ..refinement import turned
@@ -86,7 +87,7 @@ class Person:
         own = np.random.default_rng([self.seed, seed, 2])
         turns = torch.from_numpy(own.normal(size=(n, 3))).float() * float(np.radians(pose_error)) / 3**0.5
         if pose_error:
-            cameras = turned(cameras, torch.cat([turns, torch.zeros(n, 3)], dim=1))
+            cameras = turned(cameras, F.pad(turns, (0, 2)))
         if cluttered:
             scenery = torch.stack([_scenery(own, resolution) for _ in range(n)])
             # The pictures are composited on white: what is not covered gets the scenery instead.

@@ -25,7 +25,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from study_measures import Likeness, identity_network, nearness, render, surface
+from study_measures import Likeness, identity_network, inside, nearness, render, surface
 from study_persons import Person, read
 from study_plan import (
     GRID,
@@ -253,7 +253,9 @@ class Study:
         shown = [len(pictures) // 4, 3 * len(pictures) // 4]
         save_views(self.out / "views" / f"{cell.name}.png", pictures[shown])
         save_views(self.out / "views" / f"{cell.person}-target.png", person.views[shown])
-        means: dict[str, Any] = nearness(pictures, person.views)
+        means: dict[str, Any] = nearness(pictures, person.views) | {
+            "head PSNR dB": inside(pictures, person.views, person.mask)
+        }
         for key in measures[0]:
             known = [one[key] for one in measures if one[key] is not None]
             means[key] = fmean(known) if known else None  # type: ignore[type-var]

@@ -38,6 +38,15 @@ def render(generator: Generator, ws: Tensor, cameras: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+def inside(views: Tensor, truth: Tensor, mask: Tensor) -> float:
+    """Mean PSNR in dB of the pixels that the head covers, mask [N, 1, R, R]: whatever lies behind it."""
+    covered = resize(mask.float(), views.shape[-1]) > 0.5
+    squared = (views.clamp(-1, 1) - truth).square().mean(1, keepdim=True) * covered
+    error = squared.sum((1, 2, 3)) / covered.sum((1, 2, 3))
+    return float((10 * (4 / error).log10()).mean())
+
+
+@torch.no_grad()
 def nearness(views: Tensor, truth: Tensor) -> Measures:
     """Mean PSNR in dB, SSIM and VIF of pictures [N, 3, R, R]; truth of any size."""
     from torchmetrics.functional.image import (

@@ -84,7 +84,7 @@ class Settings:
     inversion: InversionConfig = field(default_factory=InversionConfig)
     alone: InversionConfig = field(default_factory=lambda: InversionConfig(steps=300, shared_steps=0))
     """Of a single photo, as one would do it without the others."""
-    refined: int = 120
+    refined: int = 300
     """Shared steps where cameras are refined on the way: head and cameras take turns."""
     held_out: InversionConfig = field(default_factory=lambda: quick(HELD_OUT, 150))
     pivotal_steps: int = 100
@@ -118,7 +118,10 @@ def stamp(base_hash: str, settings: Settings, cell: Cell) -> str:
     idle = OF_LORA if trained.get("method") == "full" else OF_FULL
     for name in idle if cell.refine else (*idle, *OF_REFINEMENT):
         trained.pop(name, None)
-    made_with = json.dumps([base_hash, set_on(asdict(settings)), trained], sort_keys=True)
+    measured = set_on(asdict(settings))
+    if not cell.refine:
+        measured.pop("refined", None)
+    made_with = json.dumps([base_hash, measured, trained], sort_keys=True)
     return hashlib.sha256(made_with.encode()).hexdigest()[:12]
 
 
@@ -152,7 +155,7 @@ def plan(rates: dict[str, float] | None = None) -> list[Cell]:
         for photos in (20, 10):
             cells += [Cell(person, "LoRA r=1", photos, "noisy", refine=refine) for refine in (False, True)]
     cells += [Cell(person, m) for m in ranks for person in PERSONS]
-    return [dataclasses.replace(c, rate=rate_of(c.method, rates or {})) for c in dict.fromkeys(cells)]
+    return [dataclasses.replace(c, rate=rate_of(c, rates or {})) for c in dict.fromkeys(cells)]
 
 
 def plan_rates(steps: int = 400) -> list[Cell]:
@@ -181,6 +184,10 @@ def plan_smoke() -> list[Cell]:
     return [*cells, Cell(PERSONS[0], "LoRA r=1", photos=3, steps=4, background_weight=0.3, **hard)]
 
 
-def rate_of(method: str, rates: dict[str, float]) -> float:
-    """A method's factor; other ranks take that of their layout, at rank 1."""
-    return rates.get(method, rates.get(f"{method.split()[0]} r=1", 1.0))
+def rate_of(cell: Cell, rates: dict[str, float]) -> float:
+    """A method's factor; other ranks take that of their layout, at rank 1.
+
+    Backgrounds that change from photo to photo bear the usual rates alone: at twice those it diverges."""
+    if cell.background == "cluttered":
+        return 1.0
+    return rates.get(cell.method, rates.get(f"{cell.method.split()[0]} r=1", 1.0))
