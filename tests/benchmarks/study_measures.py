@@ -41,6 +41,7 @@ def render(generator: Generator, ws: Tensor, cameras: Tensor) -> Tensor:
 def inside(views: Tensor, truth: Tensor, mask: Tensor) -> float:
     """Mean PSNR in dB of the pixels that the head covers, mask [N, 1, R, R]: whatever lies behind it."""
     covered = resize(mask.float(), views.shape[-1]) > 0.5
+    truth = resize(truth, views.shape[-1])
     squared = (views.clamp(-1, 1) - truth).square().mean(1, keepdim=True) * covered
     error = squared.sum((1, 2, 3)) / covered.sum((1, 2, 3))
     return float((10 * (4 / error).log10()).mean())

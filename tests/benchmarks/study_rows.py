@@ -13,6 +13,8 @@ ORDER = (
 )  # fmt: skip
 COLUMNS: dict[str, tuple[tuple[str, ...], int, float]] = {  # path in a row, digits, factor
     "views: PSNR dB": (("held-out views", "PSNR dB"), 2, 1),
+    "found views: PSNR dB": (("registered views", "PSNR dB"), 2, 1),
+    "head: PSNR dB": (("held-out views", "head PSNR dB"), 2, 1),
     "SSIM": (("held-out views", "SSIM"), 3, 1),
     "VIF": (("held-out views", "VIF"), 3, 1),
     "identity": (("held-out views", "identity"), 3, 1),
@@ -31,6 +33,7 @@ COLUMNS: dict[str, tuple[tuple[str, ...], int, float]] = {  # path in a row, dig
 }
 STRAY = COLUMNS["stray density %"][0]
 VIEWS, IDENTITY = COLUMNS["views: PSNR dB"][0], COLUMNS["identity"][0]
+REGISTERED = COLUMNS["found views: PSNR dB"][0]
 
 
 def value(row: Row, path: Sequence[str]) -> float | None:

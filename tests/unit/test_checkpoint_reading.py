@@ -14,11 +14,12 @@ import official_files as files
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from my3dgen_core import CheckpointError, GeneratorConfig, load_generator, save_generator
 from my3dgen_core.__main__ import main
-from my3dgen_core.checkpoint import convert, sha256
+from my3dgen_core.checkpoint import convert, is_safetensors, sha256
 
 SETTINGS = goldens.values("tiny_config")
 STATE = {key: value.float() for key, value in goldens.tensors("tiny_weights").items()}
@@ -185,6 +186,25 @@ def test_safetensors_are_mapped_not_copied(tmp_path):
     storages = {value.untyped_storage().data_ptr() for value in loaded.state_dict().values()}
     maps = Path("/proc/self/maps").read_text() if Path("/proc/self/maps").exists() else ""
     assert len(storages) == 1 or not maps or "g.safetensors" in maps
+
+
+@pytest.mark.parametrize("start", [b"PK", b"\x80\x02", b"\x80\x04"])
+def test_a_header_whose_length_begins_like_an_archive_or_a_pickle_is_read(tmp_path, start):
+    file, length = tmp_path / "file.safetensors", int.from_bytes(start, "little")
+    for filled in range(length - 200, length):
+        save_file({"x": torch.ones(1)}, file, {"note": "." * filled})
+        if file.read_bytes()[:8] == length.to_bytes(8, "little"):
+            break
+    assert file.read_bytes().startswith(start)
+    assert is_safetensors(file)
+
+
+def test_an_archive_or_a_pickle_is_no_safetensors_file(tmp_path):
+    for form in (True, False):
+        torch.save({"x": torch.ones(1)}, tmp_path / "file", _use_new_zipfile_serialization=form)
+        assert not is_safetensors(tmp_path / "file")
+    (tmp_path / "file").write_bytes(pickle.dumps({}, 4))
+    assert not is_safetensors(tmp_path / "file")
 
 
 def test_changing_a_mapped_generator_leaves_the_file_alone(tmp_path):
