@@ -185,7 +185,7 @@ class _Run:
         """`descend`, or what the cache has of it."""
         if self.cache is None:
             return self.descend(start, index, steps)
-        rows = list(range(len(self.objective))) if index is None else index
+        rows = self._rows(index)
         angles = self.refinement.angles
         shapes = {"ws": start.shape, "losses": start.shape[:1], "angles": angles[rows].shape}
         key = self.cache.key(start, index, steps)
@@ -237,8 +237,11 @@ class _Run:
             self._report(each.detach().mean(), variable, chosen)
         return variable.detach(), losses / tail
 
+    def _rows(self, index: list[int] | None) -> list[int]:
+        return list(range(len(self.objective))) if index is None else index
+
     def _register(self, ws: Tensor, index: list[int] | None) -> None:
-        rows = list(range(len(self.objective))) if index is None else index
+        rows = self._rows(index)
         ws = ws.expand(-1, self.generator.num_ws, -1)
         self.refinement.register(self.generator, ws, self.objective.raw, self.objective.valid_raw, rows)
         if index is None:

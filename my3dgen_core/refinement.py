@@ -115,31 +115,6 @@ class CameraRefinement:
         if len(self.angles) >= _MANY:
             self.angles -= self.angles.mean(0)
 
-    def _step(
-        self, generator: Generator, planes: Tensor, photo: Tensor, weight: Tensor | None, row: int
-    ) -> None:
-        size = generator.config.neural_resolution
-        stride = max(1, size // _SIDE)
-        line = torch.arange(0, size, stride, device=planes.device)
-        pixels = (line[:, None] * size + line).flatten()
-        count = len(SIGMAS)
-        sigmas, unit = self.angles.new_tensor(SIGMAS), torch.eye(count, device=planes.device)
-        tried = self.angles[row] + torch.cat((torch.zeros_like(unit[:1]), _PROBE * unit))
-        cameras = turned(self.labels[row].expand(count + 1, -1), tried * sigmas)
-        marched = generator.march(planes.expand(count + 1, -1, -1, -1, -1), cameras, size, pixels)
-        seen = marched.features[..., :3].transpose(1, 2).unflatten(2, (len(line), len(line)))
-        seen = _blurred(torch.cat((seen, photo[None, :, ::stride, ::stride])))
-        error = (seen[-1] - seen[0]).flatten()
-        slope = ((seen[1:-1] - seen[0]) / _PROBE).flatten(1)
-        trust = 1 / (1 + (error / _OUTLIER).square())
-        if weight is not None:
-            trust = trust * weight[:, ::stride, ::stride].expand(3, -1, -1).flatten()
-        # Neighbours err alike: an edge's worth of pixels counts, not a square's.
-        trust = trust / (_PIXEL**2 * len(line))
-        normal = (slope * trust) @ slope.mT + unit
-        gradient = (slope * trust) @ error - self.angles[row]
-        self.angles[row] += torch.linalg.solve(normal, gradient)
-
 
 def _blurred(images: Tensor) -> Tensor:
     """[N, C, H, W], by the binomial of three pixels: differences of pictures are smooth then."""

@@ -269,11 +269,10 @@ class Study:
     def _registered(self, mean: Tensor, person: Person) -> dict[str, Any]:
         """The held-out views, each from the camera that lays the head over it: pictures cannot tell a turn of
         all the photos' cameras from one of the head, and such a turn is no error of the head's."""
-        found, raw = CameraRefinement(person.view_cameras, True), self.generator.config.neural_resolution
+        found = CameraRefinement(person.view_cameras, True)
+        views = resize(person.views, self.generator.config.neural_resolution)
         for _ in range(6):
-            found.register(
-                self.generator, mean, resize(person.views, raw), None, list(range(len(person.views)))
-            )
+            found.register(self.generator, mean, views, None, list(range(len(views))))
         return dict(nearness(render(self.generator, mean, found.cameras()), person.views))
 
     def _held_out(self, person: Person, seed: int) -> dict[str, Any]:
