@@ -46,7 +46,7 @@ def density_grid(
     """
     from .. import kernels
 
-    w0, b0, w1, b1 = (w.to(torch.float32) for w in kernels.decoder_weights(decoder))
+    w0, b0, w1, b1 = (w.to(torch.float32) for w in decoder.weights())
     combined = _by_torch
     if renderer == "compiled" and planes.device.type != "cuda" and kernels.serves(planes, decoder):
         combined = kernels.density_bounds

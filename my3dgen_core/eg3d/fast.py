@@ -70,7 +70,9 @@ def render_rays_fast(
     depths = coarse_depths(config, origins, directions, noise)
     inputs = (origins.expand(-1, m, -1), directions, depths[..., 0], u.reshape(b, m, k))
     found = _compiled(planes, decoder, config, grid, inputs) if renderer == "compiled" else None
-    color, depth, weight = found or _by_torch(Field(planes, decoder, config.box_warp), grid, inputs, chunk)
+    color, depth, weight = found or _by_torch(
+        Field(planes, decoder.weights(), config.box_warp), grid, inputs, chunk
+    )
     if config.white_back:
         color = color + (1 - weight)
     return Marched(color * 2 - 1, _limited(depth, depths.amin(), depths.amax()), weight)
@@ -90,7 +92,7 @@ def _compiled(
         return None
     color, depth, weight = kernels.render_rays_fast(
         planes.expand(len(inputs[0]), -1, -1, -1, -1),
-        kernels.decoder_weights(decoder),
+        decoder.weights(),
         (grid.bounds, grid.scale, grid.shift),
         *inputs,
         box_warp=config.box_warp,

@@ -1,4 +1,4 @@
-"""Features of tri-planes at points, in two ways: with gradients, and by table for pictures alone.
+"""Features of tri-planes at points, in two ways: by interpolation, with PyTorch's gradients, and by table.
 
 Shapes: B scenes, M points each; E points of all scenes in one row.
 """
@@ -11,10 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .layers import FullyConnected
-
 if TYPE_CHECKING:
-    from .volume import Decoder
+    from .volume import Weights
 
 PAIRS = ((0, 1), (0, 2), (2, 0))  # XY, XZ and ZX: not YZ, which is how every released model was trained
 NOTHING = 1e-8  # colours that weigh less would be lost in rounding
@@ -67,8 +65,9 @@ class Table:
         self.scenes, self.size, self.box_warp = planes.shape[0], planes.shape[-1], box_warp
         self.texels = planes.detach().permute(0, 1, 3, 4, 2).reshape(-1, planes.shape[2])
 
-    def features(self, points: Tensor, scene: Tensor) -> Tensor:
-        """Mean features [E, 32] at points [E, 3] of scenes [E]: twelve weighted texels, zero outside."""
+    def taps(self, points: Tensor, scene: Tensor) -> tuple[Tensor, Tensor]:
+        """The twelve texels that points [E, 3] of scenes [E] are mixed from: their rows and weights [12, E],
+        which are zero outside."""
         size = self.size
         texel = ((points.T * (2 / self.box_warp) + 1) * size - 1) / 2
         low = texel.nan_to_num(-2).clamp(-2, size + 1).floor()  # further outside all weigh nothing
@@ -81,28 +80,39 @@ class Table:
         first = torch.arange(3, dtype=kind, device=points.device)[:, None] + 3 * scene.to(kind)
         rows = place[:, None, v] * size + (place[:, u] + first * (size * size))  # [2, 2, 3, E]
         weights = share[:, None, v] * (share[:, u] / 3)
+        return rows.flatten(0, 2), weights.flatten(0, 2)
+
+    def mixed(self, rows: Tensor, weights: Tensor) -> Tensor:
+        """Texels mixed by `taps`: mean features [E, 32]."""
         return F.embedding_bag(
-            rows.flatten(0, 2).T.contiguous(),
+            rows.T.contiguous(),
             self.texels,
             mode="sum",
-            per_sample_weights=weights.flatten(0, 2).T.to(self.texels.dtype).contiguous(),
+            per_sample_weights=weights.T.to(self.texels.dtype).contiguous(),
         )
+
+    def features(self, points: Tensor, scene: Tensor) -> Tensor:
+        """Mean features [E, 32] at points [E, 3] of scenes [E]."""
+        return self.mixed(*self.taps(points, scene))
 
 
 class Field:
     """The radiance field of some scenes, decoded in two steps: density first. Gives no gradients."""
 
-    def __init__(self, planes: Tensor, decoder: Decoder, box_warp: float) -> None:
-        self.table, self.decoder = Table(planes, box_warp), decoder
+    def __init__(self, planes: Tensor, weights: Weights, box_warp: float) -> None:
+        """weights: see `Decoder.weights`."""
+        self.table = Table(planes, box_warp)
+        self.w0, self.b0, self.w1, self.b1 = (w.detach().to(planes.dtype) for w in weights)
         self.scenes = self.table.scenes
 
     def density(self, points: Tensor, scene: Tensor) -> tuple[Tensor, Tensor]:
         """Points [E, 3] of scenes [E] -> raw density [E] and hidden units [E, 64]."""
-        first, softplus, last = self.decoder.net
-        units = softplus(first(self.table.features(points.to(torch.float32), scene)))
-        assert isinstance(last, FullyConnected)
-        weight, bias = last.weight[0] * last.weight_gain, last.bias[0] * last.bias_gain
-        return units @ weight.to(units.dtype) + bias.to(units.dtype), units
+        return self.decoded(self.table.features(points.to(torch.float32), scene))
+
+    def decoded(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean features [E, 32] -> raw density [E] and hidden units [E, 64]."""
+        units = F.softplus(F.linear(features, self.w0, self.b0))
+        return units @ self.w1[0] + self.b1[0], units
 
     def painted(self, units: Tensor, share: Tensor) -> Tensor:
         """Colours of samples [R, N], whose units are [R*N, 64], added up by their shares: [R, 32]."""
@@ -115,7 +125,12 @@ class Field:
 
     def colors(self, units: Tensor) -> Tensor:
         """Hidden units [E, 64] -> colours [E, 32]."""
-        return self.decoder.colors(self.decoder.net[2](units)[:, 1:])
+        return colors_of(F.linear(units, self.w1, self.b1)[:, 1:])
+
+
+def colors_of(raw: Tensor) -> Tensor:
+    """The decoder's outputs for colours -> colours, in about [0, 1]."""
+    return raw.sigmoid() * 1.002 - 0.001
 
 
 def summed(colors: Tensor, share: Tensor, counts: Tensor) -> Tensor:

@@ -16,9 +16,10 @@ from ..camera import cam2world, intrinsics
 from ..randomness import uniform
 from .backbone import PLANE_CHANNELS
 from .config import GeneratorConfig
-from .field import mean_features
+from .field import colors_of, mean_features
 from .layers import FullyConnected
 
+Weights = tuple[Tensor, Tensor, Tensor, Tensor]
 _Decode = Callable[[Tensor], tuple[Tensor, Tensor]]
 Jitter = float | torch.Generator | tuple[Tensor, Tensor] | None
 
@@ -34,14 +35,26 @@ class Decoder(nn.Module):
             FullyConnected(64, 1 + 32, lr_multiplier=lr_multiplier),
         )
 
+    def weights(self, density_scale: float = 1.0) -> Weights:
+        """The weights with their gains, differentiable; `density_scale` multiplies the raw density.
+
+        Returns:
+            w0 [64, 32], b0 [64], w1 [33, 64], b1 [33]; the first row of the last two gives the raw density.
+        """
+        first, _, last = self.net
+        assert isinstance(first, FullyConnected)
+        assert isinstance(last, FullyConnected)
+        w0, b0 = first.weight * first.weight_gain, first.bias * first.bias_gain
+        w1, b1 = last.weight * last.weight_gain, last.bias * last.bias_gain
+        if density_scale != 1:
+            scale = torch.ones_like(b1)
+            scale[0] = density_scale
+            w1, b1 = w1 * scale[:, None], b1 * scale
+        return w0, b0, w1, b1
+
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         out = self.net(features)
-        return out[..., :1], self.colors(out[..., 1:])
-
-    @staticmethod
-    def colors(raw: Tensor) -> Tensor:
-        """The network's outputs for colours -> colours, in about [0, 1]."""
-        return raw.sigmoid() * 1.002 - 0.001
+        return out[..., :1], colors_of(out[..., 1:])
 
 
 @dataclass
@@ -301,17 +314,20 @@ def render_rays(
             return compiled
     elif renderer != "torch":
         raise ValueError(f"renderer must be 'torch' or 'compiled', not {renderer!r}.")
+    if pictures.serves(planes, decoder, origins, directions, depths, fine):
+        assert isinstance(decoder, Decoder)
+        inputs = (origins, directions, depths, fine)
+        *found, nearest, farthest = pictures.render(
+            planes, decoder.weights(density_scale), config, inputs, chunk, floor
+        )
+        return Marched(found[0], _limited(found[1], nearest, farthest), found[2])
     chunk = m if chunk is None else max(1, chunk)
 
     field = _Field(planes, _scaled(decoder, density_scale), config.box_warp)
-    alone = None if density_scale != 1 else pictures.field(planes, decoder, config, origins, directions)
     parts = []
     for i in range(0, m, chunk):
         part = slice(i, i + chunk)
         o, d, t, u = origins[:, part], directions[:, part], depths[:, part], fine[:, part]
-        if alone is not None:
-            parts.append(pictures.pixels(alone, o, d, t, u, config.white_back))
-            continue
         if floor > 0 and torch.is_grad_enabled():
             with torch.no_grad():
                 samples = _two_passes(field, o, d, t, u)
@@ -357,7 +373,7 @@ def _compiled(
         return None
     features, depth, weight, span = kernels.render_rays(
         planes,
-        kernels.decoder_weights(decoder, density_scale),
+        decoder.weights(density_scale),
         origins,
         directions,
         depths[..., 0],

@@ -6,14 +6,13 @@ attribute `renderer` is "compiled"; the results are those of `eg3d.volume` to ro
 
 from .builder import KernelError, available, build, choose, load
 from .fast import density_bounds, render_rays_fast
-from .operator import decoder_weights, render_rays, serves
+from .operator import render_rays, serves
 
 __all__ = [
     "KernelError",
     "available",
     "build",
     "choose",
-    "decoder_weights",
     "density_bounds",
     "load",
     "render_rays",

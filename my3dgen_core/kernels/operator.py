@@ -8,33 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..eg3d.layers import FullyConnected
-from ..eg3d.volume import Decoder
+from ..eg3d.volume import Decoder, Weights
 from .builder import KernelError, load
 
-Weights = tuple[Tensor, Tensor, Tensor, Tensor]
 _COLORS = 32
-
-
-def decoder_weights(decoder: Decoder, density_scale: float = 1.0) -> Weights:
-    """The decoder's weights as the operator takes them, with their gains; differentiable.
-
-    Args:
-        density_scale: multiplies the raw density.
-
-    Returns:
-        w0 [64, 32], b0 [64], w1 [33, 64], b1 [33]; the first row of the last two gives the raw density.
-    """
-    first, last = decoder.net[0], decoder.net[2]
-    assert isinstance(first, FullyConnected)
-    assert isinstance(last, FullyConnected)
-    w0, b0 = first.weight * first.weight_gain, first.bias * first.bias_gain
-    w1, b1 = last.weight * last.weight_gain, last.bias * last.bias_gain
-    if density_scale != 1:
-        scale = torch.ones_like(b1)
-        scale[0] = density_scale
-        w1, b1 = w1 * scale[:, None], b1 * scale
-    return w0, b0, w1, b1
 
 
 def serves(planes: Tensor, decoder: Decoder, *rays: Tensor) -> bool:
@@ -76,7 +53,7 @@ def render_rays(
 
     Args:
         planes: [B, 3, 32, P, P]; channels that lie side by side spare a copy.
-        weights: see `decoder_weights`.
+        weights: see `Decoder.weights`.
         origins, directions: [B, M, 3].
         depths: coarse depths [B, M, N]; N > 1.
         u: uniform numbers [B, M, K] that place the second pass; K = 0 is none.

@@ -10,7 +10,6 @@ import torch
 from goldens import largest_difference, relative_error
 
 from my3dgen_core.eg3d import volume
-from my3dgen_core.kernels import decoder_weights
 
 IO = goldens.tensors("tiny_io")
 SETTINGS = {
@@ -43,7 +42,7 @@ def test_pictures_and_gradients_are_those_of_pytorch(emulated, name):
     jitter = goldens.stream(49, n, k)
     depths = volume.coarse_depths(config, origins, directions, jitter[0])
     theirs = volume.render_rays(planes, decoder, config, origins, directions, jitter, floor=floor)
-    weights = decoder_weights(decoder)
+    weights = decoder.weights()
     ours = emulated.forward(
         planes.detach(),
         weights,

@@ -270,7 +270,7 @@ def test_the_compiled_operators_keep_what_pytorch_asks_of_them():
     depths = torch.linspace(0, 1, 8).expand(2, 5, 8)
     inputs = (
         planes,
-        *kernels.decoder_weights(decoder),
+        *decoder.weights(),
         grid.bounds,
         torch.randn(2, 5, 3),
         directions,

@@ -12,7 +12,7 @@ from goldens import largest_difference, relative_error
 from my3dgen_core import load_generator, look_at
 from my3dgen_core.__main__ import main
 from my3dgen_core.eg3d import volume
-from my3dgen_core.kernels import KernelError, build, builder, decoder_weights, load
+from my3dgen_core.kernels import KernelError, build, builder, load
 from my3dgen_core.starter.album import Pictures
 from my3dgen_core.starter.objectives import DENSITY_SCALE, picture_loss
 
@@ -190,7 +190,7 @@ def test_the_training_through_pictures_has_the_same_losses_and_gradients():
 def test_decoder_weights_have_their_gains_and_the_density_scale(starter):
     decoder = starter[0].decoder
     features = goldens.normal(5, (7, 32))
-    w0, b0, w1, b1 = decoder_weights(decoder, DENSITY_SCALE)
+    w0, b0, w1, b1 = decoder.weights(DENSITY_SCALE)
     out = torch.nn.functional.softplus(features @ w0.T + b0) @ w1.T + b1
     density, color = decoder(features)
     torch.testing.assert_close(out[:, :1], DENSITY_SCALE * density)
