@@ -210,14 +210,44 @@ def _low_rank_gradients(
     if not transposed:
         kernels = kernels.flip((2, 3))
     moves: dict[str, Any] = {"stride": 2} if transposed else {"padding": side // 2}
-    pixels, outputs = x.flatten(2), g.flatten(2)
     # x through down: what the layer's update sees
     taps = kernels.permute(0, 2, 3, 1).reshape(1, -1, inside) * styles[:, None]
-    seen = F.fold(taps @ pixels, g.shape[2:], side, **moves).flatten(2)
-    g_up = (seen @ outputs.mT).sum(0).mT * factor.mT  # in this order: the other is 15 times slower
+    seen = F.fold(mixed(taps, x).flatten(2), g.shape[2:], side, **moves)
+    g_up = correlated(seen, g).sum(0).mT * factor.mT
     # the gradient through up, moved to where each tap of down takes its pixels from
-    told = F.unfold(((up * factor.mT).mT @ outputs).unflatten(2, g.shape[2:]), side, **moves)
-    g_taps = (told @ pixels.mT * styles[:, None]).sum(0).view(rank, side, side, inside).permute(0, 3, 1, 2)
+    told = F.unfold(mixed((up * factor.mT).mT[None], g), side, **moves).unflatten(2, x.shape[2:])
+    g_taps = (correlated(told, x) * styles[:, None]).sum(0).view(rank, side, side, inside).permute(0, 3, 1, 2)
     if not transposed:
         g_taps = g_taps.flip((2, 3))
     return g_up, g_taps.reshape(rank, -1)
+
+
+def mixed(weights: Tensor, x: Tensor) -> Tensor:
+    """Channels of x [B, C, H, W] mixed by weights [B or 1, R, C], R far below C: [B, R, H, W].
+
+    On a CPU as a convolution: matrix products this thin take up to five times as long there.
+    """
+    if x.device.type != "cpu":
+        return (weights @ x.flatten(2)).unflatten(2, x.shape[2:])
+    if len(weights) == 1:
+        return F.conv2d(x, weights[0, :, :, None, None])
+    parts = zip(x.split(1), weights, strict=True)
+    return torch.cat([F.conv2d(picture, w[:, :, None, None]) for picture, w in parts])
+
+
+def correlated(a: Tensor, x: Tensor) -> Tensor:
+    """Sums of products over the pixels of a [B, R, H, W] and x [B, C, H, W]: [B, R, C].
+
+    On a CPU as the gradient of a convolution's weight, which is up to nine times faster there.
+    """
+    if x.device.type != "cpu":
+        return a.flatten(2) @ x.flatten(2).mT
+    shape = x.new_empty(1).expand(a.shape[1], x.shape[1], 1, 1)
+    return torch.stack(
+        [
+            torch.ops.aten.convolution_backward(
+                one, other, shape, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [False, True, False]
+            )[1][:, :, 0, 0]
+            for one, other in zip(a.split(1), x.split(1), strict=True)
+        ]
+    )

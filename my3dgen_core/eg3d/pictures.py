@@ -19,8 +19,9 @@ from .config import GeneratorConfig
 from .field import NOTHING, Field, by_table
 from .volume import Decoder, Weights, importance_depths, march
 
-_SAMPLES = 1 << 15
-"""Decoded at a time where gradients are wanted."""
+_SAMPLES = 1 << 14
+"""Decoded at a time where gradients are wanted: what is made for them is freed at once, and with more the C
+library would give its pages back to the system each time."""
 
 
 def serves(planes: Tensor, decoder: Callable[[Tensor], tuple[Tensor, Tensor]], *rays: Tensor) -> bool:
@@ -176,14 +177,13 @@ class _Gradient:
             density = density.view_as(depths).requires_grad_()
             _, depth, weights = march(density[..., :0], density, depths)
         ends = _ends(weights.detach()).flatten()
-        ray = torch.arange(len(ends), device=ends.device) // depths.shape[2]
-        shown = None
+        count, shown = depths.shape[2], None
+        to_color = to_features.flatten(0, 1)[:, None].expand(-1, count, -1)
         if floor > 0:
             shown = (ends > min(floor, NOTHING)).nonzero()[:, 0]
-            units, ray = units.index_select(0, shown), ray[shown]
-        color = F.linear(units, field.w1[1:], field.b1[1:]).sigmoid_()
-        to_color = to_features.flatten(0, 1).index_select(0, ray)
-        worth = (color * to_color).sum(1) * 1.002 - 0.001 * to_color.sum(1)
+            units, to_color = units.index_select(0, shown), to_color[shown // count, 0]
+        color = F.linear(units, field.w1[1:], field.b1[1:]).sigmoid_().view(to_color.shape)
+        worth = (color * to_color).sum(-1) * 1.002 - 0.001 * to_color.sum(-1)
         if shown is not None:
             worth = torch.zeros_like(ends).index_copy_(0, shown, worth)
         worth = worth.view_as(density)
@@ -203,9 +203,10 @@ class _Gradient:
             matter = shown[counts]
             to_density, ends, features = to_density[matter], ends[matter], features.index_select(0, matter)
             rows, shares = rows[:, matter], shares[:, matter]
-        to_raw = torch.empty(len(units), 1 + color.shape[1])
+        to_raw = torch.empty(len(units), 1 + color.shape[-1])
         to_raw[:, 0] = to_density
-        torch.mul(to_color, (color * (1 - color)).mul_(1.002 * ends[:, None]), out=to_raw[:, 1:])
+        slope = torch.addcmul(color, color, color, value=-1).view(len(units), -1).mul_(1.002 * ends[:, None])
+        torch.mul(to_color, slope.view(to_color.shape), out=to_raw[:, 1:].view(to_color.shape))
         to_units = to_raw @ field.w1
         to_units = torch.addcmul(to_units, to_units, (-units).exp_(), value=-1)  # softplus: 1 - exp(-units)
         if self.weights is not None:
