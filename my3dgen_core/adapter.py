@@ -142,7 +142,25 @@ class Adapter:
         Raises:
             ValueError: this adapter belongs to a generator of another shape. Nothing has been changed then.
         """
+        self.check(parameters)
         changed: dict[str, Tensor] = {}
+        for key, tensor in self.tensors.items():
+            if key.endswith(DOWN):
+                continue
+            if not key.endswith(UP):
+                name = key.removesuffix(DIFF)
+                changed[name] = parameters[name] + (strength * tensor).to(parameters[name])
+                continue
+            # in one pass: weights are large, factors small
+            module = key.removesuffix(UP)
+            base = parameters[module + ".weight"]
+            up = tensor * (strength * self.scaling * self.gains.get(module, 1.0))
+            down = self.tensors[module + DOWN].to(base)
+            changed[module + ".weight"] = torch.addmm(base.flatten(1), up.to(base), down).view_as(base)
+        return changed
+
+    def check(self, parameters: Mapping[str, Tensor]) -> None:
+        """Raises ValueError unless `composed` can add this adapter to parameters of these shapes."""
         for key, tensor in self.tensors.items():
             if key.endswith(DOWN):
                 continue
@@ -151,22 +169,19 @@ class Adapter:
             base = parameters.get(name)
             if base is None:
                 raise ValueError(f"This identity adapts {name}, which the generator has not. {OTHER_BASE}")
-            down = self.tensors.get(module + DOWN)
-            if key.endswith(UP) and down is not None:
-                fits = (*tensor.shape[:1], *down.shape[1:]) == base.flatten(1).shape
-                fits = fits and tensor.shape[1:] == down.shape[:1]
+            if key.endswith(UP):
+                down = self.tensors.get(module + DOWN)
+                fits = (
+                    down is not None
+                    and tensor.shape[1:] == down.shape[:1]
+                    and (*tensor.shape[:1], *down.shape[1:]) == base.flatten(1).shape
+                )
             else:
                 fits = tensor.shape == base.shape
             if not fits:
                 raise ValueError(
                     f"The update of {name} does not fit its shape {list(base.shape)}. {OTHER_BASE}"
                 )
-            if down is None:
-                changed[name] = base + (strength * tensor).to(base)
-            else:  # in one pass: weights are large, factors small
-                up = tensor * (strength * self.scaling * self.gains.get(module, 1.0))
-                changed[name] = torch.addmm(base.flatten(1), up.to(base), down.to(base)).view_as(base)
-        return changed
 
     def part(self, prefixes: tuple[str, ...]) -> Adapter:
         """What it updates in the modules whose names begin so."""
@@ -308,9 +323,9 @@ class _Person:
         device = generator.w_avg.device
         self.generator, self.strength = generator, strength
         self.adapters = [_adapter(one).to(device) for one in stack]
-        parameters = {name: p.to("meta") for name, p in generator.named_parameters()}
+        parameters = dict(generator.named_parameters())
         for adapter in self.adapters:  # what does not fit is said before anything is rendered
-            adapter.to("meta").composed(parameters)
+            adapter.check(parameters)
 
     def __call__(self, prefixes: tuple[str, ...]) -> AbstractContextManager[object]:
         parts = [adapter.part(prefixes) for adapter in self.adapters]

@@ -83,23 +83,24 @@ def find_directions(
         ValueError: too few heads could be scored, or a name that the labeller does not know.
     """
     base_hash = generator.base_hash()
+    settings = {"samples": config.samples, "seed": config.seed, "truncation_psi": config.truncation_psi}
+    settings["fraction"] = config.fraction
     if cache is not None and names is not None:
-        known = {name: _cached(cache, base_hash, name, config) for name in names}
+        known = {
+            name: kept(place_of(cache, name, base_hash, *settings.values()), base_hash, name)
+            for name in names
+        }
         if all(known.values()):
             return {name: found for name, found in known.items() if found is not None}
     latents, scores = label_samples(generator, labeller, config, on_step)
-    unknown = sorted(set(names or ()) - set(scores))
-    if unknown:
-        raise ValueError(f"The labeller does not score {unknown[0]!r}, but: {', '.join(sorted(scores))}.")
     found = {
         name: Direction.from_labels(latents, scores[name], name, config.fraction, config.seed)
-        for name in (scores if names is None else names)
+        for name in scored_in(scores, names)
     }
     for name, direction in found.items():
-        settings = {"samples": config.samples, "seed": config.seed, "truncation_psi": config.truncation_psi}
-        direction.meta.update(settings | {"fraction": config.fraction})
+        direction.meta.update(settings)
         if cache is not None:
-            direction.save(_place(cache, base_hash, name, config))
+            direction.save(place_of(cache, name, base_hash, *settings.values()))
     return found
 
 
@@ -219,14 +220,27 @@ def measure(points: np.ndarray, landmarks: np.ndarray | None = None) -> dict[str
     }
 
 
-def _place(cache: Path, base_hash: str, name: str, config: FinderConfig) -> Path:
+def scored_in(scores: Mapping[str, Tensor], names: Sequence[str] | None) -> list[str]:
+    """The names wanted, all of them if None.
+
+    Raises:
+        ValueError: a name without scores.
+    """
+    unknown = sorted(set(names or ()) - set(scores))
+    if unknown:
+        raise ValueError(f"The labeller does not score {unknown[0]!r}, but: {', '.join(sorted(scores))}.")
+    return list(scores if names is None else names)
+
+
+def place_of(cache: Path, name: str, base_hash: str, *settings: str | float) -> Path:
+    """The file of a direction that was found with these settings."""
     word = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
-    settings = f"{config.samples}_{config.seed}_{config.truncation_psi:g}_{config.fraction:g}"
-    return cache / f"{word}_{base_hash[:16]}_{settings}.safetensors"
+    with_what = "_".join(one if isinstance(one, str) else f"{one:g}" for one in settings)
+    return cache / f"{word}_{base_hash[:16]}_{with_what}.safetensors"
 
 
-def _cached(cache: Path, base_hash: str, name: str, config: FinderConfig) -> Direction | None:
-    path = _place(cache, base_hash, name, config)
+def kept(path: Path, base_hash: str, name: str) -> Direction | None:
+    """What lies there, if it is this very direction of this generator."""
     try:
         found = Direction.load(path)
     except (FileNotFoundError, CheckpointError):

@@ -96,7 +96,8 @@ class FindDirection:
     DESCRIPTION = (
         "Finds a direction for any generator. 'smile' and the like: samples heads, measures each face and "
         "finds what tells them apart; needs face models. 'words': the same by a CLIP. 'component': the ways "
-        "in which heads vary most; needs nothing. Found once, it is kept in output/my3dgen/directions."
+        "in which heads vary most; needs nothing. With an identity it is found about that person and holds "
+        "who it is. Found once, it is kept in output/my3dgen/directions."
     )
     RETURN_TYPES = (sockets.DIRECTION, "STRING")
     RETURN_NAMES = ("direction", "summary")
@@ -153,6 +154,13 @@ class FindDirection:
                     "STRING",
                     {"default": "a serious face", "tooltip": "With 'words': what it leads away from."},
                 ),
+                "identity": (
+                    sockets.IDENTITY,
+                    {
+                        "tooltip": "Finds the attribute about this person, along the way that changes least "
+                        "whose face it is. Needs face models, also with 'words'; components do not use it."
+                    },
+                ),
             },
             "hidden": {"node_id": "UNIQUE_ID"},
         }
@@ -168,14 +176,19 @@ class FindDirection:
         clip_vision: Any = None,
         words: str = "",
         opposite: str = "",
+        identity: Identity | None = None,
         node_id: str | None = None,
     ) -> dict[str, Any]:
         from ..my3dgen_core import random_latents
         from ..my3dgen_core.direction import principal_directions
         from ..my3dgen_core.direction_finder import FaceGeometry, FinderConfig, find_directions
+        from ..my3dgen_core.face import embed
+        from ..my3dgen_core.local_direction import LocalFinderConfig, find_local_directions
 
-        bare = model.without_identities()
-        with host.rendering(), bare.ready(memory=host.RENDER_MEMORY) as generator:
+        looked_in = model.without_identities()
+        if identity is not None and attribute not in COMPONENTS:
+            looked_in = _personal(model, identity)
+        with host.rendering(), looked_in.ready(memory=host.RENDER_MEMORY) as generator:
             if attribute in COMPONENTS:
                 number = COMPONENTS.index(attribute)
                 cloud = random_latents(generator, seed, COMPONENT_SAMPLES, 1.0)
@@ -189,10 +202,26 @@ class FindDirection:
                     labeller, cache = by_words(attribute, opposite, clip, clip_vision), None
                 else:
                     labeller = FaceGeometry(_face_models(face_models))
-                config = FinderConfig(samples=samples, seed=seed)
                 on_step = host.progress(node_id, "head")
-                found = find_directions(generator, labeller, [attribute], config, cache, on_step)[attribute]
-                text = f"{attribute}: from {samples} heads; {_sureness(found.meta.get('correlation'))}"
+                if identity is None:
+                    config = FinderConfig(samples=samples, seed=seed)
+                    found = find_directions(generator, labeller, [attribute], config, cache, on_step)[
+                        attribute
+                    ]
+                else:
+                    models = _face_models(face_models)
+                    found = find_local_directions(
+                        generator,
+                        identity.anchors.mean().to(generator.w_avg.device),
+                        labeller,
+                        lambda images: embed(images, models),
+                        [attribute],
+                        LocalFinderConfig(samples=samples, seed=seed),
+                        None if cache is None else (cache, identity.content_hash()),
+                        on_step,
+                    )[attribute]
+                about = "" if identity is None else ", about this person"
+                text = f"{attribute}{about}: from {samples} heads; {_sureness(found.meta.get('correlation'))}"
         return {"ui": host.report(node_id, text), "result": (found, text)}
 
 
@@ -325,6 +354,14 @@ def parse_layers(text: str) -> list[int] | None:
             raise ValueError(f"{part!r} are no layers. Write numbers and ranges, such as 0-5, 8.")
         layers += range(int(first), int(last or first) + 1)
     return layers or None
+
+
+def _personal(model: sockets.Model, identity: Identity) -> sockets.Model:
+    """The model as it is where it is this person's already; else the bare one with the identity."""
+    applied = [one.identity.content_hash() for one in model.identities]
+    if identity.content_hash() in applied:
+        return model
+    return model.without_identities().with_identity(identity, 1.0)
 
 
 def _face_models(name: str) -> Any:

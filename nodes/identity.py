@@ -164,11 +164,4 @@ class ApplyIdentity:
         }
 
     def apply(self, model: sockets.Model, identity: Identity, strength: float) -> tuple[sockets.Model]:
-        identity.check_base(model.generator.base_hash())
-        below = [applied.identity.content_hash() for applied in model.identities]
-        if identity.over is not None and identity.over not in below:
-            raise ValueError(
-                f"This look was tuned on top of identity {identity.over[:12]}, which the model has not. "
-                "Apply that identity first, then this one."
-            )
         return (model.with_identity(identity, strength),)

@@ -50,7 +50,18 @@ class Model:
         return self.patcher.model
 
     def with_identity(self, identity: Identity, strength: float) -> Model:
-        """The same generator with one more identity; this one stays as it is."""
+        """The same generator with one more identity; this one stays as it is.
+
+        Raises:
+            ValueError: an identity of another generator, or a look of one that is not applied.
+        """
+        identity.check_base(self.generator.base_hash())
+        below = [applied.identity.content_hash() for applied in self.identities]
+        if identity.over is not None and identity.over not in below:
+            raise ValueError(
+                f"This look was tuned on top of identity {identity.over[:12]}, which the model has not. "
+                "Apply that identity first, then this one."
+            )
         return replace(self, identities=(*self.identities, AppliedIdentity(identity, strength)))
 
     def without_identities(self) -> Model:

@@ -2,6 +2,9 @@
 what changing that one number does to w, on average over heads.
 
     python -m my3dgen_core.starter.directions        # writes starter/directions/*.safetensors
+    python -m my3dgen_core.starter.directions --demo-person FOLDER   # the demo person's own smile beside them
+
+FOLDER: face models with detection, landmarks and recognition.
 """
 
 from __future__ import annotations
@@ -11,14 +14,20 @@ from pathlib import Path
 
 import torch
 
+from ..adapter import personalized
 from ..checkpoint import load_generator
 from ..direction import Direction
+from ..direction_finder import SMILE, FaceGeometry
 from ..eg3d.generator import Generator
+from ..face import FaceModels, embed
+from ..identity import Identity
 from ..latents import Latents
+from ..local_direction import find_local_directions
 from .factors import INDEX, Z_DIM
 from .objectives import latents
 
 FOLDER = Path(__file__).with_name("directions")
+DEMO_PERSON_SMILE = "demo_person_smile.safetensors"
 ATTRIBUTES = ("smile", "jaw", "blink", "age", "gender", "weight", "skin", "hair_colour", "beard")
 
 
@@ -37,11 +46,28 @@ def factor_direction(generator: Generator, name: str, heads: int = 2000, seed: i
     return Direction(name, found.vector / 2, base_hash, meta)
 
 
+def demo_person_smile(generator: Generator, face_models: FaceModels) -> Direction:
+    """The smile about the bundled demo person, which holds who it is."""
+    identity = Identity.load(FOLDER.parent / "demo_identity.safetensors")
+    with personalized(generator, identity):
+        return find_local_directions(
+            generator, identity.anchors.mean(), FaceGeometry(face_models),
+            lambda images: embed(images, face_models), [SMILE],
+        )[SMILE]  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write the starter's directions.")
     parser.add_argument("--out", type=Path, default=FOLDER)
+    parser.add_argument(
+        "--demo-person", type=Path, metavar="FOLDER", help="the demo person's smile alone, by face models"
+    )
     arguments = parser.parse_args()
     generator = load_generator("starter")
+    if arguments.demo_person is not None:
+        smile = demo_person_smile(generator, FaceModels.from_folder(arguments.demo_person))
+        smile.save(arguments.out / DEMO_PERSON_SMILE)
+        return
     for name in ATTRIBUTES:
         factor_direction(generator, name).save(arguments.out / f"{name}.safetensors")
 

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from living_measures import mean, own_drop, pairwise, smile_claim
+from living_measures import mean, nearest_smiles, own_drop, pairwise, smile_claim
 from living_photos import Restoring
 from living_pictures import Shelf
 from study_persons import Person, read
@@ -55,6 +55,7 @@ from my3dgen_core.direction_finder import SMILE, FaceGeometry
 from my3dgen_core.evaluation import Likeness, render
 from my3dgen_core.evaluation.protocols import HELD_OUT, quick
 from my3dgen_core.face import embed
+from my3dgen_core.local_direction import LocalFinderConfig, find_local_directions
 
 ROWS, PERSONS = "persons.jsonl", range(100, 106)
 DIRECTIONS = Path(starter_package.__file__).parent / "directions"
@@ -78,8 +79,11 @@ class Settings:
     """Steps of each."""
     poses: int = 10
     sweep: float = 4.0
-    """Strengths of the smile, both ways."""
+    """Strengths of the starter's smile, both ways."""
     sweep_steps: int = 17
+    held_sweep: tuple[float, float] = (-12.0, 20.0)
+    """Strengths of the smile that is found about the person, in as many steps."""
+    finder: LocalFinderConfig = field(default_factory=LocalFinderConfig)
     inversion: InversionConfig = field(default_factory=lambda: InversionConfig(preview_every=0))
     alone: InversionConfig = field(default_factory=lambda: in_w(50))
     """Of a single photo in the pretrained generator."""
@@ -99,10 +103,11 @@ def in_alpha(steps: int) -> ProjectionConfig:
 
 QUICK = Settings(
     photos=12, held_photos=2, tuning_steps=120, samples=12, pairs=1, way=5, poses=4, sweep_steps=9,
-    alone=in_w(20), projection=in_alpha(20),
+    finder=LocalFinderConfig(samples=100), alone=in_w(20), projection=in_alpha(20),
 )  # fmt: skip
 SMOKE = Settings(
     photos=3, held_photos=1, tuning_steps=2, samples=3, pairs=1, way=2, poses=1, sweep_steps=3,
+    finder=LocalFinderConfig(samples=48),
     inversion=InversionConfig(steps=2, shared_steps=2, rays_per_image=64, preview_every=0),
     alone=in_w(2), projection=in_alpha(2),
 )  # fmt: skip
@@ -156,7 +161,7 @@ class Living:
         """Everything about one person."""
         space, photos = AlphaSpace(identity.anchors), person.photos[: self.settings.photos]
         likeness = Likeness(photos, self.face_models)
-        own, known = self._own_smiles(photos, person.cameras, likeness)
+        own, known = self._own_smiles(photos, person.cameras, likeness, identity)
         row: dict[str, Any] = {"clocks": {}, "own smiles": known}
         clock = Clock(row["clocks"])
         self.shelf = Shelf(self.out / "pictures", number)
@@ -247,33 +252,57 @@ class Living:
     # --- Edits --------------------------------------------------------------------------------------------
 
     def _own_smiles(
-        self, photos: Tensor, cameras: Tensor, likeness: Likeness
+        self, photos: Tensor, cameras: Tensor, likeness: Likeness, identity: Identity
     ) -> tuple[Tensor, dict[str, Any]]:
-        """The smiles of the photos that look ahead (within 20 degrees, or the five that do most), and how
-        much less the most and the least smiling are like all photos than those between."""
+        """The smiles of the photos that look ahead (within 20 degrees, or the five that do most), as they
+        would be measured from the front, and how much less the most and the least smiling are like all
+        photos than those between.
+
+        A turn alone changes what landmarks measure: what the person's unedited head gives from a photo's
+        camera, less what it gives from the front, is taken off."""
         yaw = angles(cameras[: len(photos)])[0].abs()
-        frontal = photos[yaw <= max(0.35, float(yaw.sort().values[min(4, len(yaw) - 1)]))]
-        features, found = embed(frontal, self.face_models)
-        smiles = self.smile(frontal)[SMILE]
+        ahead = yaw <= max(0.35, float(yaw.sort().values[min(4, len(yaw) - 1)]))
+        features, found = embed(photos[ahead], self.face_models)
+        measured, middle = self.smile(photos[ahead])[SMILE], identity.anchors.mean()
+        with personalized(self.generator, identity):
+            turned = self.smile(self._around(middle, cameras[: len(photos)][ahead]))[SMILE]
+            front = self.smile(self._around(middle, self._front()))[SMILE]
+        smiles = measured - turned + front
         seen = found & torch.isfinite(smiles)
-        return smiles[seen], own_drop(smiles[seen], (features @ likeness.photos.T).mean(1)[seen])
+        known = own_drop(smiles[seen], (features @ likeness.photos.T).mean(1)[seen])
+        known["as measured"] = [float(measured[seen].min()), float(measured[seen].max())]
+        known["of turns alone"] = [float(turned[seen].min()), float(turned[seen].max())]
+        return smiles[seen], known
 
     def smile_sweep(self, model: str, space: AlphaSpace, likeness: Likeness, own: Tensor) -> dict[str, Any]:
         """The smile up and down from the mean anchor, seen from the front: how much the likeness drops over
         the range of smiles that the person's own frontal photos span."""
-        steps = torch.linspace(-self.settings.sweep, self.settings.sweep, self.settings.sweep_steps)
-        direction, middle = self.directions[SMILE], space.anchors.mean()
+        count, sweep = self.settings.sweep_steps, self.settings.sweep
+        steps, held_steps = (
+            torch.linspace(*ends, count) for ends in ((-sweep, sweep), self.settings.held_sweep)
+        )
+        starters, middle = self.directions[SMILE], space.anchors.mean()
+        held = find_local_directions(
+            self.generator, middle, self.smile, lambda images: embed(images, self.face_models), [SMILE],
+            self.settings.finder,
+        )[SMILE]  # fmt: skip
         found: dict[str, Any] = {"photos": [float(own.min()), float(own.max())] if len(own) else None}
         half = list(range(middle.shape[1] // 2, middle.shape[1]))
-        for name, layers, within in (
-            ("all layers", None, None), ("later layers", half, None), ("within the hull", None, space),
-        ):  # fmt: skip
-            ws = direction.apply(middle, steps, layers, within, "project")
+        for name, ws in (
+            ("all layers", starters.apply(middle, steps)),
+            ("later layers", starters.apply(middle, steps, half)),
+            ("within the hull", starters.apply(middle, steps, None, space, "project")),
+            ("identity held", held.apply(middle, held_steps)),
+        ):
             views = render(self.generator, ws, self._front().expand(len(ws), -1))
             smiles = self.smile(views)[SMILE]
             cosines = [likeness.mean(view) for view in views.split(1)]
-            found[name] = smile_claim(steps, smiles, cosines, own)
-            self.shelf.keep("smile", **{f"{model}, {name}": views[::2]})
+            strengths = held_steps if name == "identity held" else steps
+            found[name] = smile_claim(strengths, smiles, cosines, own)
+            if len(own):
+                shown = nearest_smiles(strengths, smiles, own)
+                self.shelf.keep("smile", **{f"{model}, {name}": views[shown]})
+        found["identity held"]["direction"] = held.meta
         return found
 
     def edits(self, space: AlphaSpace, likeness: Likeness) -> dict[str, Any]:

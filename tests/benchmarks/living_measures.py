@@ -79,6 +79,16 @@ def smile_claim(steps: Tensor, smiles: Tensor, cosines: list[float | None], own:
     return found
 
 
+def nearest_smiles(steps: Tensor, smiles: Tensor, own: Tensor) -> list[int]:
+    """Which steps of a sweep to show: seven, nearest to the least smile of `own`, to the unedited one, and to
+    the most, and to two on either way between."""
+    middle = float(smiles[steps.abs().argmin()].nan_to_num(float(own.median())))
+    low, high = float(own.min()), float(own.max())
+    wanted = [low + (middle - low) * part / 3 for part in range(3)]
+    wanted += [middle + (high - middle) * part / 3 for part in range(4)]
+    return [int((smiles - one).abs().nan_to_num(torch.inf).argmin()) for one in wanted]
+
+
 def hidden_error(pictures: Tensor, photos: Tensor, masks: Tensor) -> float:
     """Mean PSNR in dB of pictures [N, 3, H, H] in [-1, 1] where masks [N, 1, H, H] are 1."""
     error = ((pictures.clamp(-1, 1) - photos).square() * masks).sum((1, 2, 3)) / 3 / masks.sum((1, 2, 3)) / 4

@@ -30,13 +30,16 @@ w600k_mbf and its small detector, brought by the user.
 
 SAMPLING = """Mixtures of three anchors, each seen from a mixture of their cameras. Diversity is the mean
 perceptual distance (Laplacian) of two samples; pose-free: both from the front."""
-SMILES = ("all layers", "later layers", "within the hull")
-KEPT = "later layers"
-SMILING = """The starter's smile on the mean anchor, from the front: on all layers of the latent, on the later
-half of them (in Apply Direction `layers` 6-11), and within the hull of the anchors. Drop: how much the
-identity falls over the range of smiles that the person's own frontal photos span, measured by landmarks; of
-that range "covered" is reached; rising: at how many of those steps the smile grows. Above the pictures:
-strengths."""
+SMILES = ("all layers", "later layers", "within the hull", "identity held")
+KEPT = "identity held"
+SMILING = """The smile of the mean anchor, from the front. The starter's direction: on all layers of the
+latent, on the later half of them, and within the hull of the anchors; and the direction that Find Direction
+finds about the person (`my3dgen_core/local_direction.py`, {heads} heads), which holds identity, on the later
+half. Drop: how much the identity falls over the range of smiles that the person's own frontal photos span,
+measured by landmarks, less what their turns alone do to the measure; of that range "covered" is reached;
+rising: at how many of those steps the smile grows. The pictures: the least smile of the photos, unedited, the
+most, and two between, or the nearest that is reached."""
+SMILE_TITLES = ("least", "", "", "unedited", "", "", "most")
 
 
 FIGURES = {
@@ -194,7 +197,7 @@ def smile(rows: Sequence[Row]) -> tuple[str, str, str]:
     """Likeness drops by less than .03 over the smiles of the person's own photos, all of them reached."""
     sweeps = [row[PERSONAL]["smile"][KEPT] for row in rows]
     known = [(sweep["drop"], sweep["covered"]) for sweep in sweeps if sweep["drop"] is not None]
-    claim = f"A smile on the {KEPT}: identity drops by less than {SMILE_DROP} over the photos' own range"
+    claim = f"A smile, {KEPT}: it drops by less than {SMILE_DROP} over the photos' own range"
     if not known:
         return claim, "not measured", "-"
     kept = sum(drop < SMILE_DROP and covered > 0.99 for drop, covered in known)
@@ -236,7 +239,7 @@ def write_report(rows: Sequence[Row], path: Path, pictures: Path) -> str:
             f"{counted(settings['pairs'], 'way')} of {settings['way']} steps from anchor to anchor."
             f"\n\n{ways(rows)}"
         ),
-        "A smile, up and down": f"{SMILING}\n\n{smiles(rows)}",
+        "A smile, up and down": (f"{SMILING.format(heads=settings['finder']['samples'])}\n\n{smiles(rows)}"),
         "Other edits": f"Age, weight and jaw, two standard deviations both ways.\n\n{edits(rows)}",
         "Held-out photos": photos(rows, "held-out photos"),
         f"{hidden:.0%} of the picture hidden": (
@@ -264,12 +267,6 @@ def origins(rows: Sequence[Row]) -> str:
     return "; ".join(f"{name}: {', '.join(persons)}" for name, persons in ways.items())
 
 
-def strengths(row: Row) -> list[str]:
-    """Of the pictures of a sweep, every other step."""
-    sweep, steps = row["settings"]["sweep"], row["settings"]["sweep_steps"]
-    return [f"{sweep * (2 * place / (steps - 1) - 1):+.1f}" for place in range(0, steps, 2)]
-
-
 def drawn(title: str, rows: Sequence[Row], pictures: Path, path: Path) -> str | None:
     """The name of the picture that goes with a part, written beside the report; None where there is none."""
     from PIL import Image
@@ -277,7 +274,7 @@ def drawn(title: str, rows: Sequence[Row], pictures: Path, path: Path) -> str | 
     for word, (part, draw, most) in FIGURES.items():
         if word not in title:
             continue
-        found = draw(part, rows[:most], pictures, strengths(rows[0]) if part == "smile" else ())
+        found = draw(part, rows[:most], pictures, SMILE_TITLES if part == "smile" else ())
         if found is not None:
             name = f"{path.stem}_{part.replace('-', '_')}.jpg"
             Image.fromarray(found).save(path.parent / name, quality=85, optimize=True)

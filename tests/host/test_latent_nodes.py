@@ -144,6 +144,44 @@ def test_without_face_models_a_smile_costs_a_sentence(nodes: dict[str, Any], mod
         nodes["FindDirection"].find(model, "smile", 50, "auto", 0)
 
 
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Colours in place of a face pack: the micro generator shows no faces."""
+
+    def redness(images: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"smile": images[:, 0].mean((1, 2)) - images[:, 2].mean((1, 2))}
+
+    def brightness(images: torch.Tensor, models: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        cells = torch.nn.functional.adaptive_avg_pool2d(images.mean(1, keepdim=True), 4).flatten(1)
+        return torch.nn.functional.normalize(cells, dim=1), torch.ones(len(images), dtype=torch.bool)
+
+    edit_nodes = sys.modules["my3dgen_pack.nodes.edit"]
+    core = edit_nodes.__name__.replace("nodes.edit", "my3dgen_core")
+    monkeypatch.setattr(edit_nodes, "_face_models", lambda name: None)
+    monkeypatch.setattr(sys.modules[f"{core}.direction_finder"], "FaceGeometry", lambda models: redness)
+    monkeypatch.setattr(sys.modules[f"{core}.face"], "embed", brightness)
+
+
+@pytest.mark.usefixtures("measured")
+def test_a_smile_is_found_about_the_person_whose_identity_is_connected(
+    nodes: dict[str, Any], model: Any, generator: Any, identity: Identity
+) -> None:
+    direction, text = nodes["FindDirection"].find(model, "smile", 60, "auto", 0, identity=identity)["result"]
+    half = generator.num_ws // 2
+    assert float(direction.vector[:half].abs().max()) == 0
+    assert float(direction.vector[half:].abs().max()) > 0
+    assert text.startswith("smile, about this person: from 60 heads;")
+    assert len(list((Path.cwd() / "output" / "my3dgen" / "directions").iterdir())) == 1
+    (personal,) = nodes["ApplyIdentity"].apply(model, identity, 1.0)
+    again, _ = nodes["FindDirection"].find(personal, "smile", 60, "auto", 0, identity=identity)["result"]
+    assert torch.equal(again.vector, direction.vector)
+    prior, _ = nodes["FindDirection"].find(model, "smile", 60, "auto", 0)["result"]
+    assert prior.vector.shape == (32,)
+    stranger = Identity(identity.adapter, identity.anchors, "0123456789abcdef")
+    with pytest.raises(ValueError, match="0123456789ab"):
+        nodes["FindDirection"].find(model, "smile", 60, "auto", 0, identity=stranger)
+
+
 def test_a_sweep_has_every_step_of_every_latent(
     nodes: dict[str, Any], anchors: Latents, smile: Direction
 ) -> None:

@@ -8,7 +8,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
-from living_measures import hidden_error, hidden_part, own_drop, pairwise, smile_claim
+from living_measures import hidden_error, hidden_part, nearest_smiles, own_drop, pairwise, smile_claim
 from living_pictures import Shelf
 from living_report import SMILES, claims, write_report
 
@@ -39,6 +39,15 @@ def test_a_sweep_that_passes_by_the_photos_smiles_covers_nothing():
     found = smile_claim(STEPS, torch.full((5,), 0.8) + 0.001 * STEPS, [0.8] * 5, torch.tensor([0.9, 1.0]))
     assert found["covered"] == 0
     assert smile_claim(STEPS, torch.full((5,), torch.nan), [0.8] * 5, torch.tensor([0.9]))["drop"] is None
+
+
+def test_the_steps_shown_lead_from_the_least_smile_to_the_most():
+    smiles = torch.tensor([0.5, 0.6, 0.7, 0.8, 0.9, torch.nan, 1.1])
+    shown = nearest_smiles(torch.linspace(-3, 3, 7), smiles, torch.tensor([0.58, 1.3]))
+    assert shown[0] == 1
+    assert shown[3] == 3
+    assert shown[-1] == 6
+    assert shown == sorted(shown)
 
 
 def test_so_much_is_hidden_as_was_said_and_diversity_is_that_of_pairs():
@@ -80,7 +89,7 @@ def row(person, better):
             "edits": {"within": good},
         }
     settings = {"photos": 3, "tuning_steps": 2, "samples": 4, "poses": 2, "pairs": 1, "way": 3}
-    settings |= {"hidden": 0.4, "sweep": 2.0, "sweep_steps": 5}
+    settings |= {"hidden": 0.4, "finder": {"samples": 48}}
     told = {"person": person, "stamp": "a", "settings": settings, "seconds": 60.0, "device": "cpu"}
     told |= {"origin": f"LoRA r={2 - better}, 3 photos", "training seconds": 120.0}
     return told | models | {"held-out photos": near, "hidden": near}
