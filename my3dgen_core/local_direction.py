@@ -8,7 +8,8 @@ the direction is the one along which the score rises most for what it costs in i
     v = (G G^T + freedom I)^-1 g    with places z in deviations of the prior, score g . z, embedding G^T z,
 
 the steepest rise for a given |G^T v|^2 + freedom |v|^2. Half of the heads lie about the person's own, the
-other half along the way that these show: what holds in the middle alone would fail further out.
+other half along the way that these show: what holds in the middle alone would fail further out. They come in
+pairs, one on either side of a place.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _PRIOR_SAMPLES = 4096
 _RIDGE = 0.01
 """Of the mean square of a coordinate: what the regression adds, for fewer heads than coordinates."""
 _UNSEEN = 5
-"""One head in so many is left out to see how well its score is foretold."""
+"""One pair of heads in so many is left out to see how well their scores are foretold."""
 _WAY = (-10.0, 18.0)
 """Between which strengths of the first direction the second half of the heads lies."""
 
@@ -125,17 +126,20 @@ def find_local_directions(
 
 @dataclass(frozen=True)
 class _Heads:
-    """Heads with a face: places [n, w_dim] in deviations, scores [n] by name, embeddings [n, d]; double."""
+    """Heads with a face: places [n, w_dim] in deviations, which are kept for a trial [n], scores [n] by name,
+    embeddings [n, d]; double."""
 
     places: Tensor
+    unseen: Tensor
     scores: dict[str, Tensor]
     features: Tensor
 
     def and_(self, others: _Heads) -> _Heads:
         scores = {name: torch.cat((self.scores[name], others.scores[name])) for name in self.scores}
         return _Heads(
-            torch.cat((self.places, others.places)), scores, torch.cat((self.features, others.features))
-        )
+            torch.cat((self.places, others.places)), torch.cat((self.unseen, others.unseen)), scores,
+            torch.cat((self.features, others.features)),
+        )  # fmt: skip
 
 
 class _Look:
@@ -162,12 +166,13 @@ class _Look:
     def __call__(self, way: Tensor | None, rounds: int) -> _Heads:
         """Half of the samples, about the middle or along a way [w_dim]; rounds: of how many such calls."""
         config, device = self.config, self.generator.w_avg.device
-        count = -(-config.samples // 2)
-        shape = (count, len(self.deviations))
-        places = config.spread * normal(shape, self.draw, torch.device("cpu")).double()
+        pairs, cpu = -(-config.samples // 4), torch.device("cpu")
+        count = 2 * pairs
+        places = config.spread * normal((pairs, len(self.deviations)), self.draw, cpu).double()
+        places = torch.stack((places, -places), 1).flatten(0, 1)  # what bends falls out of the slopes
         if way is not None:
             low, high = _WAY
-            shares = uniform((count, 1), self.draw, torch.device("cpu")).double()
+            shares = uniform((pairs, 1), self.draw, cpu).double().repeat_interleave(2, 0)
             places = places + (low + (high - low) * shares) * way
         moves = (places @ self.deviations.T).to(self.middle)
         later = torch.arange(self.generator.num_ws, device=device) >= self.generator.num_ws // 2
@@ -187,9 +192,9 @@ class _Look:
                 every = config.preview_every
                 wanted = every and self.done // every > before // every
                 self.on_step(self.done, count * rounds, {}, image[:1] if wanted else None)
-        face = torch.cat(seen)
+        face, unseen = torch.cat(seen), torch.arange(count) // 2 % _UNSEEN == 0
         return _Heads(
-            places[face], {name: torch.cat(each)[face] for name, each in scores.items()},
+            places[face], unseen[face], {name: torch.cat(each)[face] for name, each in scores.items()},
             torch.cat(features)[face],
         )  # fmt: skip
 
@@ -205,7 +210,7 @@ def _steepest(heads: _Heads, name: str, config: LocalFinderConfig) -> Direction:
         )
     if float(scores.std()) == 0:
         raise ValueError(f"The scores of {name!r} are all the same: nothing tells heads apart.")
-    unseen = torch.arange(len(scores)) % _UNSEEN == 0
+    unseen = heads.unseen[known]
     trial = _slopes(places[~unseen], scores[~unseen, None])[:, 0]
     foretold = torch.stack((places[unseen] @ trial, scores[unseen]))
     slopes = _slopes(places, torch.cat((scores[:, None], features), 1))

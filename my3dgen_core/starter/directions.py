@@ -50,10 +50,12 @@ def demo_person_smile(generator: Generator, face_models: FaceModels) -> Directio
     """The smile about the bundled demo person, which holds who it is."""
     identity = Identity.load(FOLDER.parent / "demo_identity.safetensors")
     with personalized(generator, identity):
-        return find_local_directions(
+        found = find_local_directions(
             generator, identity.anchors.mean(), FaceGeometry(face_models),
             lambda images: embed(images, face_models), [SMILE],
         )[SMILE]  # fmt: skip
+    found.meta["identity"] = identity.content_hash()
+    return found
 
 
 def main() -> None:

@@ -71,6 +71,20 @@ def test_the_shipped_directions_belong_to_the_shipped_weights() -> None:
         assert direction.base_hash == generator.base_hash(), "run python -m my3dgen_core.starter.directions"
 
 
+def test_the_demo_persons_own_smile_was_found_about_the_shipped_identity() -> None:
+    from my3dgen_core import Direction, Identity
+    from my3dgen_core.starter.directions import DEMO_PERSON_SMILE
+
+    generator = load_generator("starter")
+    smile = Direction.load(FOLDER / "directions" / DEMO_PERSON_SMILE)
+    assert smile.base_hash == generator.base_hash(), "run python -m my3dgen_core.starter.directions"
+    half = generator.num_ws // 2
+    assert float(smile.vector[:half].abs().max()) == 0
+    assert smile.meta["correlation"] > 0.8
+    identity = Identity.load(FOLDER / "demo_identity.safetensors")
+    assert smile.meta["identity"] == identity.content_hash(), "find it again: the identity is another"
+
+
 def test_the_skin_direction_darkens_the_skin_step_by_step() -> None:
     from my3dgen_core import Direction
 
