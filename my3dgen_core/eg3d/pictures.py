@@ -205,7 +205,8 @@ class _Gradient:
             rows, shares = rows[:, matter], shares[:, matter]
         to_raw = torch.empty(len(units), 1 + color.shape[-1])
         to_raw[:, 0] = to_density
-        slope = torch.addcmul(color, color, color, value=-1).view(len(units), -1).mul_(1.002 * ends[:, None])
+        slope = torch.addcmul(color, color, color, value=-1).view(-1, color.shape[-1])
+        slope.mul_(1.002 * ends[:, None])
         torch.mul(to_color, slope.view(to_color.shape), out=to_raw[:, 1:].view(to_color.shape))
         to_units = to_raw @ field.w1
         to_units = torch.addcmul(to_units, to_units, (-units).exp_(), value=-1)  # softplus: 1 - exp(-units)

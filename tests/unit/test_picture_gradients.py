@@ -81,6 +81,20 @@ def test_samples_under_the_floor_get_no_gradient(scene, monkeypatch):
     assert float((ours[0] == 0).float().mean()) > float((whole[0] == 0).float().mean())
 
 
+@pytest.mark.parametrize("density", [-100.0, float("nan")])
+def test_rays_that_meet_nothing_above_the_floor_give_no_gradient_and_no_error(scene, density):
+    generator, planes, cameras = scene
+    decoder = copy.deepcopy(generator.decoder)
+    with torch.no_grad():
+        decoder.net[2].weight[0] = 0
+        decoder.net[2].bias[0] = density / decoder.net[2].bias_gain
+    planes = planes.detach().requires_grad_()
+    origins, directions = volume.rays(cameras, 8)
+    out = volume.render_rays(planes, decoder, generator.config, origins, directions, floor=1e-3)
+    (gradient,) = torch.autograd.grad(out.features.sum(), planes)
+    assert float(gradient.abs().max()) == 0
+
+
 @pytest.mark.parametrize("wanted", [(True, False), (False, True)])
 def test_only_what_is_wanted_gets_a_gradient(scene, wanted):
     part = gradients(scene, wanted=wanted)
