@@ -210,6 +210,9 @@ class FindDirection:
                     ]
                 else:
                     models = _face_models(face_models)
+                    who = " ".join(
+                        f"{one.identity.content_hash()} {one.strength}" for one in looked_in.identities
+                    )
                     found = find_local_directions(
                         generator,
                         identity.anchors.mean().to(generator.w_avg.device),
@@ -217,7 +220,7 @@ class FindDirection:
                         lambda images: embed(images, models),
                         [attribute],
                         LocalFinderConfig(samples=samples, seed=seed),
-                        None if cache is None else (cache, identity.content_hash()),
+                        None if cache is None else (cache, who),
                         on_step,
                     )[attribute]
                 about = "" if identity is None else ", about this person"
