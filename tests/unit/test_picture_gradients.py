@@ -32,7 +32,7 @@ def gradients(scene, change=None, views=2, wanted=(True, True), dtype=torch.floa
     """Of every output at once: of planes and of the decoder's parameters; those that are not wanted: None."""
     generator, planes, cameras = scene
     config = dataclasses.replace(generator.config, **(change or {}))
-    planes = planes[: views and 2].detach().to(dtype).requires_grad_(wanted[0])
+    planes = planes.detach().to(dtype).requires_grad_(wanted[0])
     decoder = copy.deepcopy(generator.decoder).to(dtype).requires_grad_(wanted[1])
     origins, directions = volume.rays(cameras.to(dtype), 24)
     seen = planes if views == 2 else planes[:1].expand(2, -1, -1, -1, -1)
