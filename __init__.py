@@ -1,23 +1,23 @@
 """My3DGen for ComfyUI: photos of one person in, a personal 3D head out."""
 
-from .nodes.align import AlignFaces
-from .nodes.alpha_space import InterpolateLatents, MixAnchors, ProjectAlphaSpace, SampleAlphaSpace
-from .nodes.camera import Camera, CameraFromLoad3D, CameraKeyframes, CameraPath
-from .nodes.compare import Compare
-from .nodes.edit import ApplyDirection, FindDirection, LoadDirection
-from .nodes.examples import ComponentSheet, DirectionFromExamples
-from .nodes.grid import ComparisonGrid
-from .nodes.identity import ApplyIdentity, LoadIdentity, SaveIdentity
-from .nodes.invert import Invert
-from .nodes.latents import LoadLatents, RandomLatent, SaveLatents
-from .nodes.load import LoadDemoPerson, LoadGenerator, LoadPhotos
-from .nodes.mesh import ExtractMesh
-from .nodes.paste import PasteBack
-from .nodes.personalize import PivotalTuning, TrainIdentity
-from .nodes.persons import InterpolatePersons, MixPersons
-from .nodes.render import Render
-from .nodes.restore import RestorePhotos
-from .nodes.widen import WidenView
+from .nodes.camera.camera import Camera, CameraFromLoad3D, CameraKeyframes, CameraPath
+from .nodes.camera.widen import WidenView
+from .nodes.latent.alpha_space import InterpolateLatents, MixAnchors, ProjectAlphaSpace, SampleAlphaSpace
+from .nodes.latent.direction_examples import ComponentSheet, DirectionFromExamples
+from .nodes.latent.directions import ApplyDirection, FindDirection, LoadDirection
+from .nodes.latent.latents import LoadLatents, RandomLatent, SaveLatents
+from .nodes.latent.restore import RestorePhotos
+from .nodes.output.compare import Compare
+from .nodes.output.comparison_grid import ComparisonGrid
+from .nodes.output.mesh import ExtractMesh
+from .nodes.output.paste import PasteBack
+from .nodes.output.render import Render
+from .nodes.person.align import AlignFaces
+from .nodes.person.blend import InterpolatePersons, MixPersons
+from .nodes.person.identity import ApplyIdentity, LoadIdentity, SaveIdentity
+from .nodes.person.invert import Invert
+from .nodes.person.load import LoadDemoPerson, LoadGenerator, LoadPhotos
+from .nodes.person.train import PivotalTuning, TrainIdentity
 
 NODE_CLASS_MAPPINGS = {
     "My3DGenLoadGenerator": LoadGenerator,

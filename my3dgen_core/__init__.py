@@ -1,23 +1,23 @@
 """My3DGen: a personal 3D prior from photos of one person. Plain torch; nothing here knows its host."""
 
-from .adapter import Adapter, personalized
-from .alpha_space import AlphaSpace
-from .camera import from_angles, interpolate, interpolate_orbit, look_at, mirror
-from .camera_paths import camera_path, orbit
+from .camera.paths import camera_path, orbit
+from .camera.pose import from_angles, interpolate, interpolate_orbit, look_at, mirror
 from .checkpoint import CheckpointError, load_generator, save_generator
-from .direction import Direction
+from .editing.alpha_space import AlphaSpace
+from .editing.direction import Direction
+from .editing.restoration import inpaint, sharpen
 from .eg3d import Generator, GeneratorConfig, Rendering
 from .evaluation import evaluate
 from .face import AlignedFaces, FaceModels, align_faces
-from .identity import Identity
-from .inversion import InversionConfig, invert
-from .latents import Latents
-from .latents_file import load_latents, save_latents
+from .fitting.inversion import InversionConfig, invert
+from .fitting.tuning import TuningConfig, personalize, pivotal_tune
 from .mesh import extract_mesh, save_glb
-from .persons import mix_persons, render_between
-from .prior import mean_latent, random_latents
-from .restoration import inpaint, sharpen
-from .tuning import TuningConfig, personalize, pivotal_tune
+from .person.adapter import Adapter, personalized
+from .person.blending import mix_persons, render_between
+from .person.identity import Identity
+from .person.latents import Latents
+from .person.latents_file import load_latents, save_latents
+from .person.random_latents import mean_latent, random_latents
 
 __all__ = [
     "Adapter",

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from .checkpoint import CheckpointError, convert, save_generator
-from .snapshot import is_snapshot, split_snapshot
+from .person.my3dgen_snapshot import is_snapshot, split_snapshot
 
 # Subcommands that live in a module of their own: it has `add_arguments(parser)` and `main(args)`.
 MODULES = {

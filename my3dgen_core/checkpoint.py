@@ -18,12 +18,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .adapter import Adapter, merged
-from .camera import ViewRange
+from .camera.pose import ViewRange
+from .common.errors import CheckpointError
 from .eg3d import Generator, GeneratorConfig
 from .eg3d.layers import fir_kernel
-from .errors import CheckpointError
-from .official import (
+from .eg3d.official_pickle import (
     empty_generator,
     find_generator,
     mismatch,
@@ -32,8 +31,9 @@ from .official import (
     our_config,
     sidecar_config,
 )
-from .pickle_values import Record, TensorRef
-from .torch_files import opened
+from .formats.pickle_values import Record, TensorRef
+from .formats.torch_archive import opened
+from .person.adapter import Adapter, merged
 
 STARTER = "starter"
 STARTER_VIEWS = ViewRange(yaw=64.0, pitch=28.0)
@@ -77,7 +77,9 @@ def load_generator(path: str | os.PathLike[str] = STARTER, device: str | torch.d
     file = starter_path() if str(path) == STARTER else Path(path)
     with contents(file) as found:
         if any(key.endswith(".lora_A") for key in found.state):
-            from .snapshot import base_and_identity  # built on this module; only here it is the reverse
+            from .person.my3dgen_snapshot import (
+                base_and_identity,  # built on this module; only here it is the reverse
+            )
 
             return base_and_identity(file, found, device=device)[0]
         generator = build(file, found.config, found.state, device)

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .camera import in_picture
+from .camera.pose import in_picture
 from .eg3d import Generator
-from .eg3d.volume import Decoder
+from .eg3d.rendering.exact import Decoder
 
 if TYPE_CHECKING:
     import trimesh

@@ -64,5 +64,5 @@ def root() -> Path:
 
 @pytest.fixture(scope="session")
 def pack() -> ModuleType:
-    """The node pack; its parts are `sys.modules["my3dgen_pack.nodes.load"]` and so on."""
+    """The node pack; its parts are `sys.modules["my3dgen_pack.nodes.person.load"]` and so on."""
     return load_pack()

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from my3dgen_core import CheckpointError, Identity, load_generator
-from my3dgen_core.labels import read_latent
+from my3dgen_core.person.eg3d_dataset import read_latent
 
 # What Python announces before it happens. Reading a file opens it; nothing else may.
 FORBIDDEN = (

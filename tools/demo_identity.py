@@ -52,21 +52,14 @@ def main() -> int:
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
 
-    from my3dgen_core import (
-        InversionConfig,
-        TuningConfig,
-        evaluate,
-        invert,
-        kernels,
-        load_generator,
-        personalize,
-    )
+    from my3dgen_core import InversionConfig, TuningConfig, evaluate, invert, load_generator, personalize
+    from my3dgen_core.eg3d.rendering import compiled
     from my3dgen_core.evaluation import read_demo_person
 
     second: bool = arguments.second
     out: Path = arguments.out or STARTER / f"{'second' if second else 'demo'}_identity.safetensors"
     generator = load_generator(device=arguments.device)
-    kernels.choose(generator, "auto")
+    compiled.choose(generator, "auto")
     photos, cameras, views, view_cameras = (
         part.to(arguments.device) for part in (second_person() if second else read_demo_person())
     )
@@ -102,7 +95,7 @@ def second_person() -> tuple[torch.Tensor, ...]:
     """As many photos and held-out views as of the demo person, each with their cameras."""
     from my3dgen_core import look_at
     from my3dgen_core.starter import person
-    from my3dgen_core.starter.demo_person import HELD_OUT, PHOTOS, SIZE
+    from my3dgen_core.starter.training.write_demo_person import HELD_OUT, PHOTOS, SIZE
 
     someone = person(SECOND)
     views = torch.cat([look_at(math.radians(yaw), math.radians(pitch)) for yaw, pitch in HELD_OUT])

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..camera import ViewRange
+from ..camera.pose import ViewRange
 
 SUPERRESOLUTION = ("8XDC", "8X", "4X", "2X")
 

@@ -12,15 +12,15 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..camera import check_cameras
+from ..camera.pose import check_cameras
 from .backbone import PLANE_CHANNELS, Backbone
-from .budget import Portion, portion
 from .config import GeneratorConfig
-from .density_grid import GridCache
-from .fast import render_rays_fast
-from .field import mean_features
+from .rendering.culled import render_rays_fast
+from .rendering.density_bounds import GridCache
+from .rendering.exact import Decoder, Jitter, Marched, rays, render_rays
+from .rendering.memory_budget import Portion, portion
+from .rendering.triplanes import mean_features
 from .superresolution import SuperResolution, fast_dtype
-from .volume import Decoder, Jitter, Marched, rays, render_rays
 
 # Samples decoded at a time without gradients: on a CPU what fits the cache, elsewhere what bounds the memory.
 _CPU_SAMPLES, _DEVICE_SAMPLES = 1 << 15, 1 << 22
@@ -68,7 +68,7 @@ class Generator(nn.Module):
         self.trained_views = config.trained_views
         """From how far round it has seen heads (`ViewRange.beyond` warns); loading may know better."""
         self.renderer = "torch"
-        """What renders: "torch", or "compiled" where `my3dgen_core.kernels` is built (see `render_rays`)."""
+        """What renders: "torch", or "compiled" where `my3dgen_core.eg3d.rendering.compiled` is built (see `render_rays`)."""
         self.memory_limit: int | None = None
         """Bytes that pictures may take while they are rendered, beside weights, inputs and themselves;
         None: as much as is fast. Kept where no gradients are wanted (see `budget`)."""

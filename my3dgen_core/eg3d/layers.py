@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ..randomness import normal
-from .fused import GAIN, SLOPE, LowRank, synthesis
+from ..common.rng import normal
+from .fused_layers import GAIN, SLOPE, LowRank, synthesis
 
 
 def normalize_2nd_moment(x: Tensor, eps: float = 1e-8) -> Tensor:

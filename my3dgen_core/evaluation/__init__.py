@@ -5,9 +5,10 @@ protocols.
 from .command import add_arguments, as_json, main
 from .comparison import Comparison
 from .demo import DEMO_PERSON, personalize_demo_person, read_demo_person
-from .figure import paper_figure
+from .held_out_views import Scores, evaluate, score, strangers, table
 from .metrics import Likeness, auc, embed_unaligned, psnr, ssim, vif
-from .photos import Split, align_folder, protocol_table, run_protocols, split
+from .photo_folder import Split, align_folder, protocol_table, run_protocols, split
+from .picture_table import paper_figure
 from .protocols import (
     HELD_OUT,
     alpha_samples,
@@ -19,7 +20,6 @@ from .protocols import (
     render,
     truth_scores,
 )
-from .views import Scores, evaluate, score, strangers, table
 
 __all__ = [
     "Comparison",

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from ..inversion import InversionConfig
-from ..tuning import TuningConfig
+from ..fitting.inversion import InversionConfig
+from ..fitting.tuning import TuningConfig
 from .demo import personalize_demo_person
-from .photos import align_folder, protocol_table, run_protocols, train
+from .held_out_views import Scores, table
+from .photo_folder import align_folder, protocol_table, run_protocols, train
 from .protocols import HELD_OUT, quick
-from .views import Scores, table
 
 
 def as_json(results: Mapping[str, Mapping[str, Scores]], seconds: Mapping[str, float]) -> str:
@@ -45,13 +45,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> str:
     """The tables as text."""
-    from .. import kernels
     from ..checkpoint import load_generator
+    from ..eg3d.rendering import compiled
     from ..face import FaceModels
 
     face_models = None if args.face_models is None else FaceModels.from_folder(args.face_models)
     generator = load_generator(args.generator)
-    kernels.choose(generator, "auto")
+    compiled.choose(generator, "auto")
     tuning = TuningConfig() if args.steps is None else TuningConfig(steps=args.steps)
     if args.photos is None:
         results, seconds = personalize_demo_person(generator, InversionConfig(), tuning, face_models)
@@ -63,12 +63,12 @@ def main(args: argparse.Namespace) -> str:
         raise ValueError("Photos have to be aligned first: name a folder with --face-models.")
     lpips = None
     if args.perceptual is not None:
-        from ..perceptual import lpips as load_lpips
+        from ..fitting.lpips import lpips as load_lpips
 
         lpips = load_lpips("lpips_alex", args.perceptual, generator.w_avg.device)
     dists = None
     if args.dists is not None:
-        from ..dists import dists as load_dists
+        from .dists import dists as load_dists
 
         dists = load_dists(args.dists, generator.w_avg.device)
     part = align_folder(args.photos, face_models)

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..losses import resize
-from .figure import sheet
+from ..fitting.losses import resize
 from .metrics import Likeness, psnr
+from .picture_table import sheet
 
 if TYPE_CHECKING:
     from ..face import FaceModels

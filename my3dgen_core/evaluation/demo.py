@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ..eg3d import Generator
-from ..inversion import InversionConfig, invert
-from ..tuning import TuningConfig, personalize
-from .views import Scores, evaluate
+from ..fitting.inversion import InversionConfig, invert
+from ..fitting.tuning import TuningConfig, personalize
+from .held_out_views import Scores, evaluate
 
 if TYPE_CHECKING:
     from ..face import FaceModels

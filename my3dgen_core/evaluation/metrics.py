@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..losses import resize
+from ..fitting.losses import resize
 
 if TYPE_CHECKING:
     from ..face import FaceModels

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..alpha_space import AlphaSpace
-from ..camera_paths import orbit
-from ..direction import Direction
-from ..dists import Dists
+from ..camera.paths import orbit
+from ..editing.alpha_space import AlphaSpace
+from ..editing.direction import Direction
 from ..eg3d import Generator
-from ..inversion import InversionConfig, OnStep, invert
-from ..latents import Latents
-from ..losses import laplacian_distance, resize
-from ..objective import front_camera
-from ..perceptual import Distance, Lpips
+from ..fitting.inversion import InversionConfig, OnStep, invert
+from ..fitting.losses import laplacian_distance, resize
+from ..fitting.lpips import Distance, Lpips
+from ..fitting.photo_objective import front_camera
+from ..person.latents import Latents
+from .dists import Dists
 from .metrics import Likeness, psnr, ssim, vif
 
 if TYPE_CHECKING:

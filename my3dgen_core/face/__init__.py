@@ -1,15 +1,15 @@
 """From photos to what EG3D wants: crops, camera labels, masks of invented pixels, and a report."""
 
 from .align import AlignedFaces, AlignmentError, align_faces
-from .coverage import coverage_plot, describe_coverage
 from .crop import CropTransform, warp_crops
 from .detect import FaceModelError, FaceModels
 from .paste import paste_back
 from .photos import PhotoError, list_photos, load_photo, read_photos
 from .pose import angles_from_labels, labels_from_angles
-from .recognise import IdentityNetwork, embed
+from .recognition import IdentityNetwork, embed
 from .report import FaceReport, contact_sheet, format_report, report_to_json
 from .sequence import align_sequence
+from .view_coverage import coverage_plot, describe_coverage
 
 __all__ = [
     "AlignedFaces",

@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from .by_hand import ByHand
-from .cover import covered_part
 from .crop import crop_transform, roll_of_points, warp_crop
 from .detect import FaceModelError, FaceModels, as_uint8, resize
+from .face_search import JUDGED_YAW, Candidate, Choose, chooser, point_distances, search_face, visible
+from .occlusion import covered_part
+from .overrides import ByHand
 from .parsing import covered_by_classes, head_of
 from .photos import Photo, count_photos, read_photos
 from .pose import PoseFit, angles_of_rotation, label_of_rotation, solve_pose, solve_poses
-from .recognise import align_to_template, embed
+from .recognition import align_to_template, embed
 from .report import FaceReport, contact_sheet, format_report, report_to_json
-from .search import JUDGED_YAW, Candidate, Choose, chooser, point_distances, search_face, visible
 
 OnStep = Callable[[int, int, dict[str, float], torch.Tensor | None], None]
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .onnx_file import OnnxGraph, read_onnx
+from ..formats.onnx_file import OnnxGraph, read_onnx
 from .parsing import FaceParser, parses_faces
 
 INSTALL_HINT = (

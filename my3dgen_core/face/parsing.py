@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .onnx_file import OnnxGraph
+from ..formats.onnx_file import OnnxGraph
 
 PARSING_SIZE = 512
 # The order that face-parsing.PyTorch (github.com/zllrunning, MIT) gave the classes of CelebAMask-HQ, and that

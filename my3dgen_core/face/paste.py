@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..restoration import spread
+from ..editing.restoration import spread
 from .crop import CropTransform
 
 FEATHER = 24.0

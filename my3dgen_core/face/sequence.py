@@ -30,10 +30,10 @@ from .align import (
 )
 from .crop import CROP_SIZE, CropTransform, warp_crop
 from .detect import Face, FaceModels
+from .face_search import Choose, chooser, visible
 from .photos import count_photos, read_photos
 from .pose import angles_of_rotation, label_of_rotation, rotation_of_angles
 from .report import FaceReport
-from .search import Choose, chooser, visible
 
 SMOOTHING, MAX_GAP = 2.5, 8
 # A new shot: the face jumps by half a crop, or changes its size by half, from one frame to the next.

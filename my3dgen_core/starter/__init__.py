@@ -3,7 +3,7 @@
 `truth` and `person` need the `starter` extra (anny and warp-lang); the weights in this folder need nothing.
 """
 
-from .heads import truth
-from .persons import Person, person
+from .synthetic.heads import truth
+from .synthetic.persons import Person, person
 
 __all__ = ["Person", "person", "truth"]

@@ -24,7 +24,7 @@ from face_fixtures import OTHERS, SAME_MAN, models  # noqa: E402
 from real_photos import photo, photo_path  # noqa: E402
 
 from my3dgen_core.face import align_faces  # noqa: E402
-from my3dgen_core.starter import demo_person  # noqa: E402
+from my3dgen_core.starter.training import write_demo_person  # noqa: E402
 
 
 def main() -> None:
@@ -36,7 +36,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     names = (*SAME_MAN, *OTHERS)
-    renders = sorted((Path(demo_person.__file__).parent / "demo_person" / "photos").iterdir())
+    renders = sorted((Path(write_demo_person.__file__).parent / "demo_person" / "photos").iterdir())
     piles = {
         "photographs": [photo_path(name) for name in names],
         "renders": renders[:6],

@@ -28,9 +28,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout's 
 
 import torch
 
-from my3dgen_core import Generator, GeneratorConfig, kernels, load_generator, look_at
-from my3dgen_core.eg3d import fast
-from my3dgen_core.eg3d.field import Field
+from my3dgen_core import Generator, GeneratorConfig, load_generator, look_at
+from my3dgen_core.eg3d.rendering import compiled
+from my3dgen_core.eg3d.rendering import culled as fast
+from my3dgen_core.eg3d.rendering.triplanes import Field
 
 QUALITIES = ("exact", "fast")
 BATCH = 4
@@ -205,7 +206,7 @@ def measure(renderers: list[str], rounds: int, threads: int, quick: bool) -> dic
 
 
 def bounds(scene: Scene, renderer: str) -> None:
-    from my3dgen_core.eg3d.density_grid import density_grid
+    from my3dgen_core.eg3d.rendering.density_bounds import density_grid
 
     density_grid(scene.planes, scene.generator.decoder, scene.generator.config.box_warp, renderer=renderer)
 
@@ -258,7 +259,7 @@ def main() -> None:
         if args.peak:
             print(measure_peak(int(args.peak[0]), *args.peak[1:]))
             return
-        renderers = ["torch", "compiled"] if kernels.available() else ["torch"]
+        renderers = ["torch", "compiled"] if compiled.available() else ["torch"]
         result = measure(renderers, args.rounds, args.threads, args.quick)
     if args.json:
         args.json.write_text(json.dumps(result, indent=2) + "\n")

@@ -107,9 +107,9 @@ def reference(eg3d: str, my3dgen: str, lora: bool) -> dict[str, Case]:
 def ours(renderer: str) -> dict[str, Case]:
     """This pack, with PyTorch's renderer or the compiled one."""
     from my3dgen_core import InversionConfig, Latents, TuningConfig, load_generator
-    from my3dgen_core.inversion import _Run
-    from my3dgen_core.objective import PhotoObjective
-    from my3dgen_core.training import Training
+    from my3dgen_core.fitting.inversion import _Run
+    from my3dgen_core.fitting.photo_objective import PhotoObjective
+    from my3dgen_core.fitting.trainer import Training
 
     model = goldens.full()
     model.renderer = renderer

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/crowd.py --out docs/performance/people.jpg [--people N] [--keep FOLDER]
 
-The people are synthetic persons that the starter has not seen (`my3dgen_core.starter.persons`). Each is
+The people are synthetic persons that the starter has not seen (`my3dgen_core.starter.synthetic.persons`). Each is
 inverted and trained from three photos, in a few dozen steps, which is quick and not the best that training
 does. Then `personalized(generator, [[one] for one in people])` renders all together, each from its own
 latent, a batch for each of three cameras. --keep holds the trained people: a run cut short goes on.
@@ -28,13 +28,13 @@ from my3dgen_core import (
     InversionConfig,
     TuningConfig,
     invert,
-    kernels,
     load_generator,
     look_at,
     personalize,
     personalized,
 )
-from my3dgen_core.starter.persons import person
+from my3dgen_core.eg3d.rendering import compiled
+from my3dgen_core.starter.synthetic.persons import person
 
 FIRST_SEED, PHOTOS, COLUMNS = 400, 3, 8
 YAWS = (-0.4, 0.0, 0.4)
@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=96, help="pixels of a view in the picture")
     args = parser.parse_args()
     generator = load_generator("starter")
-    kernels.choose(generator, "auto")
+    compiled.choose(generator, "auto")
     people = [trained(generator, FIRST_SEED + i, args.keep) for i in range(args.people)]
     pixels, seconds = sheet(generator, people)
     scale = args.size / generator.config.img_resolution

@@ -21,9 +21,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a machine with a GPU may have no installation
 
-from my3dgen_core import Generator, GeneratorConfig, kernels, load_generator, look_at
+from my3dgen_core import Generator, GeneratorConfig, load_generator, look_at
 from my3dgen_core.eg3d.backbone import PLANE_CHANNELS
-from my3dgen_core.eg3d.volume import rays, render_rays
+from my3dgen_core.eg3d.rendering import compiled
+from my3dgen_core.eg3d.rendering.exact import rays, render_rays
 
 RENDERERS = ("torch", "compiled")
 Run = Callable[[], object]
@@ -143,7 +144,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--profile", action="store_true", help="show each kernel's time")
     args = parser.parse_args()
-    kernels.load("cuda")
+    compiled.load("cuda")
     print(torch.cuda.get_device_name(), torch.__version__)
     results = [measure(case, args.rounds) for case in CASES]
     print("| case | torch ms | compiled ms | faster | torch MiB | compiled MiB | memory |")

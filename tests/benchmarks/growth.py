@@ -36,14 +36,14 @@ from my3dgen_core import (
     Latents,
     TuningConfig,
     invert,
-    kernels,
     load_generator,
     look_at,
     orbit,
     personalized,
 )
+from my3dgen_core.eg3d.rendering import compiled
 from my3dgen_core.evaluation import read_demo_person
-from my3dgen_core.training import Training
+from my3dgen_core.fitting.trainer import Training
 
 FRAMES, RESOLUTIONS, PHOTOS, PERSONS = (
     (1, 8, 24, 80, 240),
@@ -74,9 +74,9 @@ def race(runs: Runs, rounds: int, clock: Callable[[], float]) -> dict[str, float
 def renderers() -> dict[str, Generator]:
     """The starter twice, each with a renderer of its own."""
     both = {"PyTorch": load_generator("starter")}
-    if kernels.available():
+    if compiled.available():
         both["compiled"] = load_generator("starter")
-        kernels.choose(both["compiled"], "compiled")
+        compiled.choose(both["compiled"], "compiled")
     return both
 
 

@@ -23,10 +23,11 @@ from typing import Any
 import torch
 from page import put
 
-from my3dgen_core import Generator, GeneratorConfig, kernels, load_generator, look_at
+from my3dgen_core import Generator, GeneratorConfig, load_generator, look_at
 from my3dgen_core.eg3d.backbone import PLANE_CHANNELS
-from my3dgen_core.eg3d.volume import rays, render_rays
-from my3dgen_core.starter.objectives import DENSITY_SCALE
+from my3dgen_core.eg3d.rendering import compiled
+from my3dgen_core.eg3d.rendering.exact import rays, render_rays
+from my3dgen_core.starter.training.objectives import DENSITY_SCALE
 
 RENDERERS = ("torch", "compiled")
 
@@ -133,7 +134,7 @@ def main() -> None:
     parser.add_argument("--peak", nargs=2, metavar=("CASE", "RENDERER"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    kernels.load()
+    compiled.load()
     if args.peak:
         run = CASES[args.peak[0]](args.peak[1])
         ctypes.CDLL(None).malloc_trim(0)  # else the run would reuse, uncounted, what preparing the case freed

@@ -42,23 +42,23 @@ from my3dgen_core import (
     InversionConfig,
     TuningConfig,
     invert,
-    kernels,
     load_generator,
     look_at,
     personalize,
     personalized,
+    starter,
 )
-from my3dgen_core import starter as starter_package
-from my3dgen_core.alpha_projection import ProjectionConfig
-from my3dgen_core.camera import angles
-from my3dgen_core.direction_finder import SMILE, FaceGeometry
+from my3dgen_core.camera.pose import angles
+from my3dgen_core.editing.direction_finder import SMILE, FaceGeometry
+from my3dgen_core.editing.identity_preserving import LocalFinderConfig, find_local_directions
+from my3dgen_core.eg3d.rendering import compiled
 from my3dgen_core.evaluation import Likeness, render
 from my3dgen_core.evaluation.protocols import HELD_OUT, quick
 from my3dgen_core.face import embed
-from my3dgen_core.local_direction import LocalFinderConfig, find_local_directions
+from my3dgen_core.fitting.alpha_projection import ProjectionConfig
 
 ROWS, PERSONS = "persons.jsonl", range(100, 106)
-DIRECTIONS = Path(starter_package.__file__).parent / "directions"
+DIRECTIONS = Path(starter.__file__).parent / "directions"
 MODELS = PRETRAINED, PERSONAL = "pretrained", "personal"
 EDITS = ("age", "weight", "jaw")
 """Directions beside the smile."""
@@ -374,7 +374,7 @@ def main(arguments: list[str] | None = None) -> None:
     if args.face_models is None:
         parser.error("Likeness is what is measured: name a folder with --face-models.")
     generator = load_generator(args.generator, device=args.device)
-    kernels.choose(generator, "auto")
+    compiled.choose(generator, "auto")
     folders = Folders(args.out, args.persons, args.identities)
     Living(generator, FaceModels.from_folder(args.face_models), settings, folders).run(persons)
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from my3dgen_core.losses import laplacian_distance
+from my3dgen_core.fitting.losses import laplacian_distance
 
 
 def mean(values: list[float]) -> float | None:

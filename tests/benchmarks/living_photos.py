@@ -20,11 +20,11 @@ from my3dgen_core import (
     invert,
     personalized,
 )
+from my3dgen_core.editing.restoration import blend
 from my3dgen_core.evaluation import render
 from my3dgen_core.evaluation.protocols import nearness
 from my3dgen_core.face import embed
-from my3dgen_core.losses import resize
-from my3dgen_core.restoration import blend
+from my3dgen_core.fitting.losses import resize
 
 if TYPE_CHECKING:
     from living import Settings

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from my3dgen_core.evaluation.figure import sheet
+from my3dgen_core.evaluation.picture_table import sheet
 
 Row = dict[str, Any]
 CELL = 112

@@ -18,8 +18,8 @@ import torch
 from goldens import largest_difference, relative_error
 
 from my3dgen_core import personalized
-from my3dgen_core.adapter import Adapter, affine_gains
-from my3dgen_core.eg3d import volume
+from my3dgen_core.eg3d.rendering import exact
+from my3dgen_core.person.adapter import Adapter, affine_gains
 
 Row = tuple[str, str, float, str]
 
@@ -101,7 +101,7 @@ def tiny() -> Iterator[Row]:
     ):
         config = dataclasses.replace(generator.config, **change)
         jitter = goldens.stream(256, 24, config.depth_resolution_importance)
-        out = volume.render_rays(planes, generator.decoder, config, *volume.rays(c, 16), jitter)
+        out = exact.render_rays(planes, generator.decoder, config, *exact.rays(c, 16), jitter)
         difference = largest_difference(out.features[:, ::5], io[f"render16.{setting}.feature.every5"])
         yield f"{name}, {setting}", "features", difference, "2e-4"
 

@@ -24,7 +24,7 @@ import torch
 from page import put
 
 from my3dgen_core import Adapter, Generator, load_generator, look_at, personalized
-from my3dgen_core.adapter import merged
+from my3dgen_core.person.adapter import merged
 
 
 def generator(full: bool) -> Generator:

@@ -35,7 +35,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT.parent), str(ROOT.parent / "tools")]
 
-from my3dgen_core.face.pose import (  # noqa: E402
+from my3dgen_core.face.pose import (
     SIGMA_DETECTED,
     PoseFit,
     ShapePrior,
@@ -86,7 +86,7 @@ def project(vertices: np.ndarray, camera: np.ndarray) -> np.ndarray:
 
 def mesh_points() -> np.ndarray:
     """Vertex indices [24] of the head model nearest to the prior's points, on the average head."""
-    from my3dgen_core.starter.headmesh import head_model
+    from my3dgen_core.starter.synthetic.head_mesh import head_model
 
     points = shape_prior(dense=True).mean * 0.27 + FACE
     distance = np.linalg.norm(head_model().canonical[None] - points[:, None], axis=2)
@@ -97,7 +97,7 @@ def landmark_vertices(data: dict[str, np.ndarray]) -> np.ndarray:
     """Vertex indices [106] of the head model where the landmarks lie in views from nearly the front."""
     from scipy.spatial import cKDTree
 
-    from my3dgen_core.starter.headmesh import SKIN, head_model
+    from my3dgen_core.starter.synthetic.head_mesh import SKIN, head_model
 
     model = head_model()
     skin = np.unique(model.triangles[model.parts == SKIN])
@@ -138,9 +138,9 @@ def head_points() -> np.ndarray:
     import torch
 
     from my3dgen_core.starter import person
-    from my3dgen_core.starter.headmesh import head_model
-    from my3dgen_core.starter.heads import posed_vertices
-    from my3dgen_core.starter.persons import _expression
+    from my3dgen_core.starter.synthetic.head_mesh import head_model
+    from my3dgen_core.starter.synthetic.heads import posed_vertices
+    from my3dgen_core.starter.synthetic.persons import _expression
 
     faces = []
     for seed in OTHER_PERSONS:
@@ -159,12 +159,12 @@ def collect(persons: range, views: int) -> dict[str, np.ndarray]:
     import torch
     from face_fixtures import models
 
+    from my3dgen_core.face.face_search import chooser, search_face
     from my3dgen_core.face.report import FaceReport
-    from my3dgen_core.face.search import chooser, search_face
     from my3dgen_core.starter import person
-    from my3dgen_core.starter.headmesh import head_model
-    from my3dgen_core.starter.heads import posed_vertices
-    from my3dgen_core.starter.persons import _expression
+    from my3dgen_core.starter.synthetic.head_mesh import head_model
+    from my3dgen_core.starter.synthetic.heads import posed_vertices
+    from my3dgen_core.starter.synthetic.persons import _expression
 
     networks = models()
     choose = chooser("largest", None, networks)

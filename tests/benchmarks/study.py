@@ -51,16 +51,16 @@ from my3dgen_core import (
     Latents,
     TuningConfig,
     invert,
-    kernels,
     load_generator,
     look_at,
     personalized,
     pivotal_tune,
-)  # fmt: skip
+)
+from my3dgen_core.eg3d.rendering import compiled  # fmt: skip
 from my3dgen_core.face import IdentityNetwork
-from my3dgen_core.losses import resize
-from my3dgen_core.refinement import CameraRefinement
-from my3dgen_core.training import Training
+from my3dgen_core.fitting.camera_refinement import CameraRefinement
+from my3dgen_core.fitting.losses import resize
+from my3dgen_core.fitting.trainer import Training
 
 PEOPLE, PEOPLE_FOUND = "persons", "identities"
 YAWS = tuple(range(-60, 61, 15))
@@ -368,7 +368,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     settings = SMOKE if args.smoke else QUICK if args.quick else Settings()
     generator = load_generator(args.generator, device=args.device)
-    if kernels.available(generator.w_avg.device.type):
+    if compiled.available(generator.w_avg.device.type):
         generator.renderer = "compiled"
 
     def rows_of(name: str) -> list[dict[str, Any]]:

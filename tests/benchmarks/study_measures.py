@@ -17,8 +17,8 @@ from my3dgen_core import Generator, orbit
 from my3dgen_core.evaluation import psnr
 from my3dgen_core.evaluation.protocols import ORBIT, Measures
 from my3dgen_core.face import IdentityNetwork
-from my3dgen_core.identity_loss import project
-from my3dgen_core.losses import resize
+from my3dgen_core.fitting.identity_loss import project
+from my3dgen_core.fitting.losses import resize
 
 _GRID = 64  # points along an edge of the cube that is searched for stray density
 _REACH = 0.45  # of its inscribed ball, which every camera sees whole

@@ -18,7 +18,7 @@ from typing import Any
 from study_plan import RATES, TUNED_ON, Cell
 from study_rows import VIEWS, value
 
-from my3dgen_core.training import DivergedError
+from my3dgen_core.fitting.trainer import DivergedError
 
 CELLS, RATE_CELLS = "cells.jsonl", "rates.jsonl"
 

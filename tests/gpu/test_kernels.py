@@ -7,8 +7,9 @@ import pytest
 import torch
 from goldens import depth_difference, largest_difference, relative_error
 
-from my3dgen_core import kernels, load_generator, look_at
-from my3dgen_core.eg3d import volume
+from my3dgen_core import load_generator, look_at
+from my3dgen_core.eg3d.rendering import compiled as kernels
+from my3dgen_core.eg3d.rendering import exact as volume
 
 IO = {key: value.cuda() for key, value in goldens.tensors("tiny_io").items()}
 SETTINGS = {

@@ -24,17 +24,17 @@ from my3dgen_core import (
     Latents,
     TuningConfig,
     invert,
-    kernels,
     load_generator,
     look_at,
     orbit,
     personalize,
     personalized,
 )
+from my3dgen_core.common.oom import out_of_memory
+from my3dgen_core.eg3d.rendering import compiled
 from my3dgen_core.evaluation import psnr, read_demo_person
-from my3dgen_core.memory import out_of_memory
+from my3dgen_core.fitting.trainer import Training
 from my3dgen_core.mesh import density_grid
-from my3dgen_core.training import Training
 
 CUDA = torch.device("cuda")
 GIB = 2**30
@@ -72,7 +72,7 @@ def host(pack: ModuleType) -> ModuleType:
 
 def chain(nodes: dict[str, Any], person: Any, model: Any) -> tuple[torch.Tensor, ...]:
     """Inverts, renders, trains, renders the person and the generator again: three lists of pictures."""
-    cameras = sys.modules["my3dgen_pack.nodes.sockets"].Cameras(person[1])
+    cameras = sys.modules["my3dgen_pack.nodes.socket_types"].Cameras(person[1])
     images = (person[0].permute(0, 2, 3, 1) + 1) / 2
     latents, _ = nodes["Invert"].invert(model, images, cameras, 2, 4, "w", 0.05, 4, 0, cache=False)
     before = nodes["Render"].render(model, latents, "every", 0, 2)["result"][0]
@@ -294,7 +294,7 @@ def seconds_of(run: Any, times: int) -> float:
 def test_fifty_photos_at_512_px(renderer: str, figures: Any) -> None:
     """How long the defaults take, and what they need; a stage's minutes are those of 20 steps, times all."""
     if renderer == "compiled":
-        kernels.load("cuda")
+        compiled.load("cuda")
     generator = full(renderer)
     images, latents = strangers(generator, 50)
     torch.cuda.empty_cache()
@@ -334,7 +334,7 @@ def test_fifty_photos_at_512_px(renderer: str, figures: Any) -> None:
 @pytest.mark.parametrize("name", ["starter", "ffhq512-128, random weights"])
 def test_frames_of_an_orbit(name: str, renderer: str, starter: Any, figures: Any) -> None:
     if renderer == "compiled":
-        kernels.load("cuda")
+        compiled.load("cuda")
     generator = starter if name == "starter" else full()
     cameras = orbit(24).cuda()
     ws = generator.w_avg.expand(1, generator.num_ws, -1)

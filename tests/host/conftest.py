@@ -88,7 +88,7 @@ def nodes(pack: ModuleType) -> dict[str, Any]:
 
 @pytest.fixture
 def sockets(pack: ModuleType) -> ModuleType:
-    return sys.modules["my3dgen_pack.nodes.sockets"]
+    return sys.modules["my3dgen_pack.nodes.socket_types"]
 
 
 @pytest.fixture(scope="module")

@@ -57,7 +57,7 @@ def test_random_heads_can_be_kept_and_taken_up_again(nodes: dict[str, Any], mode
     (heads,) = nodes["RandomLatent"].make(model, 3, 0.7, 5)
     (file,) = nodes["SaveLatents"].save(heads, "my3dgen/latents/heads")["result"]
     assert Path(file).is_relative_to(Path.cwd() / "output")
-    assert "heads_00001_.safetensors" in sys.modules["my3dgen_pack.nodes.latents"].list_latents()
+    assert "heads_00001_.safetensors" in sys.modules["my3dgen_pack.nodes.latent.latents"].list_latents()
     assert nodes["LoadLatents"].VALIDATE_INPUTS("heads_00001_.safetensors") is True
     (again,) = nodes["LoadLatents"].load("heads_00001_.safetensors")
     assert torch.equal(again.ws, heads.ws)
@@ -155,8 +155,8 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> None:
         cells = torch.nn.functional.adaptive_avg_pool2d(images.mean(1, keepdim=True), 4).flatten(1)
         return torch.nn.functional.normalize(cells, dim=1), torch.ones(len(images), dtype=torch.bool)
 
-    edit_nodes = sys.modules["my3dgen_pack.nodes.edit"]
-    core = edit_nodes.__name__.replace("nodes.edit", "my3dgen_core")
+    edit_nodes = sys.modules["my3dgen_pack.nodes.latent.directions"]
+    core = edit_nodes.__name__.replace("nodes.latent.directions", "my3dgen_core")
     monkeypatch.setattr(edit_nodes, "_face_models", lambda name: None)
     monkeypatch.setattr(sys.modules[f"{core}.direction_finder"], "FaceGeometry", lambda models: redness)
     monkeypatch.setattr(sys.modules[f"{core}.face"], "embed", brightness)
@@ -252,9 +252,9 @@ def test_a_grid_shows_every_latent_from_every_camera(
 
 
 def test_normals_of_a_ball_face_where_the_ball_does(pack: ModuleType) -> None:
-    from my3dgen_core.eg3d.volume import rays
+    from my3dgen_core.eg3d.rendering.exact import rays
 
-    rendering = sys.modules["my3dgen_pack.nodes.rendering"]
+    rendering = sys.modules["my3dgen_pack.nodes.output.view_rendering"]
     size, radius = 64, 0.25
     cameras = look_at(torch.tensor([0.0, 0.8]), torch.tensor([0.0, 0.3]))
     origins, directions = rays(cameras, size)

@@ -199,7 +199,7 @@ def test_a_mesh_is_cores_own_where_core_has_a_class_for_it(
 
 def test_normal_maps_have_the_colours_of_controlnet(pack: ModuleType) -> None:
     """ "Blue is front, red is left, green is top" (the protocol of its normal models)."""
-    rendering = sys.modules["my3dgen_pack.nodes.rendering"]
+    rendering = sys.modules["my3dgen_pack.nodes.output.view_rendering"]
     facing = {"left": (-1.0, 0.0, 0.0), "up": (0.0, 1.0, 0.0), "front": (0.0, 0.0, 1.0)}
     for channel, way in enumerate(facing.values()):
         normal = torch.tensor(way).view(1, 3, 1, 1)
@@ -234,7 +234,7 @@ def scene() -> Any:
 
 
 def test_the_head_is_cut_from_the_wall_behind_it(pack: ModuleType, scene: Any) -> None:
-    rendering = sys.modules["my3dgen_pack.nodes.rendering"]
+    rendering = sys.modules["my3dgen_pack.nodes.output.view_rendering"]
     ws, cameras = torch.zeros(1, scene.num_ws, 32), look_at(torch.tensor([0.0, 0.3]), 0.0)
     whole = rendering.render_views(scene, ws, cameras)
     cut = rendering.render_views(scene, ws, cameras, cut_behind=-0.25)

@@ -63,7 +63,7 @@ def test_watching_a_training_changes_nothing_of_it(
     assert alone.history == watched.history
     tensors = watched.adapter.tensors
     assert all(torch.equal(tensor, tensors[key]) for key, tensor in alone.adapter.tensors.items())
-    seen = sys.modules["my3dgen_pack.nodes.monitor"]._STATES["9"]
+    seen = sys.modules["my3dgen_pack.nodes.server.training_monitor"]._STATES["9"]
     assert (len(seen["similarity"]), seen["note"]) == (1, "")
 
 

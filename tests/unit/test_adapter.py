@@ -9,10 +9,19 @@ from goldens import largest_difference, relative_error
 from safetensors import safe_open
 
 from my3dgen_core import Generator, GeneratorConfig
-from my3dgen_core.adapter import DOWN, TRAINABLE, UP, Adapter, affine_gains, merged, personalized, trained
 from my3dgen_core.checkpoint import CheckpointError
-from my3dgen_core.identity import Identity
-from my3dgen_core.latents import Latents
+from my3dgen_core.person.adapter import (
+    DOWN,
+    TRAINABLE,
+    UP,
+    Adapter,
+    affine_gains,
+    merged,
+    personalized,
+    trained,
+)
+from my3dgen_core.person.identity import Identity
+from my3dgen_core.person.latents import Latents
 
 IO = goldens.tensors("tiny_io")
 LORA = goldens.tensors("tiny_lora_r2_io")

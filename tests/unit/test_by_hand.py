@@ -7,7 +7,7 @@ import pytest
 from face_fixtures import models, portrait
 
 from my3dgen_core.face import AlignedFaces, AlignmentError, FaceReport, align_faces
-from my3dgen_core.face.by_hand import ByHand, read_by_hand
+from my3dgen_core.face.overrides import ByHand, read_by_hand
 
 
 def two_faces() -> np.ndarray:

@@ -98,7 +98,7 @@ def test_tensors_that_share_and_transpose_storages_are_read_as_they_are(tmp_path
         "c": flat.view(2, 3, 4)[:, 1],
         "d": torch.tensor(3.0),
     }
-    from my3dgen_core.torch_files import opened
+    from my3dgen_core.formats.torch_archive import opened
 
     for name, zipped in (("zip.pt", True), ("legacy.pt", False)):
         torch.save(tensors, tmp_path / name, _use_new_zipfile_serialization=zipped)
@@ -111,8 +111,8 @@ def test_tensors_that_share_and_transpose_storages_are_read_as_they_are(tmp_path
 
 
 def test_what_torch_itself_saves_of_modules_is_read(tmp_path):
-    from my3dgen_core.official import module_state
-    from my3dgen_core.torch_files import opened
+    from my3dgen_core.eg3d.official_pickle import module_state
+    from my3dgen_core.formats.torch_archive import opened
 
     network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Softplus(), torch.nn.BatchNorm1d(4))
     for name, zipped in (("zip.pt", True), ("legacy.pt", False)):

@@ -19,8 +19,8 @@ import pytest
 import torch
 
 from my3dgen_core import CheckpointError
-from my3dgen_core.official import find_generator, is_module, module_config, module_state
-from my3dgen_core.torch_files import opened
+from my3dgen_core.eg3d.official_pickle import find_generator, is_module, module_config, module_state
+from my3dgen_core.formats.torch_archive import opened
 
 RUNNER = Path(official_files.__file__).with_name("run_hostile_files.py")
 

@@ -14,9 +14,9 @@ from goldens import largest_difference
 
 from my3dgen_core import CheckpointError, Identity, load_generator, look_at, personalized
 from my3dgen_core.__main__ import main
-from my3dgen_core.adapter import DIFF, merged
-from my3dgen_core.labels import read_anchors, read_labels, read_latent
-from my3dgen_core.snapshot import base_name, split_snapshot
+from my3dgen_core.person.adapter import DIFF, merged
+from my3dgen_core.person.eg3d_dataset import read_anchors, read_labels, read_latent
+from my3dgen_core.person.my3dgen_snapshot import base_name, split_snapshot
 
 SETTINGS = goldens.values("tiny_config")
 STATE = {key: value.float() for key, value in goldens.tensors("tiny_weights").items()}

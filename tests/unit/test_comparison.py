@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from my3dgen_core.evaluation import Comparison, comparison, figure
+from my3dgen_core.evaluation import Comparison, comparison, picture_table
 
 
 def made(models=2, latents=3, cameras=2, **more):
@@ -27,7 +27,7 @@ def drawn(monkeypatch):
         calls.append(
             (list(columns), list(labels), [[round(float(p.mean()), 3) for p in row] for row in rows])
         )
-        return figure.sheet(columns, labels, rows, cell)
+        return picture_table.sheet(columns, labels, rows, cell)
 
     monkeypatch.setattr(comparison, "sheet", sheet)
     return calls

@@ -9,7 +9,7 @@ import pytest
 import torch
 from goldens import largest_difference, relative_error
 
-from my3dgen_core.eg3d import volume
+from my3dgen_core.eg3d.rendering import exact
 
 IO = goldens.tensors("tiny_io")
 SETTINGS = {
@@ -36,12 +36,12 @@ def test_pictures_and_gradients_are_those_of_pytorch(emulated, name):
     if "one plane" in name:
         planes = planes[:1].expand(2, -1, -1, -1, -1)
     planes = planes.requires_grad_(True)
-    origins, directions = volume.rays(IO["c"], 7)
+    origins, directions = exact.rays(IO["c"], 7)
     origins = origins.expand_as(directions)
     n, k = config.depth_resolution, config.depth_resolution_importance
     jitter = goldens.stream(49, n, k)
-    depths = volume.coarse_depths(config, origins, directions, jitter[0])
-    theirs = volume.render_rays(planes, decoder, config, origins, directions, jitter, floor=floor)
+    depths = exact.coarse_depths(config, origins, directions, jitter[0])
+    theirs = exact.render_rays(planes, decoder, config, origins, directions, jitter, floor=floor)
     weights = decoder.weights()
     ours = emulated.forward(
         planes.detach(),

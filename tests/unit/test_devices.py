@@ -12,9 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from my3dgen_core import Generator, InversionConfig
-from my3dgen_core.adapter import Adapter, personalized
-from my3dgen_core.inversion import _Run
-from my3dgen_core.objective import Draw, PhotoObjective
+from my3dgen_core.fitting.inversion import _Run
+from my3dgen_core.fitting.photo_objective import Draw, PhotoObjective
+from my3dgen_core.person.adapter import Adapter, personalized
 
 META = torch.device("meta")
 

@@ -9,8 +9,8 @@ from meta_device import META, NoCPU
 from safetensors.torch import save_file
 
 from my3dgen_core import AlphaSpace, CheckpointError, Direction, Latents
-from my3dgen_core.direction import principal_directions
-from my3dgen_core.direction_file import list_attributes
+from my3dgen_core.editing.direction import principal_directions
+from my3dgen_core.formats.direction_file import list_attributes
 
 ROWS, WIDTH = 14, 512
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from my3dgen_core import Direction, look_at
-from my3dgen_core.direction_finder import (
+from my3dgen_core.editing.direction_finder import (
     EYES_OPEN,
     FACE_WIDTH,
     JAW_WIDTH,

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from vgg import vgg16
 
 from my3dgen_core import CheckpointError
-from my3dgen_core.dists import dists
 from my3dgen_core.evaluation import nearness
+from my3dgen_core.evaluation.dists import dists
 
 CPU = torch.device("cpu")
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from goldens import depth_difference, largest_difference, relative_error
 
-from my3dgen_core.eg3d import Generator, GeneratorConfig, field, volume
+from my3dgen_core.eg3d import Generator, GeneratorConfig
+from my3dgen_core.eg3d.rendering import exact, triplanes
 
 IO = goldens.tensors("tiny_io")
 IMAGE = DEPTH = 2e-4
@@ -62,9 +63,9 @@ def test_ray_marching_does_not_depend_on_chunks(generator, planes, name, jitter,
 )
 def test_rendering_settings(generator, planes, name, change):
     config = dataclasses.replace(generator.config, **change)
-    origins, directions = volume.rays(IO["c"], 16)
+    origins, directions = exact.rays(IO["c"], 16)
     jitter = goldens.stream(256, 24, config.depth_resolution_importance)
-    out = volume.render_rays(planes, generator.decoder, config, origins, directions, jitter)
+    out = exact.render_rays(planes, generator.decoder, config, origins, directions, jitter)
     assert largest_difference(out.features[:, ::5], IO[f"render16.{name}.feature.every5"]) <= IMAGE
     assert largest_difference(out.depth[:, ::5], IO[f"render16.{name}.depth.every5"]) <= DEPTH
     assert largest_difference(out.weight[:, ::5], IO[f"render16.{name}.weights_sum.every5"]) <= IMAGE
@@ -79,11 +80,11 @@ def test_rounding_decides_the_depth_of_a_ray_that_hits_next_to_nothing(generator
         return torch.nextafter(exp(x), torch.tensor(way)).clamp(max=1)
 
     config = dataclasses.replace(generator.config, box_warp=1.6)
-    origins, directions = volume.rays(IO["c"], 16)
+    origins, directions = exact.rays(IO["c"], 16)
     jitter = goldens.stream(256, 24, 20)
     with monkeypatch.context() as patch:
-        patch.setattr(volume.torch, "exp", neighbour)
-        out = volume.render_rays(planes, generator.decoder, config, origins, directions, jitter)
+        patch.setattr(exact.torch, "exp", neighbour)
+        out = exact.render_rays(planes, generator.decoder, config, origins, directions, jitter)
     depth, weight = (IO[f"render16.box_warp1.6.{key}.every5"] for key in ("depth", "weights_sum"))
     difference = (out.depth[:, ::5] - depth).abs()
     assert float(difference.max()) > 10 * DEPTH
@@ -97,7 +98,7 @@ def test_points_of_the_radiance_field(generator, planes):
     sigma, rgb = generator.sample(IO["ws"], IO["points"], planes=planes, chunk=300)
     assert largest_difference(sigma, IO["points_sigma"]) <= 1e-4
     assert largest_difference(rgb, IO["points_rgb"]) <= 1e-4
-    features = field.plane_features(planes, IO["points"][:, :200], 1.0)
+    features = triplanes.plane_features(planes, IO["points"][:, :200], 1.0)
     assert largest_difference(features, IO["points_plane_features"]) <= 1e-4
 
 

@@ -21,8 +21,7 @@ from my3dgen_core import (
     orbit,
     personalize,
 )
-from my3dgen_core.evaluation import photos as photos_room
-from my3dgen_core.evaluation import protocols as rooms
+from my3dgen_core.evaluation import photo_folder, protocols
 
 SHORT = InversionConfig(steps=4, shared_steps=0, space="w+", lr=0.1, w_noise=0.0, rays_per_image=64)
 TUNING = TuningConfig(steps=4, patch=16, preview_every=0)
@@ -96,7 +95,7 @@ def test_without_a_face_there_is_no_likeness(part, likeness):
 
 
 def test_the_orbit_is_the_papers():
-    path = orbit(**rooms.ORBIT)
+    path = orbit(**protocols.ORBIT)
     positions = path[:, [3, 7, 11]]
     t = torch.arange(120) / 120 * 2 * torch.pi
     yaw, polar = np.pi / 2 + 0.35 * t.sin(), np.pi / 2 - 0.05 + 0.25 * t.cos()
@@ -245,11 +244,11 @@ def test_a_folder_of_photos_gives_the_tables_by_one_command(generator, demo, tmp
     assert "synthetic" not in text
     told = json.loads((tmp_path / "told.json").read_text())
     assert told["held_out"] == ["2.png"]
-    assert set(told["measures"]) == set(photos_room.MODELS)
+    assert set(told["measures"]) == set(photo_folder.MODELS)
 
 
 def test_the_papers_figure_has_two_views_of_every_column_and_names_parameters():
-    from my3dgen_core.evaluation.figure import MARGIN, paper_figure
+    from my3dgen_core.evaluation.picture_table import MARGIN, paper_figure
 
     colours = {"target": -1.0, "pretrained": -0.5, "full": 0.0, "LoRA": 0.5}
     person = {name: torch.full((2, 3, 20, 20), value) for name, value in colours.items()}

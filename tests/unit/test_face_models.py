@@ -14,8 +14,8 @@ from real_photos import pack_folder, photo
 
 from my3dgen_core.face import FaceModelError, FaceModels, IdentityNetwork, align_faces, embed
 from my3dgen_core.face.detect import _accept_batched_outputs, find_models, role_of
-from my3dgen_core.face.onnx_file import OnnxGraph, read_onnx
-from my3dgen_core.face.recognise import ARCFACE_POINTS, align_to_template, similarity
+from my3dgen_core.face.recognition import ARCFACE_POINTS, align_to_template, similarity
+from my3dgen_core.formats.onnx_file import OnnxGraph, read_onnx
 
 
 def test_roles_are_told_by_shape_and_not_by_name(tmp_path: Path) -> None:

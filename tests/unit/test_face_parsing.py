@@ -14,8 +14,8 @@ from real_photos import pack_folder
 from my3dgen_core.face import FaceModels, align_faces, align_sequence
 from my3dgen_core.face.align import head_masks
 from my3dgen_core.face.detect import find_models, role_of
-from my3dgen_core.face.onnx_file import OnnxGraph
 from my3dgen_core.face.parsing import CLASSES, covered_by_classes, head_of
+from my3dgen_core.formats.onnx_file import OnnxGraph
 
 FIVE = np.array([[188.0, 192.0], [324.0, 192.0], [257.0, 266.0], [201.0, 340.0], [310.0, 340.0]])
 SKIN, CLOTH, HAIR, HAT = (CLASSES.index(name) for name in ("skin", "cloth", "hair", "hat"))

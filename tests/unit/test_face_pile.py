@@ -17,10 +17,10 @@ from PIL import Image, ImageFilter
 from real_photos import photo
 
 from my3dgen_core.face import align_faces
-from my3dgen_core.starter import demo_person
+from my3dgen_core.starter.training import write_demo_person
 
 Expected = dict[str, tuple[Any, bool, str]]
-DEMO = Path(demo_person.__file__).parent / "demo_person" / "photos"
+DEMO = Path(write_demo_person.__file__).parent / "demo_person" / "photos"
 
 
 def _resized(pixels: np.ndarray, factor: float) -> np.ndarray:

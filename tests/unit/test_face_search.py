@@ -10,11 +10,11 @@ from occluders import KINDS, covered
 
 from my3dgen_core.face import align_faces
 from my3dgen_core.face.align import KeptFace, warn_of_cover
-from my3dgen_core.face.cover import covered_part, foreign_shares
 from my3dgen_core.face.detect import MIRRORED
+from my3dgen_core.face.face_search import point_distances
+from my3dgen_core.face.occlusion import covered_part, foreign_shares
 from my3dgen_core.face.pose import PoseFit
 from my3dgen_core.face.report import FaceReport
-from my3dgen_core.face.search import point_distances
 
 _FIVE = np.array([[188.0, 192.0], [324.0, 192.0], [257.0, 266.0], [201.0, 340.0], [310.0, 340.0]])
 _EYES = ([35, 41, 42, 39, 37, 36], [89, 95, 96, 93, 91, 90])

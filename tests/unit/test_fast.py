@@ -10,20 +10,20 @@ import pytest
 import torch
 from meta_device import META, NoCPU, cameras, on_meta
 
-from my3dgen_core import Adapter, kernels, load_generator, look_at, personalized
-from my3dgen_core.eg3d import fast
-from my3dgen_core.eg3d.density_grid import density_grid
-from my3dgen_core.eg3d.field import Field, plane_features
+from my3dgen_core import Adapter, load_generator, look_at, personalized
+from my3dgen_core.eg3d.rendering import compiled, culled
+from my3dgen_core.eg3d.rendering.density_bounds import density_grid
+from my3dgen_core.eg3d.rendering.triplanes import Field, plane_features
 
 VIEWS = torch.cat([look_at(yaw, pitch) for yaw, pitch in ((-0.5, 0.1), (0.0, 0.0), (0.6, -0.2))])
-FEATURE = 4 * fast.WEIGHT  # twice the weight that may be lost, on a scale of [-1, 1]
+FEATURE = 4 * culled.WEIGHT  # twice the weight that may be lost, on a scale of [-1, 1]
 
 
 @pytest.fixture(params=["torch", "compiled"])
 def renderer(request):
     if request.param == "compiled":
-        kernels.build()
-        kernels.load()
+        compiled.build()
+        compiled.load()
     return request.param
 
 
@@ -58,7 +58,7 @@ def assert_same(exact, quick):
 
 def bounds_at(grid, points):
     """The bounds of scene 0 at points [M, 3]: [2, M]."""
-    rays = fast._Rays(torch.zeros(len(points), dtype=torch.long), points, torch.ones_like(points))
+    rays = culled._Rays(torch.zeros(len(points), dtype=torch.long), points, torch.ones_like(points))
     return rays.bounds(grid, torch.zeros(len(points), 1))[..., 0]
 
 
@@ -201,7 +201,7 @@ def test_a_changed_decoder_is_looked_at_anew():
         generator.decoder.net[2].bias[0] = -30.0
         planes = generator.planes(micro.latents(generator, 1))
     nothing = generator.march(planes, VIEWS, 16, quality="fast")
-    assert float(nothing.weight.max()) < fast.WEIGHT
+    assert float(nothing.weight.max()) < culled.WEIGHT
     adapter = Adapter.create(generator, trainable="paper")
     adapter.tensors["decoder.net.2.bias.diff"][0] = 34.0
     with personalized(generator, adapter):
@@ -260,8 +260,8 @@ def test_half_precision_is_as_near_as_exact_half_precision(dtype):
 
 
 def test_the_compiled_operators_keep_what_pytorch_asks_of_them():
-    kernels.build()
-    kernels.load()
+    compiled.build()
+    compiled.load()
     decoder = micro.generator(4).decoder
     planes = torch.randn(2, 3, 32, 16, 16)
     grid = density_grid(planes, decoder, 1.0, renderer="compiled")
@@ -276,7 +276,7 @@ def test_the_compiled_operators_keep_what_pytorch_asks_of_them():
         directions,
         depths,
     )
-    numbers = (1.0, grid.scale, grid.shift, fast.WEIGHT, fast.SHARE)
+    numbers = (1.0, grid.scale, grid.shift, culled.WEIGHT, culled.SHARE)
     torch.library.opcheck(
         torch.ops.my3dgen.render_rays_fast.default, (*inputs, torch.rand(2, 5, 8), *numbers)
     )

@@ -8,8 +8,8 @@ import torch
 from goldens import relative_error
 
 from my3dgen_core import look_at
-from my3dgen_core.adapter import Adapter, personalized, trained
-from my3dgen_core.eg3d import fused, layers
+from my3dgen_core.eg3d import fused_layers, layers
+from my3dgen_core.person.adapter import Adapter, personalized, trained
 
 
 def draw(*shape):
@@ -26,13 +26,15 @@ def test_it_equals_its_parts_and_so_does_its_gradient(up, rows, clamp, low_rank,
     side = 10 if up else 5
     x, weight, styles, bias = draw(2, 4, 5, 5), draw(3, 4, 3, 3), draw(rows, 4), draw(3)
     x, noise = x.contiguous(memory_format=layout), 0.3 * draw(1, 1, side, side)
-    factors = fused.LowRank(draw(3, 2), draw(2, 36))
+    factors = fused_layers.LowRank(draw(3, 2), draw(2, 36))
     kernel = layers.fir_kernel().double() if up else None
     free = [x, styles, bias, noise, *((factors.up, factors.down) if low_rank else (weight,))]
     for tensor in free:
         tensor.requires_grad_(True)
     update = factors if low_rank else None
-    actual = fused.synthesis(x, weight, styles, bias, noise, up_kernel=kernel, clamp=clamp, low_rank=update)
+    actual = fused_layers.synthesis(
+        x, weight, styles, bias, noise, up_kernel=kernel, clamp=clamp, low_rank=update
+    )
     composed = weight + (factors.up @ factors.down).view_as(weight) if low_rank else weight
     parts = layers.modulated_conv(x, composed, styles.expand(2, -1), up_kernel=kernel)
     expected = layers.lrelu(parts + noise + bias[:, None, None], clamp)
@@ -47,7 +49,7 @@ def test_it_keeps_its_input_and_output_alone_for_the_gradient():
     x = torch.randn(1, 4, 64, 64, requires_grad=True)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
-        y = fused.synthesis(x, torch.randn(4, 4, 3, 3), torch.randn(1, 4), torch.randn(4), clamp=256.0)
+        y = fused_layers.synthesis(x, torch.randn(4, 4, 3, 3), torch.randn(1, 4), torch.randn(4), clamp=256.0)
     large = {t.data_ptr() for t in kept if t.numel() >= x.numel()}
     assert large == {x.data_ptr(), y.data_ptr()}
 

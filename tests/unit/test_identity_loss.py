@@ -10,9 +10,9 @@ import torch
 
 from my3dgen_core import Latents, TuningConfig, load_generator, look_at, personalize
 from my3dgen_core.evaluation import read_demo_person
-from my3dgen_core.face.recognise import find_points
-from my3dgen_core.identity_loss import NovelViewIdentity, project
-from my3dgen_core.objective import Draw
+from my3dgen_core.face.recognition import find_points
+from my3dgen_core.fitting.identity_loss import NovelViewIdentity, project
+from my3dgen_core.fitting.photo_objective import Draw
 
 TUNING = TuningConfig(steps=6, patch=16, preview_every=0, identity_every=2)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from my3dgen_core import InversionConfig, TuningConfig, invert, look_at, personalize, personalized
-from my3dgen_core.inversion import _Run
+from my3dgen_core.fitting.inversion import _Run
 
 CAMERAS = look_at(torch.tensor([-0.3, 0.0, 0.3]), torch.tensor([0.1, 0.0, -0.1]))
 ALONE = InversionConfig(steps=3, shared_steps=0, batch_size=1, rays_per_image=64)

@@ -11,10 +11,10 @@ from goldens import largest_difference, relative_error
 
 from my3dgen_core import load_generator, look_at
 from my3dgen_core.__main__ import main
-from my3dgen_core.eg3d import volume
-from my3dgen_core.kernels import KernelError, build, builder, load
-from my3dgen_core.starter.album import Pictures
-from my3dgen_core.starter.objectives import DENSITY_SCALE, picture_loss
+from my3dgen_core.eg3d.rendering import exact as volume
+from my3dgen_core.eg3d.rendering.compiled import KernelError, build, builder, load
+from my3dgen_core.starter.training.objectives import DENSITY_SCALE, picture_loss
+from my3dgen_core.starter.training.picture_shards import Pictures
 
 IO = goldens.tensors("tiny_io")
 PIXEL = 1e-4
@@ -330,7 +330,7 @@ def test_an_environment_in_a_folder_with_a_space_can_build(monkeypatch):
 
     from torch.utils import cpp_extension
 
-    from my3dgen_core.kernels import builder
+    from my3dgen_core.eg3d.rendering.compiled import builder
 
     monkeypatch.setattr(cpp_extension, "TORCH_LIB_PATH", "/a folder/torch/lib")
     with builder._quoted_library_path():

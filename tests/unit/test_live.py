@@ -25,12 +25,12 @@ from my3dgen_core import Adapter, Direction, Identity, Latents, look_at
 
 @pytest.fixture
 def live(pack: ModuleType) -> ModuleType:
-    return sys.modules["my3dgen_pack.nodes.live"]
+    return sys.modules["my3dgen_pack.nodes.server.live_preview"]
 
 
 @pytest.fixture
 def sockets(pack: ModuleType) -> ModuleType:
-    return sys.modules["my3dgen_pack.nodes.sockets"]
+    return sys.modules["my3dgen_pack.nodes.socket_types"]
 
 
 @pytest.fixture(scope="module")

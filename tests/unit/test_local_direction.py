@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from my3dgen_core import Adapter, Direction, look_at, personalized
-from my3dgen_core.local_direction import LocalFinderConfig, find_local_directions
+from my3dgen_core.editing.identity_preserving import LocalFinderConfig, find_local_directions
 
 CONFIG = LocalFinderConfig(samples=96, batch_size=8, preview_every=0)
 

@@ -8,8 +8,9 @@ import micro
 import pytest
 import torch
 
-from my3dgen_core import kernels, load_generator, orbit
-from my3dgen_core.eg3d.budget import backbone_bytes, portion, superresolution_bytes
+from my3dgen_core import load_generator, orbit
+from my3dgen_core.eg3d.rendering import compiled
+from my3dgen_core.eg3d.rendering.memory_budget import backbone_bytes, portion, superresolution_bytes
 
 MIB = 2**20
 FRONT = orbit(1)  # the same frame again and again: what is decoded depends on the view
@@ -23,8 +24,8 @@ def starter():
 @pytest.fixture(params=["torch", "compiled"])
 def renderer(request):
     if request.param == "compiled":
-        kernels.build()
-        kernels.load()
+        compiled.build()
+        compiled.load()
     return request.param
 
 

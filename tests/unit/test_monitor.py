@@ -11,12 +11,12 @@ import pytest
 import torch
 from face_fixtures import models, real_batch
 
-from my3dgen_core.losses import resize
+from my3dgen_core.fitting.losses import resize
 
 
 @pytest.fixture
 def monitor(pack: ModuleType) -> ModuleType:
-    return sys.modules["my3dgen_pack.nodes.monitor"]
+    return sys.modules["my3dgen_pack.nodes.server.training_monitor"]
 
 
 def test_a_curve_stays_small_and_keeps_its_mean_and_its_end(monitor: ModuleType) -> None:

@@ -20,8 +20,8 @@ from my3dgen_core import (
     look_at,
     personalize,
 )
-from my3dgen_core.losses import laplacian_l1, photo_loss
-from my3dgen_core.perceptual import distance
+from my3dgen_core.fitting.losses import laplacian_l1, photo_loss
+from my3dgen_core.fitting.lpips import distance
 
 CPU = torch.device("cpu")
 FILES = {"lpips_alex": ("alexnet-owt-7be5be79", "alex"), "lpips_vgg": ("vgg16-397923af", "vgg")}

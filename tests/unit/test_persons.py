@@ -6,7 +6,7 @@ import torch
 
 from my3dgen_core import Adapter, Identity, Latents, camera_path, load_generator, look_at, personalized
 from my3dgen_core.checkpoint import starter_path
-from my3dgen_core.persons import mix_anchors, mix_persons, render_between
+from my3dgen_core.person.blending import mix_anchors, mix_persons, render_between
 
 
 @pytest.fixture(scope="module")

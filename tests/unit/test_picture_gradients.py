@@ -9,7 +9,8 @@ import torch
 from goldens import relative_error
 
 from my3dgen_core import load_generator, look_at
-from my3dgen_core.eg3d import pictures, volume
+from my3dgen_core.eg3d.rendering import exact as volume
+from my3dgen_core.eg3d.rendering import recompute
 
 SETTINGS = {
     "plain": {},
@@ -49,7 +50,7 @@ def gradients(scene, change=None, views=2, wanted=(True, True), dtype=torch.floa
 def autograd(monkeypatch, *args, **options):
     """The same by PyTorch's own means."""
     with monkeypatch.context() as patch:
-        patch.setattr(pictures, "serves", lambda *_: False)
+        patch.setattr(recompute, "serves", lambda *_: False)
         return gradients(*args, **options)
 
 
@@ -106,7 +107,7 @@ def test_only_what_is_wanted_gets_a_gradient(scene, wanted):
 
 def test_the_size_of_the_chunks_changes_next_to_nothing(scene, monkeypatch):
     whole = gradients(scene)
-    monkeypatch.setattr(pictures, "_SAMPLES", 1000)
+    monkeypatch.setattr(recompute, "_SAMPLES", 1000)
     for mine, other in zip(gradients(scene), whole, strict=True):
         assert relative_error(mine, other) <= 1e-4
 
@@ -127,7 +128,7 @@ def test_rays_that_want_a_gradient_get_it_from_pytorch(scene):
     generator, planes, cameras = scene
     cameras = cameras.clone().requires_grad_()
     origins, directions = volume.rays(cameras, 8)
-    assert not pictures.serves(planes, generator.decoder, origins, directions)
+    assert not recompute.serves(planes, generator.decoder, origins, directions)
     out = volume.render_rays(planes, generator.decoder, generator.config, origins, directions)
     (gradient,) = torch.autograd.grad(out.features.sum(), cameras)
     assert float(gradient.abs().max()) > 0

@@ -7,9 +7,9 @@ from meta_device import META, NoCPU, on_meta
 from meta_device import cameras as meta_cameras
 
 from my3dgen_core import AlphaSpace, InversionConfig, Latents, invert, look_at
-from my3dgen_core.alpha_projection import Projection, ProjectionConfig
-from my3dgen_core.losses import resize
-from my3dgen_core.restoration import blend, enlarge, inpaint, sharpen, spread
+from my3dgen_core.editing.restoration import blend, enlarge, inpaint, sharpen, spread
+from my3dgen_core.fitting.alpha_projection import Projection, ProjectionConfig
+from my3dgen_core.fitting.losses import resize
 
 CONFIG = ProjectionConfig(steps=25, lr=0.08, preview_every=0)
 

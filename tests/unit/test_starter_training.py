@@ -9,17 +9,23 @@ import numpy as np
 import pytest
 import torch
 
-from my3dgen_core.camera import look_at
+from my3dgen_core.camera.pose import look_at
 from my3dgen_core.checkpoint import load_generator
 from my3dgen_core.eg3d.generator import Generator
 from my3dgen_core.eg3d.layers import upsample
-from my3dgen_core.eg3d.volume import march
-from my3dgen_core.muon import Muon, orthogonalize
-from my3dgen_core.starter.album import Album, Pictures
-from my3dgen_core.starter.bank import Rays
-from my3dgen_core.starter.export import export, unfolded
-from my3dgen_core.starter.objectives import DENSITY_SCALE, latents, picture_loss, point_loss, ray_loss
-from my3dgen_core.starter.stages import CONFIG, STAGES, grow, rate
+from my3dgen_core.eg3d.rendering.exact import march
+from my3dgen_core.fitting.muon import Muon, orthogonalize
+from my3dgen_core.starter.training.export import export, unfolded
+from my3dgen_core.starter.training.objectives import (
+    DENSITY_SCALE,
+    latents,
+    picture_loss,
+    point_loss,
+    ray_loss,
+)
+from my3dgen_core.starter.training.picture_shards import Album, Pictures
+from my3dgen_core.starter.training.ray_shards import Rays
+from my3dgen_core.starter.training.stages import CONFIG, STAGES, grow, rate
 
 SMALL = dataclasses.replace(CONFIG, plane_resolution=8, channel_base=128, channel_max=16, w_dim=16)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import my3dgen_core.starter as starter
-from my3dgen_core.camera import look_at, mirror
+from my3dgen_core.camera.pose import look_at, mirror
 from my3dgen_core.checkpoint import load_generator
 
 FOLDER = Path(starter.__file__).parent
@@ -43,7 +43,7 @@ def test_the_mean_latent_is_the_mean_of_the_mapping() -> None:
 def test_the_starter_reaches_the_score_of_its_card_on_unseen_heads() -> None:
     pytest.importorskip("anny", reason="the truth needs the starter extra (anny and warp-lang)")
     pytest.importorskip("warp", reason="the truth needs the starter extra (anny and warp-lang)")
-    from my3dgen_core.starter.metrics import HeldOut, measure
+    from my3dgen_core.starter.training.held_out import HeldOut, measure
 
     card = (FOLDER / "CARD.md").read_text()
 
@@ -63,21 +63,25 @@ def test_the_starter_reaches_the_score_of_its_card_on_unseen_heads() -> None:
 
 def test_the_shipped_directions_belong_to_the_shipped_weights() -> None:
     from my3dgen_core import Direction
-    from my3dgen_core.starter.directions import ATTRIBUTES
+    from my3dgen_core.starter.training.factor_directions import ATTRIBUTES
 
     generator = load_generator("starter")
     for name in ATTRIBUTES:
         direction = Direction.load(FOLDER / "directions" / f"{name}.safetensors")
-        assert direction.base_hash == generator.base_hash(), "run python -m my3dgen_core.starter.directions"
+        assert direction.base_hash == generator.base_hash(), (
+            "run python -m my3dgen_core.starter.training.factor_directions"
+        )
 
 
 def test_the_demo_persons_own_smile_was_found_about_the_shipped_identity() -> None:
     from my3dgen_core import Direction, Identity
-    from my3dgen_core.starter.directions import DEMO_PERSON_SMILE
+    from my3dgen_core.starter.training.factor_directions import DEMO_PERSON_SMILE
 
     generator = load_generator("starter")
     smile = Direction.load(FOLDER / "directions" / DEMO_PERSON_SMILE)
-    assert smile.base_hash == generator.base_hash(), "run python -m my3dgen_core.starter.directions"
+    assert smile.base_hash == generator.base_hash(), (
+        "run python -m my3dgen_core.starter.training.factor_directions"
+    )
     half = generator.num_ws // 2
     assert float(smile.vector[:half].abs().max()) == 0
     assert smile.meta["correlation"] > 0.8

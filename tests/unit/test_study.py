@@ -12,7 +12,7 @@ import torch
 from real_photos import pack_folder
 
 from my3dgen_core import InversionConfig, save_generator
-from my3dgen_core.training import DivergedError
+from my3dgen_core.fitting.trainer import DivergedError
 
 
 @pytest.fixture(autouse=True, scope="module")

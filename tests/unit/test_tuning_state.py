@@ -14,9 +14,9 @@ import torch
 
 from my3dgen_core import Identity, Latents, TuningConfig, look_at, personalize, personalized, pivotal_tune
 from my3dgen_core.evaluation import psnr
-from my3dgen_core.refinement import turned
-from my3dgen_core.training import STATE_FILE, Training
-from my3dgen_core.tuning import DivergedError, StopAndKeep
+from my3dgen_core.fitting.camera_refinement import turned
+from my3dgen_core.fitting.trainer import STATE_FILE, Training
+from my3dgen_core.fitting.tuning import DivergedError, StopAndKeep
 
 TUNING = TuningConfig(steps=12, patch=16, preview_every=0)
 CAMERAS = look_at(torch.tensor([-0.3, 0.0, 0.3]), torch.tensor([0.1, 0.0, -0.1]))
@@ -245,7 +245,7 @@ def test_pivotal_tuning_stacks_on_a_person_and_names_what_lies_below(generator, 
 
 
 def test_presets_are_plain_settings_that_a_file_can_hold():
-    from my3dgen_core.tuning import PRESETS
+    from my3dgen_core.fitting.tuning import PRESETS
 
     assert PRESETS["default"] == TuningConfig()
     paper = json.loads(json.dumps(dataclasses.asdict(PRESETS["paper"])))

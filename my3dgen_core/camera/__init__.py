@@ -1,0 +1,4 @@
+"""The 25-number camera: poses, interpolation and paths."""
+
+from .paths import *
+from .pose import *

@@ -1,0 +1,1 @@
+"""Errors, random numbers and picture operations that know nothing of heads."""

@@ -1,0 +1,1 @@
+"""Alpha space, semantic directions and restoration."""

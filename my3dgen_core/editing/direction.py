@@ -1,0 +1,315 @@
+"""Semantic directions: loaded, found in labelled latents, applied freely or within a person's alpha space.
+
+A direction is a vector in W (one for all layers) or one a layer. Sources: linear boundaries between labelled
+faces (InterFaceGAN, CVPR 2020), principal components (GANSpace, NeurIPS 2020), differences of means, and
+edits kept within the person (MyStyle, section 3.4).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..checkpoint import write_safetensors
+from ..formats.direction_file import FORMAT, check_name, read_directions
+from ..person.latents import Latents
+from .alpha_space import AlphaSpace
+
+EDGES = ("stop", "continue", "project")
+FEWEST = 8
+"""Faces that a boundary needs on either side."""
+
+
+@dataclass(frozen=True)
+class Direction:
+    """name; vector [w_dim] or [num_ws, w_dim]; base_hash of the generator it belongs to, None if unknown.
+
+    meta: where it comes from, plain values for JSON.
+    """
+
+    name: str
+    vector: Tensor
+    base_hash: str | None = None
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.vector.ndim not in (1, 2) or not self.vector.dtype.is_floating_point:
+            raise ValueError(
+                f"A direction is one vector [w_dim] or one a layer [num_ws, w_dim], but {self.name!r} has "
+                f"shape {list(self.vector.shape)} and type {self.vector.dtype}."
+            )
+        if self.vector.device.type != "meta":
+            length = self.vector.norm()
+            if not bool(torch.isfinite(length)) or float(length) == 0:
+                raise ValueError(f"The direction {self.name!r} leads nowhere: its length is {float(length)}.")
+
+    # --- Files --------------------------------------------------------------------------------------------
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        attribute: str | None = None,
+        num_ws: int | None = None,
+        w_dim: int | None = None,
+    ) -> Direction:
+        """Reads a direction; nothing in the file is ever executed.
+
+        Args:
+            path: .npy, .npz, .pt or .safetensors with one direction or several by name, each of shape
+                [w_dim], [num_ws, w_dim] or either with ones before, or flat [num_ws * w_dim].
+            attribute: which, where the file holds several.
+            num_ws, w_dim: of the generator it is meant for; None: not checked, and w_dim 512 for flat ones.
+
+        Raises:
+            FileNotFoundError: no such file.
+            CheckpointError: not a file of directions; several, and none chosen; one for another generator,
+                for a 2D StyleGAN, or one that turns the head, which is the camera's work in EG3D.
+        """
+        found = read_directions(Path(path), attribute, num_ws, w_dim)
+        return cls(found.name, found.vector, found.base_hash, found.meta)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes a .safetensors file that `load` gives back bit for bit, atomically."""
+        check_name(self.name)
+        metadata = {"format": FORMAT, "name": self.name, "meta": json.dumps(self.meta)}
+        if self.base_hash is not None:
+            metadata["base_hash"] = self.base_hash
+        write_safetensors({"direction": self.vector.detach().cpu()}, path, metadata)
+
+    # --- Finding ------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_pairs(
+        cls, before: Latents | Tensor, after: Latents | Tensor, name: str = "difference"
+    ) -> Direction:
+        """The mean difference of two sets of latents, such as one person's without and with a smile.
+
+        Args:
+            before, after: [n, num_ws, w_dim] each; the counts may differ.
+
+        Raises:
+            ValueError: latents of different generators or shapes.
+        """
+        (start, base), (end, other) = _taken(before), _taken(after)
+        if start.shape[1:] != end.shape[1:]:
+            raise ValueError(f"Latents of shapes {list(start.shape)} and {list(end.shape)} do not compare.")
+        if base is not None and other is not None and base != other:
+            raise ValueError("The two sets of latents belong to different generators.")
+        meta = {"source": "difference of means", "before": len(start), "after": len(end)}
+        return cls(name, _common(end.mean(0) - start.mean(0)), base or other, meta)
+
+    @classmethod
+    def from_labels(
+        cls,
+        ws: Latents | Tensor,
+        labels: Tensor | Sequence[float],
+        name: str = "boundary",
+        fraction: float = 0.02,
+        seed: int = 0,
+    ) -> Direction:
+        """The normal of the linear boundary between faces with a high and with a low score.
+
+        A linear support vector machine (scikit-learn) on the highest and lowest `fraction` of the scores; on
+        all faces where there are only two scores. Strength 1 is one standard deviation of the samples.
+        `meta["correlation"]` tells how well positions along the direction follow the scores of the faces
+        that the machine has not seen, in [-1, 1]; None where there are fewer than 8 of them.
+
+        Args:
+            ws: [n, num_ws, w_dim].
+            labels: [n] scores or booleans; NaN: unknown, left out.
+            fraction: of the known scores on either side, in (0, 0.5]; at least 8 faces are taken.
+
+        Raises:
+            ValueError: too few known scores, all the same, or another number of them.
+        """
+        from sklearn.svm import LinearSVC
+
+        taken, base_hash = _taken(ws)
+        scores = torch.as_tensor(labels).detach().to("cpu", torch.float64).flatten()
+        if len(scores) != len(taken):
+            raise ValueError(f"There are {len(taken)} latents but {len(scores)} labels.")
+        if not 0 < fraction <= 0.5:
+            raise ValueError(f"fraction must lie in (0, 0.5], not {fraction}.")
+        known = torch.isfinite(scores).nonzero()[:, 0]
+        values = scores[known].unique()
+        if len(values) < 2:
+            raise ValueError(
+                f"The labels of {name!r} are all the same, or unknown: nothing tells faces apart."
+            )
+        if len(values) == 2:
+            low, high = (known[scores[known] == value] for value in values)
+        else:
+            count = max(FEWEST, round(fraction * len(known)))
+            ranked = known[scores[known].argsort(stable=True)]
+            low, high = ranked[:count], ranked[-count:]
+        if min(len(low), len(high)) < FEWEST or len(known) < 2 * FEWEST:
+            raise ValueError(
+                f"{len(known)} labelled latents are too few to find {name!r}: {FEWEST} with a low and "
+                f"{FEWEST} with a high score are needed. Sample more."
+            )
+        rows = taken.detach().cpu().double()
+        rows = rows[:, :1] if bool((rows == rows[:, :1]).all()) else rows
+        flat = rows.flatten(1)
+        scale = (flat - flat.mean(0)).norm(dim=1).mean()
+        sides = torch.cat((low, high))
+        sign = torch.cat((torch.zeros(len(low)), torch.ones(len(high)))).numpy()
+        machine = LinearSVC(random_state=seed, max_iter=20_000)
+        machine.fit(((flat[sides] - flat.mean(0)) / scale).numpy(), sign)
+        normal = torch.nn.functional.normalize(torch.from_numpy(machine.coef_[0]), dim=0)
+        along = flat @ normal
+        unseen = known[~torch.isin(known, sides)]
+        correlation = None
+        if len(unseen) >= FEWEST:
+            both = torch.stack((along[unseen], scores[unseen]))
+            correlation = float(torch.corrcoef(both)[0, 1])
+        vector = (normal * along.std()).view(rows.shape[1:]).to(taken)
+        meta = {"source": "linear SVM", "faces": len(sides), "correlation": correlation}
+        return cls(name, _common(vector), base_hash, meta)
+
+    # --- Applying -----------------------------------------------------------------------------------------
+
+    def apply(
+        self,
+        ws: Tensor,
+        strength: float | Tensor,
+        layers: Sequence[int] | None = None,
+        within: AlphaSpace | None = None,
+        edge: str = "stop",
+    ) -> Tensor:
+        """Latents moved along the direction.
+
+        Args:
+            ws: [n, num_ws, w_dim].
+            strength: how far, in lengths of the vector; a number, or [n]; one latent with [s] strengths
+                gives s latents. 0 changes nothing.
+            layers: only these rows of ws move; None: all.
+            within: keeps the edit inside a person: the direction is replaced by its part in the span of the
+                anchors, as weights that sum to 0 (MyStyle, section 3.4). What of ws lies outside the span
+                stays.
+            edge: what happens where a weight would fall below -beta: "stop" there, "continue", or "project"
+                to the nearest allowed weights.
+
+        Returns:
+            [n or s, num_ws, w_dim].
+
+        Raises:
+            ValueError: a direction of another generator, unknown layers or edge, strengths that do not fit.
+        """
+        vector = self._fitting(ws)
+        if edge not in EDGES:
+            raise ValueError(f"edge must be one of {', '.join(EDGES)}, not {edge!r}.")
+        if isinstance(strength, Tensor):
+            amount = strength.to(ws).reshape(-1)
+        else:
+            amount = torch.full((1,), float(strength), device=ws.device, dtype=ws.dtype)
+        count = max(len(ws), len(amount))
+        if not {len(ws), len(amount)} <= {1, count}:
+            raise ValueError(f"{len(amount)} strengths and {len(ws)} latents do not fit.")
+        ws, amount = ws.expand(count, -1, -1), amount.expand(count)
+        if within is None:
+            change = amount[:, None, None] * vector
+        else:
+            change = self._within(ws, amount, vector, within, edge)
+        if layers is not None:
+            rows = ws.shape[1]
+            wrong = [layer for layer in layers if not 0 <= layer < rows]
+            if wrong:
+                raise ValueError(f"There is no layer {wrong[0]}: these latents have layers 0 to {rows - 1}.")
+            line = torch.arange(rows, device=ws.device)
+            kept = torch.stack([line == layer for layer in layers]).any(0) if layers else line < 0
+            change = change * kept[:, None]
+        return ws + change
+
+    def reach(self, ws: Tensor, within: AlphaSpace) -> tuple[float, float]:
+        """Between which strengths an edit of ws [1, num_ws, w_dim] stays inside a person.
+
+        At most 0 and at least 0; infinite where the direction moves no weight. Beyond, a weight would fall
+        below -beta, and `apply` does what its edge says.
+        """
+        room = (within.weights_of(ws)[0] + within.beta).clamp(min=0)
+        gamma = within.coordinates(self._fitting(ws))
+
+        def until(change: Tensor) -> float:
+            return float(torch.where(change < 0, room / (-change).clamp(min=1e-12), torch.inf).amin())
+
+        return -until(-gamma), until(gamma)
+
+    def _fitting(self, ws: Tensor) -> Tensor:
+        if ws.ndim != 3 or self.vector.shape[-1] != ws.shape[2]:
+            raise ValueError(
+                f"The direction {self.name!r} has {self.vector.shape[-1]} numbers a layer, but the latents "
+                f"have shape {list(ws.shape)}. It was made for another generator."
+            )
+        if self.vector.ndim == 2 and len(self.vector) not in (1, ws.shape[1]):
+            raise ValueError(
+                f"The direction {self.name!r} has {len(self.vector)} layers, but the latents have "
+                f"{ws.shape[1]}. It was made for another generator."
+            )
+        return self.vector.to(ws).expand(ws.shape[1:])
+
+    def _within(self, ws: Tensor, amount: Tensor, vector: Tensor, space: AlphaSpace, edge: str) -> Tensor:
+        start = space.weights_of(ws)
+        gamma = space.coordinates(vector)
+        moves = amount[:, None] * gamma
+        if edge == "stop":
+            # a weight that is too low already must not fall further
+            room = (start + space.beta).clamp(min=0)
+            share = torch.where(moves < 0, room / (-moves).clamp(min=1e-12), torch.inf)
+            moves = moves * share.amin(1, keepdim=True).clamp(max=1)
+        elif edge == "project":
+            moves = space.project_weights(start + moves) - start
+        return torch.einsum("na,alw->nlw", moves, space.anchors.ws.to(ws))
+
+
+def principal_directions(ws: Latents | Tensor, k: int) -> list[Direction]:
+    """The k directions in which latents vary most (GANSpace), most first.
+
+    Strength 1 is one standard deviation. Signs are arbitrary, made repeatable: the largest number is
+    positive. `meta["share"]` is the share of the whole variance.
+
+    Args:
+        ws: [n, num_ws, w_dim], n > k; thousands from `random_latents` for a generator.
+
+    Raises:
+        ValueError: fewer than k + 1 latents.
+    """
+    taken, base_hash = _taken(ws)
+    if not 1 <= k < len(taken):
+        raise ValueError(f"{len(taken)} latents give 1 to {len(taken) - 1} directions, not {k}.")
+    rows = taken.detach()
+    if rows.device.type != "meta" and bool((rows == rows[:, :1]).all()):
+        rows = rows[:, :1]
+    flat = rows.flatten(1).float()
+    if k > flat.shape[1]:
+        raise ValueError(f"Latents of {flat.shape[1]} numbers have that many directions at most, not {k}.")
+    _, sizes, axes = torch.linalg.svd(flat - flat.mean(0), full_matrices=False)
+    shares = sizes.square() / sizes.square().sum()
+    found = []
+    for number in range(k):
+        axis = axes[number]
+        axis = axis * axis.gather(0, axis.abs().argmax(0, keepdim=True)).sign()
+        vector = (axis * sizes[number] / (len(flat) - 1) ** 0.5).view(rows.shape[1:])
+        meta = {"source": "principal component", "samples": len(flat), "share": float(shares[number])}
+        found.append(Direction(f"component {number + 1}", _common(vector), base_hash, meta))
+    return found
+
+
+def _taken(latents: Latents | Tensor) -> tuple[Tensor, str | None]:
+    if isinstance(latents, Latents):
+        return latents.ws, latents.base_hash
+    return Latents(latents).ws, None
+
+
+def _common(rows: Tensor) -> Tensor:
+    """[num_ws, w_dim] -> [w_dim] where all layers agree, as they do for latents in W."""
+    if rows.device.type != "meta" and torch.equal(rows, rows[:1].expand_as(rows)):
+        return rows[0].clone()
+    return rows

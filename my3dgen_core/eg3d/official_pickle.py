@@ -1,0 +1,351 @@
+"""Official generators as data: from the records of a pickle to a state dict and a configuration.
+
+Nothing here trusts the file: names, numbers and shapes are checked before anything is built or read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from ..common.errors import CheckpointError, shown
+from ..formats.pickle_values import Record, TensorRef
+from . import Generator, GeneratorConfig
+
+# A full snapshot holds several networks; this is the order of preference.
+GENERATORS = ("G_ema", "G", "g_ema", "generator", "state_dict", "model")
+MOST_MODULES, DEEPEST, LONGEST_KEY = 20_000, 64, 300
+MOST_PARAMETERS = 1 << 28
+# What a state dict's shapes cannot tell, and what a sidecar therefore has to.
+RENDERING = (
+    "ray_start",
+    "ray_end",
+    "box_warp",
+    "white_back",
+    "neural_resolution",
+    "depth_resolution",
+    "depth_resolution_importance",
+)
+_SUPERRESOLUTION = {(256, 256): "8XDC", (256, 128): "8X", (128, 128): "4X", (64, 128): "2X"}
+_LIMITS = {
+    "z_dim": (1, 8192),
+    "c_dim": (25, 25),
+    "w_dim": (1, 8192),
+    "mapping_layers": (1, 32),
+    "img_resolution": (32, 2048),
+    "plane_resolution": (8, 1024),
+    "channel_base": (64, 1 << 20),
+    "channel_max": (1, 4096),
+    "sr_num_fp16_res": (0, 16),
+    "neural_resolution": (8, 1024),
+    "depth_resolution": (1, 1024),
+    "depth_resolution_importance": (0, 1024),
+}
+
+
+def find_generator(root: object) -> Record | dict[str, TensorRef]:
+    """The generator in what a file holds: a module's record, or a state dict.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    for _ in range(3):  # {"G_ema": {"state_dict": ...}} at the most
+        if is_module(root):
+            assert isinstance(root, Record)
+            return root
+        if type(root) is not dict:
+            break
+        if state := _state_dict(root):
+            return state
+        root = next((root[name] for name in GENERATORS if root.get(name) is not None), None)
+    raise CheckpointError(
+        "holds no generator: neither a module, nor G_ema or G, nor a state dict of tensors. "
+        "Bring the .pkl of an EG3D training run or a fine-tune of it."
+    )
+
+
+def _state_dict(values: dict[Any, Any]) -> dict[str, TensorRef] | None:
+    if not values or any(
+        type(key) is not str or type(value) is not TensorRef for key, value in values.items()
+    ):
+        return None
+    prefix = "module." if all(key.startswith("module.") for key in values) else ""
+    return {key.removeprefix(prefix): value for key, value in values.items()}
+
+
+def is_module(value: object) -> bool:
+    """Whether a value is the record of a torch module."""
+    if type(value) is not Record or value.state is None:
+        return False
+    return all(type(value.state.get(part)) is dict for part in ("_parameters", "_buffers", "_modules"))
+
+
+def modules(root: Record) -> Iterator[tuple[str, Record]]:
+    """Every module of a module by its name, itself ("") first.
+
+    Raises:
+        CheckpointError: more modules than any generator has; records that contain themselves have no end.
+    """
+    waiting, seen = [("", root, 0)], 0
+    while waiting:
+        name, record, depth = waiting.pop()
+        seen += 1
+        if seen > MOST_MODULES or depth > DEEPEST or len(name) > LONGEST_KEY:
+            raise CheckpointError("holds more modules than any generator. It was made to never end.")
+        yield name, record
+        assert record.state is not None
+        for child, value in reversed(record.state["_modules"].items()):
+            if value is not None:
+                if not is_module(value):
+                    raise CheckpointError(f"has a module {shown(child)} without parameters and buffers.")
+                waiting.append((_joined(name, child), value, depth + 1))
+
+
+def module_state(root: Record) -> dict[str, TensorRef]:
+    """What the module's `state_dict()` would have been: tensors by name, not read yet."""
+    state: dict[str, TensorRef] = {}
+    for name, record in modules(root):
+        assert record.state is not None
+        hidden = record.state.get("_non_persistent_buffers_set")
+        for part in ("_parameters", "_buffers"):
+            for key, value in record.state[part].items():
+                if value is None or (type(hidden) is list and key in hidden[:100]):
+                    continue
+                if type(value) is not TensorRef:
+                    raise CheckpointError(f"has {shown(key)}, {shown(value)}, among its tensors.")
+                state[_joined(name, key)] = value
+                if len(state) > MOST_MODULES:
+                    raise CheckpointError("holds more tensors than any generator.")
+    return state
+
+
+def _joined(name: str, key: object) -> str:
+    if type(key) is not str or not key or "." in key:
+        raise CheckpointError(f"has a module or tensor named {shown(key)}.")
+    return f"{name}.{key}" if name else key
+
+
+def module_config(record: Record) -> GeneratorConfig:
+    """The configuration that a generator recorded when it was made, with its rendering settings of today."""
+    state = record.state or {}
+    settings = _plain(state.get("_init_kwargs"), 3)
+    if type(settings) is not dict or not settings:
+        raise CheckpointError(
+            f"holds a module of class {shown(record.name)} that did not record how it was made, so that its "
+            "configuration is unknown. Save its state dict, with a configuration (docs/checkpoints.md)."
+        )
+    rendering = _plain(state.get("rendering_kwargs"), 2)
+    if type(rendering) is dict and rendering:
+        settings["rendering_kwargs"] = rendering
+    resolution = _plain(state.get("neural_rendering_resolution"), 0)
+    return official_config(settings, resolution)
+
+
+def official_config(settings: Mapping[str, Any], neural_resolution: object = None) -> GeneratorConfig:
+    """`GeneratorConfig.from_official` on settings that nobody has checked yet."""
+    if neural_resolution is not None and type(neural_resolution) is not int:
+        raise CheckpointError("has a neural resolution that is not a whole number.")
+    if type(settings.get("rendering_kwargs")) is not dict:
+        raise CheckpointError("has no rendering settings in its configuration. Is it an EG3D generator?")
+    if type(settings.get("mapping_kwargs", {})) is not dict or settings.get("img_channels", 3) != 3:
+        raise CheckpointError("has a configuration that EG3D generators of faces do not have.")
+    try:
+        config = GeneratorConfig.from_official(settings, neural_resolution)
+    except KeyError as error:
+        raise CheckpointError(f"does not say {error.args[0]} in its configuration.") from error
+    except (TypeError, AttributeError, OverflowError, ValueError) as error:
+        raise CheckpointError(f"has a configuration that cannot be used: {error}") from error
+    return check_config(config)
+
+
+def _plain(value: object, depth: int) -> Any:
+    """Settings without anything that is not plain: copies of modules and deep nesting drop out."""
+    if value is None or type(value) in (bool, float):
+        return value
+    if type(value) is int:
+        return value if abs(value) < 1 << 53 else None
+    if type(value) is str:
+        return value if len(value) <= 200 else None
+    if type(value) in (list, tuple) and depth and len(value) <= 16:  # type: ignore[arg-type]
+        return [_plain(item, 0) for item in value]  # type: ignore[attr-defined]
+    if type(value) is dict and depth and len(value) <= 200:
+        return {key: _plain(item, depth - 1) for key, item in value.items() if type(key) is str}
+    return None
+
+
+def our_config(text: str) -> GeneratorConfig:
+    """The configuration in the metadata of a safetensors file."""
+    return settings_config(_json(text))
+
+
+def settings_config(values: dict[str, Any]) -> GeneratorConfig:
+    """`GeneratorConfig.from_dict` on settings that nobody has checked yet."""
+    plain = {key: _plain(value, 1) for key, value in values.items()}
+    for key, value in plain.items():
+        if type(value) is dict or (type(value) is list and key != "avg_camera_pivot"):
+            raise CheckpointError(f"has a configuration in which {shown(key)} is not a plain value.")
+    try:
+        return check_config(GeneratorConfig.from_dict(plain))
+    except CheckpointError:
+        raise
+    except (TypeError, ValueError, OverflowError) as error:
+        raise CheckpointError(f"has a configuration that cannot be used: {error}") from error
+
+
+def _json(text: str) -> dict[str, Any]:
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError("has a configuration that is not JSON.") from error
+    if type(values) is not dict:
+        raise CheckpointError("has a configuration that is not a JSON object.")
+    return values
+
+
+def check_config(config: GeneratorConfig) -> GeneratorConfig:
+    """Returns `config` if every setting has the type and a size that a generator can have.
+
+    Raises:
+        CheckpointError: otherwise. Nothing has been built then.
+    """
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name in _LIMITS:
+            low, high = _LIMITS[field.name]
+            good = type(value) is int and low <= value <= high
+        elif field.name in ("ray_start", "ray_end"):
+            good = value == "auto" if type(value) is str else _finite(value)
+        elif field.name == "avg_camera_pivot":
+            good = len(value) == 3 and all(map(_finite, value))
+        elif field.name == "conv_clamp":
+            good = value is None or (_finite(value) and value > 0)
+        elif field.name == "sr_noise_mode":
+            good = value in ("none", "const", "random")
+        else:
+            kind = type(field.default)
+            good = _finite(value) if kind is float else type(value) is kind
+        if not good:
+            raise CheckpointError(
+                f"asks for {field.name} = {shown(value) if type(value) is str else value}, "
+                "which no generator of this kind has."
+            )
+    if config.channels(config.plane_resolution) < 1 or config.box_warp <= 0:
+        raise CheckpointError("asks for a generator without channels, or without a volume.")
+    return config
+
+
+def _finite(value: object) -> bool:
+    return type(value) in (int, float) and abs(value) < 1e9  # type: ignore[arg-type]  # NaN compares false
+
+
+class _Shapes(TorchFunctionMode):
+    """Within it a module is made of shapes alone.
+
+    On the meta device torch's `randn` and arithmetic import its compiler first, which takes seconds.
+    """
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if function is torch.randn:
+            return torch.empty(*args, device="meta")
+        if function is torch.outer:
+            return torch.empty(len(args[0]), len(args[1]), device="meta")
+        if getattr(function, "__name__", "") in ("div", "__truediv__"):
+            return args[0]
+        return function(*args, **(kwargs or {}))
+
+
+def empty_generator(config: GeneratorConfig) -> Generator:
+    """A generator without numbers: names and shapes only."""
+    try:
+        with torch.device("meta"), _Shapes():
+            generator = Generator(config)
+    except (ValueError, RuntimeError) as error:
+        raise CheckpointError(f"has a configuration that cannot be built: {error}") from error
+    if sum(value.numel() for value in generator.state_dict().values()) > MOST_PARAMETERS:
+        raise CheckpointError("asks for a generator of more than 1 GB. EG3D's have 0.13 GB.")
+    return generator
+
+
+def sidecar_config(file: Path, shapes: Mapping[str, tuple[int, ...]]) -> GeneratorConfig:
+    """The configuration of a bare state dict: sizes from its shapes, the rest from a JSON file of the same
+    name.
+
+    Raises:
+        CheckpointError: no such file (the message says what to put there), or one that does not fit.
+    """
+    sizes = sizes_from_shapes(shapes)
+    beside = file.with_suffix(".json")
+    if not beside.is_file():
+        raise CheckpointError(
+            "is a bare state dict: its shapes do not tell how it is rendered. "
+            f"Put a {beside.name} beside it with {', '.join(RENDERING)} (docs/checkpoints.md)."
+        )
+    if beside.stat().st_size > 1 << 20:
+        raise CheckpointError(f"has a {beside.name} beside it that is too large for a configuration.")
+    values = _json(beside.read_text("utf-8", "replace"))
+    if "rendering_kwargs" in values:
+        return official_config(_plain(values, 3) or {}, values.get("neural_rendering_resolution"))
+    if missing := [name for name in RENDERING if name not in values]:
+        raise CheckpointError(f"has a {beside.name} beside it that does not say {', '.join(missing)}.")
+    return settings_config({**sizes, **values})
+
+
+def sizes_from_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    """Everything about a generator that the shapes of its tensors tell exactly."""
+    try:
+        (w_dim,) = shapes["backbone.mapping.w_avg"]
+        width = shapes["backbone.mapping.fc0.weight"][1]
+        channels = {
+            int(key.split(".")[2].removeprefix("b")): shape[0]
+            for key, shape in shapes.items()
+            if key.startswith("backbone.synthesis.b") and key.endswith(".conv1.weight")
+        }
+        largest = max(channels)
+        first, last = (shapes[f"superresolution.block{i}.conv{i}.noise_const"] for i in (0, 1))
+        kind = (first[0], shapes["superresolution.block0.conv0.weight"][0])
+        return {
+            "z_dim": width - w_dim,
+            "c_dim": shapes["backbone.mapping.embed.weight"][1],
+            "w_dim": w_dim,
+            "mapping_layers": _count(shapes, "backbone.mapping.fc{}.weight"),
+            "img_resolution": last[0],
+            "plane_resolution": largest,
+            "channel_max": max(channels.values()),
+            # Where no resolution is below the maximum, any larger base would mean the same.
+            "channel_base": channels[largest] * largest,
+            "superresolution": _SUPERRESOLUTION[kind],
+        }
+    except (KeyError, IndexError, ValueError) as error:
+        raise CheckpointError(
+            "is not the state dict of an EG3D generator: its tensors are other ones."
+        ) from error
+
+
+def _count(shapes: Iterable[str], pattern: str) -> int:
+    known = set(shapes)
+    return next(i for i in range(len(known) + 1) if pattern.format(i) not in known)
+
+
+def mismatch(expected: Mapping[str, torch.Tensor], shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+    """Why tensors of these shapes are not the generator's, in one sentence; None if they are."""
+    missing, unknown = sorted(set(expected) - set(shapes)), sorted(set(shapes) - set(expected))
+    if missing or unknown:
+        return (
+            f"does not fit its own configuration: missing {missing[:3] or 'nothing'}, unknown "
+            f"{[key[:LONGEST_KEY] for key in unknown[:3]] or 'nothing'}. It is damaged or of another kind."
+        )
+    for key, value in expected.items():
+        if tuple(shapes[key]) != tuple(value.shape):
+            return (
+                f"has {key} of shape {list(shapes[key])}, "
+                f"but its configuration asks for {list(value.shape)}. It is damaged."
+            )
+    return None

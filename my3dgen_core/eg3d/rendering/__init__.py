@@ -1,0 +1,1 @@
+"""Planes and rays to pixels: the implementations of volume rendering, and the one place that chooses."""

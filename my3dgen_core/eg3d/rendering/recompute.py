@@ -1,0 +1,223 @@
+"""Rays to pixels by table, on a CPU: colours of those samples alone that show, gradients chunk by chunk.
+
+PyTorch would keep every sample's units for the gradient, some 100 numbers a sample, in buffers that are fresh
+each time. Here a pass back decodes the samples anew, in chunks that fit the cache, and adds into one gradient
+of the planes. Shapes: B scenes, M rays each, N coarse and K fine samples a ray, S = N + K.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ..config import GeneratorConfig
+from .exact import Decoder, Weights, importance_depths, march
+from .triplanes import NOTHING, Field, by_table
+
+_SAMPLES = 1 << 14
+"""Decoded at a time where gradients are wanted: what is made for them is freed at once, and with more the C
+library would give its pages back to the system each time."""
+
+
+def serves(planes: Tensor, decoder: Callable[[Tensor], tuple[Tensor, Tensor]], *rays: Tensor) -> bool:
+    """Whether `render` can do this, and faster: float32 on a CPU, and no gradient wanted of rays."""
+    if not isinstance(decoder, Decoder) or decoder.net[0].weight.dtype != planes.dtype:
+        return False
+    wanted = torch.is_grad_enabled() and any(t.requires_grad for t in rays)
+    return not wanted and by_table(planes.detach(), rays[-1])
+
+
+def render(
+    planes: Tensor,
+    weights: Weights,
+    config: GeneratorConfig,
+    rays: tuple[Tensor, ...],
+    chunk: int | None,
+    floor: float,
+) -> tuple[Tensor, ...]:
+    """Both passes composited.
+
+    Args:
+        planes: [B, 3, 32, P, P]; weights: see `Decoder.weights`. Both may ask for gradients.
+        rays: origins and directions [B, M, 3], coarse depths [B, M, N, 1], numbers [B, M, K] in [0, 1].
+        chunk: rays a scene at a time; None: as many as are fast.
+        floor: see `volume.render_rays`.
+
+    Returns:
+        features [B, M, 32] in [-1, 1], depth and weight [B, M, 1], least and greatest depth of a sample.
+    """
+    if planes.stride(0) == 0:  # one scene from several cameras
+        planes = planes[:1]
+    settings = (config.box_warp, config.white_back, chunk, floor)
+    found: tuple[Tensor, ...] = _Pixels.apply(planes, *weights, *rays, settings)
+    return found
+
+
+class _Pixels(torch.autograd.Function):
+    """planes, four weights, four of rays and settings -> what `render` returns."""
+
+    @staticmethod
+    def forward(ctx: Any, planes: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
+        w0, b0, w1, b1, *rays, (box_warp, white_back, chunk, _) = inputs
+        field = Field(planes, (w0, b0, w1, b1), box_warp)
+        _, directions, depths, u = rays
+        size = chunk or _share(directions, max(depths.shape[2], u.shape[2]))
+        keep = any(ctx.needs_input_grad)
+        parts, kept, ends = [], [], []
+        for i in range(0, directions.shape[1], size):
+            *found, depths = _pixels(field, *(v[:, i : i + size] for v in rays), white_back=white_back)
+            parts.append(found)
+            ends.append(torch.stack((depths[:, :, 0].amin(), depths[:, :, -1].amax())))
+            if keep:
+                kept.append(depths)
+        nearest, farthest = torch.stack(ends).amin(0)[0], torch.stack(ends).amax(0)[1]
+        if keep:
+            ctx.settings = inputs[-1]
+            ctx.save_for_backward(planes, *inputs[:6], torch.cat(kept, dim=1))
+        ctx.mark_non_differentiable(nearest, farthest)
+        return (*(torch.cat(maps, dim=1) for maps in zip(*parts, strict=True)), nearest, farthest)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        planes, w0, b0, w1, b1, origins, directions, depths = ctx.saved_tensors
+        box_warp, white_back, _, floor = ctx.settings
+        field = Field(planes, (w0, b0, w1, b1), box_warp)
+        gradient = _Gradient(field, planes=ctx.needs_input_grad[0], weights=any(ctx.needs_input_grad[1:5]))
+        size = _share(directions, depths.shape[2])
+        for i in range(0, directions.shape[1], size):
+            part = (v[:, i : i + size] for v in (origins, directions, depths, *upstream[:3]))
+            gradient.add(*part, white_back=white_back, floor=floor)
+        of_planes: Tensor | None = None
+        if gradient.texels is not None:
+            shape = (*planes.shape[:2], *planes.shape[3:], planes.shape[2])
+            of_planes = gradient.texels.view(shape).permute(0, 1, 4, 2, 3)
+        return (of_planes, *(gradient.weights or (None,) * 4), *(None,) * 5)
+
+
+def _share(directions: Tensor, samples: int) -> int:
+    """Rays a scene of so many samples each that are worked on at a time."""
+    return max(1, _SAMPLES // (len(directions) * samples))
+
+
+def _pixels(
+    field: Field, origins: Tensor, directions: Tensor, depths: Tensor, u: Tensor, *, white_back: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Colours are decoded once the weights are known. Returned last: all depths [B, M, S, 1]."""
+    b, m = directions.shape[:2]
+
+    def decoded(depths: Tensor) -> tuple[Tensor, Tensor]:
+        density, units = field.density(*_points(field, origins, directions, depths))
+        return density.view_as(depths), units
+
+    density, units = decoded(depths)
+    passes, order = [(units, depths.shape[2])], None
+    if u.shape[-1] > 0:
+        weights = march(density[..., :0], density, depths)[2]
+        fine = importance_depths(depths, weights, u.reshape(b * m, -1))
+        more, units = decoded(fine)
+        passes.append((units, u.shape[-1]))
+        depths, order = torch.cat((depths, fine), dim=2).sort(dim=2)
+        density = torch.cat((density, more), dim=2).gather(2, order)
+    _, depth, weights = march(density[..., :0], density, depths)
+    share = _ends(weights) / 2
+    if order is not None:
+        share = torch.empty_like(share).scatter_(2, order[..., 0], share)
+    shares = share.flatten(0, 1).split([count for _, count in passes], dim=1)
+    colors = [field.painted(units, part) for (units, _), part in zip(passes, shares, strict=True)]
+    total = weights.sum(2)
+    features = torch.stack(colors).sum(0).view(b, m, -1) + (1 - total if white_back else 0)
+    return features * 2 - 1, depth, total, depths
+
+
+def _points(field: Field, origins: Tensor, directions: Tensor, depths: Tensor) -> tuple[Tensor, Tensor]:
+    """Samples at depths [B, M, S, 1] along rays: points [E, 3] and their scenes [E]."""
+    points = (origins[:, :, None] + depths * directions[:, :, None]).flatten(0, 2)
+    scene = torch.arange(len(directions), device=points.device).clamp(max=field.scenes - 1)
+    return points, scene.repeat_interleave(depths.shape[1] * depths.shape[2])
+
+
+def _ends(weights: Tensor) -> Tensor:
+    """Weights of intervals [B, M, S-1, 1] -> of samples, the sum of both that end there [B, M, S]."""
+    return F.pad(weights[..., 0], (1, 0)) + F.pad(weights[..., 0], (0, 1))
+
+
+class _Gradient:
+    """Of texels and of the decoder's weights, added up over chunks of rays."""
+
+    def __init__(self, field: Field, planes: bool, weights: bool) -> None:
+        self.field = field
+        self.texels = torch.zeros_like(field.table.texels) if planes else None
+        parameters = (field.w0, field.b0, field.w1, field.b1)
+        self.weights = tuple(torch.zeros_like(w) for w in parameters) if weights else None
+
+    def add(
+        self,
+        origins: Tensor,
+        directions: Tensor,
+        depths: Tensor,
+        to_features: Tensor,
+        to_depth: Tensor,
+        to_weight: Tensor,
+        *,
+        white_back: bool,
+        floor: float,
+    ) -> None:
+        """Of rays [B, M, 3] with depths [B, M, S, 1] and what comes back to their pixels [B, M, 32 or 1]."""
+        field = self.field
+        rows, shares = field.table.taps(*_points(field, origins, directions, depths))
+        features = field.table.mixed(rows, shares)
+        density, units = field.decoded(features)
+        with torch.enable_grad():
+            density = density.view_as(depths).requires_grad_()
+            _, depth, weights = march(density[..., :0], density, depths)
+        ends = _ends(weights.detach()).flatten()
+        count, shown = depths.shape[2], None
+        to_color = to_features.flatten(0, 1)[:, None].expand(-1, count, -1)
+        if floor > 0:
+            shown = (ends > min(floor, NOTHING)).nonzero()[:, 0]
+            units, to_color = units.index_select(0, shown), to_color[shown // count, 0]
+        color = F.linear(units, field.w1[1:], field.b1[1:]).sigmoid_().view(to_color.shape)
+        worth = (color * to_color).sum(-1) * 1.002 - 0.001 * to_color.sum(-1)
+        if shown is not None:
+            worth = torch.zeros_like(ends).index_copy_(0, shown, worth)
+        worth = worth.view_as(density)
+        with torch.enable_grad():
+            total = weights.sum(2)
+            value = (weights * (worth[:, :, 1:] + worth[:, :, :-1])).sum()
+            value = value + (depth.nan_to_num() * to_depth).sum() + (total * to_weight).sum()
+            if white_back:
+                value = value - 2 * (total * to_features.sum(2, keepdim=True)).sum()
+            (to_density,) = torch.autograd.grad(value, density)
+        to_density = to_density.flatten()
+        if shown is not None:  # of those, the ones that weigh enough
+            inside = weights.detach()[..., 0]
+            greater = torch.maximum(F.pad(inside, (1, 0)), F.pad(inside, (0, 1))).flatten()
+            counts = (greater[shown] > floor).nonzero()[:, 0]
+            units, color, to_color = (v.index_select(0, counts) for v in (units, color, to_color))
+            matter = shown[counts]
+            to_density, ends, features = to_density[matter], ends[matter], features.index_select(0, matter)
+            rows, shares = rows[:, matter], shares[:, matter]
+        to_raw = torch.empty(len(units), 1 + color.shape[-1])
+        to_raw[:, 0] = to_density
+        slope = torch.addcmul(color, color, color, value=-1).view(-1, color.shape[-1])
+        slope.mul_(1.002 * ends[:, None])
+        torch.mul(to_color, slope.view(to_color.shape), out=to_raw[:, 1:].view(to_color.shape))
+        to_units = to_raw @ field.w1
+        to_units = torch.addcmul(to_units, to_units, (-units).exp_(), value=-1)  # softplus: 1 - exp(-units)
+        if self.weights is not None:
+            w0, b0, w1, b1 = self.weights
+            w1.addmm_(to_raw.T, units)
+            b1 += to_raw.sum(0)
+            w0.addmm_(to_units.T, features)
+            b0 += to_units.sum(0)
+        if self.texels is not None:
+            to_mixed = to_units @ field.w0
+            for row, share in zip(rows.long(), shares, strict=True):
+                places = row[:, None].expand_as(to_mixed)
+                self.texels.scatter_add_(0, places, to_mixed * share[:, None])

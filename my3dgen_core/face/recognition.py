@@ -1,0 +1,226 @@
+"""Identity: aligned ArcFace features for metrics, and the same network in torch for losses.
+
+Faces are aligned by their five points to ArcFace's 112 x 112 template (Deng et al. 2019), antialiased and
+differentiable.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..formats.onnx_file import Node, OnnxGraph, read_onnx
+from .crop import CropTransform
+from .detect import RECOGNITION, Face, FaceModelError, FaceModels, detection_ladder
+
+ARCFACE_SIZE = 112
+ARCFACE_POINTS = np.array(  # five points in the aligned picture, pixel-centre coordinates
+    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
+)
+
+
+def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """The [2,3] rotation, scale and shift that takes points [M,2] nearest to others [M,2] (Umeyama 1991)."""
+    mean_s, mean_t = source.mean(0), target.mean(0)
+    centred_s, centred_t = source - mean_s, target - mean_t
+    u, values, vt = np.linalg.svd(centred_t.T @ centred_s)
+    sign = np.array([1.0, np.sign(np.linalg.det(u @ vt)) or 1.0])
+    rotation = u * sign @ vt
+    scale = (values * sign).sum() / max((centred_s**2).sum(), 1e-12)
+    return np.concatenate([scale * rotation, (mean_t - scale * rotation @ mean_s)[:, None]], axis=1)
+
+
+def align_to_template(images: torch.Tensor, points: np.ndarray, size: int = ARCFACE_SIZE) -> torch.Tensor:
+    """Cut aligned faces out of pictures; differentiable in the pictures.
+
+    Args:
+        images: [N,3,H,W] in [-1,1].
+        points: [N,5,2] in edge coordinates of the pictures.
+    Returns:
+        [N,3,size,size] in [-1,1]; black outside the picture.
+    """
+    height, width = images.shape[2:]
+    template = (ARCFACE_POINTS + 0.5) * (size / ARCFACE_SIZE)
+    centres = torch.arange(size, dtype=torch.float64) + 0.5
+    faces = []
+    for image, five in zip(images, np.asarray(points, np.float64), strict=True):
+        transform = CropTransform(similarity(five, template), (height, width), size)
+        m = torch.from_numpy(transform.inverse)
+        x = (m[0, 0] * centres + m[0, 1] * centres[:, None] + m[0, 2]) / width * 2 - 1
+        y = (m[1, 0] * centres + m[1, 1] * centres[:, None] + m[1, 2]) / height * 2 - 1
+        grid = torch.stack([x, y], -1)[None].to(image.device, image.dtype)
+        source = image[None]
+        if transform.scale < 1:
+            shrunk = [max(1, math.ceil(side * transform.scale)) for side in (height, width)]
+            source = F.interpolate(source, shrunk, mode="bilinear", antialias=True, align_corners=False)
+        faces.append(F.grid_sample(source + 1, grid, align_corners=False) - 1)
+    return torch.cat(faces) if faces else images.new_zeros(0, 3, size, size)
+
+
+def find_points(
+    images: torch.Tensor, face_models: FaceModels, det_size: int = 320
+) -> tuple[np.ndarray, np.ndarray]:
+    """Five points [N,5,2] (edge coordinates) of the largest face of each picture, and found [N] (bool).
+
+    Args:
+        images: [N,3,H,W] in [-1,1]: crops or renders, in which the face is upright and large.
+    """
+    points, found = np.zeros((len(images), 5, 2)), np.zeros(len(images), bool)
+    for i, image in enumerate(images.detach().float().cpu()):
+        pixels = ((image.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
+        _, faces = next(detection_ladder(face_models, pixels, det_size), ("", []))
+        if faces:
+            points[i], found[i] = largest(faces).points, True
+    return points, found
+
+
+def largest(faces: list[Face]) -> Face:
+    """The face with the largest box."""
+    return max(faces, key=lambda face: face.size)
+
+
+def embed(
+    images: torch.Tensor, face_models: FaceModels, points: np.ndarray | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Identity embeddings of pictures, for metrics (no gradient).
+
+    Args:
+        images: [N,3,H,W] in [-1,1], one face each.
+        face_models: models with recognition.
+        points: [N,5,2] known five points (edge coordinates); None detects them.
+    Returns:
+        embeddings [N,512] of length 1 (zeros where no face was found) and found [N] (bool). The dot product
+        of two
+        embeddings is their cosine: about .65 for one person's photos and below .36 for different people.
+    Raises:
+        FaceModelError: the folder has no identity network.
+    """
+    if not face_models.has_recognition:
+        raise FaceModelError(
+            "Identity similarity needs an ArcFace network (112x112 to 512) in the face model folder."
+        )
+    if points is None:
+        points, found = find_points(images, face_models)
+    else:
+        found = np.ones(len(images), bool)
+    result = torch.zeros(len(images), 512)
+    index = np.flatnonzero(found)
+    if len(index):
+        aligned = align_to_template(images[index].detach().float().cpu(), points[index])
+        faces = ((aligned + 1) * 127.5).clamp(0, 255).permute(0, 2, 3, 1).numpy()
+        result[index] = F.normalize(torch.from_numpy(face_models.features(faces)).float(), dim=1)
+    return result, torch.from_numpy(found)
+
+
+class IdentityNetwork(nn.Module):
+    """ArcFace in torch, with the weights of an ONNX file: differentiable, on any device, frozen.
+
+    Example:
+        network = IdentityNetwork.from_models(face_models)
+        loss = 1 - (network(render, points) * target).sum(1)
+    """
+
+    def __init__(self, graph: OnnxGraph) -> None:
+        super().__init__()
+        self._input, self._output = next(iter(graph.inputs)), next(iter(graph.outputs))
+        self._program: list[tuple[Callable[..., torch.Tensor], Node, list[str | None]]] = []
+        names: dict[str, str] = {}
+        for node in graph.nodes:
+            if node.op == "Constant" and isinstance(node.attributes.get("value"), np.ndarray):
+                graph.weights[node.outputs[0]] = node.attributes["value"]
+                continue
+            if node.op not in _OPERATIONS:
+                raise FaceModelError(
+                    f"The identity network uses {node.op}, which is not known here. Try another pack."
+                )
+            self._program.append((_OPERATIONS[node.op], node, [name or None for name in node.inputs]))
+        for i, (name, values) in enumerate(graph.weights.items()):
+            names[name] = f"weight_{i}"
+            tensor = torch.from_numpy(values.copy())
+            self.register_buffer(
+                names[name], tensor.float() if tensor.is_floating_point() else tensor, persistent=False
+            )
+        self._names = names
+        # networks that normalise inside (a Sub and a Mul at the start) want 0..255
+        first = {node.op for node in graph.nodes[:8]}
+        self._wants_bytes = {"Sub", "Mul"} <= first
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> IdentityNetwork:
+        """Read the weights of an ArcFace ONNX file."""
+        return cls(read_onnx(path)).eval()
+
+    @classmethod
+    def from_models(cls, face_models: FaceModels) -> IdentityNetwork:
+        """The identity network of loaded face models."""
+        if RECOGNITION not in face_models.files:
+            raise FaceModelError(
+                "An identity loss needs an ArcFace network (112x112 to 512) in the face model folder."
+            )
+        return cls.from_file(face_models.files[RECOGNITION])
+
+    def features(self, aligned: torch.Tensor) -> torch.Tensor:
+        """Aligned faces [N,3,112,112] in [-1,1], RGB -> unnormalised features [N,512]."""
+        values: dict[str, Any] = {name: getattr(self, attribute) for name, attribute in self._names.items()}
+        values[self._input] = (aligned + 1) * 127.5 if self._wants_bytes else aligned
+        for operation, node, inputs in self._program:
+            arguments = [None if name is None else values[name] for name in inputs]
+            values[node.outputs[0]] = operation(node.attributes, *arguments)
+        return values[self._output]
+
+    def forward(self, images: torch.Tensor, points: np.ndarray) -> torch.Tensor:
+        """Pictures [N,3,H,W] in [-1,1] with their five points [N,5,2] -> embeddings [N,512] of length 1."""
+        return F.normalize(self.features(align_to_template(images, points)), dim=1)
+
+
+def _convolution(a: dict[str, Any], x: torch.Tensor, weight: torch.Tensor, bias: Any = None) -> torch.Tensor:
+    pads = a.get("pads", [0, 0, 0, 0])
+    if pads[:2] != pads[2:]:
+        x, pads = F.pad(x, [pads[1], pads[3], pads[0], pads[2]]), [0, 0]
+    dilations = a.get("dilations", [1, 1])
+    return F.conv2d(x, weight, bias, a.get("strides", [1, 1]), pads[:2], dilations, a.get("group", 1))
+
+
+def _batch_norm(
+    a: dict[str, Any],
+    x: torch.Tensor,
+    scale: torch.Tensor,
+    shift: torch.Tensor,
+    mean: torch.Tensor,
+    var: torch.Tensor,
+) -> torch.Tensor:
+    return F.batch_norm(x, mean, var, scale, shift, eps=a.get("epsilon", 1e-5))
+
+
+def _gemm(a: dict[str, Any], x: torch.Tensor, weight: torch.Tensor, bias: Any = None) -> torch.Tensor:
+    x = x.T if a.get("transA") else x
+    product = a.get("alpha", 1.0) * (x @ (weight.T if a.get("transB") else weight))
+    return product if bias is None else product + a.get("beta", 1.0) * bias
+
+
+def _reshape(a: dict[str, Any], x: torch.Tensor, shape: torch.Tensor) -> torch.Tensor:
+    sizes = [x.shape[i] if size == 0 else size for i, size in enumerate(shape.tolist())]
+    return x.reshape([x.shape[0], *sizes[1:]])  # files often carry a batch size of 1
+
+
+_OPERATIONS: dict[str, Callable[..., torch.Tensor]] = {
+    "Add": lambda a, x, y: x + y,
+    "BatchNormalization": _batch_norm,
+    "Conv": _convolution,
+    "Dropout": lambda a, x, *_: x,
+    "Flatten": lambda a, x: x.flatten(a.get("axis", 1)),
+    "Gemm": _gemm,
+    "Identity": lambda a, x: x,
+    "Mul": lambda a, x, y: x * y,
+    "PRelu": lambda a, x, slope: F.prelu(x, slope.reshape(-1)),
+    "Relu": lambda a, x: F.relu(x),
+    "Reshape": _reshape,
+    "Sub": lambda a, x, y: x - y,
+}

@@ -1,0 +1,1 @@
+"""Photos to latents and weights: losses, inversion, tuning."""

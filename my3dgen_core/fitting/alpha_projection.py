@@ -1,0 +1,172 @@
+"""Photos to weights over a person's anchors: the projection of MyStyle (section 3.3).
+
+Photos smaller than the generator's raw picture are compared at their own size: that is super-resolution.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..eg3d import Generator
+from ..person.latents import Latents
+from .photo_objective import Draw, PhotoObjective, check_photos
+
+OnStep = Callable[[int, int, dict[str, float], Tensor | None], None]
+SHARPNESS = 100.0
+"""Of the softplus that keeps weights above -beta."""
+COARSE_ROWS = 12
+"""Layers whose own weights are held near the common ones in P+."""
+
+
+@dataclass(frozen=True)
+class ProjectionConfig:
+    """Settings of `AlphaSpace.project`. The rate rises over the first 5 % and falls over the last quarter."""
+
+    steps: int = 150
+    """Optimiser steps for every photo."""
+    plus: bool = False
+    """P+: weights of their own for every layer. Closer, less safe; `alphas` is then their mean."""
+    beta: float | None = None
+    """Of this projection; None: the space's own. MyStyle takes .03 here and .02 for edits."""
+    lr: float = 0.01
+    delta_weight: float = 10.0
+    """Holds the coarse layers' own weights near the common ones (P+)."""
+    rays_per_image: int = 256
+    """Raw pixels looked at in a step, on a lattice over the face; 0: the whole picture, at both
+    resolutions."""
+    perceptual: float = 0.5
+    """Weight of the perceptual term."""
+    batch_size: int = 4
+    """Photos worked on at the same time."""
+    seed: int = 0
+    preview_every: int = 25
+    """Steps between two preview pictures; 0: none."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch_size < 1:
+            raise ValueError("steps and batch_size must be at least 1.")
+        if self.beta is not None and not self.beta >= 0:
+            raise ValueError(f"beta must be 0 or more, but it is {self.beta}.")
+
+
+def project_photos(
+    anchors: Latents,
+    generator: Generator,
+    images: Tensor,
+    cameras: Tensor,
+    config: ProjectionConfig,
+    masks: Tensor | None = None,
+    on_step: OnStep | None = None,
+) -> Latents:
+    """What `AlphaSpace.project` does; its arguments and errors are explained there."""
+    check_photos(images, masks, cameras)
+    base_hash = generator.base_hash()
+    if anchors.base_hash not in (None, base_hash):
+        raise ValueError("These anchors belong to another generator. Load the one they were found in.")
+    with torch.inference_mode(False), torch.enable_grad():
+        run = Projection(generator, anchors.ws, images, cameras, config, masks, on_step)
+        order = list(range(len(images)))
+        parts = [
+            run.descend(order[first : first + config.batch_size])
+            for first in range(0, len(images), config.batch_size)
+        ]
+        ws, weights, losses = (torch.cat(values) for values in zip(*parts, strict=True))
+    return Latents(ws, run.cameras, losses, weights, base_hash)
+
+
+class Projection:
+    """The state of one projection: anchors, photos and the chance in it."""
+
+    def __init__(
+        self,
+        generator: Generator,
+        anchors: Tensor,
+        images: Tensor,
+        cameras: Tensor,
+        config: ProjectionConfig,
+        masks: Tensor | None = None,
+        on_step: OnStep | None = None,
+    ) -> None:
+        device = generator.w_avg.device
+        self.generator, self.config, self.on_step = generator, config, on_step
+        self.objective = PhotoObjective(generator, images, masks, config.perceptual)
+        self.anchors = anchors.detach().clone().to(device, torch.float32)
+        self.cameras = cameras.detach().clone().to(device, torch.float32)
+        self.draw = Draw(config.seed, device)
+        self.total = math.ceil(len(images) / config.batch_size) * config.steps
+        self.done = 0
+
+    def bounded(self, free: Tensor) -> Tensor:
+        """Free numbers [..., N] to weights that sum to 1 and are at least -beta.
+
+        MyStyle divides softplus(free + beta) - beta by its sum, and a penalty holds sum(free) near 1. Here
+        the free numbers are shifted to sum 1, which needs no penalty; and the positive part is what is
+        divided, for weights would fall below -beta where the sum is under 1.
+        """
+        beta = self.config.beta or 0.0
+        free = free - free.mean(-1, keepdim=True) + 1 / free.shape[-1]
+        positive = F.softplus(free + beta, beta=SHARPNESS) + 1e-12
+        return positive / positive.sum(-1, keepdim=True) * (1 + free.shape[-1] * beta) - beta
+
+    def layered(self, weights: Tensor) -> Tensor:
+        """Weights [B, 1 or num_ws, N] -> ws [B, num_ws, w_dim]."""
+        rows = weights.expand(-1, self.anchors.shape[1], -1)
+        return torch.einsum("bla,alw->blw", rows, self.anchors)
+
+    def descend(self, index: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """ws [B, num_ws, w_dim], weights [B, N] and photo losses [B] of the photos `index`."""
+        config, device, count = self.config, self.anchors.device, len(self.anchors)
+        alpha = torch.full((len(index), 1, count), 1 / count, device=device)
+        delta = torch.zeros(len(index), self.anchors.shape[1] if config.plus else 1, count, device=device)
+        variables = [alpha, delta] if config.plus else [alpha]
+        for variable in variables:
+            variable.requires_grad_(True)
+        optimizer = torch.optim.Adam(variables, lr=config.lr)
+        tail = max(1, config.steps // 10)
+        losses = torch.zeros(len(index), device=device)
+        for step in range(config.steps):
+            t = step / config.steps
+            ramp = 0.5 - 0.5 * math.cos(math.pi * min(1.0, (1 - t) / 0.25))
+            optimizer.param_groups[0]["lr"] = config.lr * ramp * min(1.0, (t + 1 / config.steps) / 0.05)
+            ws = self.layered(self.bounded(alpha + delta))
+            photo = self._photo_loss(ws, index)
+            apart = delta[:, :COARSE_ROWS].abs().mean((1, 2))
+            loss = (photo + config.delta_weight * apart).sum()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            if step >= config.steps - tail:
+                losses += photo.detach() / tail
+            self._report(photo.detach().mean(), ws, index)
+        weights = self.bounded(alpha + delta).detach()
+        return self.layered(weights), weights.mean(1), losses
+
+    def _photo_loss(self, ws: Tensor, index: list[int]) -> Tensor:
+        planes, cameras = self.generator.planes(ws), self.cameras[index]
+        if self.objective.small is not None:
+            return self.objective.shrunk(planes, cameras, index, self.draw)
+        if self.config.rays_per_image == 0:
+            return self.objective.whole(ws, planes, cameras, index, self.draw)
+        side = min(self.objective.resolution, math.ceil(math.sqrt(self.config.rays_per_image)))
+        return self.objective.lattice(planes, cameras, index, self.objective.resolution // side, self.draw)
+
+    def _report(self, loss: Tensor, ws: Tensor, index: list[int]) -> None:
+        self.done += 1
+        if loss.device.type != "meta" and not bool(torch.isfinite(loss)):
+            raise FloatingPointError(
+                f"The loss became {float(loss)} at step {self.done}. Lower the rate (lr)."
+            )
+        if self.on_step is None:
+            return
+        every = self.config.preview_every
+        preview = None
+        if every and (self.done % every == 0 or self.done == self.total):
+            with torch.no_grad():
+                preview = self.generator.render(ws[:1].detach(), self.cameras[index[:1]]).image
+        self.on_step(self.done, self.total, {"loss": float(loss)}, preview)

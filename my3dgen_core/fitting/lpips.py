@@ -1,0 +1,223 @@
+"""Perceptual distances: our own, which needs no weights, or LPIPS with weights that the user brings.
+
+LPIPS (Zhang et al., CVPR 2018, section 3): features of a classifier after five of its ReLUs, each pixel's
+scaled to length 1 over the channels; squared differences, weighted by channel, averaged over the picture and
+summed over the five. The weights are others' work and are not in this package; the files are read as data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from ..checkpoint import CheckpointError, is_safetensors
+from ..formats.pickle_values import TensorRef
+from ..formats.torch_archive import opened
+from .losses import laplacian_distance
+
+Distance = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""(image, target [N, 3, H, W] in [-1, 1], weight of each pixel [N, 1, H, W] or None) -> [N]."""
+
+LAPLACIAN = "laplacian"
+FOLDER = Path("models") / "my3dgen" / "perceptual"
+_WANTED = re.compile(r"(features|lin\d)\.|(alpha|beta)$")
+_SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # ImageNet's statistics, for [-1, 1]
+
+# Convolutions as (number in torchvision's `features`, channels in and out, kernel, stride, padding); "pool"
+# halves the picture, "tap" is where features are compared.
+_ALEX: tuple[object, ...] = (
+    (0, 3, 64, 11, 4, 2), "tap", "pool",
+    (3, 64, 192, 5, 1, 2), "tap", "pool",
+    (6, 192, 384, 3, 1, 1), "tap",
+    (8, 384, 256, 3, 1, 1), "tap",
+    (10, 256, 256, 3, 1, 1), "tap",
+)  # fmt: skip
+VGG: tuple[object, ...] = (
+    (0, 3, 64, 3, 1, 1), (2, 64, 64, 3, 1, 1), "tap", "pool",
+    (5, 64, 128, 3, 1, 1), (7, 128, 128, 3, 1, 1), "tap", "pool",
+    (10, 128, 256, 3, 1, 1), (12, 256, 256, 3, 1, 1), (14, 256, 256, 3, 1, 1), "tap", "pool",
+    (17, 256, 512, 3, 1, 1), (19, 512, 512, 3, 1, 1), (21, 512, 512, 3, 1, 1), "tap", "pool",
+    (24, 512, 512, 3, 1, 1), (26, 512, 512, 3, 1, 1), (28, 512, 512, 3, 1, 1), "tap",
+)  # fmt: skip
+
+
+class _Backbone:
+    """What one kind of LPIPS is made of. `smallest`: pixels that its poolings need."""
+
+    def __init__(self, layers: tuple[object, ...], pool: int, smallest: int, files: str, heads: str) -> None:
+        self.layers, self.pool, self.smallest, self.files, self.heads = layers, pool, smallest, files, heads
+
+
+_BACKBONES = {
+    "lpips_alex": _Backbone(_ALEX, 3, 31, "alexnet", "alex"),
+    "lpips_vgg": _Backbone(VGG, 2, 16, "vgg16", "vgg"),
+}
+BACKBONES = (LAPLACIAN, *_BACKBONES)
+
+
+class Lpips(nn.Module):
+    """LPIPS of pictures, differentiable in both; frozen.
+
+    Pictures smaller than the network's poolings need (31 pixels for AlexNet, 16 for VGG16) are enlarged to
+    that size first.
+
+    `fingerprint` is SHA-256 over the weights.
+    """
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, name: str, state: Mapping[str, Tensor], heads: Mapping[str, Tensor]) -> None:
+        """state: torchvision's classifier (`features.N.weight`, `.bias`); heads: LPIPS' linear layers
+        (`linI.model.1.weight` [1, C, 1, 1]). Other keys are left alone.
+
+        Raises:
+            CheckpointError: a tensor is missing, or has another shape.
+        """
+        super().__init__()
+        self.backbone = _BACKBONES[name]
+        self._keys: list[str] = []
+        channels, tap = 0, 0
+        for layer in self.backbone.layers:
+            if isinstance(layer, tuple):
+                number, into, channels, kernel = layer[:4]
+                self._take(state, f"features.{number}.weight", (channels, into, kernel, kernel))
+                self._take(state, f"features.{number}.bias", (channels,))
+            elif layer == "tap":
+                self._take(heads, f"lin{tap}.model.1.weight", (1, channels, 1, 1))
+                tap += 1
+        found = hashlib.sha256()
+        for key in self._keys:
+            found.update(key.encode() + getattr(self, key).numpy().tobytes())
+        self.fingerprint = found.hexdigest()
+        self.register_buffer("shift", torch.tensor(_SHIFT).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("scale", torch.tensor(_SCALE).view(1, 3, 1, 1), persistent=False)
+
+    def _take(self, source: Mapping[str, Tensor], key: str, shape: tuple[int, ...]) -> None:
+        tensor = source.get(key)
+        if not isinstance(tensor, Tensor) or tuple(tensor.shape) != shape:
+            what = "nothing" if not isinstance(tensor, Tensor) else str(list(tensor.shape))
+            raise CheckpointError(
+                f"The weights for LPIPS should hold {key} of shape {list(shape)}, but hold {what}. Take "
+                "torchvision's AlexNet or VGG16, and the linear heads of LPIPS 0.1 for it."
+            )
+        values = tensor.detach().to("cpu", torch.float32).clone()
+        if not bool(torch.isfinite(values).all()):
+            raise CheckpointError(f"{key} holds NaN or infinite numbers: the file is damaged.")
+        self._keys.append(key.replace(".", "_"))
+        self.register_buffer(self._keys[-1], values)
+
+    def forward(self, image: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Distance [N] of pictures [N, 3, H, W] in [-1, 1]; `valid` [N, 1, H, W] weighs each pixel in 0..1.
+
+        Where it is 0 the target stands in for the image: no feature then sees a difference there, and what
+        is left is divided by the share of pixels that count.
+        """
+        if valid is not None:
+            image = target + valid * (image - target)
+        total: Tensor = image.new_zeros(len(image))
+        features = zip(self._features(image), self._features(target), strict=True)
+        for tap, (mine, theirs) in enumerate(features):
+            squared = (_unit(mine) - _unit(theirs)).square()
+            weighted = F.conv2d(squared, getattr(self, f"lin{tap}_model_1_weight"))
+            total = total + weighted.mean((1, 2, 3))
+        return total if valid is None else total / valid.mean((1, 2, 3)).clamp(min=1e-3)
+
+    def _features(self, x: Tensor) -> list[Tensor]:
+        side, smallest = min(x.shape[-2:]), self.backbone.smallest
+        if side < smallest:
+            size = [max(smallest, round(length * smallest / side)) for length in x.shape[-2:]]
+            x = F.interpolate(x, size, mode="bilinear", align_corners=False)
+        x = (x - self.shift) / self.scale
+        taps = []
+        for layer in self.backbone.layers:
+            if isinstance(layer, tuple):
+                name, stride, padding = f"features_{layer[0]}", layer[4], layer[5]
+                weight, bias = getattr(self, f"{name}_weight"), getattr(self, f"{name}_bias")
+                x = F.relu(F.conv2d(x, weight, bias, stride, padding))
+            elif layer == "tap":
+                taps.append(x)
+            else:
+                x = F.max_pool2d(x, self.backbone.pool, 2)
+        return taps
+
+
+def _unit(features: Tensor) -> Tensor:
+    """Each pixel's feature vector, of length 1."""
+    # the small number under the root keeps the gradient finite where all features are 0
+    return features / (features.square().sum(1, keepdim=True) + 1e-20).sqrt().add(1e-10)
+
+
+def distance(name: str, folder: str | Path | None, device: torch.device) -> Distance:
+    """The perceptual distance of a name out of BACKBONES; folder as in `lpips`."""
+    return laplacian_distance if name == LAPLACIAN else lpips(name, folder, device)
+
+
+def lpips(name: str, folder: str | Path | None, device: torch.device) -> Lpips:
+    """LPIPS with the weights of a folder.
+
+    Args:
+        name: "lpips_alex" or "lpips_vgg".
+        folder: where the weights lie; None: `models/my3dgen/perceptual` where the program runs. Two files,
+            .pth, .pt or .safetensors, called as their authors call them: for "lpips_alex" one whose name
+            begins with "alexnet" and one named "alex", for "lpips_vgg" "vgg16" and "vgg".
+
+    Raises:
+        FileNotFoundError: a file is missing; says where it belongs.
+        CheckpointError: a file that cannot be read as such weights.
+    """
+    check_backbone(name)
+    place, backbone = FOLDER if folder is None else Path(folder), _BACKBONES[name]
+    classifier = _find(place, f"{backbone.files}*", name)
+    heads = _find(place, f"{backbone.heads}.*", name)
+    return Lpips(name, read_weights(classifier), read_weights(heads)).to(device)
+
+
+def check_backbone(name: str) -> None:
+    """Raises ValueError unless there is a perceptual distance of that name."""
+    if name not in BACKBONES:
+        raise ValueError(f"perceptual_backbone must be one of {', '.join(BACKBONES)}, not {name!r}.")
+
+
+def weights_hash(measure: Distance) -> str | None:
+    """SHA-256 over the weights of a distance; None where it has none."""
+    return measure.fingerprint if isinstance(measure, Lpips) else None
+
+
+def _find(folder: Path, pattern: str, name: str) -> Path:
+    suffixes = (".pth", ".pt", ".safetensors")
+    files = sorted(file for file in folder.glob(pattern) if file.suffix in suffixes)
+    if not files:
+        backbone = _BACKBONES[name]
+        raise FileNotFoundError(
+            f"The perceptual loss {name} needs weights that do not come with this pack. Put torchvision's "
+            f"{backbone.files}-*.pth and the linear heads of LPIPS 0.1, {backbone.heads}.pth, into "
+            f"{folder.absolute()}, or choose the loss {LAPLACIAN}, which needs none."
+        )
+    return files[0]
+
+
+def read_weights(file: Path) -> dict[str, Tensor]:
+    """The convolutions, linear heads or channel weights of a file; what else it holds is not even read."""
+    try:
+        if is_safetensors(file):
+            with safe_open(file, framework="pt") as stored:
+                return {key: stored.get_tensor(key) for key in stored.keys() if _WANTED.match(key)}  # noqa: SIM118
+        with opened(file) as root:
+            if not isinstance(root, dict):
+                raise CheckpointError("is no state dict of weights.")
+            wanted = {
+                key: value for key, value in root.items() if isinstance(key, str) and _WANTED.match(key)
+            }
+            return {key: value.read() for key, value in wanted.items() if isinstance(value, TensorRef)}
+    except SafetensorError as error:
+        raise CheckpointError(f"{file.name} cannot be read as weights: {error}.") from error
+    except CheckpointError as error:
+        raise CheckpointError(f"{file.name} {error}") from error

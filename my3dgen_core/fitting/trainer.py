@@ -1,0 +1,407 @@
+"""The state of one training, and one step of it: what is optimised, drawn and remembered."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ..camera.pose import mirror
+from ..checkpoint import write_safetensors
+from ..common.oom import out_of_memory
+from ..common.rng import Shuffled
+from ..eg3d import Generator
+from ..person.adapter import DIFF, Adapter, swapped, trained
+from ..person.identity import Identity
+from ..person.latents import Latents
+from .camera_refinement import CameraRefinement
+from .identity_loss import NovelViewIdentity
+from .lpips import distance, weights_hash
+from .muon import Muon
+from .photo_objective import Draw, PhotoObjective
+from .tuning_config import TuningConfig
+
+if TYPE_CHECKING:
+    from ..face import FaceModels
+
+STATE_FILE = "training.safetensors"
+_WINDOW = 20  # steps whose mean loss is compared
+
+
+class DivergedError(FloatingPointError):
+    """The loss became NaN, infinite or far larger than at the start.
+
+    `identity` is the last good state, or None if there was none yet.
+    """
+
+    def __init__(self, message: str, identity: Identity | None) -> None:
+        super().__init__(message)
+        self.identity = identity
+
+
+class Training:
+    """Photos, anchors and an adapter in the making. `advance` takes one step."""
+
+    def __init__(
+        self,
+        generator: Generator,
+        images: Tensor,
+        anchors: Latents,
+        config: TuningConfig,
+        masks: Tensor | None,
+        heads: Tensor | None,
+        start: Identity | None,
+        face_models: FaceModels | None = None,
+    ) -> None:
+        assert anchors.cameras is not None
+        self.generator, self.config, self.start = generator, config, start
+        self.device = generator.w_avg.device
+        self.given = anchors
+        generator.check_ws(anchors.ws)
+        ws = anchors.ws.detach().clone().to(self.device)
+        shared = bool((ws == ws[:, :1]).all())  # anchors in W stay in W when they are refined
+        rows = ws[:, :1] if shared else ws
+        self.ws = [one.clone().requires_grad_(config.refine) for one in rows]
+        self.cameras = CameraRefinement(anchors.cameras.to(self.device), config.refine)
+        if config.background_weight < 1 and heads is None:
+            heads = rendered_heads(generator, ws.mean(0, keepdim=True), self.cameras.labels)
+        self.distance = distance(config.perceptual_backbone, config.perceptual_dir, self.device)
+        self.objective = PhotoObjective(
+            generator, images, masks, config.perceptual, heads, config.background_weight, self.distance
+        )
+        self.objective.random_samples = config.random_samples
+        self.mirrored: PhotoObjective | None = None
+        if config.mirrored:
+            self.mirrored = PhotoObjective(
+                generator,
+                images.flip(3),
+                None if masks is None else masks.flip(3),
+                config.perceptual,
+                None if heads is None else heads.flip(3),
+                config.background_weight,
+                self.distance,
+            )
+            self.mirrored.random_samples = config.random_samples
+        self.likeness: NovelViewIdentity | None = None
+        if config.identity_weight > 0:
+            if face_models is None:
+                raise ValueError("identity_weight needs an ArcFace network: give face_models.")
+            self.likeness = NovelViewIdentity(generator, images, face_models)
+        self.adapter = _adapter(generator, config, start)
+        self.parameters = dict(generator.named_parameters())
+        groups = parameter_groups(self.adapter, config)
+        if config.refine:
+            groups.append({"params": self.ws, "lr": config.anchor_lr})
+        self.optimizers = optimizers(groups, config)
+        self.groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
+        self.rates = [group["lr"] for group in self.groups]
+        self.draw = Draw(config.seed, self.device)
+        self.order = Shuffled(len(images), config.seed)
+        self.done = 0
+        self.history: list[float] = []
+        self.frugal = False
+        self.fingerprint = self._fingerprint(images, masks, heads) if config.checkpoint_dir else ""
+        self._good: dict[str, Tensor] = {}
+
+    def _fingerprint(self, *tensors: Tensor | None) -> str:
+        """Names this very training: another one must not go on from its state."""
+        digest = hashlib.sha256(json.dumps(self.config.what_counts, sort_keys=True).encode())
+        digest.update(f"{self.generator.base_hash()} {weights_hash(self.distance)}".encode())
+        started = [] if self.start is None else list(self.start.adapter.tensors.values())
+        likeness = None if self.likeness is None else self.likeness.target
+        for tensor in (*tensors, likeness, self.given.ws, self.given.cameras, *started):
+            if tensor is not None:
+                digest.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def advance(self) -> float:
+        """One optimiser step; returns its loss.
+
+        Raises:
+            DivergedError: the loss is no number any more, or five times what it was at first.
+        """
+        config = self.config
+        wave = 0.5 + 0.5 * math.cos(math.pi * self.done / config.steps)
+        decay = 0.05 + 0.95 * wave if config.schedule == "cosine" else 1.0
+        for group, rate in zip(self.groups, self.rates, strict=True):
+            group["lr"] = rate * decay
+        if config.refine and self.done * 4 % config.steps < 4 and self.done:
+            self._register()
+        index = self.order.take(config.batch_size)
+        flipped = self.mirrored is not None and self.draw.places.random() < 0.25
+        self._forget_gradients()
+        state = self._random_state()
+        try:
+            loss = self._backward(self._parts(index), flipped)
+        except RuntimeError as error:
+            if self.frugal or not out_of_memory(error):
+                raise
+            # Once: one photo at a time, fewer rays at a time.
+            self.frugal = self.objective.frugal = True
+            if self.mirrored is not None:
+                self.mirrored.frugal = True
+            self._forget_gradients()
+            self._set_random_state(state)
+            loss = self._backward(self._parts(index), flipped)
+        self._check(loss)
+        self.history.append(loss)
+        if self.done % _WINDOW == 0:
+            self._good = {key: tensor.detach().clone() for key, tensor in self.adapter.tensors.items()}
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self.done += 1
+        return loss
+
+    def _forget_gradients(self) -> None:
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+
+    def _parts(self, index: list[int]) -> list[list[int]]:
+        return [[one] for one in index] if self.frugal else [index]
+
+    def _backward(self, parts: list[list[int]], flipped: bool) -> float:
+        count = sum(len(part) for part in parts)
+        total = 0.0
+        for part in parts:
+            with trained(self.generator, self.adapter, self.parameters):
+                loss = self._loss(part, flipped).sum() / count
+            loss.backward()
+            total += float(loss.detach())
+        return total
+
+    def _loss(self, index: list[int], flipped: bool) -> Tensor:
+        objective = self.objective
+        ws, cameras = self._ws(index), self.cameras.cameras(index)
+        if flipped and self.mirrored is not None:
+            objective, cameras = self.mirrored, mirror(cameras)
+        planes = self.generator.planes(ws)
+        size = self.config.patch or objective.resolution
+        loss = objective.patch(ws, planes, cameras, index, size, self.draw)
+        if flipped:
+            loss = self.config.mirrored * loss
+        if self.likeness is not None and self.done % self.config.identity_every == 0:
+            likeness = self.likeness.loss(ws, planes, cameras, self.draw, objective.chunk)
+            loss = loss + self.config.identity_weight * likeness
+        return loss
+
+    def _register(self) -> None:
+        """Corrects the cameras by the person as she is now."""
+        raw, valid = self.objective.raw, self.objective.valid_raw
+        with torch.no_grad(), swapped(self.generator, self.adapter.composed(self.parameters)):
+            for row in range(len(raw)):  # the planes of one photo at a time
+                self.cameras.register(self.generator, self._ws([row]), raw, valid, [row])
+        self.cameras.centre()
+
+    def _ws(self, index: list[int]) -> Tensor:
+        return torch.stack([self.ws[row] for row in index]).expand(-1, self.generator.num_ws, -1)
+
+    def _check(self, loss: float) -> None:
+        if math.isfinite(loss):
+            if len(self.history) < 2 * _WINDOW:
+                return
+            first, last = self.history[:_WINDOW], self.history[-_WINDOW:]
+            if sum(last) < 5 * sum(first) + 1:
+                return
+        identity = self._identity(self._good) if self._good else None
+        raise DivergedError(
+            f"The loss became {loss:.3g} at step {self.done + 1}. Lower the learning rates.", identity
+        )
+
+    @torch.no_grad()
+    def preview(self) -> Tensor:
+        """The first photo as the person is now, [1, 3, R, R]."""
+        with swapped(self.generator, self.adapter.composed(self.parameters)):
+            return self.generator.render(self._ws([0]), self.cameras.cameras([0])).image
+
+    def identity(self) -> Identity:
+        """The person as far as it is trained."""
+        return self._identity({key: tensor.detach() for key, tensor in self.adapter.tensors.items()})
+
+    def _identity(self, tensors: dict[str, Tensor]) -> Identity:
+        base_hash = self.generator.base_hash()
+        anchors = dataclasses.replace(self.given, base_hash=base_hash)
+        if self.config.refine:
+            with torch.no_grad():
+                ws, cameras = self._ws(list(range(len(self.ws)))).clone(), self.cameras.cameras()
+            anchors = dataclasses.replace(anchors, ws=ws, cameras=cameras)
+        provenance: dict[str, Any] = {
+            "settings": self.config.what_counts,  # no folders: the file travels
+            "photos": len(self.objective),
+            "steps_done": self.done,
+            "final_loss": self.history[-1] if self.history else None,
+        }
+        if weights_hash(self.distance) is not None:
+            provenance["perceptual_weights"] = weights_hash(self.distance)
+        if self.frugal:
+            provenance["frugal"] = "memory ran out: one photo and fewer rays at a time"
+        if self.start is not None:
+            provenance["continued_from"] = self.start.content_hash()
+        adapter = dataclasses.replace(self.adapter, tensors=tensors)
+        return Identity(adapter, anchors, base_hash, provenance, list(self.history))
+
+    def _optimised(self) -> Iterator[tuple[str, Tensor]]:
+        for key, tensor in self.adapter.tensors.items():
+            yield f"adapter/{key}", tensor
+        for row, anchor in enumerate(self.ws if self.config.refine else ()):
+            yield f"anchors/{row}", anchor
+
+    def _owner(self, tensor: Tensor) -> torch.optim.Optimizer:
+        """The optimiser that moves a tensor."""
+        for optimizer in self.optimizers:
+            if any(tensor is other for group in optimizer.param_groups for other in group["params"]):
+                return optimizer
+        raise KeyError("no optimiser moves this tensor")
+
+    def _random_state(self) -> dict[str, Any]:
+        return {
+            "places": self.draw.places.getstate(),
+            "order": self.order.random.getstate(),
+            "waiting": list(self.order.waiting),
+            "samples": self.draw.samples.get_state(),
+        }
+
+    def _set_random_state(self, state: dict[str, Any]) -> None:
+        def given(value: Any) -> Any:  # JSON has no tuples
+            version, numbers, gauss = value
+            return version, tuple(numbers), gauss
+
+        self.draw.places.setstate(given(state["places"]))
+        self.order.random.setstate(given(state["order"]))
+        self.order.waiting = list(state["waiting"])
+        self.draw.samples.set_state(state["samples"])
+
+    def save(self, folder: Path) -> None:
+        """Writes the whole state, atomically."""
+        tensors: dict[str, Tensor] = {}
+        for name, tensor in self._optimised():
+            tensors[name] = tensor.detach().cpu()
+            for key, value in self._owner(tensor).state.get(tensor, {}).items():
+                tensors[f"optimizer/{name}/{key}"] = value.detach().cpu()
+        chance = self._random_state()
+        tensors["samples"], tensors["angles"] = chance.pop("samples"), self.cameras.angles.cpu()
+        metadata = {
+            "fingerprint": self.fingerprint,
+            "done": json.dumps(self.done),
+            "frugal": json.dumps(self.frugal),
+            "history": json.dumps(self.history),
+            "chance": json.dumps(chance),
+        }
+        write_safetensors(tensors, folder / STATE_FILE, metadata)
+
+    def restore(self, folder: Path) -> bool:
+        """Goes on from a state of `save`, if the folder has one.
+
+        Raises:
+            ValueError: the state is of another training, or damaged. Nothing has been changed then.
+        """
+        file = folder / STATE_FILE
+        if not file.exists():
+            return False
+        advice = "Choose another checkpoint folder, or delete that file to start anew."
+        try:
+            with safe_open(file, framework="pt") as opened:
+                metadata = opened.metadata() or {}
+                tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+            fingerprint, chance = metadata["fingerprint"], json.loads(metadata["chance"])
+            done, history = int(json.loads(metadata["done"])), json.loads(metadata["history"])
+            known = {name: tensors.pop(name) for name, _ in self._optimised()}
+            chance["samples"], angles = tensors.pop("samples"), tensors.pop("angles")
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise ValueError(f"{file} cannot be read as the state of a training. {advice}") from error
+        if fingerprint != self.fingerprint:
+            raise ValueError(f"{file} belongs to a training of other photos or settings. {advice}")
+        with torch.no_grad():
+            for name, tensor in self._optimised():
+                tensor.copy_(known[name])
+                prefix = f"optimizer/{name}/"
+                moments = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+                if moments:
+                    self._owner(tensor).state[tensor] = {
+                        # Adam keeps its count of steps on the CPU
+                        key: value if key == "step" else value.to(self.device)
+                        for key, value in moments.items()
+                    }
+        self._set_random_state(chance)
+        self.cameras.angles.copy_(angles)
+        self.done, self.history = done, [float(loss) for loss in history]
+        self.frugal = self.objective.frugal = bool(json.loads(metadata["frugal"]))
+        return True
+
+
+def _adapter(generator: Generator, config: TuningConfig, start: Identity | None) -> Adapter:
+    if start is None:
+        if config.method == "full":
+            return Adapter.full(generator)
+        return Adapter.create(generator, config.rank, config.layout, config.trainable, seed=config.seed)
+    start.check_base(generator.base_hash())
+    adapter = start.adapter
+    method = "full" if adapter.layout == "full" else "lora"
+    wanted = (config.method, config.rank, config.layout)
+    if wanted[0] != method or (method == "lora" and wanted[1:] != (adapter.rank, adapter.layout)):
+        raise ValueError(
+            f"The identity to continue is {method} of rank {adapter.rank}, layout {adapter.layout}; the "
+            f"settings ask for {config.method}, rank {config.rank}, layout {config.layout}. Make them equal."
+        )
+    device = generator.w_avg.device
+    return dataclasses.replace(
+        adapter, tensors={key: value.detach().clone().to(device) for key, value in adapter.tensors.items()}
+    )
+
+
+def parameter_groups(adapter: Adapter, config: TuningConfig) -> list[dict[str, Any]]:
+    """The adapter's tensors, made trainable, in groups of equal learning rate.
+
+    "matrix": the group holds matrices and kernels, for Muon.
+    """
+    groups: dict[tuple[float, bool], list[Tensor]] = {}
+    for key, tensor in adapter.tensors.items():
+        tensor.requires_grad_(True)
+        # The decoder's few numbers stand for densities and colours: they go with the rest.
+        matrix = not key.endswith(DIFF) or (
+            adapter.layout == "full" and key.endswith(".weight" + DIFF) and not key.startswith("decoder.")
+        )
+        if key.endswith(DIFF):
+            rate = config.full_lr if matrix else config.diff_lr
+        else:
+            rate = config.affine_lr if ".affine." in key else config.lr
+        groups.setdefault((rate, matrix), []).append(tensor)
+    return [{"params": tensors, "lr": rate, "matrix": matrix} for (rate, matrix), tensors in groups.items()]
+
+
+def optimizers(groups: list[dict[str, Any]], config: TuningConfig) -> list[torch.optim.Optimizer]:
+    """What moves them: Muon and Adam, or Adam alone."""
+    kinds: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
+    for group in groups:
+        kinds[group.pop("matrix", False) and config.optimizer == "muon"].append(group)
+    made: list[torch.optim.Optimizer] = []
+    if kinds[1]:
+        made.append(Muon(kinds[1]))
+    if kinds[0]:
+        momentum = 0.9 if config.optimizer == "muon" else 0.0
+        made.append(torch.optim.Adam(kinds[0], betas=(momentum, config.beta2)))
+    return made
+
+
+@torch.no_grad()
+def rendered_heads(generator: Generator, ws: Tensor, cameras: Tensor) -> Tensor:
+    """Where the head of ws [1, num_ws, w_dim] is in pictures from cameras [N, 25], by the generator's own
+    coverage, grown by three raw pixels: [N, 1, r, r].
+
+    Of the anchors take the mean: each has something off the head where its photo had, the mean has not. A
+    generator that puts a wall behind the head covers everything, and nothing is left out then.
+    """
+    resolution, planes = generator.config.neural_resolution, generator.planes(ws)
+    covered = []
+    for camera in cameras:
+        marched = generator.march(planes, camera[None], resolution)
+        covered.append(marched.weight.transpose(1, 2).unflatten(2, (resolution, resolution)))
+    return F.max_pool2d((torch.cat(covered) > 0.5).float(), 7, 1, 3)

@@ -1,0 +1,377 @@
+"""A pickle reader that cannot run code: an interpreter of the opcodes that files of generators consist of.
+
+Why not a subclass of `pickle.Unpickler` with a strict `find_class`? Because whatever that returns is then
+called by REDUCE with the file's arguments, gets `__setstate__` or `__dict__` by BUILD, is hashed, extended
+and appended to, all inside C code with the file's sizes, and each of those is one more thing to prove
+harmless in every version of Python. Here the roles are reversed. This module knows about forty opcodes and
+refuses the rest; a name in the file becomes a `Global`, a string that is compared with a list and never
+imported; a call is a function of `pickle_values` or an error; an object is a `Record`. What comes out is
+made of None, bool, int, float, str, bytes, tuple, list, dict and the classes of `pickle_values`, and of
+nothing else.
+
+A file can still try to be too large. So: the opcodes, the containers and the text of one file are counted and
+bounded; bytes stay in the file (`Blob`); keys are strings and small integers, because hashing a nested
+tuple can take exponential time; sets are lists; and nothing here ever walks, compares or prints a value
+that it has read.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+from ..common.errors import CheckpointError, shown
+from .pickle_values import (
+    CALLS,
+    Global,
+    Storage,
+    find_global,
+    make_record,
+    make_storage,
+    set_state,
+)
+from .untrusted_file import Blob, DataFile
+
+# A fine-tune with eight copies of its base has about 0.3 million opcodes and 0.1 million containers.
+MOST_OPCODES, MOST_CONTAINERS, MOST_TEXT = 1_000_000, 300_000, 16 << 20
+LONGEST_NAME, LONGEST_INT, HEAD = 200, 16, 4096
+MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
+
+
+class Budget:
+    """What one file may still cost, its nested streams included."""
+
+    def __init__(self) -> None:
+        self.opcodes, self.containers, self.text = MOST_OPCODES, MOST_CONTAINERS, MOST_TEXT
+
+    def take(self, containers: int) -> None:
+        self.containers -= containers
+        if self.containers < 0:
+            raise CheckpointError(
+                f"has more than {MOST_CONTAINERS} containers. It was made to fill the memory."
+            )
+
+    def take_text(self, length: int) -> None:
+        self.text -= length
+        if self.text < 0:
+            raise CheckpointError(
+                f"has more than {MOST_TEXT >> 20} MiB of text. It was made to fill the memory."
+            )
+
+
+class PickleReader:
+    """Reads one pickle from a stream.
+
+    Args:
+        stream: where the opcodes are.
+        file: the whole file, and `base`: where in it the stream begins. Bytes stay there.
+        budget: shared by all streams of a file.
+        persistent: gives the object of a persistent id; None refuses them.
+        nested: whether this is a stream inside another one, which may not nest further.
+    """
+
+    def __init__(
+        self,
+        stream: BinaryIO,
+        file: DataFile,
+        base: int = 0,
+        budget: Budget | None = None,
+        persistent: Callable[[object], object] | None = None,
+        nested: bool = False,
+    ) -> None:
+        self.stream, self.file, self.base, self.nested = stream, file, base, nested
+        self.budget = budget or Budget()
+        self.persistent = persistent
+        self.stack: list[Any] = []
+        self.outer: list[list[Any]] = []
+        self.memo: dict[int, Any] = {}
+
+    def load(self) -> Any:
+        """The value of the pickle; the stream then stands behind it.
+
+        Raises:
+            CheckpointError: an opcode, name, call or size that no generator needs, or a damaged stream.
+        """
+        read, budget, operations = self.stream.read, self.budget, _OPERATIONS
+        self.stack, self.outer, self.memo = [], [], {}
+        try:
+            while (code := read(1)) != b".":
+                budget.opcodes -= 1
+                if budget.opcodes < 0:
+                    raise CheckpointError(f"has more than {MOST_OPCODES} pickle opcodes.")
+                operation = operations.get(code)
+                if operation is None:
+                    raise CheckpointError(_unknown(code))
+                operation(self)
+            if self.outer or len(self.stack) != 1:
+                raise CheckpointError("is a damaged pickle: it ends with an unfinished value.")
+            return self.stack.pop()
+        except (IndexError, KeyError) as error:
+            raise CheckpointError("is a damaged pickle: it uses a value that it never made.") from error
+        except (struct.error, UnicodeError, OverflowError) as error:
+            raise CheckpointError(f"is a damaged pickle: {error}.") from error
+
+    def take(self, length: int) -> bytes:
+        data = self.stream.read(length)
+        if len(data) != length:
+            raise CheckpointError("is cut off in the middle of a pickle. Download it again.")
+        return data
+
+    def number(self, form: str) -> int:
+        return struct.unpack(form, self.take(struct.calcsize(form)))[0]
+
+    def key(self, value: object) -> object:
+        """`value` if it can be a key: strings and small integers are hashed quickly, and collide rarely."""
+        if type(value) is str or value is None or type(value) is bool:
+            return value
+        if type(value) is int and abs(value) < 1 << 31:
+            return value
+        raise CheckpointError(f"uses {shown(value)} as a key; only text and small numbers can be one.")
+
+    def nested_storage(self, blob: Blob) -> Storage:
+        """The storage in the bytes of a tensor: a legacy torch stream of its own."""
+        if self.nested:
+            raise CheckpointError("nests storages in storages. It is hostile.")
+        self.budget.take(30)  # each costs as much time as that many containers
+        head = blob.file.read(blob.offset, min(blob.length, HEAD))
+        root = read_legacy(io.BytesIO(head), blob.file, blob.offset, blob.length, self.budget)
+        if type(root) is not Storage:
+            raise CheckpointError("holds a tensor whose bytes are not a storage.")
+        return root
+
+    # One method an opcode, named as in Python's pickletools.
+
+    def _proto(self) -> None:
+        if (version := self.take(1)[0]) > 5:
+            raise CheckpointError(f"is a pickle of an unknown protocol, {version}.")
+
+    def _frame(self) -> None:
+        if self.number("<Q") > self.file.size:
+            raise CheckpointError("announces a frame longer than the file. It is cut off or hostile.")
+
+    def _mark(self) -> None:
+        self.budget.take(1)
+        self.outer.append(self.stack)
+        self.stack = []
+
+    def pop_mark(self) -> list[Any]:
+        items, self.stack = self.stack, self.outer.pop()
+        return items
+
+    def _integer(self, form: str) -> None:
+        self.stack.append(self.number(form))
+
+    def _long1(self) -> None:
+        length = self.take(1)[0]
+        if length > LONGEST_INT:
+            raise CheckpointError(f"has an integer of {length} bytes, which no generator needs.")
+        self.stack.append(int.from_bytes(self.take(length), "little", signed=True))
+
+    def _binfloat(self) -> None:
+        self.stack.append(struct.unpack(">d", self.take(8))[0])
+
+    def _text(self, form: str) -> None:
+        length = self.number(form)
+        self.budget.take_text(length)
+        self.stack.append(self.take(length).decode("utf-8", "surrogatepass"))
+
+    def _bytes(self, form: str) -> None:
+        length = self.number(form)
+        offset = self.stream.tell()
+        if length > self.file.size - self.base - offset:
+            raise CheckpointError(f"is cut off: it promises {length} bytes that it does not have.")
+        self.stream.seek(offset + length)
+        self.stack.append(Blob(self.file, self.base + offset, length))
+
+    def _tuple(self, size: int) -> None:
+        self.budget.take(1)
+        if len(self.stack) < size:
+            raise IndexError
+        items = tuple(self.stack[len(self.stack) - size :])
+        del self.stack[len(self.stack) - size :]
+        self.stack.append(items)
+
+    def _tuple_mark(self) -> None:
+        items = self.pop_mark()
+        self.stack.append(tuple(items))
+
+    def _empty(self, kind: type[list[Any]] | type[dict[Any, Any]]) -> None:
+        self.budget.take(1)
+        self.stack.append(kind())
+
+    def _extend(self, items: list[Any]) -> None:
+        target = self.stack[-1]
+        if type(target) is not list:
+            raise CheckpointError(f"appends to {shown(target)}. It is damaged or hostile.")
+        target.extend(items)
+
+    def _set(self, items: list[Any]) -> None:
+        target = self.stack[-1]
+        if type(target) is not dict or len(items) % 2:
+            raise CheckpointError(f"sets items of {shown(target)}. It is damaged or hostile.")
+        for index in range(0, len(items), 2):
+            target[self.key(items[index])] = items[index + 1]
+
+    def _setitem(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self._set([key, value])
+
+    def _get(self, form: str) -> None:
+        self.stack.append(self.memo[self.number(form)])
+
+    def _put(self, form: str) -> None:
+        self.memo[self.number(form)] = self.stack[-1]
+
+    def _memoize(self) -> None:
+        self.memo[len(self.memo)] = self.stack[-1]
+
+    def _global(self) -> None:
+        module, name = self._line(), self._line()
+        self.stack.append(find_global(module, name))
+
+    def _line(self) -> str:
+        line: bytes = self.stream.readline(LONGEST_NAME)
+        if not line.endswith(b"\n"):
+            raise CheckpointError("names something longer than any name. It is damaged or hostile.")
+        return line[:-1].decode("utf-8")
+
+    def _stack_global(self) -> None:
+        name, module = self.stack.pop(), self.stack.pop()
+        if type(name) is not str or type(module) is not str or len(name) + len(module) > LONGEST_NAME:
+            raise CheckpointError("names something by what is not a name. It is hostile.")
+        self.stack.append(find_global(module, name))
+
+    def _reduce(self) -> None:
+        self.budget.take(1)
+        arguments, function = self.stack.pop(), self.stack.pop()
+        if type(function) is not Global or type(arguments) is not tuple:
+            raise CheckpointError(f"calls {shown(function)} with {shown(arguments)}. It is hostile.")
+        call = CALLS.get(function.name)
+        if call is None:
+            raise CheckpointError(f"calls {shown(function.name)}, which no generator needs. It is hostile.")
+        self.stack.append(call(self, arguments))
+
+    def _newobj(self) -> None:
+        self.budget.take(1)
+        arguments, kind = self.stack.pop(), self.stack.pop()
+        self.stack.append(make_record(kind, arguments))
+
+    def _build(self) -> None:
+        state = self.stack.pop()
+        set_state(self.stack[-1], state)
+
+    def _binpersid(self) -> None:
+        if self.persistent is None:
+            raise CheckpointError("uses persistent ids, which a plain pickle of a generator does not have.")
+        self.budget.take(1)
+        self.stack.append(self.persistent(self.stack.pop()))
+
+
+_OPERATIONS: dict[bytes, Callable[[PickleReader], None]] = {
+    b"\x80": PickleReader._proto,
+    b"\x95": PickleReader._frame,
+    b"(": PickleReader._mark,
+    b"N": lambda r: r.stack.append(None),
+    b"\x88": lambda r: r.stack.append(True),
+    b"\x89": lambda r: r.stack.append(False),
+    b"J": lambda r: r._integer("<i"),
+    b"K": lambda r: r._integer("<B"),
+    b"M": lambda r: r._integer("<H"),
+    b"\x8a": PickleReader._long1,
+    b"G": PickleReader._binfloat,
+    b"\x8c": lambda r: r._text("<B"),
+    b"X": lambda r: r._text("<I"),
+    b"\x8d": lambda r: r._text("<Q"),
+    b"C": lambda r: r._bytes("<B"),
+    b"B": lambda r: r._bytes("<I"),
+    b"\x8e": lambda r: r._bytes("<Q"),
+    b")": lambda r: r._tuple(0),
+    b"\x85": lambda r: r._tuple(1),
+    b"\x86": lambda r: r._tuple(2),
+    b"\x87": lambda r: r._tuple(3),
+    b"t": PickleReader._tuple_mark,
+    b"]": lambda r: r._empty(list),
+    b"}": lambda r: r._empty(dict),
+    b"\x8f": lambda r: r._empty(list),  # a set
+    b"a": lambda r: r._extend([r.stack.pop()]),
+    b"e": lambda r: r._extend(r.pop_mark()),
+    b"\x90": lambda r: r._extend(r.pop_mark()),  # to a set
+    b"\x91": PickleReader._tuple_mark,  # a frozenset
+    b"s": PickleReader._setitem,
+    b"u": lambda r: r._set(r.pop_mark()),
+    b"h": lambda r: r._get("<B"),
+    b"j": lambda r: r._get("<I"),
+    b"q": lambda r: r._put("<B"),
+    b"r": lambda r: r._put("<I"),
+    b"\x94": PickleReader._memoize,
+    b"c": PickleReader._global,
+    b"\x93": PickleReader._stack_global,
+    b"R": PickleReader._reduce,
+    b"\x81": PickleReader._newobj,
+    b"b": PickleReader._build,
+    b"Q": PickleReader._binpersid,
+}
+
+
+def _unknown(code: bytes) -> str:
+    if not code:
+        return "is cut off in the middle of a pickle. Download it again."
+    return f"uses the pickle opcode 0x{code[0]:02x}, which no generator needs. It is damaged or hostile."
+
+
+def read_legacy(stream: BinaryIO, file: DataFile, base: int, length: int, budget: Budget) -> Any:
+    """One stream of torch.save before zip: five pickles, then the storages one after the other.
+
+    Args:
+        stream: stands at the beginning; it may be only the head of the bytes when these are nested.
+        file, base, length: where in the file the stream lies, and its bytes.
+
+    Returns:
+        The saved value, its storages placed.
+    """
+    storages: dict[str, Storage] = {}
+
+    def persistent(saved: object) -> object:
+        if type(saved) is tuple and len(saved) == 4 and saved[0] == "module" and type(saved[1]) is Global:
+            return saved[1]
+        if type(saved) is not tuple or not 5 <= len(saved) <= 6 or saved[0] != "storage":
+            raise CheckpointError("uses a persistent id that is not a storage.")
+        _, kind, key, _, count = saved[:5]
+        if type(key) is not str or (len(saved) == 6 and saved[5] is not None):
+            raise CheckpointError("uses a storage by an odd key, or a view of one.")
+        storage = make_storage(file, kind, count)
+        known = storages.setdefault(key, storage)
+        if known.dtype != storage.dtype or known.count != storage.count:
+            raise CheckpointError("describes one storage in two ways.")
+        return known
+
+    def load(with_storages: bool = False) -> Any:
+        ids = persistent if with_storages else None
+        return PickleReader(stream, file, base, budget, ids, nested=True).load()
+
+    check_stream_start(load(), load(), load())
+    root, keys = load(with_storages=True), load()
+    if type(keys) is not list or len(keys) != len(storages):
+        raise CheckpointError("lists other storages than it uses.")
+    position = base + stream.tell()
+    for key in keys:
+        storage = storages.get(key) if type(key) is str else None
+        if storage is None or storage.offset is not None:
+            raise CheckpointError("lists a storage that it does not use, or one twice.")
+        if struct.unpack("<q", file.read(position, 8))[0] != storage.count:
+            raise CheckpointError("holds a storage of another size than described.")
+        storage.offset = position + 8
+        position += 8 + storage.count * storage.dtype.itemsize
+    if position != base + length:
+        raise CheckpointError("is cut off, or something was added to it. Download it again.")
+    return root
+
+
+def check_stream_start(magic: object, protocol: object, system: object) -> None:
+    """The first three pickles of a legacy stream."""
+    if type(magic) is not int or magic != MAGIC or type(protocol) is not int or protocol != PROTOCOL:
+        raise CheckpointError("is not a file of torch.save, or of an unknown version.")
+    if type(system) is not dict or system.get("little_endian") is not True:
+        raise CheckpointError("was written on a big-endian machine, which is not supported.")

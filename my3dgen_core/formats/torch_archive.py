@@ -1,0 +1,192 @@
+"""Files of pickle and torch.save, opened: plain pickles, legacy streams and zip archives.
+
+The zip archive is read by hand, for torch writes the simplest kind (stored, never compressed) and
+everything else is a reason to refuse: an archive then cannot unpack to more than it is, and nothing is ever
+extracted to a path.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from ..common.errors import CheckpointError, shown
+from .pickle_interpreter import MAGIC, Budget, PickleReader, read_legacy
+from .pickle_values import Storage, make_storage
+from .untrusted_file import Blob, DataFile
+
+MOST_ENTRIES, LONGEST_DIRECTORY, LONGEST_PICKLE = 20_000, 4 << 20, 16 << 20
+_ENTRY = re.compile(r"[\w. -]{1,100}(/[\w. -]{1,100}){1,3}", re.ASCII)
+_PLACED = re.compile(r"(data\.pkl|version|byteorder|data/\d{1,9}|\.[\w/.]{1,60})", re.ASCII)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """What a file of pickle or torch.save holds, as inert values; tensors can be read within the block.
+
+    Raises:
+        CheckpointError: not such a file, damaged, or one that asks for more than tensors and plain values.
+    """
+    with path.open("rb") as stream:
+        file = DataFile(stream, os.fstat(stream.fileno()).st_size)
+        start = stream.read(16)
+        stream.seek(0)
+        if start.startswith(b"PK"):
+            yield _read_zip(file)
+        elif start.startswith(b"\x80"):
+            yield _read_plain(stream, file)
+        else:
+            raise CheckpointError("is neither a pickle, a file of torch.save nor safetensors.")
+
+
+def _read_plain(stream: BinaryIO, file: DataFile) -> Any:
+    budget = Budget()
+    root = PickleReader(stream, file, budget=budget).load()
+    if type(root) is int and root == MAGIC:
+        stream.seek(0)
+        return read_legacy(stream, file, 0, file.size, budget)
+    if stream.tell() != file.size:
+        raise CheckpointError("goes on after its end. Something was added to it: download it again.")
+    return root
+
+
+def _read_zip(file: DataFile) -> Any:
+    entries = _entries(file)
+    prefixes = {name.split("/", 1)[0] for name in entries}
+    if len(prefixes) != 1:
+        raise CheckpointError("is a zip archive, but not one of torch.save.")
+    blobs = {name.split("/", 1)[1]: blob for name, blob in entries.items()}
+    for name in blobs:
+        if not _PLACED.fullmatch(name) or ".." in name:
+            raise CheckpointError(f"holds {shown(name)}, which files of torch.save do not.")
+    if "data.pkl" not in blobs:
+        raise CheckpointError("is a zip archive without data.pkl: not one of torch.save.")
+    if "byteorder" in blobs and blobs["byteorder"].read(16) != b"little":
+        raise CheckpointError("was written on a big-endian machine, which is not supported.")
+    storages: dict[str, Storage] = {}
+
+    def persistent(saved: object) -> object:
+        if type(saved) is not tuple or len(saved) != 5 or saved[0] != "storage":
+            raise CheckpointError("uses a persistent id that is not a storage.")
+        _, kind, key, _, count = saved
+        blob = blobs.get(f"data/{key}") if type(key) is str and len(key) < 10 else None
+        if blob is None:
+            raise CheckpointError(f"uses storage {shown(key)}, which it does not contain.")
+        storage = make_storage(file, kind, count)
+        if storage.count * storage.dtype.itemsize != blob.length:
+            raise CheckpointError("holds a storage of another size than described.")
+        storage.offset = blob.offset
+        known = storages.setdefault(key, storage)
+        if known.dtype != storage.dtype:
+            raise CheckpointError("describes one storage in two ways.")
+        return known
+
+    pickled = blobs["data.pkl"]
+    stream = io.BytesIO(pickled.read(LONGEST_PICKLE))
+    root = PickleReader(stream, file, pickled.offset, persistent=persistent, nested=True).load()
+    if stream.tell() != pickled.length:
+        raise CheckpointError("has a data.pkl that goes on after its end.")
+    return root
+
+
+def _entries(file: DataFile) -> dict[str, Blob]:
+    """Name and place of every entry, from the central directory."""
+    count, length, offset = _directory(file)
+    if count > MOST_ENTRIES or length > LONGEST_DIRECTORY:
+        raise CheckpointError(f"is a zip archive of {count} entries, more than any generator has.")
+    directory = file.read(offset, length)
+    found: dict[str, Blob] = {}
+    taken: list[tuple[int, int]] = []
+    at = 0
+    for _ in range(count):
+        fields = _unpack("<4s6HL2L5H2L", directory, at)
+        signature, flags, method, crc = fields[0], fields[3], fields[4], fields[7]
+        packed, size, header = fields[8], fields[9], fields[16]
+        name_length, extra_length, comment_length = fields[10:13]
+        name = directory[at + 46 : at + 46 + name_length]
+        extra = directory[at + 46 + name_length : at + 46 + name_length + extra_length]
+        at += 46 + name_length + extra_length + comment_length
+        if signature != b"PK\x01\x02" or at > length:
+            raise CheckpointError("is a damaged zip archive.")
+        size, packed, header = _zip64(extra, size, packed, header)
+        text = _name(name)
+        if method != 0 or flags & 0x2041 or size != packed:
+            raise CheckpointError(
+                f"is a zip archive with {shown(text)} compressed or encrypted; torch's are not."
+            )
+        if text in found:
+            raise CheckpointError(f"is a zip archive that holds {shown(text)} twice.")
+        local = _unpack("<4s5H3L2H", file.read(header, 30), 0)
+        if local[0] != b"PK\x03\x04" or local[3] != 0 or file.read(header + 30, local[9]) != name:
+            raise CheckpointError(f"is a zip archive with two opinions about {shown(text)}.")
+        start = header + 30 + local[9] + local[10]
+        if start + size > offset:
+            raise CheckpointError("is a zip archive whose entries reach beyond it.")
+        if text.endswith("/data.pkl") and zlib.crc32(file.read(start, min(size, LONGEST_PICKLE))) != crc:
+            raise CheckpointError("has a damaged data.pkl. Download it again.")
+        taken.append((header, start + size))
+        found[text] = Blob(file, start, size)
+    if at != length:
+        raise CheckpointError("is a damaged zip archive.")
+    taken.sort()
+    if any(end > following for (_, end), (following, _) in pairwise(taken)):
+        raise CheckpointError("is a zip archive whose entries overlap.")
+    return found
+
+
+def _name(raw: bytes) -> str:
+    name = raw.decode("utf-8", "replace")
+    if not _ENTRY.fullmatch(name) or any(part in (".", "..") for part in name.split("/")):
+        raise CheckpointError(f"holds an entry named {shown(name)}, which files of torch.save do not.")
+    return name
+
+
+def _directory(file: DataFile) -> tuple[int, int, int]:
+    """Entries, length and place of the central directory."""
+    start = max(0, file.size - (1 << 16) - 22)
+    tail = file.read(start, file.size - start)
+    at = tail.rfind(b"PK\x05\x06")
+    if at < 0:
+        raise CheckpointError("is cut off: it begins like a zip archive and does not end like one.")
+    _, disk, first, here, count, length, offset, comment = _unpack("<4s4H2LH", tail, at)
+    if disk or first or here != count or at + 22 + comment != len(tail):
+        raise CheckpointError("is a damaged zip archive.")
+    if count == 0xFFFF or length == 0xFFFFFFFF or offset == 0xFFFFFFFF:
+        if at < 20:
+            raise CheckpointError("is a damaged zip archive.")
+        locator = _unpack("<4sLQL", tail, at - 20)
+        record = _unpack("<4sQ2H2L4Q", file.read(locator[2], 56), 0)
+        if locator[0] != b"PK\x06\x07" or record[0] != b"PK\x06\x06":
+            raise CheckpointError("is a damaged zip archive.")
+        count, length, offset = record[7:10]
+    if offset + length > file.size:
+        raise CheckpointError("is cut off: its directory lies beyond its end.")
+    return count, length, offset
+
+
+def _zip64(extra: bytes, size: int, packed: int, header: int) -> tuple[int, int, int]:
+    """Sizes beyond 4 GiB come from an extra field, in this order, where the short field is all ones."""
+    values, at = [size, packed, header], 0
+    while at + 4 <= len(extra):
+        kind, length = struct.unpack_from("<2H", extra, at)
+        if kind == 1:
+            large = [index for index, value in enumerate(values) if value == 0xFFFFFFFF]
+            for place, index in enumerate(large):
+                values[index] = _unpack("<Q", extra[at + 4 : at + 4 + length], 8 * place)[0]
+            break
+        at += 4 + length
+    return values[0], values[1], values[2]
+
+
+def _unpack(form: str, data: bytes, at: int) -> tuple[Any, ...]:
+    if at + struct.calcsize(form) > len(data):
+        raise CheckpointError("is a damaged zip archive.")
+    return struct.unpack_from(form, data, at)

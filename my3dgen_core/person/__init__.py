@@ -1,0 +1,1 @@
+"""What one keeps of a person: latents, adapter, identity."""

@@ -1,0 +1,1 @@
+"""Synthetic heads: parametric meshes, their rendering, and the persons made of them."""

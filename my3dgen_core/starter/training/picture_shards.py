@@ -1,0 +1,86 @@
+"""An album of whole pictures: what cameras see of many heads, supersampled, with coverage and depth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from .shards import Shards, save
+
+VIEWS_PER_HEAD = 4
+SIDE = 128
+DEPTH_ORIGIN = 2.7  # depths are stored as float16 relative to this
+_STEEP = 0.03  # raw pixels over which the depth jumps further than this have no depth to be taught
+
+
+@dataclass
+class Pictures:
+    """B heads, V views each, flattened to B * V pictures of side R, head by head."""
+
+    z: torch.Tensor  # [B, z_dim]
+    cameras: torch.Tensor  # [B*V, 25]
+    images: torch.Tensor  # [B*V, 3, R, R] in [-1, 1]
+    masks: torch.Tensor  # [B*V, 1, R, R] in 0..1
+    depths: torch.Tensor  # [B*V, 1, R/2, R/2] along the ray; 0 where there is none, or an edge
+
+
+class Album(Shards):
+    """Random heads of a folder of shards, with random views of theirs."""
+
+    kind = "pictures"
+    heads_per_shard = 64
+
+    @classmethod
+    def write(cls, path: Path, seed: int, device: str = "cpu") -> None:
+        from ..synthetic.factors import Z_DIM
+        from ..synthetic.heads import random_cameras, truth
+
+        rng = np.random.default_rng([seed, 20260117])
+        z = torch.randn(cls.heads_per_shard, Z_DIM, generator=torch.Generator().manual_seed(1_000_000 + seed))
+        cameras = random_cameras(len(z) * VIEWS_PER_HEAD, rng, yaw=64, pitch=28, wander=0.08)
+        parts: list[list[torch.Tensor]] = [[], [], []]
+        for i in range(0, len(z), 8):
+            heads = z[i : i + 8].repeat_interleave(VIEWS_PER_HEAD, 0)
+            views = cameras[i * VIEWS_PER_HEAD :][: len(heads)]
+            image, depth, mask = (seen.cpu() for seen in truth(heads.to(device), views, SIDE))
+            parts[0].append(((image + 1) * 127.5 + 0.5).clamp(0, 255).byte())
+            parts[1].append((mask * 255 + 0.5).byte())
+            parts[2].append(_taught_depth(depth, mask))
+        shape = (len(z), VIEWS_PER_HEAD)
+        images, masks, depths = (torch.cat(part).unflatten(0, shape).numpy() for part in parts)
+        arrays = {"z": z.numpy(), "cameras": cameras.unflatten(0, shape).numpy()}
+        save(path, arrays | {"images": images, "masks": masks, "depths": depths})
+
+    def batch(
+        self, heads: int, views: int, rng: np.random.Generator, device: torch.device | str = "cpu"
+    ) -> Pictures:
+        """`heads` random heads with `views` different random views each."""
+        rows: dict[str, list[np.ndarray]] = {name: [] for name in ("cameras", "images", "masks", "depths")}
+        latents = []
+        for _ in range(heads):
+            shard, head = self.draw(rng)
+            chosen = rng.permutation(VIEWS_PER_HEAD)[:views]
+            latents.append(shard["z"][head])
+            for name, values in rows.items():
+                values.append(shard[name][head][chosen])
+        t = {name: torch.from_numpy(np.concatenate(v)).to(device) for name, v in rows.items()}
+        depths = t["depths"].float()
+        return Pictures(
+            torch.from_numpy(np.stack(latents)).to(device),
+            t["cameras"],
+            t["images"].float() / 127.5 - 1,
+            t["masks"].float() / 255,
+            torch.where(depths == 0, depths, depths + DEPTH_ORIGIN),
+        )
+
+
+def _taught_depth(depth: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Depth at the raw pixels' middles, relative to `DEPTH_ORIGIN`, float16; 0 where it is not certain."""
+    mean = F.avg_pool2d(depth, 2)
+    spread = F.max_pool2d(depth, 2) + F.max_pool2d(-depth, 2)
+    sure = (F.avg_pool2d(mask, 2) > 0.999) & (spread < _STEEP)
+    return torch.where(sure, mean - DEPTH_ORIGIN, torch.zeros_like(mean)).half()

@@ -1,0 +1,1 @@
+"""Nodes that make, mix, edit and project latents."""

@@ -1,0 +1,325 @@
+"""Living in the person: latents made of an identity's anchors."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .. import host, socket_types
+from ..output.view_rendering import render_views
+from ..server import live_preview, ui_results
+from ..server.live_handles import Mixture
+
+if TYPE_CHECKING:
+    from ...my3dgen_core import Identity, Latents
+
+CATEGORY = "My3DGen"
+IDENTITY_INPUT = (socket_types.IDENTITY, {"tooltip": "The person, from Train Identity or Load Identity."})
+# Of nodes that look for photos inside a person.
+PHOTO_INPUTS = {
+    "model": (socket_types.MODEL, {"tooltip": "The personal model, from Apply Identity."}),
+    "identity": IDENTITY_INPUT,
+    "images": ("IMAGE", {"tooltip": "Face crops from Align Faces."}),
+    "cameras": (socket_types.CAMERA, {"tooltip": "The cameras of these crops."}),
+}
+BETA_INPUT = (
+    "FLOAT",
+    {
+        "default": 0.02,
+        "min": 0.0,
+        "max": 1.0,
+        "step": 0.01,
+        "tooltip": "How far weights may fall below 0. 0 stays strictly between the photos; more is more "
+        "expressive and less safe.",
+    },
+)
+SEED_INPUT = (
+    "INT",
+    {
+        "default": 0,
+        "min": 0,
+        "max": 2**53,
+        "control_after_generate": False,
+        "tooltip": "Same seed, same result.",
+    },
+)
+
+
+class SampleAlphaSpace:
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "New looks of the person: random mixtures of a few training photos. Render them with the identity "
+        "applied; without a Camera Path each is seen from a mixture of its photos' cameras."
+    )
+    RETURN_TYPES = (socket_types.LATENT,)
+    RETURN_NAMES = ("latents",)
+    OUTPUT_TOOLTIPS = ("The looks. Render Head shows them all with 'every'.",)
+    FUNCTION = "sample"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "identity": IDENTITY_INPUT,
+                "count": ("INT", {"default": 8, "min": 1, "max": 4096, "tooltip": "How many looks."}),
+                "anchors_per_sample": (
+                    "INT",
+                    {
+                        "default": 3,
+                        "min": 1,
+                        "max": 1000,
+                        "tooltip": "Photos mixed in each, as many as there are at most. The paper takes 3.",
+                    },
+                ),
+                "temperature": (
+                    "FLOAT",
+                    {
+                        "default": 1.0,
+                        "min": 0.05,
+                        "max": 20.0,
+                        "step": 0.05,
+                        "tooltip": "1 mixes evenly; lower comes near single photos, higher near their mean.",
+                    },
+                ),
+                "beta": BETA_INPUT,
+                "seed": SEED_INPUT,
+            }
+        }
+
+    def sample(
+        self,
+        identity: Identity,
+        count: int,
+        anchors_per_sample: int,
+        temperature: float,
+        beta: float,
+        seed: int,
+    ) -> tuple[Latents]:
+        from ...my3dgen_core import AlphaSpace
+
+        space = AlphaSpace(identity.anchors, beta)
+        with host.rendering():
+            return (space.sample(count, seed, min(anchors_per_sample, len(space)), temperature),)
+
+
+class MixAnchors:
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "One look of the person, mixed of chosen training photos with weights of your own: drag the point "
+        "between them. Render it with the identity applied; the camera is mixed along."
+    )
+    RETURN_TYPES = (socket_types.LATENT,)
+    RETURN_NAMES = ("latents",)
+    OUTPUT_TOOLTIPS = ("The mixture, with a camera mixed in the same way.",)
+    FUNCTION = "mix"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "identity": IDENTITY_INPUT,
+                "weights": (
+                    "STRING",
+                    {
+                        "default": "0: 1, 1: 1, 2: 1",
+                        "tooltip": "Number of an anchor, from 0, and its weight, such as 0: 0.7, 4: 0.3. "
+                        "Only their proportions count.",
+                    },
+                ),
+                "beta": BETA_INPUT,
+            },
+            "hidden": {"node_id": "UNIQUE_ID"},
+        }
+
+    def mix(
+        self, identity: Identity, weights: str, beta: float, node_id: str | None = None
+    ) -> dict[str, Any]:
+        from ...my3dgen_core import AlphaSpace
+
+        anchors = identity.anchors
+        with host.rendering():
+            mixed = AlphaSpace(anchors, beta).combine(parse_weights(weights, len(anchors), beta))
+        ui = live_preview.hand_out(Mixture(anchors), identity, count=len(anchors))
+        return {"ui": ui_results.remember(node_id, ui), "result": (mixed,)}
+
+
+def parse_weights(text: str, count: int, beta: float) -> Tensor:
+    """ "0: 0.5, 2: 1.5" -> [1, count] with the sum 1; entries without a weight are 0.
+
+    Raises:
+        ValueError: it is no such list, names an anchor that is not there, or leaves the person.
+    """
+    weights = torch.zeros(1, count, dtype=torch.float64)
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, _, amount = (word.strip() for word in part.partition(":"))
+        try:
+            index, weight = int(name), float(amount)
+        except ValueError:
+            raise ValueError(f"{part!r} is no weight. Write a number and a weight, such as 0: 0.7.") from None
+        if not 0 <= index < count:
+            raise ValueError(f"There is no anchor {index}: these are 0 to {count - 1}.")
+        weights[0, index] += weight
+    total = float(weights.sum())
+    if not math.isfinite(total) or total <= 1e-6:
+        raise ValueError("The weights must have a sum above 0.")
+    weights /= total
+    if float(weights.min()) < -beta - 1e-3:
+        raise ValueError(
+            f"A weight is {float(weights.min()):.3f}, below -beta = {-beta:g}: that leaves the person. Raise "
+            "beta, or the weight."
+        )
+    # rounding in the text must not be what fails
+    weights = weights.clamp(min=-beta)
+    return (weights / weights.sum()).float()
+
+
+class ProjectAlphaSpace:
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "Finds a photo inside the person: the mixture of training photos that comes nearest. What the mask "
+        "hides is filled in from the person. Use the model with the identity applied."
+    )
+    RETURN_TYPES = (socket_types.LATENT, "IMAGE")
+    RETURN_NAMES = ("latents", "reconstructions")
+    OUTPUT_TOOLTIPS = (
+        "One latent a photo, with the photo's camera.",
+        "What the person's model makes of each, seen from the photo's camera.",
+    )
+    FUNCTION = "project"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                **PHOTO_INPUTS,
+                "steps": (
+                    "INT",
+                    {
+                        "default": 150,
+                        "min": 1,
+                        "max": 10000,
+                        "tooltip": "Optimisation steps for each photo.",
+                    },
+                ),
+                "space": (
+                    ["p", "p+"],
+                    {
+                        "tooltip": "'p': one mixture for all layers. 'p+': one a layer, closer to the photo, "
+                        "less safe."
+                    },
+                ),
+                "beta": (BETA_INPUT[0], {**BETA_INPUT[1], "default": 0.03}),
+                "learning_rate": (
+                    "FLOAT",
+                    {
+                        "default": 0.01,
+                        "min": 0.0001,
+                        "max": 1.0,
+                        "step": 0.001,
+                        "round": False,
+                        "tooltip": "Size of a step.",
+                    },
+                ),
+                "batch_size": (
+                    "INT",
+                    {"default": 4, "min": 1, "max": 256, "tooltip": "Photos worked on at a time."},
+                ),
+                "seed": SEED_INPUT,
+            },
+            "optional": {
+                "masks": ("MASK", {"tooltip": "Pixels to fill in from the person (1)."}),
+            },
+            "hidden": {"node_id": "UNIQUE_ID"},
+        }
+
+    def project(
+        self,
+        model: socket_types.Model,
+        identity: Identity,
+        images: Tensor,
+        cameras: socket_types.Cameras,
+        steps: int,
+        space: str,
+        beta: float,
+        learning_rate: float,
+        batch_size: int,
+        seed: int,
+        masks: Tensor | None = None,
+        node_id: str | None = None,
+    ) -> tuple[Latents, Tensor]:
+        from ...my3dgen_core import AlphaSpace
+
+        socket_types.check_same_count(len(images), len(cameras), "Project into Alpha Space")
+        socket_types.check_latents(identity.anchors, model)
+        with host.training(), model.ready(memory=host.TRAINING_MEMORY) as generator:
+            device = socket_types.device_of(generator)
+            latents = AlphaSpace(identity.anchors, beta).project(
+                generator,
+                socket_types.crops_to_core(images).to(device),
+                cameras.values.clone().to(device),
+                masks=socket_types.mask_to_core(masks, len(images), device),
+                on_step=host.progress(node_id, "projection"),
+                steps=steps,
+                plus=space == "p+",
+                lr=learning_rate,
+                batch_size=batch_size,
+                seed=seed,
+            )
+        with host.rendering(), model.ready(memory=host.RENDER_MEMORY) as generator:
+            views = render_views(
+                generator, latents.ws, cameras.values, on_step=host.progress(node_id, "picture")
+            )
+        return latents.to("cpu"), socket_types.pictures_to_host(views.image)
+
+
+class InterpolateLatents:
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "From one latent to another in equal steps, cameras along with them. Send it to Render Head with "
+        "'every', and the frames to Create Video."
+    )
+    RETURN_TYPES = (socket_types.LATENT,)
+    RETURN_NAMES = ("latents",)
+    OUTPUT_TOOLTIPS = ("One latent a frame; the first and the last are the two chosen.",)
+    FUNCTION = "interpolate"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        index = {"default": 0, "min": 0, "max": 100000}
+        return {
+            "required": {
+                "latents": (
+                    socket_types.LATENT,
+                    {"tooltip": "Anchors from Load Identity or Invert Photos, or any other latents."},
+                ),
+                "start": ("INT", {**index, "tooltip": "Number of the first, from 0."}),
+                "end": ("INT", {**index, "default": 1, "tooltip": "Number of the last."}),
+                "frames": (
+                    "INT",
+                    {
+                        "default": 11,
+                        "min": 2,
+                        "max": 2000,
+                        "tooltip": "How many latents, both ends included.",
+                    },
+                ),
+                "and_back": (
+                    "BOOLEAN",
+                    {"default": False, "tooltip": "Return the same way, so that a video loops."},
+                ),
+            }
+        }
+
+    def interpolate(
+        self, latents: Latents, start: int, end: int, frames: int, and_back: bool
+    ) -> tuple[Latents]:
+        from ...my3dgen_core import AlphaSpace
+
+        t = torch.linspace(0, 1, frames)
+        if and_back:
+            t = torch.cat((t, t[1:-1].flip(0)))
+        with host.rendering():
+            return (AlphaSpace(latents).interpolate(start, end, t),)

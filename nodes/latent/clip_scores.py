@@ -1,0 +1,54 @@
+"""Scores by words: core's CLIP and CLIP_VISION as a labeller of pictures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from .. import socket_types
+
+
+def by_words(words: str, opposite: str, clip: Any, clip_vision: Any) -> Any:
+    """A labeller by core's text and image encoder of one CLIP.
+
+    Raises:
+        ValueError: one is missing, or what is connected is no CLIP.
+    """
+    from ...my3dgen_core.editing.direction_finder import WordLikeness
+
+    if clip is None or clip_vision is None:
+        raise ValueError("To find words, connect clip and clip_vision: text and image encoder of one CLIP.")
+
+    def embed(images: torch.Tensor) -> torch.Tensor:
+        return clip_vision.encode_image(socket_types.pictures_to_host(images))["image_embeds"]
+
+    return WordLikeness(words, embed, meaning(clip, words), meaning(clip, opposite))
+
+
+def meaning(clip: Any, text: str) -> torch.Tensor:
+    """The embedding [1, d] of a text in the space that CLIP's pictures are in.
+
+    Asked for a pooled output, core's encoder for SD 1 leaves out the projection into that space, which is
+    of the same width. So it is asked for the unprojected one, and the projection is applied here.
+    """
+    tokens, model = clip.tokenize(text), getattr(clip, "cond_stage_model", None)
+    encoder = getattr(model, getattr(model, "clip", ""), None)
+    projection = getattr(getattr(encoder, "transformer", None), "text_projection", None)
+    if projection is None:  # several encoders in one: core projects
+        found = clip.encode_from_tokens(tokens, return_pooled=True)[1]
+    else:
+        found = clip.encode_from_tokens(tokens, return_pooled="unprojected")[1]
+        if found is not None:
+            found = projection(found.float())
+    if found is None:
+        raise ValueError(
+            "This text encoder gives no meaning of a whole text: it is no CLIP. Load CLIP's text and image "
+            "encoder, such as clip_l and the clip_vision of ViT-L."
+        )
+    if not bool(torch.isfinite(found).all()) or not bool(found.any()):
+        raise ValueError(
+            "This CLIP's text encoder has no projection into the space of its pictures: checkpoints of SD 1 "
+            "lack it. Load the encoder from a file that has text_projection, such as clip_l of SDXL or Flux."
+        )
+    return found

@@ -1,0 +1,125 @@
+"""Directions without face models: from examples of before and after, and the ways in which heads vary."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .. import host, socket_types
+from ..output import plots
+from ..output.view_rendering import render_views
+from .directions import COMPONENT_SAMPLES
+
+if TYPE_CHECKING:
+    from ...my3dgen_core import Direction, Latents
+
+CATEGORY = "My3DGen"
+
+
+class DirectionFromExamples:
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "A direction out of two sets of latents: their mean difference. Invert photos without and with a "
+        "smile, or glasses, or whatever you like."
+    )
+    RETURN_TYPES = (socket_types.DIRECTION,)
+    RETURN_NAMES = ("direction",)
+    OUTPUT_TOOLTIPS = ("Connect to Apply Direction. Strength 1 leads from the one set to the other.",)
+    FUNCTION = "find"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "before": (socket_types.LATENT, {"tooltip": "Latents without it, from Invert Photos."}),
+                "after": (socket_types.LATENT, {"tooltip": "Latents with it; there may be another number."}),
+                "name": ("STRING", {"default": "difference", "tooltip": "What it is called."}),
+            }
+        }
+
+    def find(self, before: Latents, after: Latents, name: str) -> tuple[Direction]:
+        from ...my3dgen_core import Direction
+
+        with host.rendering():
+            return (Direction.from_pairs(before, after, name.strip() or "difference"),)
+
+
+class ComponentSheet:
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "Shows what the first components do: the ways in which this generator's heads vary most, a row each. "
+        "Choose one by its number in Find Direction."
+    )
+    RETURN_TYPES = ("IMAGE",)
+    RETURN_NAMES = ("sheet",)
+    OUTPUT_TOOLTIPS = ("A row a component, from the one end to the other.",)
+    FUNCTION = "show"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "model": (
+                    socket_types.MODEL,
+                    {"tooltip": "The generator to look in, with or without identity."},
+                ),
+                "components": (
+                    "INT",
+                    {"default": 6, "min": 1, "max": 12, "tooltip": "How many, the strongest first."},
+                ),
+                "reach": (
+                    "FLOAT",
+                    {
+                        "default": 2.0,
+                        "min": 0.1,
+                        "max": 10.0,
+                        "step": 0.1,
+                        "tooltip": "How far to either side, in standard deviations.",
+                    },
+                ),
+                "columns": ("INT", {"default": 5, "min": 2, "max": 15, "tooltip": "Pictures of each."}),
+                "cell": (
+                    "INT",
+                    {"default": 128, "min": 64, "max": 1024, "step": 16, "tooltip": "Pixels of a picture."},
+                ),
+            },
+            "optional": {
+                "latents": (
+                    socket_types.LATENT,
+                    {"tooltip": "Whose mean is varied, such as anchors. Without: the generator's mean head."},
+                ),
+            },
+            "hidden": {"node_id": "UNIQUE_ID"},
+        }
+
+    def show(
+        self,
+        model: socket_types.Model,
+        components: int,
+        reach: float,
+        columns: int,
+        cell: int,
+        latents: Latents | None = None,
+        node_id: str | None = None,
+    ) -> tuple[Tensor]:
+        from ...my3dgen_core import mean_latent, random_latents
+        from ...my3dgen_core.editing.direction import principal_directions
+
+        if latents is not None:
+            socket_types.check_latents(latents, model)
+        amounts = torch.linspace(-reach, reach, columns)
+        with host.rendering(), model.ready(memory=host.RENDER_MEMORY) as generator:
+            found = principal_directions(random_latents(generator, 0, COMPONENT_SAMPLES, 1.0), components)
+            centre = mean_latent(generator)
+            middle = centre.ws if latents is None else latents.mean().to(centre.ws)
+            ws = torch.cat([direction.apply(middle, amounts) for direction in found])
+            views = render_views(generator, ws, centre.cameras, on_step=host.progress(node_id, "picture"))
+        picture = plots.sheet(
+            [f"{amount:+.1f}" for amount in amounts.tolist()],
+            [f"{direction.name}: {direction.meta['share']:.0%} of the variance" for direction in found],
+            views.image.unflatten(0, (components, columns)).unbind(0),
+            cell,
+        )
+        return (host.to_host(picture),)

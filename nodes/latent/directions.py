@@ -1,0 +1,380 @@
+"""Semantic directions: from a file, found in a generator, and applied to latents."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .. import host, socket_types
+from ..server import live_preview, ui_results
+from ..server.live_handles import Edit
+from .clip_scores import by_words
+
+if TYPE_CHECKING:
+    from ...my3dgen_core import Direction, Identity, Latents
+
+CATEGORY = "My3DGen"
+MEASURED = ["smile", "mouth open", "eyes open", "face width", "jaw width", "age", "gender"]
+WORDS = "words"
+COMPONENTS = [f"component {number}" for number in range(1, 13)]
+COMPONENT_SAMPLES = 4096
+
+
+STARTER = "starter: "
+_BUNDLED = Path(__file__).resolve().parents[1] / "my3dgen_core" / "starter" / "directions"
+
+
+def bundled_directions() -> list[str]:
+    """The starter's own directions, as Load Direction offers them: "starter: smile"."""
+    return [STARTER + file.stem for file in sorted(_BUNDLED.glob("*.safetensors"))]
+
+
+def find_direction_file(name: str) -> Path:
+    """The file of a direction that Load Direction offers."""
+    if name in bundled_directions():
+        return _BUNDLED / f"{name.removeprefix(STARTER)}.safetensors"
+    return host.find_model(host.DIRECTIONS, name)
+
+
+class LoadDirection:
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "Loads a semantic direction from models/my3dgen/directions: .safetensors, .npz, .npy or .pt. Nothing "
+        "in the file is executed. Directions of 2D StyleGANs mean nothing here and are refused."
+    )
+    RETURN_TYPES = (socket_types.DIRECTION,)
+    RETURN_NAMES = ("direction",)
+    OUTPUT_TOOLTIPS = ("Connect to Apply Direction.",)
+    FUNCTION = "load"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "model": (socket_types.MODEL, {"tooltip": "The generator that the direction is meant for."}),
+                "file": (
+                    [*bundled_directions(), *host.list_models(host.DIRECTIONS)],
+                    {
+                        "tooltip": "One of the starter's own, or a file in models/my3dgen/directions or "
+                        "output/my3dgen/directions."
+                    },
+                ),
+                "attribute": (
+                    "STRING",
+                    {
+                        "default": "",
+                        "tooltip": "Which one, where the file holds several. Empty where it holds one; a "
+                        "wrong name shows the list.",
+                    },
+                ),
+            }
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, file: str | None) -> bool | str:
+        return host.validate(file, find_direction_file)
+
+    @classmethod
+    def IS_CHANGED(cls, file: str, attribute: str = "", model: Any = None) -> str:
+        return host.fingerprint([find_direction_file(file)])
+
+    def load(self, model: socket_types.Model, file: str, attribute: str) -> tuple[Direction]:
+        from ...my3dgen_core import Direction
+
+        config = model.generator.config
+        path = find_direction_file(file)
+        with host.rendering():
+            found = Direction.load(path, attribute.strip() or None, config.num_ws, config.w_dim)
+        socket_types.check_base(found.base_hash, model, f"The direction {found.name!r} belongs")
+        return (found,)
+
+
+class FindDirection:
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "Finds a direction for any generator. 'smile' and the like: samples heads, measures each face and "
+        "finds what tells them apart; needs face models. 'words': the same by a CLIP. 'component': the ways "
+        "in which heads vary most; needs nothing. With an identity it is found about that person and holds "
+        "who it is. Found once, it is kept in output/my3dgen/directions."
+    )
+    RETURN_TYPES = (socket_types.DIRECTION, "STRING")
+    RETURN_NAMES = ("direction", "summary")
+    OUTPUT_TOOLTIPS = ("Connect to Apply Direction. Strength 1 is one standard deviation.", "How sure it is.")
+    FUNCTION = "find"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "model": (socket_types.MODEL, {"tooltip": "The generator to look in, without an identity."}),
+                "attribute": (
+                    [*MEASURED, *COMPONENTS, WORDS],
+                    {
+                        "tooltip": "What to find. 'age' and 'gender' need a pack with that network. "
+                        "'component 1' is the strongest variation. 'words': what is written below."
+                    },
+                ),
+                "samples": (
+                    "INT",
+                    {
+                        "default": 400,
+                        "min": 50,
+                        "max": 100000,
+                        "tooltip": "Heads to look at for a measured attribute. More is surer and slower.",
+                    },
+                ),
+                "face_models": (
+                    ["auto", *host.list_face_packs()],
+                    {"tooltip": "Folder under models/insightface/models, for measured attributes."},
+                ),
+                "seed": (
+                    "INT",
+                    {
+                        "default": 0,
+                        "min": 0,
+                        "max": 2**53,
+                        "control_after_generate": False,
+                        "tooltip": "Same seed, same direction.",
+                    },
+                ),
+            },
+            "optional": {
+                "clip": ("CLIP", {"tooltip": "With 'words': a CLIP's text encoder, from Load CLIP."}),
+                "clip_vision": (
+                    "CLIP_VISION",
+                    {"tooltip": "With 'words': the image encoder of the same CLIP, from Load CLIP Vision."},
+                ),
+                "words": (
+                    "STRING",
+                    {"default": "a smiling face", "tooltip": "With 'words': what the direction leads to."},
+                ),
+                "opposite": (
+                    "STRING",
+                    {"default": "a serious face", "tooltip": "With 'words': what it leads away from."},
+                ),
+                "identity": (
+                    socket_types.IDENTITY,
+                    {
+                        "tooltip": "Finds the attribute about this person, along the way that changes least "
+                        "whose face it is. Needs face models, also with 'words'; components do not use it."
+                    },
+                ),
+            },
+            "hidden": {"node_id": "UNIQUE_ID"},
+        }
+
+    def find(
+        self,
+        model: socket_types.Model,
+        attribute: str,
+        samples: int,
+        face_models: str,
+        seed: int,
+        clip: Any = None,
+        clip_vision: Any = None,
+        words: str = "",
+        opposite: str = "",
+        identity: Identity | None = None,
+        node_id: str | None = None,
+    ) -> dict[str, Any]:
+        from ...my3dgen_core import random_latents
+        from ...my3dgen_core.editing.direction import principal_directions
+        from ...my3dgen_core.editing.direction_finder import FaceGeometry, FinderConfig, find_directions
+        from ...my3dgen_core.editing.identity_preserving import LocalFinderConfig, find_local_directions
+        from ...my3dgen_core.face import embed
+
+        looked_in = model.without_identities()
+        if identity is not None and attribute not in COMPONENTS:
+            looked_in = _personal(model, identity)
+        with host.rendering(), looked_in.ready(memory=host.RENDER_MEMORY) as generator:
+            if attribute in COMPONENTS:
+                number = COMPONENTS.index(attribute)
+                cloud = random_latents(generator, seed, COMPONENT_SAMPLES, 1.0)
+                found = principal_directions(cloud, number + 1)[number]
+                text = f"{attribute}: {found.meta['share']:.0%} of the variance of {COMPONENT_SAMPLES} heads"
+            else:
+                labeller: Any
+                cache: Path | None = host.output_root() / "my3dgen" / "directions"
+                if attribute == WORDS:
+                    attribute = words.strip() or WORDS
+                    labeller, cache = by_words(attribute, opposite, clip, clip_vision), None
+                else:
+                    labeller = FaceGeometry(_face_models(face_models))
+                on_step = host.progress(node_id, "head")
+                if identity is None:
+                    config = FinderConfig(samples=samples, seed=seed)
+                    found = find_directions(generator, labeller, [attribute], config, cache, on_step)[
+                        attribute
+                    ]
+                else:
+                    models = _face_models(face_models)
+                    who = " ".join(
+                        f"{one.identity.content_hash()} {one.strength}" for one in looked_in.identities
+                    )
+                    found = find_local_directions(
+                        generator,
+                        identity.anchors.mean().to(generator.w_avg.device),
+                        labeller,
+                        lambda images: embed(images, models),
+                        [attribute],
+                        LocalFinderConfig(samples=samples, seed=seed),
+                        None if cache is None else (cache, who),
+                        on_step,
+                    )[attribute]
+                about = "" if identity is None else ", about this person"
+                text = f"{attribute}{about}: from {samples} heads; {_sureness(found.meta.get('correlation'))}"
+        return {"ui": host.report(node_id, text), "result": (found, text)}
+
+
+class ApplyDirection:
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "Moves latents along a direction: a smile on the person's face. With an identity the edit stays "
+        "inside the person. More than one step makes a sweep."
+    )
+    RETURN_TYPES = (socket_types.LATENT,)
+    RETURN_NAMES = ("latents",)
+    OUTPUT_TOOLTIPS = ("The edited latents, for Render Head; all steps of the first, then of the second ...",)
+    FUNCTION = "apply"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        amount = {"min": -50.0, "max": 50.0, "step": 0.1}
+        return {
+            "required": {
+                "latents": (socket_types.LATENT, {"tooltip": "What to edit."}),
+                "direction": (socket_types.DIRECTION, {"tooltip": "From Load Direction or Find Direction."}),
+                "which": (
+                    [socket_types.MEAN, socket_types.EVERY, socket_types.SINGLE],
+                    {
+                        "tooltip": "'mean': the person without any one photo's expression. 'every': all "
+                        "latents. 'single': the one numbered below."
+                    },
+                ),
+                "index": (
+                    "INT",
+                    {"default": 0, "min": 0, "max": 100000, "tooltip": "Which latent, with 'single'."},
+                ),
+                "strength": (
+                    "FLOAT",
+                    {**amount, "default": 2.0, "tooltip": "How far; below 0 is the opposite."},
+                ),
+                "steps": (
+                    "INT",
+                    {
+                        "default": 1,
+                        "min": 1,
+                        "max": 2000,
+                        "tooltip": "1: this strength alone. More: a sweep from 'sweep_from' to 'strength'.",
+                    },
+                ),
+                "sweep_from": (
+                    "FLOAT",
+                    {**amount, "default": 0.0, "tooltip": "Where a sweep begins; not used with one step."},
+                ),
+                "layers": (
+                    "STRING",
+                    {
+                        "default": "",
+                        "tooltip": "Which layers move, such as 0-5, 8. Early ones are shape, late ones "
+                        "colour. Empty: all.",
+                    },
+                ),
+                "edge": (
+                    ["stop", "continue", "project"],
+                    {
+                        "tooltip": "With an identity, where the edit would leave the person: stop there, "
+                        "continue, or take the nearest that is still the person."
+                    },
+                ),
+                "beta": (
+                    "FLOAT",
+                    {
+                        "default": 0.02,
+                        "min": 0.0,
+                        "max": 1.0,
+                        "step": 0.01,
+                        "tooltip": "With an identity: how far weights may fall below 0 before that counts as "
+                        "leaving.",
+                    },
+                ),
+            },
+            "optional": {
+                "identity": (socket_types.IDENTITY, {"tooltip": "Keeps the edit inside this person."}),
+            },
+            "hidden": {"node_id": "UNIQUE_ID"},
+        }
+
+    def apply(
+        self,
+        latents: Latents,
+        direction: Direction,
+        which: str,
+        index: int,
+        strength: float,
+        steps: int,
+        sweep_from: float,
+        layers: str,
+        edge: str,
+        beta: float,
+        identity: Identity | None = None,
+        node_id: str | None = None,
+    ) -> dict[str, Any]:
+        from ...my3dgen_core import AlphaSpace, Latents
+
+        hashes = {latents.base_hash, direction.base_hash, identity.base_hash if identity else None} - {None}
+        if len(hashes) > 1:
+            raise ValueError(
+                "The latents, the direction and the identity belong to different generators: "
+                f"{', '.join(sorted(str(value)[:12] for value in hashes))}. Make them with the same one."
+            )
+        chosen = socket_types.chosen(latents, which, index)
+        with host.rendering():
+            ws = chosen.ws.repeat_interleave(steps, dim=0)
+            amounts = torch.linspace(sweep_from, strength, steps) if steps > 1 else torch.tensor([strength])
+            space = None if identity is None else AlphaSpace(identity.anchors.to(ws.device), beta)
+            rows = parse_layers(layers)
+            moved = direction.apply(ws, amounts.repeat(len(chosen)), rows, within=space, edge=edge)
+            cameras = None if chosen.cameras is None else chosen.cameras.repeat_interleave(steps, dim=0)
+            start = chosen.ws[:1].detach().clone()
+            low, high = (-math.inf, math.inf) if space is None else direction.reach(start, space)
+        edited = Latents(moved, cameras, base_hash=latents.base_hash or direction.base_hash)
+        ends = {name: at for name, at in (("low", low), ("high", high)) if math.isfinite(at)}
+        ui = live_preview.hand_out(Edit(start, direction, rows, space, edge), edited, **ends)
+        return {"ui": ui_results.remember(node_id, ui), "result": (edited,)}
+
+
+def parse_layers(text: str) -> list[int] | None:
+    """ "0-5, 8" -> [0, 1, 2, 3, 4, 5, 8]; an empty text -> None, all layers."""
+    layers: list[int] = []
+    for part in text.replace(" ", "").split(","):
+        first, dash, last = part.partition("-")
+        if not part:
+            continue
+        if not first.isdecimal() or (dash and not last.isdecimal()) or int(last or 0) > 999:
+            raise ValueError(f"{part!r} are no layers. Write numbers and ranges, such as 0-5, 8.")
+        layers += range(int(first), int(last or first) + 1)
+    return layers or None
+
+
+def _personal(model: socket_types.Model, identity: Identity) -> socket_types.Model:
+    """The model as it is where it is this person's already; else the bare one with the identity."""
+    applied = [one.identity.content_hash() for one in model.identities]
+    if identity.content_hash() in applied:
+        return model
+    return model.without_identities().with_identity(identity, 1.0)
+
+
+def _face_models(name: str) -> Any:
+    from ...my3dgen_core import FaceModels
+
+    return FaceModels.from_folder(host.find_face_pack(name))
+
+
+def _sureness(correlation: float | None) -> str:
+    if correlation is None:
+        return "too few heads to say how sure"
+    return f"on heads it has not seen it follows the measure with a correlation of {correlation:.2f}"

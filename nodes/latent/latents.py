@@ -1,0 +1,148 @@
+"""Latents out of nothing, and in files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import host, socket_types
+
+if TYPE_CHECKING:
+    from ...my3dgen_core import Latents
+
+CATEGORY = "My3DGen"
+FOLDER = "my3dgen/latents"
+
+
+class RandomLatent:
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "Heads that the generator makes up: people who do not exist. With an identity applied to the model "
+        "they take on that person's features."
+    )
+    RETURN_TYPES = (socket_types.LATENT,)
+    RETURN_NAMES = ("latents",)
+    OUTPUT_TOOLTIPS = ("The heads, each with the frontal camera.",)
+    FUNCTION = "make"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "model": (socket_types.MODEL, {"tooltip": "The generator that makes them up."}),
+                "count": ("INT", {"default": 4, "min": 1, "max": 4096, "tooltip": "How many heads."}),
+                "truncation": (
+                    "FLOAT",
+                    {
+                        "default": 0.7,
+                        "min": 0.0,
+                        "max": 2.0,
+                        "step": 0.05,
+                        "tooltip": "0 gives the generator's mean head, 1 all that it knows; 0.7 keeps to "
+                        "sound ones.",
+                    },
+                ),
+                "seed": (
+                    "INT",
+                    {
+                        "default": 0,
+                        "min": 0,
+                        "max": 2**53,
+                        "control_after_generate": False,
+                        "tooltip": "Same seed, same heads.",
+                    },
+                ),
+            }
+        }
+
+    def make(self, model: socket_types.Model, count: int, truncation: float, seed: int) -> tuple[Latents]:
+        from ...my3dgen_core import random_latents
+
+        with host.rendering(), model.ready(memory=host.RENDER_MEMORY) as generator:
+            return (random_latents(generator, seed, count, truncation).to("cpu"),)
+
+
+class SaveLatents:
+    CATEGORY = CATEGORY
+    DESCRIPTION = "Writes latents, with their cameras and weights, as one .safetensors file under output/."
+    RETURN_TYPES = ("STRING",)
+    RETURN_NAMES = ("file",)
+    OUTPUT_TOOLTIPS = ("Where the file is.",)
+    OUTPUT_NODE = True
+    FUNCTION = "save"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "latents": (socket_types.LATENT, {"tooltip": "What to keep: anchors, samples, edits."}),
+                "filename_prefix": (
+                    "STRING",
+                    {
+                        "default": f"{FOLDER}/latents",
+                        "tooltip": f"Folder and name under output/. Load Latents lists {FOLDER}.",
+                    },
+                ),
+            },
+            "hidden": {"node_id": "UNIQUE_ID"},
+        }
+
+    def save(self, latents: Latents, filename_prefix: str, node_id: str | None = None) -> dict[str, Any]:
+        from ...my3dgen_core import save_latents
+
+        path = host.save_path(filename_prefix, ".safetensors")
+        save_latents(latents, path)
+        text = f"{len(latents)} latents, {path.stat().st_size:,} bytes: {path}"
+        return {"ui": host.report(node_id, text), "result": (str(path),)}
+
+
+class LoadLatents:
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "Loads latents that Save Latents has written. They belong to the generator they were made with."
+    )
+    RETURN_TYPES = (socket_types.LATENT,)
+    RETURN_NAMES = ("latents",)
+    OUTPUT_TOOLTIPS = ("The latents, with their cameras if they have any.",)
+    FUNCTION = "load"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "file": (list_latents(), {"tooltip": f"A file in {FOLDER} under output/ or input/."}),
+            }
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, file: str | None) -> bool | str:
+        return host.validate(file, find_latents)
+
+    @classmethod
+    def IS_CHANGED(cls, file: str) -> str:
+        return host.fingerprint([find_latents(file)])
+
+    def load(self, file: str) -> tuple[Latents]:
+        from ...my3dgen_core import load_latents
+
+        with host.rendering():
+            return (load_latents(find_latents(file)),)
+
+
+def _folders() -> list[Path]:
+    return [root / FOLDER for root in (host.output_root(), host.input_root())]
+
+
+def list_latents() -> list[str]:
+    """Names of the files that Load Latents offers."""
+    found = ((file, folder) for folder in _folders() for file in folder.rglob("*.safetensors"))
+    return sorted({file.relative_to(folder).as_posix() for file, folder in found})
+
+
+def find_latents(name: str) -> Path:
+    """The file of this name, and no file elsewhere: a workflow from a stranger must read no other."""
+    if name not in list_latents():
+        raise FileNotFoundError(
+            f"There are no latents {name!r} in {_folders()[0]}. Save some, or choose others."
+        )
+    return next(folder / name for folder in _folders() if (folder / name).is_file())

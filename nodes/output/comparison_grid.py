@@ -1,0 +1,163 @@
+"""One table of pictures for everything: models, latents and cameras in rows and columns."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from . import plots
+from .. import host, socket_types
+from .view_rendering import render_views
+
+if TYPE_CHECKING:
+    from ...my3dgen_core import Latents
+
+MOST_PICTURES = 400
+ROWS = ["models", "latents", "cameras", "models, latents", "models, cameras", "latents, cameras"]
+NO_FACES = "none"
+
+
+class ComparisonGrid:
+    CATEGORY = "My3DGen"
+    DESCRIPTION = (
+        "A labelled table of pictures with measures: any latents from any cameras in up to four models, the "
+        "same ones in each. Rows 'latents' with several models is the paper's reconstruction; rows 'models' "
+        "its alpha samples, interpolation and edits."
+    )
+    RETURN_TYPES = ("IMAGE", "STRING")
+    RETURN_NAMES = ("sheet", "figures")
+    OUTPUT_TOOLTIPS = ("The table.", "The mean of every measure by model.")
+    FUNCTION = "compare"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        another = {"tooltip": "Another one to compare, such as the personal or the fully tuned model."}
+        names = {"default": "", "tooltip": "Names, separated by commas. Empty: numbers."}
+        return {
+            "required": {
+                "model": (socket_types.MODEL, {"tooltip": "The first model, such as the pretrained one."}),
+                "latents": (
+                    socket_types.LATENT,
+                    {"tooltip": "Anchors, samples, edits, an interpolation: every model shows the same."},
+                ),
+                "rows": (
+                    ROWS,
+                    {"tooltip": "What runs down the side; the rest runs along the top."},
+                ),
+                "model_names": (
+                    "STRING",
+                    {**names, "default": "pretrained, personal", "tooltip": "A name for each model."},
+                ),
+                "latent_names": ("STRING", names),
+                "camera_names": ("STRING", names),
+                "cell": (
+                    "INT",
+                    {"default": 160, "min": 64, "max": 1024, "step": 16, "tooltip": "Pixels of a picture."},
+                ),
+            },
+            "optional": {
+                "model_2": (socket_types.MODEL, another),
+                "model_3": (socket_types.MODEL, another),
+                "model_4": (socket_types.MODEL, another),
+                "cameras": (
+                    socket_types.CAMERA,
+                    {
+                        "tooltip": "From where: every latent from every camera. As many as latents, and "
+                        "'pair' on: one for each. Without them each latent's own."
+                    },
+                ),
+                "images": (
+                    "IMAGE",
+                    {
+                        "tooltip": "Photos to show and to measure against: one a latent, or one a camera. "
+                        "Any other number serves to measure likeness only."
+                    },
+                ),
+                "pair": (
+                    "BOOLEAN",
+                    {"default": True, "tooltip": "As many cameras as latents belong together one by one."},
+                ),
+                "face_models": (
+                    [NO_FACES, "auto", *host.list_face_packs()],
+                    {
+                        "tooltip": "Folder under models/insightface/models: also measures how much each face "
+                        "is that of the images."
+                    },
+                ),
+            },
+            "hidden": {"node_id": "UNIQUE_ID"},
+        }
+
+    def compare(
+        self,
+        model: socket_types.Model,
+        latents: Latents,
+        rows: str,
+        model_names: str,
+        latent_names: str,
+        camera_names: str,
+        cell: int,
+        model_2: socket_types.Model | None = None,
+        model_3: socket_types.Model | None = None,
+        model_4: socket_types.Model | None = None,
+        cameras: socket_types.Cameras | None = None,
+        images: Tensor | None = None,
+        pair: bool = True,
+        face_models: str = NO_FACES,
+        node_id: str | None = None,
+    ) -> dict[str, Any]:
+        from ...my3dgen_core import FaceModels
+        from ...my3dgen_core.evaluation import Comparison
+        from ...my3dgen_core.fitting.losses import resize
+
+        models = [one for one in (model, model_2, model_3, model_4) if one is not None]
+        for one in models:
+            socket_types.check_latents(latents, one)
+        seen_from, paired = _cameras(latents, cameras, pair)
+        views = 1 if paired else len(seen_from)
+        if len(models) * len(latents) * views > MOST_PICTURES:
+            raise ValueError(
+                f"{len(models)} models, {len(latents)} latents and {views} cameras make more than "
+                f"{MOST_PICTURES} pictures. Choose fewer."
+            )
+        shown, on_step = [], host.progress(node_id, "picture")
+        for one in models:
+            with host.rendering(), one.ready(memory=host.RENDER_MEMORY) as generator:
+                found = render_views(generator, latents.ws, seen_from, on_step=on_step, grid=not paired).image
+            shown.append(found)
+        size = max(found.shape[-1] for found in shown)
+        pictures = torch.stack([resize(found, size) for found in shown]).unflatten(1, (len(latents), views))
+        labels = {
+            "models": names(model_names, len(models), "model"),
+            "latents": names(latent_names, len(latents), ""),
+            "cameras": names(camera_names, views, "camera"),
+        }
+        photos = None if images is None else socket_types.crops_to_core(images, "The photos")
+        of = "cameras" if photos is not None and len(photos) == views != len(latents) else "latents"
+        belong = photos is not None and len(photos) == (views if of == "cameras" else len(latents))
+        faces = None
+        if face_models != NO_FACES:
+            if photos is None:
+                raise ValueError("To measure likeness, connect photos of the person to images.")
+            faces = FaceModels.from_folder(host.find_face_pack(face_models))
+        table = Comparison(pictures, labels, photos if belong else None, of).measured(photos, faces)
+        picture = plots.to_image(table.draw(rows.split(", "), cell))
+        text = table.table() or f"{pictures.shape[0]} models, {len(latents)} latents, {views} cameras"
+        return {"ui": host.report(node_id, text), "result": (host.to_host(picture), text)}
+
+
+def _cameras(latents: Latents, cameras: socket_types.Cameras | None, pair: bool) -> tuple[Tensor, bool]:
+    """The cameras, and whether they belong to the latents one by one."""
+    if cameras is None:
+        if latents.cameras is None:
+            raise ValueError("These latents have no cameras of their own: connect a Camera Path.")
+        return latents.cameras.cpu(), True
+    return cameras.values, pair and len(cameras) == len(latents)
+
+
+def names(text: str, count: int, what: str) -> list[str]:
+    """ "a, b" -> a name for each of `count`; numbers where there are none."""
+    given = [name.strip() for name in text.split(",")] if text.strip() else []
+    return [*given, *(f"{what} {number + 1}".strip() for number in range(len(given), count))][:count]

@@ -1,0 +1,122 @@
+"""A latent -> a mesh, for core's own 3D nodes and as a coloured file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from .. import host, socket_types
+
+if TYPE_CHECKING:
+    from ...my3dgen_core import Latents
+
+
+class ExtractMesh:
+    CATEGORY = "My3DGen"
+    DESCRIPTION = (
+        "The head as a coloured mesh: closed, y up, nose towards +z. Writes a .glb with colours; the mesh "
+        "output goes to core's SaveGLB, the file output to Preview3D."
+    )
+    RETURN_TYPES = ("MESH", "STRING", "STRING")
+    RETURN_NAMES = ("mesh", "model_file", "summary")
+    OUTPUT_TOOLTIPS = (
+        "For core's own 3D nodes, with colours and normals where they know such.",
+        "The .glb file as Preview3D wants it: its name under output/.",
+        "How large the mesh is, and whether it is closed.",
+    )
+    OUTPUT_NODE = True
+    FUNCTION = "extract"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "model": (socket_types.MODEL, {"tooltip": "A generator, with or without identities applied."}),
+                "latents": (socket_types.LATENT, {"tooltip": "Which head."}),
+                "which": (
+                    [socket_types.MEAN, socket_types.SINGLE],
+                    {"tooltip": "'mean': of all latents. 'single': the one numbered below."},
+                ),
+                "index": (
+                    "INT",
+                    {"default": 0, "min": 0, "max": 100000, "tooltip": "Which latent, with 'single'."},
+                ),
+                "resolution": (
+                    "INT",
+                    {
+                        "default": 192,
+                        "min": 32,
+                        "max": 768,
+                        "step": 16,
+                        "tooltip": "Grid points along an edge. Time and memory grow with the cube.",
+                    },
+                ),
+                "level": (
+                    "FLOAT",
+                    {
+                        "default": 20.0,
+                        "min": 0.1,
+                        "max": 1000.0,
+                        "step": 0.5,
+                        "tooltip": "Density of the surface: lower is fuller, higher shows what is solid.",
+                    },
+                ),
+                "cut_behind": (
+                    "FLOAT",
+                    {
+                        "default": -1.0,
+                        "min": -1.0,
+                        "max": 0.5,
+                        "step": 0.01,
+                        "tooltip": "Everything further back than this is cut off. Generators trained on "
+                        "photos put a wall behind the head: try -0.25. -1 cuts nothing.",
+                    },
+                ),
+                "filename_prefix": (
+                    "STRING",
+                    {"default": "my3dgen/meshes/head", "tooltip": "Folder and name under output/."},
+                ),
+            },
+            "hidden": {"node_id": "UNIQUE_ID"},
+        }
+
+    def extract(
+        self,
+        model: socket_types.Model,
+        latents: Latents,
+        which: str,
+        index: int,
+        resolution: int,
+        level: float,
+        cut_behind: float,
+        filename_prefix: str,
+        node_id: str | None = None,
+    ) -> dict[str, Any]:
+        from ...my3dgen_core import extract_mesh, save_glb
+
+        socket_types.check_latents(latents, model)
+        chosen = socket_types.chosen(latents, which, index)
+        with host.rendering(), model.ready(memory=host.RENDER_MEMORY) as generator:
+            mesh = extract_mesh(
+                generator,
+                chosen.ws.to(socket_types.device_of(generator)),
+                resolution,
+                level,
+                host.progress(node_id, "slice"),
+                cut_behind=cut_behind if cut_behind > -1 else None,
+            )
+        path = host.save_path(filename_prefix, ".glb")
+        save_glb(mesh, path)
+        closed = "closed" if mesh.is_watertight else "not closed"
+        text = f"{len(mesh.vertices):,} vertices, {len(mesh.faces):,} faces, {closed}: {path}"
+        colours = np.asarray(mesh.visual.vertex_colors)[None, :, :3].astype(np.float32) / 255
+        out = socket_types.make_mesh(
+            host.to_host(torch.tensor(np.asarray(mesh.vertices)[None], dtype=torch.float32)),
+            host.to_host(torch.tensor(np.asarray(mesh.faces)[None], dtype=torch.int64)),
+            host.to_host(torch.from_numpy(colours)),
+            host.to_host(torch.tensor(np.asarray(mesh.vertex_normals)[None], dtype=torch.float32)),
+        )
+        name = path.relative_to(host.output_root().absolute()).as_posix()
+        return {"ui": host.report(node_id, text), "result": (out, name, text)}

@@ -1,0 +1,138 @@
+"""Face crops -> back into the photos they came from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import host, socket_types
+
+
+class PasteBack:
+    CATEGORY = "My3DGen"
+    DESCRIPTION = (
+        "Puts edited or rendered face crops back into the photos that Align Faces cut them from, with a soft "
+        "edge. Everything outside stays as it was."
+    )
+    RETURN_TYPES = ("IMAGE",)
+    RETURN_NAMES = ("photos",)
+    OUTPUT_TOOLTIPS = (
+        "The photos with their new faces, one a crop: a batch where all have one size, a list otherwise.",
+    )
+    INPUT_IS_LIST = True
+    OUTPUT_IS_LIST = (True,)
+    FUNCTION = "paste"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "photos": (
+                    "IMAGE",
+                    {
+                        "tooltip": "The photos that went into Align Faces, all of them, in the same order; "
+                        "larger or smaller copies will do. One photo takes many pictures of one crop."
+                    },
+                ),
+                "crops": (socket_types.CROP, {"tooltip": "From Align Faces: where each crop was cut out."}),
+                "images": (
+                    "IMAGE",
+                    {"tooltip": "The new face crops, one a crop of Align Faces, square, of any size."},
+                ),
+                "feather": (
+                    "FLOAT",
+                    {
+                        "default": 24.0,
+                        "min": 0.0,
+                        "max": 256.0,
+                        "step": 1.0,
+                        "tooltip": "Width of the soft edge, in pixels of a 512 crop. 0 is a hard edge.",
+                    },
+                ),
+            },
+            "optional": {
+                "masks": (
+                    "MASK",
+                    {
+                        "tooltip": "Paste only where this is white, such as the head mask of Render Head. "
+                        "One mask, or one a picture."
+                    },
+                ),
+                "old_heads": (
+                    "MASK",
+                    {
+                        "tooltip": "Where the head was, for a new pose: what the new one leaves of it is "
+                        "filled in from around. One mask, or one a picture."
+                    },
+                ),
+                "wider": (
+                    "FLOAT",
+                    {
+                        "default": 1.0,
+                        "min": 1.0,
+                        "max": 4.0,
+                        "step": 0.05,
+                        "tooltip": "Pictures and masks show that many times the crop: as in Widen View. 1: "
+                        "the crop itself.",
+                    },
+                ),
+            },
+            "hidden": {"node_id": "UNIQUE_ID"},
+        }
+
+    def paste(
+        self,
+        photos: list[Tensor],
+        crops: list[socket_types.Crops],
+        images: list[Tensor],
+        feather: list[float],
+        masks: list[Tensor] | None = None,
+        old_heads: list[Tensor] | None = None,
+        wider: list[float] | None = None,
+        node_id: list[str] | None = None,
+    ) -> tuple[list[Tensor]]:
+        from ...my3dgen_core.face import paste_back
+
+        on_step = host.progress(node_id[0] if node_id else None, "photo")
+        cuts = crops[0]
+        flat = [picture for batch in photos for picture in socket_types.checked_pictures(batch, "The photos")]
+        faces = [face for batch in images for face in socket_types.pictures_to_core(batch, "The new faces")]
+        heads, old = (_one_each(given, len(faces)) for given in (masks, old_heads))
+        pasted = []
+        for index, (photo, cut) in enumerate(_places(cuts, len(flat), len(faces))):
+            on_step(index, len(faces))
+            pixels = paste_back(
+                flat[photo].cpu().numpy(), cuts.transforms[cut], faces[index], heads[index], feather[0],
+                old[index], wider[0] if wider else 1.0,
+            )  # fmt: skip
+            pasted.append(torch.from_numpy(pixels)[None])
+        same_size = len({picture.shape for picture in pasted}) == 1
+        return ([host.to_host(p) for p in ([torch.cat(pasted)] if same_size else pasted)],)
+
+
+def _one_each(masks: list[Tensor] | None, count: int) -> list[Tensor | None]:
+    """A mask [1, H, W] for each picture; None for each where there are none."""
+    flat = [mask[None] for batch in masks or [] for mask in (batch[None] if batch.ndim == 2 else batch)]
+    if len(flat) not in (0, 1, count):
+        raise ValueError(f"There are {len(flat)} masks for {count} pictures. Use one mask, or one a picture.")
+    return [flat[index if len(flat) > 1 else 0] if flat else None for index in range(count)]
+
+
+def _places(cuts: socket_types.Crops, photos: int, faces: int) -> list[tuple[int, int]]:
+    """(photo, crop) of every new face."""
+    if len(cuts) == 1 and photos in (1, cuts.photo_count):
+        return [(0 if photos == 1 else cuts.photos[0], 0)] * faces
+    if faces != len(cuts):
+        raise ValueError(
+            f"There are {faces} new faces for {len(cuts)} crops. Give one a crop, in their order."
+        )
+    if photos == cuts.photo_count:
+        return [(photo, cut) for cut, photo in enumerate(cuts.photos)]
+    if photos == faces:
+        return [(cut, cut) for cut in range(faces)]
+    raise ValueError(
+        f"Paste Back got {photos} photos, but Align Faces saw {cuts.photo_count}. "
+        "Connect the same photos to both."
+    )

@@ -1,0 +1,129 @@
+"""Latents and cameras -> pictures."""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from .. import host, socket_types
+from ..server import live_preview, frame_sheet, ui_results
+from ..server.live_handles import Head
+from .view_rendering import depth_pictures, normal_pictures, render_views
+
+if TYPE_CHECKING:
+    from ...my3dgen_core import Latents
+
+
+class Render:
+    CATEGORY = "My3DGen"
+    DESCRIPTION = (
+        "Renders heads. As many latents as cameras pair up one by one; one latent is seen from all "
+        "cameras; one camera sees all latents; 'grid' shows every latent from every camera. Send the frames "
+        "to Create Video or Save Animated WEBP."
+    )
+    RETURN_TYPES = ("IMAGE", "MASK", "IMAGE", "IMAGE", "IMAGE")
+    RETURN_NAMES = ("images", "head", "depth", "normals", "distance")
+    OUTPUT_TOOLTIPS = (
+        "The pictures, in the order of the cameras.",
+        "Where the head is (1) and where one looks past it (0).",
+        "Distance from the camera: near is white, background is black.",
+        "Which way the surface faces, as ControlNet's normal models expect it: red is left, green is up, "
+        "blue is towards the camera.",
+        "Distance from the camera along the ray, in world units (EG3D's camera stands at 2.7): for "
+        "computing, not for looking at.",
+    )
+    FUNCTION = "render"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "model": (socket_types.MODEL, {"tooltip": "A generator, with or without identities applied."}),
+                "latents": (socket_types.LATENT, {"tooltip": "Which head: from Invert Photos or an identity."}),
+                "which": (
+                    [socket_types.MEAN, socket_types.EVERY, socket_types.SINGLE],
+                    {
+                        "tooltip": "'mean': the person without any one photo's expression. 'every': all "
+                        "latents. 'single': the one numbered below."
+                    },
+                ),
+                "index": (
+                    "INT",
+                    {"default": 0, "min": 0, "max": 100000, "tooltip": "Which latent, with 'single'."},
+                ),
+                "batch_size": (
+                    "INT",
+                    {"default": 2, "min": 1, "max": 64, "tooltip": "Frames rendered at a time."},
+                ),
+            },
+            "optional": {
+                "cameras": (
+                    socket_types.CAMERA,
+                    {"tooltip": "From where, such as a Camera Path. Without it each latent's own camera."},
+                ),
+                # the last one: workflows keep their settings by position
+                "grid": (
+                    "BOOLEAN",
+                    {
+                        "default": False,
+                        "tooltip": "Every latent from every camera: all cameras of the first latent, then of "
+                        "the second ...",
+                    },
+                ),
+                "cut_behind": (
+                    "FLOAT",
+                    {
+                        "default": -1.0,
+                        "min": -1.0,
+                        "max": 0.5,
+                        "step": 0.01,
+                        "tooltip": "What lies further back than this is no head to head, depth and normals. "
+                        "Generators trained on photos put a wall behind the head: try -0.25. -1: no cut.",
+                    },
+                ),
+            },
+            "hidden": {"node_id": "UNIQUE_ID"},
+        }
+
+    def render(
+        self,
+        model: socket_types.Model,
+        latents: Latents,
+        which: str,
+        index: int,
+        batch_size: int,
+        cameras: socket_types.Cameras | None = None,
+        grid: bool = False,
+        cut_behind: float = -1.0,
+        node_id: str | None = None,
+    ) -> dict[str, Any]:
+        socket_types.check_latents(latents, model)
+        chosen = socket_types.chosen(latents, which, index)
+        seen_from = cameras.values if cameras is not None else chosen.cameras
+        if seen_from is None:
+            raise ValueError("These latents have no cameras of their own: connect a Camera Path.")
+        with host.rendering(), model.ready(memory=host.RENDER_MEMORY) as generator:
+            progress = host.progress(node_id, "frame")
+
+            def on_step(step: int, total: int, losses: dict[str, float], image: Tensor) -> None:
+                progress(step, total, losses)  # without a preview: the node's viewer shows the frames
+
+            cut = cut_behind if cut_behind > -1 else None
+            views = render_views(generator, chosen.ws, seen_from, batch_size, on_step, grid, cut)
+            depth = depth_pictures(views.depth, views.mask)
+            facing = normal_pictures(views.normals, views.mask)
+        result = (
+            socket_types.pictures_to_host(views.image),
+            socket_types.mask_to_host(views.mask),
+            socket_types.pictures_to_host(depth),
+            socket_types.pictures_to_host(facing),
+            host.to_host(views.depth.permute(0, 2, 3, 1).expand(-1, -1, -1, 3).contiguous()),
+        )
+        head = Head(weakref.ref(model), chosen.ws[:1].detach().clone())
+        ui = live_preview.hand_out(head, model) | frame_sheet.contact_sheet(views.image)
+        beyond = model.generator.trained_views.beyond(seen_from)
+        if beyond:
+            ui |= host.report(node_id, beyond)
+        return {"ui": ui_results.remember(node_id, ui), "result": result}

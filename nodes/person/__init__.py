@@ -1,0 +1,1 @@
+"""Nodes from photos to an identity."""

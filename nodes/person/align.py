@@ -1,0 +1,233 @@
+"""Photos -> face crops with cameras."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import host, socket_types
+from ..server import ui_results
+from ..server.alignment_report import EVENT, photo_report
+
+if TYPE_CHECKING:
+    from ...my3dgen_core import AlignedFaces
+
+CHOICES: dict[str, str | int] = {
+    "largest": "largest",
+    "first from the left": 0,
+    "second from the left": 1,
+    "third from the left": 2,
+    "most like the reference": "nearest",
+}
+NO_PARSING = (
+    "The head masks are all white: there is no face-parsing model (BiSeNet with 19 classes, .onnx) in the "
+    "sub-folder 'parsing' of the face models."
+)
+
+
+class AlignFaces:
+    CATEGORY = "My3DGen"
+    DESCRIPTION = (
+        "Finds the face in every photo, crops it the way EG3D was trained, and works out its camera. "
+        "Photos that cannot be used are left out; the report says why."
+    )
+    RETURN_TYPES = ("IMAGE", socket_types.CAMERA, "MASK", "STRING", "IMAGE", socket_types.CROP, "MASK")
+    RETURN_NAMES = ("images", "cameras", "masks", "report", "overview", "crops", "heads")
+    OUTPUT_TOOLTIPS = (
+        "The face crops, 512 x 512, only of the photos that were kept.",
+        "One camera a crop.",
+        "1 where a crop reaches over the edge of its photo and was filled in: the losses leave it out.",
+        "A table: which photos were kept, their pose, and why the others were not.",
+        "The same as a picture: every crop with its pose, or why there is none; below, from which sides the "
+        "photos show the head.",
+        "Where each crop was cut out. Connect to Paste Back.",
+        "1 where the head is, 0 on background and clothes, for Train Identity and Paste Back. All 1 without "
+        "a face-parsing model in the folder of the face models.",
+    )
+    INPUT_IS_LIST = True
+    FUNCTION = "align"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "photos": ("IMAGE", {"tooltip": "Photos of one person: a list of any sizes, or a batch."}),
+                "face_models": (
+                    ["auto", *host.list_face_packs()],
+                    {
+                        "tooltip": "A face pack in models/insightface/models, such as buffalo_l. "
+                        "'auto' takes the first one found."
+                    },
+                ),
+                "which": (
+                    list(CHOICES),
+                    {"tooltip": "Which face to take where a photo shows several."},
+                ),
+                "upright": (
+                    "BOOLEAN",
+                    {"default": True, "tooltip": "Turn tilted heads upright before cropping."},
+                ),
+                "same_person": (
+                    "BOOLEAN",
+                    {
+                        "default": False,
+                        "tooltip": "All photos show one person with one expression: one face shape is fitted "
+                        "to all, and their cameras agree better. A smile counts as shape: leave it off "
+                        "where expressions vary.",
+                    },
+                ),
+                "drop_different": (
+                    "BOOLEAN",
+                    {
+                        "default": False,
+                        "tooltip": "Leave out photos that look like someone else than most of them. Off: the "
+                        "report only says so.",
+                    },
+                ),
+            },
+            "optional": {
+                "names": (
+                    "STRING",
+                    {
+                        "forceInput": True,
+                        "tooltip": "File names for the report, from Load Photos of a Person.",
+                    },
+                ),
+                "reference": (
+                    "IMAGE",
+                    {"tooltip": "A photo of the person wanted, for 'most like the reference'."},
+                ),
+                # the last ones: workflows keep their settings by position
+                "sequence": (
+                    "BOOLEAN",
+                    {
+                        "default": False,
+                        "tooltip": "The photos are the frames of one video: crops and cameras move smoothly, "
+                        "and a few frames without a face are filled in.",
+                    },
+                ),
+                "neck": (
+                    "BOOLEAN",
+                    {"default": True, "tooltip": "The neck belongs to the head in the output heads."},
+                ),
+                "by_hand": (
+                    "STRING",
+                    {
+                        "default": "",
+                        "tooltip": "What was decided by hand about single photos, as JSON: kept anyway, left "
+                        "out, another face, the five points. The report on the node writes it.",
+                    },
+                ),
+            },
+            "hidden": {"node_id": "UNIQUE_ID"},
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, face_models: list[str | None]) -> bool | str:
+        try:
+            host.find_face_pack(face_models[0] or "auto")
+        except FileNotFoundError as error:
+            return str(error)
+        return True
+
+    def align(
+        self,
+        photos: list[Tensor],
+        face_models: list[str],
+        which: list[str],
+        upright: list[bool],
+        same_person: list[bool],
+        drop_different: list[bool],
+        names: list[str] | None = None,
+        reference: list[Tensor] | None = None,
+        sequence: list[bool] | None = None,
+        neck: list[bool] | None = None,
+        by_hand: list[str] | None = None,
+        node_id: list[str] | None = None,
+    ) -> dict[str, Any]:
+        from ...my3dgen_core import align_faces
+        from ...my3dgen_core.face import (
+            AlignmentError,
+            FaceModels,
+            align_sequence,
+            describe_coverage,
+            format_report,
+        )
+        from ...my3dgen_core.face.overrides import read_by_hand
+
+        node = node_id[0] if node_id else None
+        choice = CHOICES[which[0]]
+        if choice == "nearest" and not reference:
+            raise ValueError("'most like the reference' needs a photo: connect one to reference.")
+        settings: dict[str, Any] = {
+            "which": choice,
+            "reference": _named_photos(reference, None)[0][1] if reference else None,
+            "upright": upright[0],
+            "neck": neck is None or neck[0],
+            "on_step": host.progress(node, "photo"),
+        }
+        decided = read_by_hand(by_hand[0] if by_hand else "")
+        if sequence and sequence[0]:
+            if decided:
+                raise ValueError("Decisions by hand are for photos, not for a sequence: clear by_hand.")
+            align = align_sequence
+        else:
+            align = align_faces
+            settings |= {"same_person": same_person[0], "drop_different": drop_different[0]}
+            settings["by_hand"] = decided
+        models = FaceModels.from_folder(host.find_face_pack(face_models[0]))
+        named = _named_photos(photos, names)
+        try:
+            with host.rendering():
+                aligned = align(named, models, **settings)
+        except AlignmentError as error:  # the page needs the report all the more
+            host.publish(EVENT, {"node": node, **photo_report(named, error.report)})
+            raise
+        report = f"{format_report(aligned.report)}\n{describe_coverage(aligned.report)}"
+        heads = aligned.heads
+        if heads is None:
+            heads, report = torch.ones_like(aligned.masks), f"{report}\n{NO_PARSING}"
+        missing = decided.keys() - {name for name, _ in named}
+        if missing:
+            report += f"\nDecided by hand, but not among the photos: {', '.join(sorted(missing))}."
+        overview = host.to_host(torch.from_numpy(_overview(aligned))[None].float() / 255)
+        result = (
+            socket_types.pictures_to_host(aligned.images),
+            socket_types.Cameras(aligned.cameras),
+            socket_types.mask_to_host(aligned.masks),
+            report,
+            overview,
+            socket_types.Crops(
+                tuple(row.transform for row in aligned.report if row.kept and row.transform),
+                tuple(aligned.kept),
+                len(aligned.report),
+            ),
+            socket_types.mask_to_host(heads),
+        )
+        text = host.report(node, f"{models.describe()}\n{report}")
+        ui = {**text, **host.preview(overview), **photo_report(named, aligned.report)}
+        return {"ui": ui_results.remember(node, ui), "result": result}
+
+
+def _overview(aligned: AlignedFaces) -> np.ndarray:
+    """The contact sheet above the coverage plot, [H,W,3] uint8."""
+    from ...my3dgen_core.face import coverage_plot
+
+    sheet = aligned.sheet()
+    plot = coverage_plot(aligned.report, width=max(sheet.shape[1], 512))
+    sheet = np.pad(sheet, ((0, 0), (0, plot.shape[1] - sheet.shape[1]), (0, 0)))
+    return np.concatenate([sheet, plot])
+
+
+def _named_photos(photos: list[Tensor], names: list[str] | None) -> list[tuple[str, Any]]:
+    """A list of IMAGE batches -> (name, [H,W,3] array) of every photo; photos may differ in size."""
+    flat = [picture for batch in photos for picture in socket_types.checked_pictures(batch, "The photos")]
+    names = names or []
+    if len(names) != len(flat):
+        names = [f"photo {index + 1}" for index in range(len(flat))]
+    names = [os.path.basename(name) if os.path.isabs(name) else name for name in names]
+    return [(name, picture.cpu().numpy()) for name, picture in zip(names, flat, strict=True)]

@@ -1,0 +1,170 @@
+"""Keeping an identity in a file, and applying it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import host, socket_types
+from ..server import live_preview, ui_results
+from ..server.live_handles import Mixture
+
+if TYPE_CHECKING:
+    from ...my3dgen_core import Identity
+
+
+_STARTER = Path(__file__).resolve().parents[1] / "my3dgen_core" / "starter"
+BUNDLED = {
+    "starter: demo person": _STARTER / "demo_identity.safetensors",
+    "starter: second person": _STARTER / "second_identity.safetensors",
+}
+
+
+def find_identity(name: str) -> Path:
+    """The file of an identity that Load Identity offers."""
+    return BUNDLED.get(name) or host.find_model(host.IDENTITIES, name)
+
+
+class SaveIdentity:
+    CATEGORY = "My3DGen"
+    DESCRIPTION = "Writes an identity, with its anchors and cameras, as one .safetensors file under output/."
+    RETURN_TYPES = ("STRING",)
+    RETURN_NAMES = ("file",)
+    OUTPUT_TOOLTIPS = ("Where the file is.",)
+    OUTPUT_NODE = True
+    FUNCTION = "save"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "identity": (socket_types.IDENTITY, {"tooltip": "From Train Identity."}),
+                "filename_prefix": (
+                    "STRING",
+                    {
+                        "default": "my3dgen/identities/person",
+                        "tooltip": "Folder and name under output/. Load Identity lists what lies in "
+                        "my3dgen/identities.",
+                    },
+                ),
+                "precision": (
+                    ["float32", "float16", "int8"],
+                    {"tooltip": "float32 loads back bit by bit; float16 halves it, int8 nearly again."},
+                ),
+            },
+            "hidden": {"node_id": "UNIQUE_ID"},
+        }
+
+    def save(
+        self, identity: Identity, filename_prefix: str, precision: str, node_id: str | None = None
+    ) -> dict[str, Any]:
+        import torch
+
+        path = host.save_path(filename_prefix, ".safetensors")
+        identity.save(path, dtype=getattr(torch, precision))
+        text = f"{identity.adapter.parameter_count:,} parameters, {path.stat().st_size:,} bytes: {path}"
+        return {"ui": host.report(node_id, text), "result": (str(path),)}
+
+
+class LoadIdentity:
+    CATEGORY = "My3DGen"
+    DESCRIPTION = (
+        "Loads an identity from models/my3dgen/identities, or one that Save Identity has written, or a "
+        "bundled one. It belongs to the generator it was trained on."
+    )
+    RETURN_TYPES = (socket_types.IDENTITY, socket_types.LATENT)
+    RETURN_NAMES = ("identity", "anchors")
+    OUTPUT_TOOLTIPS = ("Connect to Apply Identity.", "The latents of its training photos, to render from.")
+    FUNCTION = "load"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "file": (
+                    [*BUNDLED, *host.list_models(host.IDENTITIES)],
+                    {
+                        "tooltip": "A bundled person, or a file in models/my3dgen/identities or "
+                        "output/my3dgen/identities."
+                    },
+                )
+            },
+            "hidden": {"node_id": "UNIQUE_ID"},
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, file: str | None) -> bool | str:
+        return host.validate(file, find_identity)
+
+    @classmethod
+    def IS_CHANGED(cls, file: str, node_id: str | None = None) -> str:
+        return host.fingerprint([find_identity(file)])
+
+    def load(self, file: str, node_id: str | None = None) -> dict[str, Any]:
+        import torch
+
+        from ...my3dgen_core import Identity
+
+        with torch.inference_mode(False):
+            identity = Identity.load(find_identity(file))
+        face = live_preview.hand_out(Mixture(identity.anchors), identity, count=len(identity.anchors))
+        ui = ui_results.remember(node_id, {"my3dgen_card": card(identity)} | face)
+        return {"ui": ui, "result": (identity, identity.anchors)}
+
+
+def card(identity: Identity) -> list[list[str]]:
+    """What the card on the node says: rows of a name and a value."""
+    adapter, made = identity.adapter, identity.provenance
+    settings = made.get("settings", {})
+    rows = {
+        "anchors": f"{len(identity.anchors)}",
+        "parameters": f"{adapter.parameter_count:,}",
+        "size": f"{identity.nbytes / 1e6:.2f} MB",
+        "update": adapter.layout if adapter.layout == "full" else f"rank {adapter.rank}, {adapter.layout}",
+        "photos": made.get("photos"),
+        "steps": made.get("steps_done"),
+        "learning rate": settings.get("lr"),
+        "batch size": settings.get("batch_size"),
+        "perceptual": settings.get("perceptual_backbone"),
+        "seed": settings.get("seed"),
+        "final loss": None if made.get("final_loss") is None else f"{made['final_loss']:.4g}",
+        "generator": identity.base_hash[:12],
+        "on top of": None if identity.over is None else identity.over[:12],
+    }
+    return [[name, str(value)] for name, value in rows.items() if value is not None]
+
+
+class ApplyIdentity:
+    CATEGORY = "My3DGen"
+    DESCRIPTION = (
+        "Makes the generator this person's wherever the new model is used. The generator itself stays as "
+        "it is; several identities can follow one another."
+    )
+    RETURN_TYPES = (socket_types.MODEL,)
+    RETURN_NAMES = ("model",)
+    OUTPUT_TOOLTIPS = ("The personalised model, for Render Head.",)
+    FUNCTION = "apply"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "model": (socket_types.MODEL, {"tooltip": "The generator the identity was trained on."}),
+                "identity": (socket_types.IDENTITY, {"tooltip": "From Train Identity or Load Identity."}),
+                "strength": (
+                    "FLOAT",
+                    {
+                        "default": 1.0,
+                        "min": -2.0,
+                        "max": 3.0,
+                        "step": 0.05,
+                        "tooltip": "0 is the bare generator, 1 the person as trained.",
+                    },
+                ),
+            }
+        }
+
+    def apply(
+        self, model: socket_types.Model, identity: Identity, strength: float
+    ) -> tuple[socket_types.Model]:
+        return (model.with_identity(identity, strength),)

@@ -1,0 +1,174 @@
+"""Face crops -> latents: where in the generator's world each photo lies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from .. import host, socket_types
+from ..output.view_rendering import render_views
+
+
+class Invert:
+    CATEGORY = "My3DGen"
+    DESCRIPTION = (
+        "Finds the latent that reproduces each photo from its camera. The latents are the anchors that Train "
+        "Identity learns around; the second output shows how far the generator gets without training."
+    )
+    RETURN_TYPES = (socket_types.LATENT, "IMAGE")
+    RETURN_NAMES = ("latents", "reconstructions")
+    OUTPUT_TOOLTIPS = (
+        "One latent a photo, with its camera: the anchors.",
+        "What the generator makes of each photo, seen from the photo's own camera.",
+    )
+    FUNCTION = "invert"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "model": (socket_types.MODEL, {"tooltip": "The generator to look in."}),
+                "images": ("IMAGE", {"tooltip": "Face crops from Align Faces or Load Demo Person."}),
+                "cameras": (
+                    socket_types.CAMERA,
+                    {"tooltip": "The cameras of these crops, from the same node."},
+                ),
+                "steps": (
+                    "INT",
+                    {
+                        "default": 25,
+                        "min": 1,
+                        "max": 10000,
+                        "tooltip": "Optimisation steps for each photo. More is closer, up to what the "
+                        "generator can show.",
+                    },
+                ),
+                "shared_steps": (
+                    "INT",
+                    {
+                        "default": 60,
+                        "min": 0,
+                        "max": 10000,
+                        "tooltip": "Steps spent first on one latent for all photos: right when they show one "
+                        "person. 0 for photos of different people, with some 300 steps for each.",
+                    },
+                ),
+                "space": (
+                    ["w", "w+"],
+                    {
+                        "tooltip": "'w': one style for all layers, robust, what personalisation builds on. "
+                        "'w+': one style a layer, closer to the photo, less sound from other sides."
+                    },
+                ),
+                "learning_rate": (
+                    "FLOAT",
+                    {
+                        "default": 0.05,
+                        "min": 0.0001,
+                        "max": 1.0,
+                        "step": 0.005,
+                        "round": False,
+                        "tooltip": "Size of a step. 0.05 for few steps, 0.02 for hundreds.",
+                    },
+                ),
+                "batch_size": (
+                    "INT",
+                    {
+                        "default": 4,
+                        "min": 1,
+                        "max": 256,
+                        "tooltip": "Photos worked on at a time. On a CPU more is slower.",
+                    },
+                ),
+                "seed": (
+                    "INT",
+                    {
+                        "default": 0,
+                        "min": 0,
+                        "max": 2**53,
+                        "control_after_generate": False,
+                        "tooltip": "Same seed, same result.",
+                    },
+                ),
+            },
+            "optional": {
+                "masks": (
+                    "MASK",
+                    {"tooltip": "Pixels to leave out (1), such as those that Align Faces had to invent."},
+                ),
+                "cache": (
+                    "BOOLEAN",
+                    {
+                        "default": True,
+                        "tooltip": "Keep what is found in user/my3dgen/inversions: the same photos with the "
+                        "same settings are not inverted again, and a run that was cut off goes on from its "
+                        "last whole batch. The folder may be emptied at any time.",
+                    },
+                ),
+                "one_look": (
+                    "BOOLEAN",
+                    {
+                        "default": False,
+                        "tooltip": "The photos show one look from several sides: one latent for all of them, "
+                        "such as for Pivotal Tuning.",
+                    },
+                ),
+                "refine_cameras": (
+                    "BOOLEAN",
+                    {
+                        "default": False,
+                        "tooltip": "Correct each photo's camera along with its latent: labels from photos "
+                        "are some degrees off.",
+                    },
+                ),
+            },
+            "hidden": {"node_id": "UNIQUE_ID"},
+        }
+
+    def invert(
+        self,
+        model: socket_types.Model,
+        images: Tensor,
+        cameras: socket_types.Cameras,
+        steps: int,
+        shared_steps: int,
+        space: str,
+        learning_rate: float,
+        batch_size: int,
+        seed: int,
+        masks: Tensor | None = None,
+        cache: bool = True,
+        one_look: bool = False,
+        refine_cameras: bool = False,
+        node_id: str | None = None,
+    ) -> tuple[Any, Tensor]:
+        from ...my3dgen_core import InversionConfig, invert
+
+        socket_types.check_same_count(len(images), len(cameras), "Invert Photos")
+        config = InversionConfig(
+            steps=steps,
+            shared_steps=shared_steps,
+            space=space,
+            lr=learning_rate,
+            batch_size=batch_size,
+            seed=seed,
+            one_look=one_look,
+            refine_cameras=refine_cameras,
+            cache_dir=str(host.cache_folder("inversions")) if cache else None,
+        )
+        with host.training(), model.ready(memory=host.TRAINING_MEMORY) as generator:
+            device = socket_types.device_of(generator)
+            latents = invert(
+                generator,
+                socket_types.crops_to_core(images).to(device),
+                cameras.values.clone().to(device),
+                config,
+                masks=socket_types.mask_to_core(masks, len(images), device),
+                on_step=host.progress(node_id, "inversion"),
+            )
+        with host.rendering(), model.ready(memory=host.RENDER_MEMORY) as generator:
+            views = render_views(
+                generator, latents.ws, latents.cameras, on_step=host.progress(node_id, "picture")
+            )
+        return latents, socket_types.pictures_to_host(views.image)

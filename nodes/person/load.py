@@ -1,0 +1,270 @@
+"""What a workflow starts from: a generator, a folder of photos, the demo person."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import host, socket_types
+
+CATEGORY = "My3DGen"
+STARTER = "starter"
+DEMO_PERSON = "demo person (bundled)"
+PHOTOS, HELD_OUT = "photos", "held-out views"
+RENDERERS = ("auto", "torch", "compiled")
+
+
+class LoadGenerator:
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "Loads an EG3D generator. 'starter' is the small one that comes with this pack; files from "
+        "models/my3dgen/generators are listed after it."
+    )
+    RETURN_TYPES = (socket_types.MODEL,)
+    RETURN_NAMES = ("model",)
+    OUTPUT_TOOLTIPS = ("The generator, for Invert Photos, Train Identity and Render Head.",)
+    FUNCTION = "load"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        files = [STARTER, *host.list_models(host.GENERATORS)]
+        return {
+            "required": {
+                "file": (
+                    files,
+                    {"tooltip": "The generator: 'starter', or a file in models/my3dgen/generators."},
+                )
+            },
+            "optional": {
+                "convert": (
+                    "BOOLEAN",
+                    {
+                        "default": False,
+                        "tooltip": "Also write a .safetensors beside a .pkl or .pt: it loads faster and is "
+                        "no pickle. One that is there already stays.",
+                    },
+                ),
+                "renderer": (
+                    list(RENDERERS),
+                    {
+                        "default": RENDERERS[0],
+                        "tooltip": "What renders. 'compiled' is several times faster on a CPU: a C++ "
+                        "compiler builds it once, in under a minute (on a GPU the CUDA toolkit does). "
+                        "'auto' takes it where it has been built, and builds nothing. The pictures are "
+                        "the same.",
+                    },
+                ),
+                "memory_limit": (
+                    "INT",
+                    {
+                        "default": 0,
+                        "min": 0,
+                        "max": 1 << 20,
+                        "step": 16,
+                        "tooltip": "Pictures may take at most so many MiB of working memory beside the model "
+                        "itself: fewer rays and frames are worked on at a time. Too small a number is "
+                        "refused with the least that will do. 0: as much as is fast.",
+                    },
+                ),
+            },
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, file: str | None) -> bool | str:
+        return file == STARTER or host.validate(file, lambda name: host.find_model(host.GENERATORS, name))
+
+    @classmethod
+    def IS_CHANGED(
+        cls, file: str, convert: bool = False, renderer: str = RENDERERS[0], memory_limit: int = 0
+    ) -> str:
+        from ...my3dgen_core.checkpoint import starter_path
+
+        return host.fingerprint(
+            [starter_path() if file == STARTER else host.find_model(host.GENERATORS, file)]
+        )
+
+    def load(
+        self, file: str, convert: bool = False, renderer: str = RENDERERS[0], memory_limit: int = 0
+    ) -> tuple[socket_types.Model]:
+        from ...my3dgen_core import load_generator
+        from ...my3dgen_core.checkpoint import convert as convert_generator
+        from ...my3dgen_core.checkpoint import starter_path
+        from ...my3dgen_core.eg3d.rendering import compiled
+
+        path = starter_path() if file == STARTER else host.find_model(host.GENERATORS, file)
+        target = path.with_suffix(".safetensors")
+        with torch.inference_mode(False):
+            if convert and not target.exists():
+                generator = convert_generator(path, target)
+                host.log.info("%s: converted to %s", file, target)
+            else:
+                generator = load_generator(path)
+            compiled.choose(generator, renderer)
+            generator.memory_limit = memory_limit * 2**20 or None
+            return (socket_types.Model(host.manage(generator), name=file),)
+
+
+class LoadPhotos:
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "Reads every picture in one folder under input/: any size, upright, in the order of their names. "
+        "Put 10 to 50 photos of one person there. HEIC photos need the package pillow-heif."
+    )
+    RETURN_TYPES = ("IMAGE", "STRING")
+    RETURN_NAMES = ("photos", "names")
+    OUTPUT_TOOLTIPS = (
+        "The photos as a list, each in its own size. Connect to Align Faces.",
+        "The file names, in the same order; Align Faces uses them in its report.",
+    )
+    OUTPUT_IS_LIST = (True, True)
+    FUNCTION = "load"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "folder": (
+                    [DEMO_PERSON, *host.list_input_folders()],
+                    {"tooltip": "A folder inside ComfyUI's input folder, or the demo person of this pack."},
+                ),
+                "at_most": (
+                    "INT",
+                    {"default": 50, "min": 1, "max": 1000, "tooltip": "Read only the first so many photos."},
+                ),
+                "longest_side": (
+                    "INT",
+                    {
+                        "default": 2048,
+                        "min": 256,
+                        "max": 8192,
+                        "step": 64,
+                        "tooltip": "Larger photos are shrunk to this many pixels, to save memory.",
+                    },
+                ),
+            },
+            "optional": {
+                "subfolders": (
+                    "BOOLEAN",
+                    {
+                        "default": False,
+                        "tooltip": "Read the folders inside this one too, after its own files.",
+                    },
+                ),
+            },
+            "hidden": {"node_id": "UNIQUE_ID"},
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, folder: str | None) -> bool | str:
+        return folder == DEMO_PERSON or host.validate(folder, host.find_input_folder)
+
+    @classmethod
+    def IS_CHANGED(
+        cls,
+        folder: str,
+        at_most: int,
+        longest_side: int,
+        subfolders: bool = False,
+        node_id: str | None = None,
+    ) -> str:
+        return host.fingerprint([path for _, path in _photo_files(folder, subfolders)[:at_most]])
+
+    def load(
+        self,
+        folder: str,
+        at_most: int,
+        longest_side: int,
+        subfolders: bool = False,
+        node_id: str | None = None,
+    ) -> dict[str, Any]:
+        from ...my3dgen_core.face.photos import read_photos
+
+        listed = _photo_files(folder, subfolders)
+        files = listed[:at_most]
+        on_step = host.progress(node_id, "photo")
+        photos, names, bad = [], [], []
+        for index, photo in enumerate(read_photos(files)):
+            on_step(index, len(files))
+            if photo.pixels is None:
+                bad.append(photo.error)
+            else:
+                photos.append(_shrunk(photo.pixels, longest_side))
+                names.append(photo.name)
+        if not photos:
+            raise ValueError(f"No photo in {folder!r} can be read. {bad[0]}")
+        left = len(listed) - len(files)
+        lines = [f"{len(photos)} photos from {folder}", *(f"skipped: {error}" for error in bad)]
+        text = "\n".join([*lines, *([f"{left} more were left out: at_most is {at_most}"] if left else [])])
+        return {"ui": host.report(node_id, text), "result": (photos, names)}
+
+
+class LoadDemoPerson:
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "The demo person of this pack: ready face crops with exact cameras, so that everything works without "
+        "face models. A head made by a computer, with marks that the starter generator has never seen."
+    )
+    RETURN_TYPES = ("IMAGE", socket_types.CAMERA)
+    RETURN_NAMES = ("images", "cameras")
+    OUTPUT_TOOLTIPS = ("The face crops, one batch.", "Their cameras, in the same order.")
+    FUNCTION = "load"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "views": (
+                    [PHOTOS, HELD_OUT],
+                    {
+                        "tooltip": "'photos' to train on; 'held-out views' show the person from angles that "
+                        "no photo has, to judge the result."
+                    },
+                ),
+                "at_most": (
+                    "INT",
+                    {"default": 50, "min": 1, "max": 1000, "tooltip": "Load only the first so many views."},
+                ),
+            }
+        }
+
+    @classmethod
+    def IS_CHANGED(cls, views: str, at_most: int) -> str:
+        return host.fingerprint([_demo_folder() / "cameras.json"])
+
+    def load(self, views: str, at_most: int) -> tuple[torch.Tensor, socket_types.Cameras]:
+        from ...my3dgen_core.evaluation import read_demo_person
+
+        photos, cameras, held_out, held_out_cameras = read_demo_person()
+        if views == HELD_OUT:
+            photos, cameras = held_out, held_out_cameras
+        return socket_types.pictures_to_host(photos[:at_most]), socket_types.Cameras(cameras[:at_most])
+
+
+def _photo_files(folder: str, subfolders: bool = False) -> list[tuple[str, Path]]:
+    """(name, file) of every picture; the name tells the sub-folder too."""
+    from ...my3dgen_core.face.photos import list_photos
+
+    root = _demo_folder() / "photos" if folder == DEMO_PERSON else host.find_input_folder(folder)
+    return [(path.relative_to(root).as_posix(), path) for path in list_photos(root, subfolders)]
+
+
+def _shrunk(pixels: Any, longest_side: int) -> torch.Tensor:
+    """Photo [H,W,3], uint8 or floats in 0..1 -> IMAGE [1,H,W,3] with sides of at most `longest_side`."""
+    image = torch.from_numpy(pixels)[None]
+    image = image.float() / 255 if image.dtype == torch.uint8 else image.float()
+    height, width = image.shape[1:3]
+    scale = longest_side / max(height, width)
+    if scale < 1:
+        size = (max(1, round(height * scale)), max(1, round(width * scale)))
+        image = torch.nn.functional.interpolate(
+            image.permute(0, 3, 1, 2), size, mode="bilinear", antialias=True
+        ).permute(0, 2, 3, 1)
+    return host.to_host(image.contiguous())
+
+
+def _demo_folder() -> Path:
+    from ...my3dgen_core import evaluation
+
+    return evaluation.DEMO_PERSON

@@ -1,0 +1,376 @@
+"""Training: a person from many photos, or one look of a person from a single one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from .. import host, socket_types
+from ..output import plots
+from ..output.view_rendering import render_views
+from ..server import training_monitor
+from ..server.identity_similarity import likeness
+
+if TYPE_CHECKING:
+    from ...my3dgen_core import Identity, Latents, TuningConfig
+
+
+class TrainIdentity:
+    CATEGORY = "My3DGen"
+    DESCRIPTION = (
+        "Trains a small update of the generator (LoRA) so that it reproduces every photo from its anchor and "
+        "camera. The result is the person: small enough to keep, sharp from every side."
+    )
+    RETURN_TYPES = (socket_types.IDENTITY, "IMAGE", "STRING")
+    RETURN_NAMES = ("identity", "loss plot", "summary")
+    OUTPUT_TOOLTIPS = (
+        "The personal update with its anchors. Connect to Apply Identity and Save Identity.",
+        "The training loss of every step.",
+        "How many numbers were trained, and their size in bytes.",
+    )
+    FUNCTION = "train"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "model": (
+                    socket_types.MODEL,
+                    {"tooltip": "The generator the anchors were found in. It is not changed."},
+                ),
+                "images": ("IMAGE", {"tooltip": "The face crops that were inverted."}),
+                "anchors": (socket_types.LATENT, {"tooltip": "Their latents, from Invert Photos."}),
+                "steps": (
+                    "INT",
+                    {
+                        "default": 400,
+                        "min": 1,
+                        "max": 200000,
+                        "tooltip": "Optimiser steps. 400 suit the starter; 2,000 to 5,000 a large generator.",
+                    },
+                ),
+                "method": (
+                    ["lora", "full"],
+                    {
+                        "tooltip": "'lora': the small update. 'full': every weight, for comparison: a "
+                        "hundred times larger, and no better from new sides."
+                    },
+                ),
+                "rank": (
+                    "INT",
+                    {
+                        "default": 1,
+                        "min": 1,
+                        "max": 64,
+                        "tooltip": "Rank of the update. 1 is what the paper uses.",
+                    },
+                ),
+                "learning_rate": (
+                    "FLOAT",
+                    {
+                        "default": 0.01,
+                        "min": 0.00001,
+                        "max": 1.0,
+                        "step": 0.001,
+                        "round": False,
+                        "tooltip": "Rate of the convolutions at the start; the others follow in proportion.",
+                    },
+                ),
+                "batch_size": (
+                    "INT",
+                    {"default": 1, "min": 1, "max": 64, "tooltip": "Photos looked at in every step."},
+                ),
+                "seed": (
+                    "INT",
+                    {
+                        "default": 0,
+                        "min": 0,
+                        "max": 2**53,
+                        "control_after_generate": False,
+                        "tooltip": "Same seed, same identity.",
+                    },
+                ),
+            },
+            "optional": {
+                "masks": ("MASK", {"tooltip": "Pixels to leave out (1), from Align Faces."}),
+                "start": (
+                    socket_types.IDENTITY,
+                    {"tooltip": "An identity to train further, with the same method, rank and layout."},
+                ),
+                "layout": (
+                    ["released", "lycoris"],
+                    {
+                        "tooltip": "Shape of the update: 'released' is the authors', 'lycoris' has less than "
+                        "half as many numbers."
+                    },
+                ),
+                "background_weight": (
+                    "FLOAT",
+                    {
+                        "default": 1.0,
+                        "min": 0.0,
+                        "max": 1.0,
+                        "step": 0.05,
+                        "tooltip": "Weight of what lies off the head: 1 for plain backgrounds, near 0 where "
+                        "they change from photo to photo.",
+                    },
+                ),
+                "refine": (
+                    "BOOLEAN",
+                    {
+                        "default": False,
+                        "tooltip": "Correct the anchors and their cameras along with the training: helps "
+                        "where the camera labels are not exact, as on photos.",
+                    },
+                ),
+                "keep_state": (
+                    "BOOLEAN",
+                    {
+                        "default": False,
+                        "tooltip": "Write the state of the training to output/my3dgen/training now and then. "
+                        "The same workflow, queued again after a crash, goes on from there.",
+                    },
+                ),
+                "perceptual": (
+                    ["laplacian", "lpips_alex", "lpips_vgg"],
+                    {
+                        "tooltip": "How pictures are compared beside their pixels. 'laplacian' needs "
+                        "nothing; LPIPS, the paper's, needs weights of yours in models/my3dgen/perceptual."
+                    },
+                ),
+                "identity_weight": (
+                    "FLOAT",
+                    {
+                        "default": 0.0,
+                        "min": 0.0,
+                        "max": 10.0,
+                        "step": 0.01,
+                        "tooltip": "Weight of a loss that keeps views from elsewhere like the photos' face. "
+                        "Needs face models, and takes time. 0: none.",
+                    },
+                ),
+                "face_models": (
+                    ["auto", *host.list_face_packs()],
+                    {"tooltip": "The face pack for identity_weight. 'auto' takes the first one found."},
+                ),
+                "heads": (
+                    "MASK",
+                    {
+                        "tooltip": "Where the heads are (1), from Align Faces, for background_weight. "
+                        "Without, or if all is white, the generator's own view of the head is taken."
+                    },
+                ),
+            },
+            "hidden": {"node_id": "UNIQUE_ID"},
+        }
+
+    def train(
+        self,
+        model: socket_types.Model,
+        images: Tensor,
+        anchors: Latents,
+        steps: int,
+        method: str,
+        rank: int,
+        learning_rate: float,
+        batch_size: int,
+        seed: int,
+        masks: Tensor | None = None,
+        start: Identity | None = None,
+        layout: str = "released",
+        background_weight: float = 1.0,
+        refine: bool = False,
+        keep_state: bool = False,
+        perceptual: str = "laplacian",
+        identity_weight: float = 0.0,
+        face_models: str = "auto",
+        heads: Tensor | None = None,
+        node_id: str | None = None,
+    ) -> dict[str, Any]:
+        from ...my3dgen_core import FaceModels, TuningConfig, personalize
+
+        if model.identities:
+            raise ValueError(
+                "Train Identity starts from a bare generator, but this model has an identity applied. "
+                "Connect the model from Load EG3D Generator."
+            )
+        own = _anchors(anchors, len(images), model, "Train Identity")
+        config = replace(
+            _scaled(TuningConfig(), learning_rate),
+            steps=steps,
+            method=method,
+            rank=rank,
+            layout=layout,
+            batch_size=batch_size,
+            background_weight=background_weight,
+            refine=refine,
+            seed=seed,
+            perceptual_backbone=perceptual,
+            perceptual_dir=str(host.perceptual_folder()),
+            identity_weight=identity_weight,
+            checkpoint_dir=str(host.state_folder("training", node_id)) if keep_state else None,
+        )
+        faces = None
+        if identity_weight > 0:
+            faces = FaceModels.from_folder(host.find_face_pack(face_models))
+        with host.training(), model.ready(memory=host.TRAINING_MEMORY) as generator:
+            device = socket_types.device_of(generator)
+            identity = personalize(
+                generator,
+                socket_types.crops_to_core(images).to(device),
+                own.to(device),
+                config,
+                masks=socket_types.mask_to_core(masks, len(images), device),
+                on_step=training_monitor.watch(
+                    node_id,
+                    host.progress(node_id, "training"),
+                    images,
+                    likeness(images, face_models, faces),
+                ),
+                start=start,
+                face_models=faces,
+                heads=_told(socket_types.mask_to_core(heads, len(images), device)),
+            )
+        text = summary(identity, model.generator)
+        plot = plots.loss_plot(identity.history)
+        return {"ui": host.report(node_id, text), "result": (identity, host.to_host(plot), text)}
+
+
+class PivotalTuning:
+    CATEGORY = "My3DGen"
+    DESCRIPTION = (
+        "Tunes the model around one photo (or a few of one look) until its latent renders it exactly (PTI). "
+        "On a personalised model it comes on top of the person: apply both, in that order."
+    )
+    RETURN_TYPES = (socket_types.IDENTITY, "IMAGE", socket_types.MODEL)
+    RETURN_NAMES = ("identity", "image", "model")
+    OUTPUT_TOOLTIPS = (
+        "The update for this look, with its latent. Save Identity keeps it.",
+        "The photo as the tuned model renders it.",
+        "The model with the look applied, for Render Head.",
+    )
+    FUNCTION = "tune"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "model": (socket_types.MODEL, {"tooltip": "Bare, or with the person's identity applied."}),
+                "images": ("IMAGE", {"tooltip": "The face crop, or a few crops of the same look."}),
+                "latents": (
+                    socket_types.LATENT,
+                    {"tooltip": "Their latents, from Invert Photos on this model."},
+                ),
+                "steps": (
+                    "INT",
+                    {"default": 150, "min": 1, "max": 20000, "tooltip": "Optimiser steps."},
+                ),
+                "method": (
+                    ["lora", "full"],
+                    {"tooltip": "'lora': a small update. 'full': every weight, as PTI does."},
+                ),
+                "learning_rate": (
+                    "FLOAT",
+                    {
+                        "default": 0.01,
+                        "min": 0.00001,
+                        "max": 1.0,
+                        "step": 0.001,
+                        "round": False,
+                        "tooltip": "Rate of the convolutions at the start; the others follow in proportion.",
+                    },
+                ),
+                "seed": (
+                    "INT",
+                    {
+                        "default": 0,
+                        "min": 0,
+                        "max": 2**53,
+                        "control_after_generate": False,
+                        "tooltip": "Same seed, same result.",
+                    },
+                ),
+            },
+            "optional": {
+                "masks": ("MASK", {"tooltip": "Pixels to leave out (1), from Align Faces."}),
+            },
+            "hidden": {"node_id": "UNIQUE_ID"},
+        }
+
+    def tune(
+        self,
+        model: socket_types.Model,
+        images: Tensor,
+        latents: Latents,
+        steps: int,
+        method: str,
+        learning_rate: float,
+        seed: int,
+        masks: Tensor | None = None,
+        node_id: str | None = None,
+    ) -> dict[str, Any]:
+        from ...my3dgen_core import TuningConfig, pivotal_tune
+
+        if len(model.identities) > 1:
+            raise ValueError(
+                "Pivotal Tuning goes on top of one identity, but this model has several applied."
+            )
+        pivot = _anchors(latents, len(images), model, "Pivotal Tuning")
+        config = replace(_scaled(TuningConfig(), learning_rate), steps=steps, method=method, seed=seed)
+        below = model.identities[0] if model.identities else None
+        with host.training(), model.without_identities().ready(memory=host.TRAINING_MEMORY) as generator:
+            device = socket_types.device_of(generator)
+            identity = pivotal_tune(
+                generator,
+                socket_types.crops_to_core(images).to(device),
+                pivot.to(device),
+                config,
+                masks=socket_types.mask_to_core(masks, len(images), device),
+                on_step=training_monitor.watch(
+                    node_id, host.progress(node_id, "pivotal tuning"), images, likeness(images, "auto")
+                ),
+                over=None if below is None else below.identity,
+                strength=1.0 if below is None else below.strength,
+            )
+        tuned = model.with_identity(identity, 1.0)
+        assert pivot.cameras is not None
+        with host.rendering(), tuned.ready(memory=host.RENDER_MEMORY) as generator:
+            views = render_views(generator, pivot.ws, pivot.cameras)
+        text = summary(identity, model.generator)
+        result = (identity, socket_types.pictures_to_host(views.image), tuned)
+        return {"ui": host.report(node_id, text), "result": result}
+
+
+def _anchors(anchors: Latents, count: int, model: socket_types.Model, node: str) -> Latents:
+    """Anchors of the core's own, once it is sure that they belong to the model and to `count` photos."""
+    from ...my3dgen_core import Latents
+
+    socket_types.check_latents(anchors, model)
+    if anchors.cameras is None:
+        raise ValueError(f"{node}: the latents have no cameras. Take them from Invert Photos.")
+    socket_types.check_same_count(count, len(anchors), node, "latents")
+    return Latents(anchors.ws.clone(), anchors.cameras.clone(), base_hash=anchors.base_hash)
+
+
+def _told(heads: Tensor | None) -> Tensor | None:
+    """Head masks that say something: Align Faces gives white ones where it does not know."""
+    return None if heads is None or bool((heads == 1).all()) else heads
+
+
+def _scaled(config: TuningConfig, rate: float) -> TuningConfig:
+    """The settings with another rate for the convolutions, and the other rates in proportion."""
+    factor = rate / config.lr
+    others = ("affine_lr", "diff_lr", "full_lr")
+    return replace(config, lr=rate, **{name: getattr(config, name) * factor for name in others})
+
+
+def summary(identity: Identity, generator: Any) -> str:
+    """How small the person is beside the generator."""
+    count = identity.adapter.parameter_count
+    whole = sum(parameter.numel() for parameter in generator.parameters())
+    return (
+        f"{count:,} parameters ({whole / count:.0f} times fewer than the generator's {whole:,}), "
+        f"{identity.nbytes:,} bytes with {len(identity.anchors)} anchors"
+    )
