@@ -1,8 +1,8 @@
 """My3DGen: a personal 3D prior from photos of one person. Plain torch; nothing here knows its host."""
 
-from .camera.paths import camera_path, orbit
-from .camera.pose import from_angles, interpolate, interpolate_orbit, look_at, mirror
-from .checkpoint import CheckpointError, load_generator, save_generator
+from .camera import camera_path, from_angles, interpolate, interpolate_orbit, look_at, mirror, orbit
+from .checkpoint import load_generator, save_generator
+from .common.errors import CheckpointError
 from .editing.alpha_space import AlphaSpace
 from .editing.direction import Direction
 from .editing.restoration import inpaint, sharpen
@@ -12,11 +12,11 @@ from .face import AlignedFaces, FaceModels, align_faces
 from .fitting.inversion import InversionConfig, invert
 from .fitting.tuning import TuningConfig, personalize, pivotal_tune
 from .mesh import extract_mesh, save_glb
-from .person.adapter import Adapter, personalized
+from .person.adapter import Adapter
+from .person.apply import personalized
 from .person.blending import mix_persons, render_between
 from .person.identity import Identity
-from .person.latents import Latents
-from .person.latents_file import load_latents, save_latents
+from .person.latents import Latents, load_latents, save_latents
 from .person.random_latents import mean_latent, random_latents
 
 __all__ = [

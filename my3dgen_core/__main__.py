@@ -9,13 +9,15 @@ from pathlib import Path
 
 import torch
 
-from .checkpoint import CheckpointError, convert, save_generator
-from .person.my3dgen_snapshot import is_snapshot, split_snapshot
+from .checkpoint import convert, save_generator
+from .common.errors import CheckpointError
+from .person.identity import split_snapshot
+from .person.my3dgen_snapshot import is_snapshot
 
 # Subcommands that live in a module of their own: it has `add_arguments(parser)` and `main(args)`.
 MODULES = {
     "evaluate": ("evaluation", "score a person: the demo one, or photos of your own"),
-    "build-kernels": ("kernels.builder", "compile the faster renderer for this machine"),
+    "build-kernels": ("eg3d.rendering.compiled.builder", "compile the faster renderer for this machine"),
 }
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .camera.pose import in_picture
+from .camera import in_picture
+from .common.progress import OnStep
 from .eg3d import Generator
-from .eg3d.rendering.exact import Decoder
+from .eg3d.decoder import Decoder
 
 if TYPE_CHECKING:
     import trimesh
 
-OnStep = Callable[[int, int, dict[str, float], Tensor | None], None]
 INSTALL_HINT = "Meshes need scikit-image, scipy and trimesh: pip install scikit-image trimesh"
 DEFAULT_LEVEL = 20.0
 """Density that takes half of the light within .035 world units. On the starter the surfaces of levels 1 to 80

@@ -57,9 +57,9 @@ class Model:
         """
         identity.check_base(self.generator.base_hash())
         below = [applied.identity.content_hash() for applied in self.identities]
-        if identity.over is not None and identity.over not in below:
+        if identity.base_identity_hash is not None and identity.base_identity_hash not in below:
             raise ValueError(
-                f"This look was tuned on top of identity {identity.over[:12]}, which the model has not. "
+                f"This look was tuned on top of identity {identity.base_identity_hash[:12]}, which the model has not. "
                 "Apply that identity first, then this one."
             )
         return replace(self, identities=(*self.identities, AppliedIdentity(identity, strength)))

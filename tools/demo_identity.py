@@ -53,13 +53,13 @@ def main() -> int:
     arguments = parser.parse_args()
 
     from my3dgen_core import InversionConfig, TuningConfig, evaluate, invert, load_generator, personalize
-    from my3dgen_core.eg3d.rendering import compiled
+    from my3dgen_core.eg3d.rendering.backend import select_backend
     from my3dgen_core.evaluation import read_demo_person
 
     second: bool = arguments.second
     out: Path = arguments.out or STARTER / f"{'second' if second else 'demo'}_identity.safetensors"
     generator = load_generator(device=arguments.device)
-    compiled.choose(generator, "auto")
+    select_backend(generator, "auto")
     photos, cameras, views, view_cameras = (
         part.to(arguments.device) for part in (second_person() if second else read_demo_person())
     )

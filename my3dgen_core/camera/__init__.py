@@ -1,4 +1,49 @@
-"""The 25-number camera: poses, interpolation and paths."""
+"""The 25-number camera of EG3D: poses, interpolation and paths. Cameras are tensors [N, 25]."""
 
-from .paths import *
-from .pose import *
+from .interpolation import blend_cameras, interpolate, interpolate_orbit, interpolate_rigid
+from .paths import EASINGS, PATHS, camera_path, keyframe_path, keyframes, orbit
+from .pose import (
+    FOCAL,
+    RADIUS,
+    ViewRange,
+    angles,
+    cam2world,
+    check_cameras,
+    focal_of_fov,
+    from_angles,
+    in_picture,
+    intrinsics,
+    look_at,
+    mirror,
+    pack,
+    rotate_cameras,
+    widened,
+)
+
+__all__ = [
+    "EASINGS",
+    "FOCAL",
+    "PATHS",
+    "RADIUS",
+    "ViewRange",
+    "angles",
+    "blend_cameras",
+    "cam2world",
+    "camera_path",
+    "check_cameras",
+    "focal_of_fov",
+    "from_angles",
+    "in_picture",
+    "interpolate",
+    "interpolate_orbit",
+    "interpolate_rigid",
+    "intrinsics",
+    "keyframe_path",
+    "keyframes",
+    "look_at",
+    "mirror",
+    "orbit",
+    "pack",
+    "rotate_cameras",
+    "widened",
+]

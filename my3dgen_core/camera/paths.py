@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from .pose import FOCAL, RADIUS, check_cameras, interpolate_orbit, look_at
+from .interpolation import interpolate_orbit
+from .pose import FOCAL, RADIUS, check_cameras, look_at
 
 PATHS = ("ellipse", "swing", "sweep", "figure8", "spiral")
 EASINGS = ("smooth", "linear")

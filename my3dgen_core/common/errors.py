@@ -7,7 +7,7 @@ class CheckpointError(ValueError):
     """The file cannot be used; the message says why and what to do."""
 
 
-def shown(text: object, length: int = 80) -> str:
+def quote_untrusted(text: object, length: int = 80) -> str:
     """A name out of an untrusted file, fit for a message: quoted, one line, bounded.
 
     Only strings are shown. Anything else is named by its type: printing nested containers can take for ever.

@@ -8,7 +8,7 @@ import torch
 _SAID = ("unable to find an engine", "_STATUS_ALLOC_FAILED", "out of memory")
 
 
-def out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory_error(error: BaseException) -> bool:
     """Whether less work at a time may do what failed with this."""
     if isinstance(error, torch.OutOfMemoryError):
         return True

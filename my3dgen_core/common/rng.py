@@ -36,7 +36,7 @@ def normal(shape: tuple[int, ...], generator: torch.Generator | None, device: to
     return _draw(torch.randn, shape, generator, device)
 
 
-class Shuffled:
+class ShuffledIndices:
     """Indices below n in random order, every one once before any comes again."""
 
     def __init__(self, n: int, seed: int) -> None:
@@ -49,3 +49,11 @@ class Shuffled:
             self.waiting += self.random.sample(range(self.n), self.n)
         taken, self.waiting = self.waiting[:count], self.waiting[count:]
         return taken
+
+
+class RngStreams:
+    """The chance in a step: where in the picture to look, and where on the rays."""
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self.places = random.Random(seed)
+        self.samples = seeded(seed, device)

@@ -13,10 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..camera.pose import cam2world, interpolate_rigid, intrinsics
+from ..camera import blend_cameras, interpolate_rigid
+from ..camera.interpolation import precise_dtype
+from ..common.progress import OnStep
 from ..common.rng import uniform
 from ..eg3d import Generator
-from ..fitting.alpha_projection import OnStep, ProjectionConfig, project_photos
+from ..fitting.alpha_projection import ProjectionConfig, project_photos
 from ..person.latents import Latents
 
 SLACK = 1e-4
@@ -95,7 +97,7 @@ class AlphaSpace:
                 )
         anchors = self.anchors
         ws = torch.einsum("na,alw->nlw", weights, anchors.ws)
-        cameras = None if anchors.cameras is None else mixed_cameras(weights, anchors.cameras)
+        cameras = None if anchors.cameras is None else blend_cameras(weights, anchors.cameras)
         return Latents(ws, cameras, alphas=weights, base_hash=anchors.base_hash)
 
     def interpolate(self, i: int, j: int, t: Tensor) -> Latents:
@@ -198,7 +200,7 @@ class AlphaSpace:
         A quadratic program, solved by accelerated projected gradients (FISTA with restarts). Weights that
         are allowed already come back, to rounding.
         """
-        goal = weights.to(_precise(weights))
+        goal = weights.to(precise_dtype(weights))
         gram = self._gram().to(goal)
         step = 1 / torch.linalg.matrix_norm(gram, ord=2).clamp(min=1e-30)
         at = ahead = self._allowed(goal)
@@ -223,7 +225,7 @@ class AlphaSpace:
 
     def _centred(self) -> Tensor:
         flat = self.anchors.ws.flatten(1)
-        flat = flat.to(_precise(flat))
+        flat = flat.to(precise_dtype(flat))
         return flat - flat.mean(0)
 
     def _gram(self) -> Tensor:
@@ -237,29 +239,3 @@ class AlphaSpace:
         spread = (ridge * gram.trace() / len(self)).clamp(min=1e-30)
         damped = gram + spread * torch.eye(len(self), device=gram.device, dtype=gram.dtype)
         return torch.linalg.solve(damped, centred @ vectors.to(centred).T).T
-
-
-def _precise(like: Tensor) -> torch.dtype:
-    """float64 where the device has it: squared latents lose half the digits."""
-    return torch.float32 if like.device.type == "mps" else torch.float64
-
-
-def mixed_cameras(weights: Tensor, cameras: Tensor) -> Tensor:
-    """Cameras [N, 25] mixed by weights [n, N] into rigid ones [n, 25].
-
-    The rotation is the one nearest to the mixed matrix, the distance from the origin the mixed distance: a
-    plain mean of two cameras stands nearer and squeezes the picture.
-    """
-    cameras = cameras.to(weights)
-    poses = cam2world(cameras)
-    left, _, right = torch.linalg.svd(torch.einsum("na,aij->nij", weights, poses[:, :3, :3]))
-    turn = torch.det(left @ right).sign()
-    rotation = torch.cat((left[:, :, :2], left[:, :, 2:] * turn[:, None, None]), dim=2) @ right
-    position = weights @ poses[:, :3, 3]
-    distance = weights @ poses[:, :3, 3].norm(dim=1, keepdim=True)
-    position = position * distance / position.norm(dim=1, keepdim=True).clamp(min=1e-6)
-    pose = torch.cat((rotation, position[:, :, None]), dim=2)
-    last = torch.zeros_like(pose[:, :1])
-    last[:, :, 3] = 1
-    mixed = weights @ intrinsics(cameras).flatten(1)
-    return torch.cat((torch.cat((pose, last), dim=1).flatten(1), mixed), dim=1)

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checkpoint import write_safetensors
 from ..formats.direction_file import FORMAT, check_name, read_directions
+from ..formats.safetensors_file import write_safetensors
 from ..person.latents import Latents
 from .alpha_space import AlphaSpace
 

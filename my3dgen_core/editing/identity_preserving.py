@@ -22,12 +22,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..common.progress import OnStep
 from ..common.rng import normal, uniform
 from ..eg3d import Generator
-from ..fitting.photo_objective import front_camera
+from ..eg3d.config import front_camera
 from ..person.random_latents import random_latents
 from .direction import FEWEST, Direction
-from .direction_finder import Labeller, OnStep, kept, place_of, scored_in
+from .direction_finder import cache_path, load_cached, select_score_names
+from .face_scores import Labeller
 
 Embedder = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Pictures [B, 3, H, W] in [-1, 1] -> embeddings [B, d] of length 1, and where a face was found [B]."""
@@ -105,17 +107,17 @@ def find_local_directions(
         folder, person = cache
         head = hashlib.sha256(f"{person} {middle.detach().cpu().tolist()}".encode()).hexdigest()[:16]
         settings = (config.samples, config.spread, config.freedom, config.seed)
-        paths = {name: place_of(folder, name, base_hash, head, *settings) for name in names}
-        known = {name: kept(path, base_hash, name) for name, path in paths.items()}
+        paths = {name: cache_path(folder, name, base_hash, head, *settings) for name in names}
+        known = {name: load_cached(path, base_hash, name) for name, path in paths.items()}
         if all(known.values()):
             return {name: found for name, found in known.items() if found is not None}
-    look = _Look(generator, middle, labeller, embedder, config, on_step)
+    look = _HeadSampler(generator, middle, labeller, embedder, config, on_step)
     about = look(None, 1 + len(names or ()))
     found = {}
-    wanted = scored_in(about.scores, names)
+    wanted = select_score_names(about.scores, names)
     for name in wanted:
         way = _steepest(about, name, config).vector
-        steepest = _steepest(about.and_(look(way, 1 + len(wanted))), name, config)
+        steepest = _steepest(about.concatenate(look(way, 1 + len(wanted))), name, config)
         rows = torch.zeros_like(middle[0])
         rows[generator.num_ws // 2 :] = (look.deviations @ steepest.vector).to(rows)
         found[name] = Direction(name, rows, base_hash, steepest.meta)
@@ -134,7 +136,7 @@ class _Heads:
     scores: dict[str, Tensor]
     features: Tensor
 
-    def and_(self, others: _Heads) -> _Heads:
+    def concatenate(self, others: _Heads) -> _Heads:
         scores = {name: torch.cat((self.scores[name], others.scores[name])) for name in self.scores}
         return _Heads(
             torch.cat((self.places, others.places)), torch.cat((self.unseen, others.unseen)), scores,
@@ -142,7 +144,7 @@ class _Heads:
         )  # fmt: skip
 
 
-class _Look:
+class _HeadSampler:
     """Draws heads, renders and measures them."""
 
     def __init__(

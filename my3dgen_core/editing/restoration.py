@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..common.image_ops import pull_push_fill, resize
+from ..common.progress import OnStep
 from ..eg3d import Generator
-from ..fitting.alpha_projection import OnStep, ProjectionConfig
-from ..fitting.losses import resize
+from ..fitting.alpha_projection import ProjectionConfig
 from ..fitting.photo_objective import check_photos
 from ..person.latents import Latents
 from .alpha_space import AlphaSpace
@@ -26,7 +27,7 @@ _ROUNDS = 8
 
 
 @dataclass(frozen=True)
-class Restored:
+class RestorationResult:
     """images [n, 3, S, S] in [-1, 1]: the photos, restored.
 
     renders [n, 3, R, R]: what the person's model shows of them, without the photo. latents: where they were
@@ -47,7 +48,7 @@ def inpaint(
     config: ProjectionConfig | None = None,
     on_step: OnStep | None = None,
     **settings: Any,
-) -> Restored:
+) -> RestorationResult:
     """Fills in what the masks hide, from the person.
 
     Args:
@@ -70,7 +71,7 @@ def inpaint(
         raise ValueError("A mask hides the whole photo: nothing is left to find the person by.")
     found = space.project(generator, images, cameras, config, masks, on_step, **settings)
     renders = _rendered(generator, found)
-    return Restored(blend(images.to(renders), renders, masks.to(renders)), renders, found)
+    return RestorationResult(blend(images.to(renders), renders, masks.to(renders)), renders, found)
 
 
 def sharpen(
@@ -81,7 +82,7 @@ def sharpen(
     config: ProjectionConfig | None = None,
     on_step: OnStep | None = None,
     **settings: Any,
-) -> Restored:
+) -> RestorationResult:
     """Small photos in the generator's full size, with the person's detail (super-resolution).
 
     Args:
@@ -103,7 +104,7 @@ def sharpen(
         )
     found = space.project(generator, images, cameras, config, None, on_step, **settings)
     renders = _rendered(generator, found)
-    return Restored(enlarge(images.to(renders), renders), renders, found)
+    return RestorationResult(back_project(images.to(renders), renders), renders, found)
 
 
 def blend(photos: Tensor, renders: Tensor, masks: Tensor) -> Tensor:
@@ -114,35 +115,17 @@ def blend(photos: Tensor, renders: Tensor, masks: Tensor) -> Tensor:
     """
     renders = resize(renders, photos.shape[-1])
     known = 1 - masks
-    filled = (renders + spread(photos - renders, known)).clamp(-1, 1)
+    filled = (renders + pull_push_fill(photos - renders, known)).clamp(-1, 1)
     return torch.where(known == 1, photos, known * photos + masks * filled)
 
 
-def spread(values: Tensor, known: Tensor) -> Tensor:
-    """Values [n, C, H, W] where known [n, 1, H, W] is 1; elsewhere means of those around (pull-push).
-
-    0 where nothing at all is known.
-    """
-    height, width = values.shape[-2:]
-    if height == width == 1:
-        return values * known
-    weight = _halved(known)
-    coarse = spread(_halved(values * known) / weight.clamp(min=1e-6), (4 * weight).clamp(max=1))
-    smooth = F.interpolate(coarse, (height, width), mode="bilinear", align_corners=False)
-    return known * values + (1 - known) * smooth
-
-
-def enlarge(small: Tensor, renders: Tensor) -> Tensor:
+def back_project(small: Tensor, renders: Tensor) -> Tensor:
     """Renderings [n, 3, R, R] corrected until, shrunk, they are the small photos [n, 3, h, h]."""
     size, image = renders.shape[-1], renders
     for _ in range(_ROUNDS):
         missing = small - resize(image, small.shape[-1])
         image = image + F.interpolate(missing, (size, size), mode="bicubic", align_corners=False)
     return image.clamp(-1, 1)
-
-
-def _halved(values: Tensor) -> Tensor:
-    return F.avg_pool2d(values, 2, ceil_mode=True, count_include_pad=False)
 
 
 @torch.no_grad()

@@ -5,11 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .config import GeneratorConfig
+from .config import PLANE_CHANNELS, GeneratorConfig
 from .layers import SynthesisBlock
 from .mapping import MappingNetwork
-
-PLANE_CHANNELS = 32
 
 
 class SynthesisNetwork(nn.Module):

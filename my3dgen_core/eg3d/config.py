@@ -7,9 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..camera.pose import ViewRange
+import torch
+from torch import Tensor
+
+from ..camera import ViewRange, look_at
 
 SUPERRESOLUTION = ("8XDC", "8X", "4X", "2X")
+PLANE_CHANNELS = 32
 
 
 @dataclass(frozen=True)
@@ -162,3 +166,8 @@ class GeneratorConfig:
             avg_camera_pivot=tuple(rendering.get("avg_camera_pivot", (0, 0, 0))),
             **{name: bool(value) for name, value in optional.items()},
         )
+
+
+def front_camera(config: GeneratorConfig, device: torch.device) -> Tensor:
+    """The camera [1, 25] that the mapping is conditioned on when nothing else is asked for."""
+    return look_at(0.0, 0.0, config.avg_camera_radius, config.avg_camera_pivot, config.focal, device)

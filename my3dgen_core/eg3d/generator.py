@@ -6,19 +6,21 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from ..camera.pose import check_cameras
-from .backbone import PLANE_CHANNELS, Backbone
-from .config import GeneratorConfig
-from .rendering.culled import render_rays_fast
-from .rendering.density_bounds import GridCache
-from .rendering.exact import Decoder, Jitter, Marched, rays, render_rays
+from ..camera import check_cameras
+from .backbone import Backbone
+from .config import PLANE_CHANNELS, GeneratorConfig
+from .decoder import Decoder
+from .rendering.compositing import RayOutput
+from .rendering.density_bounds import DensityBoundsCache
 from .rendering.memory_budget import Portion, portion
+from .rendering.rays import Jitter, rays
+from .rendering.renderer import check_quality, render_rays
 from .rendering.triplanes import mean_features
 from .superresolution import SuperResolution, fast_dtype
 
@@ -26,15 +28,8 @@ from .superresolution import SuperResolution, fast_dtype
 _CPU_SAMPLES, _DEVICE_SAMPLES = 1 << 15, 1 << 22
 _FRAMES = 4  # go through super-resolution together where quality is "fast"
 
-
-def check_quality(quality: str) -> None:
-    """Raises ValueError with a sentence unless it is one of the two."""
-    if quality not in ("exact", "fast"):
-        raise ValueError(f"quality must be 'exact' or 'fast', not {quality!r}.")
-
-
-Person = Callable[[tuple[str, ...]], AbstractContextManager[object]]
-"""Puts a person into effect on the modules whose names begin so."""
+ApplyIdentity = Callable[[tuple[str, ...]], AbstractContextManager[object]]
+"""Called with prefixes of module names: a context in which an identity is applied to those modules."""
 Result = TypeVar("Result")
 
 
@@ -53,6 +48,18 @@ class Rendering:
     features: Tensor
 
 
+@dataclass(frozen=True)
+class _Settings:
+    """Settings of `Generator.render`, as there."""
+
+    resolution: int
+    noise_mode: str
+    jitter: Jitter
+    generator: torch.Generator | None
+    quality: str
+    chunk: int | None
+
+
 class Generator(nn.Module):
     """EG3D.
 
@@ -66,18 +73,20 @@ class Generator(nn.Module):
         self.superresolution = SuperResolution(config)
         self.decoder = Decoder(config.decoder_lr_mul)
         self.trained_views = config.trained_views
-        """From how far round it has seen heads (`ViewRange.beyond` warns); loading may know better."""
+        """Angles from which the generator has seen heads; loading may set a narrower range."""
         self.renderer = "torch"
-        """What renders: "torch", or "compiled" where `my3dgen_core.eg3d.rendering.compiled` is built (see `render_rays`)."""
+        """The rendering backend: "torch", or "compiled" where that is built (see `rendering.renderer`)."""
         self.memory_limit: int | None = None
-        """Bytes that pictures may take while they are rendered, beside weights, inputs and themselves;
-        None: as much as is fast. Kept where no gradients are wanted (see `budget`)."""
-        self.grids = GridCache()
-        """Where there is nothing to see in the planes that were last rendered with quality "fast"."""
+        """Bytes of working memory for rendering, beside weights, inputs and outputs; None: as much as is fast.
+        Applies where no gradients are wanted (see `rendering.memory_budget`)."""
+        self.bounds_cache = DensityBoundsCache()
+        """Density bounds of the planes last rendered with quality "fast"."""
         self.replaced: dict[str, nn.Parameter] = {}
-        """The generator's own parameters while others stand in for them (see `adapter.swapped`)."""
-        self.people: Sequence[Person] | None = None
-        """One for each picture of a batch that shows several persons (see `adapter.personalized`)."""
+        """The generator's own parameters while others replace them; written by `apply.replace_parameters` alone,
+        read by `base_hash`."""
+        self.batch_identities: Sequence[ApplyIdentity] | None = None
+        """One identity for each picture of a batch; written by `apply.personalized` alone, read by `planes`,
+        `render` and `sample`."""
 
     @property
     def num_ws(self) -> int:
@@ -120,8 +129,14 @@ class Generator(nn.Module):
     ) -> Tensor:
         """ws [B, num_ws, w_dim] -> tri-planes [B, 3, 32, P, P]. No camera goes in: keep them for a path."""
         self.check_ws(ws)
-        if self.people is not None:
-            return torch.cat(self._each(("backbone.",), lambda w: self.planes(w, noise_mode, generator), ws))
+        if self.batch_identities is None:
+            return self._planes(ws, noise_mode, generator)
+        return torch.cat(
+            self._per_identity(("backbone.",), lambda w: self._planes(w, noise_mode, generator), ws)
+        )
+
+    def _planes(self, ws: Tensor, noise_mode: str, generator: torch.Generator | None) -> Tensor:
+        """Tri-planes of one identity."""
         planes = self.backbone.synthesis(ws, noise_mode, generator).unflatten(1, (3, PLANE_CHANNELS))
         if planes.device.type == "cpu":  # a pixel's channels side by side, as renderers look them up
             planes = planes.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
@@ -165,25 +180,22 @@ class Generator(nn.Module):
         check_cameras(cameras)
         self.check_ws(ws)
         resolution = neural_resolution or self.config.neural_resolution
-        if self.people is not None:
-            if isinstance(jitter, tuple):
-                raise ValueError("Pictures of several persons take no tensors as jitter: give a generator.")
-            prefixes = ("decoder.", "superresolution.") + (("backbone.",) if planes is None else ())
-            settings = {
-                "neural_resolution": neural_resolution,
-                "noise_mode": noise_mode,
-                "jitter": jitter,
-                "generator": generator,
-                "quality": quality,
-                "chunk": chunk,
-            }
+        settings = _Settings(resolution, noise_mode, jitter, generator, quality, chunk)
+        if self.batch_identities is None:
+            return self._render(ws, cameras, planes, settings)
+        if isinstance(jitter, tuple):
+            raise ValueError("Pictures of several identities take no tensors as jitter: give a generator.")
+        prefixes = ("decoder.", "superresolution.") + (("backbone.",) if planes is None else ())
+        given = (ws, cameras) if planes is None else (ws, cameras, planes)
 
-            def alone(w: Tensor, c: Tensor, p: Tensor | None = None) -> Rendering:
-                return self.render(w, c, planes=p, **settings)  # type: ignore[arg-type]
+        def render_one(w: Tensor, c: Tensor, p: Tensor | None = None) -> Rendering:
+            return self._render(w, c, p, settings)
 
-            given = (ws, cameras) if planes is None else (ws, cameras, planes)
-            rendered = self._each(prefixes, alone, *given)
-            return Rendering(*(torch.cat(maps) for maps in zip(*map(_maps, rendered), strict=True)))
+        rendered = self._per_identity(prefixes, render_one, *given)
+        return Rendering(*(torch.cat(maps) for maps in zip(*map(_maps, rendered), strict=True)))
+
+    def _render(self, ws: Tensor, cameras: Tensor, planes: Tensor | None, settings: _Settings) -> Rendering:
+        """Pictures of one identity, within the memory limit."""
         batch = max(len(ws), len(cameras))
         counts = len(ws), len(ws if planes is None else planes), len(cameras)
         if not {*counts} <= {1, batch}:
@@ -192,45 +204,36 @@ class Generator(nn.Module):
                 + "equal counts pair up, a single one serves all."
             )
         if planes is None and len(ws) == 1:
-            planes = self.planes(ws, noise_mode, generator)
+            planes = self._planes(ws, settings.noise_mode, settings.generator)
 
-        def some(w: Tensor, c: Tensor, p: Tensor | None, rays: int | None) -> Rendering:
-            made = self.planes(w, noise_mode, generator) if p is None else p
-            return self._render(w, c, made, resolution, jitter, generator, quality, rays)
+        def render_part(w: Tensor, c: Tensor, p: Tensor | None, chunk: int | None) -> Rendering:
+            made = self._planes(w, settings.noise_mode, settings.generator) if p is None else p
+            return self._render_planes(w, c, made, replace(settings, chunk=chunk))
 
         if self.memory_limit is None or torch.is_grad_enabled():
-            return some(ws, cameras, planes, chunk)
-        if isinstance(jitter, tuple):
+            return render_part(ws, cameras, planes, settings.chunk)
+        if isinstance(settings.jitter, tuple):
             raise ValueError("Under a limit of memory there are no tensors as jitter: give a generator.")
-        share = portion(self, self.memory_limit, batch, resolution, quality, planes is None)
-        return _in_portions(some, batch, (ws, cameras, planes), share, chunk)
+        share = portion(self, self.memory_limit, batch, settings.resolution, settings.quality, planes is None)
+        return _in_portions(render_part, batch, (ws, cameras, planes), share, settings.chunk)
 
-    def _render(
-        self,
-        ws: Tensor,
-        cameras: Tensor,
-        planes: Tensor,
-        resolution: int,
-        jitter: Jitter,
-        generator: torch.Generator | None,
-        quality: str,
-        chunk: int | None,
-    ) -> Rendering:
-        """`render`, of planes that are made."""
+    def _render_planes(self, ws: Tensor, cameras: Tensor, planes: Tensor, settings: _Settings) -> Rendering:
+        """Rays through planes, then super-resolution."""
         batch = max(len(ws), len(cameras), len(planes))
+        resolution, quality = settings.resolution, settings.quality
         cameras = cameras.expand(batch, -1).to(planes.dtype)
-        marched = self.march(planes, cameras, resolution, None, jitter, chunk, quality=quality)
-        square = (resolution, resolution)
+        out = self.march(planes, cameras, resolution, None, settings.jitter, settings.chunk, quality=quality)
         features, depth, mask = (
-            v.transpose(1, 2).unflatten(2, square) for v in (marched.features, marched.depth, marched.weight)
+            v.transpose(1, 2).unflatten(2, (resolution, resolution))
+            for v in (out.features, out.depth, out.weight)
         )
         ws = ws.expand(batch, -1, -1)
         if quality == "fast":
             parts = zip(features.split(_FRAMES), ws.split(_FRAMES), strict=True)
             dtype = fast_dtype(features.device)
-            image = torch.cat([self.superresolution(f, w, generator, dtype) for f, w in parts])
+            image = torch.cat([self.superresolution(f, w, settings.generator, dtype) for f, w in parts])
         else:
-            image = self.superresolution(features.contiguous(), ws, generator)
+            image = self.superresolution(features.contiguous(), ws, settings.generator)
         return Rendering(image, features[:, :3], depth, mask, features)
 
     def march(
@@ -243,44 +246,24 @@ class Generator(nn.Module):
         chunk: int | None = None,
         floor: float = 0.0,
         quality: str = "exact",
-    ) -> Marched:
-        """Renders single pixels: planes [B or 1,3,32,P,P], cameras [B,25], pixels [M] or [B,M] (None: all).
+    ) -> RayOutput:
+        """Render single pixels: planes [B or 1,3,32,P,P], cameras [B,25], pixels [M] or [B,M] (None: all).
 
         Pixels are counted row by row in a picture of `resolution` x `resolution`. Samples whose weight stays
-        under `floor` get no gradient. Of quality "fast" there is none at all.
+        below `floor` get no gradient. Quality "fast" gives no gradients at all.
 
         Raises:
             ValueError: unknown quality, or gradients are wanted of a "fast" picture.
         """
         check_quality(quality)
-        if quality == "fast":
-            inputs = (planes, cameras, *self.decoder.parameters())
-            if torch.is_grad_enabled() and any(t.requires_grad for t in inputs):
-                raise ValueError("quality='fast' gives no gradients: use 'exact', or torch.no_grad().")
-            compiled_elsewhere = self.renderer == "compiled" and planes.device.type not in ("cpu", "meta")
-            if compiled_elsewhere or not isinstance(self.decoder, Decoder):
-                quality = "exact"  # all that the compiled renderer knows there; no bounds of other decoders
         origins, directions = rays(cameras, resolution, pixels)
         if chunk is None and (quality == "fast" or not torch.is_grad_enabled()):
-            budget = _CPU_SAMPLES if planes.device.type == "cpu" else _DEVICE_SAMPLES
-            chunk = budget // (
+            samples = _CPU_SAMPLES if planes.device.type == "cpu" else _DEVICE_SAMPLES
+            chunk = samples // (
                 len(cameras) * max(self.config.depth_resolution, self.config.depth_resolution_importance)
             )
-        if quality == "fast":
-            grid = self.grids.of(planes, self.decoder, self.config.box_warp, self.renderer)
-            return render_rays_fast(
-                planes,
-                self.decoder,
-                self.config,
-                grid,
-                origins,
-                directions,
-                jitter,
-                max(1, chunk or 1) * len(cameras),
-                renderer=self.renderer,
-            )
         return render_rays(
-            planes.expand(len(cameras), -1, -1, -1, -1),
+            planes,
             self.decoder,
             self.config,
             origins,
@@ -289,6 +272,8 @@ class Generator(nn.Module):
             chunk,
             floor,
             renderer=self.renderer,
+            quality=quality,
+            bounds_cache=self.bounds_cache,
         )
 
     def sample(
@@ -300,12 +285,14 @@ class Generator(nn.Module):
         """
         if planes is None:
             planes = self.planes(ws)
-        if self.people is not None:
-            each = self._each(
-                ("decoder.",), lambda w, p, t: self.sample(w, p, planes=t, chunk=chunk), ws, points, planes
-            )
-            densities, colors = zip(*each, strict=True)
-            return torch.cat(densities), torch.cat(colors)
+        if self.batch_identities is None:
+            return self._sample(points, planes, chunk)
+        each = self._per_identity(("decoder.",), lambda p, t: self._sample(p, t, chunk), points, planes)
+        densities, colors = zip(*each, strict=True)
+        return torch.cat(densities), torch.cat(colors)
+
+    def _sample(self, points: Tensor, planes: Tensor, chunk: int | None) -> tuple[Tensor, Tensor]:
+        """Raw density and colors of one identity."""
         planes = planes.expand(len(points), -1, -1, -1, -1)
         out = [
             self.decoder(mean_features(planes, part, self.config.box_warp))
@@ -313,25 +300,24 @@ class Generator(nn.Module):
         ]
         return torch.cat([o[0] for o in out], dim=1), torch.cat([o[1] for o in out], dim=1)
 
-    def _each(self, prefixes: tuple[str, ...], work: Callable[..., Result], *batches: Tensor) -> list[Result]:
-        """`work` on each picture's part of the batches, its person in effect on modules of these prefixes."""
-        people = self.people
-        assert people is not None
-        if any(len(batch) not in (1, len(people)) for batch in batches):
+    def _per_identity(
+        self, prefixes: tuple[str, ...], work: Callable[..., Result], *batches: Tensor
+    ) -> list[Result]:
+        """Call `work` on each picture's slice of the batches, its identity applied to modules of these prefixes.
+
+        Batches of length 1 go to every call.
+        """
+        identities = self.batch_identities
+        assert identities is not None
+        if any(len(batch) not in (1, len(identities)) for batch in batches):
             raise ValueError(
-                f"There are {len(people)} persons, one for each picture, but the batches have "
+                f"There are {len(identities)} identities, one for each picture, but the batches have "
                 f"{[len(batch) for batch in batches]}."
             )
-        self.people = None
         results = []
-        try:
-            for i, person in enumerate(people):
-                with person(prefixes):
-                    results.append(
-                        work(*(batch[i : i + 1] if len(batch) > 1 else batch for batch in batches))
-                    )
-        finally:
-            self.people = people
+        for i, apply in enumerate(identities):
+            with apply(prefixes):
+                results.append(work(*(batch[i : i + 1] if len(batch) > 1 else batch for batch in batches)))
         return results
 
     def check_ws(self, ws: Tensor) -> None:

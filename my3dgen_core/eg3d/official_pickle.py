@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from ..common.errors import CheckpointError, shown
+from ..common.errors import CheckpointError, quote_untrusted
 from ..formats.pickle_values import Record, TensorRef
-from . import Generator, GeneratorConfig
+from .config import GeneratorConfig
+from .generator import Generator
 
 # A full snapshot holds several networks; this is the order of preference.
 GENERATORS = ("G_ema", "G", "g_ema", "generator", "state_dict", "model")
@@ -103,7 +104,9 @@ def modules(root: Record) -> Iterator[tuple[str, Record]]:
         for child, value in reversed(record.state["_modules"].items()):
             if value is not None:
                 if not is_module(value):
-                    raise CheckpointError(f"has a module {shown(child)} without parameters and buffers.")
+                    raise CheckpointError(
+                        f"has a module {quote_untrusted(child)} without parameters and buffers."
+                    )
                 waiting.append((_joined(name, child), value, depth + 1))
 
 
@@ -118,7 +121,9 @@ def module_state(root: Record) -> dict[str, TensorRef]:
                 if value is None or (type(hidden) is list and key in hidden[:100]):
                     continue
                 if type(value) is not TensorRef:
-                    raise CheckpointError(f"has {shown(key)}, {shown(value)}, among its tensors.")
+                    raise CheckpointError(
+                        f"has {quote_untrusted(key)}, {quote_untrusted(value)}, among its tensors."
+                    )
                 state[_joined(name, key)] = value
                 if len(state) > MOST_MODULES:
                     raise CheckpointError("holds more tensors than any generator.")
@@ -127,7 +132,7 @@ def module_state(root: Record) -> dict[str, TensorRef]:
 
 def _joined(name: str, key: object) -> str:
     if type(key) is not str or not key or "." in key:
-        raise CheckpointError(f"has a module or tensor named {shown(key)}.")
+        raise CheckpointError(f"has a module or tensor named {quote_untrusted(key)}.")
     return f"{name}.{key}" if name else key
 
 
@@ -137,7 +142,7 @@ def module_config(record: Record) -> GeneratorConfig:
     settings = _plain(state.get("_init_kwargs"), 3)
     if type(settings) is not dict or not settings:
         raise CheckpointError(
-            f"holds a module of class {shown(record.name)} that did not record how it was made, so that its "
+            f"holds a module of class {quote_untrusted(record.name)} that did not record how it was made, so that its "
             "configuration is unknown. Save its state dict, with a configuration (docs/checkpoints.md)."
         )
     rendering = _plain(state.get("rendering_kwargs"), 2)
@@ -189,7 +194,9 @@ def settings_config(values: dict[str, Any]) -> GeneratorConfig:
     plain = {key: _plain(value, 1) for key, value in values.items()}
     for key, value in plain.items():
         if type(value) is dict or (type(value) is list and key != "avg_camera_pivot"):
-            raise CheckpointError(f"has a configuration in which {shown(key)} is not a plain value.")
+            raise CheckpointError(
+                f"has a configuration in which {quote_untrusted(key)} is not a plain value."
+            )
     try:
         return check_config(GeneratorConfig.from_dict(plain))
     except CheckpointError:
@@ -232,7 +239,7 @@ def check_config(config: GeneratorConfig) -> GeneratorConfig:
             good = _finite(value) if kind is float else type(value) is kind
         if not good:
             raise CheckpointError(
-                f"asks for {field.name} = {shown(value) if type(value) is str else value}, "
+                f"asks for {field.name} = {quote_untrusted(value) if type(value) is str else value}, "
                 "which no generator of this kind has."
             )
     if config.channels(config.plane_resolution) < 1 or config.box_warp <= 0:

@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .backbone import PLANE_CHANNELS
-from .config import GeneratorConfig
+from .config import PLANE_CHANNELS, GeneratorConfig
 from .layers import SynthesisBlock, fir_kernel, upsample
 
 CONV_CLAMP = 256.0

@@ -46,12 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> str:
     """The tables as text."""
     from ..checkpoint import load_generator
-    from ..eg3d.rendering import compiled
+    from ..eg3d.rendering.backend import select_backend
     from ..face import FaceModels
 
     face_models = None if args.face_models is None else FaceModels.from_folder(args.face_models)
     generator = load_generator(args.generator)
-    compiled.choose(generator, "auto")
+    select_backend(generator, "auto")
     tuning = TuningConfig() if args.steps is None else TuningConfig(steps=args.steps)
     if args.photos is None:
         results, seconds = personalize_demo_person(generator, InversionConfig(), tuning, face_models)
@@ -78,8 +78,8 @@ def main(args: argparse.Namespace) -> str:
         generator, identity, part, face_models, lpips=lpips, dists=dists, held_out=held_out
     )
     if args.json is not None:
-        inversion = held_out.what_counts | {"steps": held_out.steps}
-        settings = {"tuning": tuning.what_counts, "held_out_inversion": inversion}
+        inversion = held_out.fingerprint_settings | {"steps": held_out.steps}
+        settings = {"tuning": tuning.fingerprint_settings, "held_out_inversion": inversion}
         told = {"measures": measures, "held_out": list(part.held_names), "settings": settings}
         args.json.write_text(json.dumps(told, indent=1))
     return (

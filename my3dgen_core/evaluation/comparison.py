@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..fitting.losses import resize
+from ..common.image_ops import resize
 from .metrics import Likeness, psnr
 from .picture_table import sheet
 

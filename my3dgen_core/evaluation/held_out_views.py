@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..common.image_ops import resize
 from ..eg3d import Generator
-from ..fitting.losses import resize
-from ..person.adapter import personalized
+from ..person.apply import personalized
 from ..person.identity import Identity
 from .metrics import auc, psnr, ssim
 from .protocols import render
@@ -47,7 +47,7 @@ class Scores:
 @torch.no_grad()
 def strangers(generator: Generator, count: int = 40, seed: int = 1) -> Tensor:
     """Frontal pictures [count, 3, R, R] of random heads."""
-    from ..camera.pose import look_at
+    from ..camera import look_at
 
     config = generator.config
     z = torch.randn(count, config.z_dim, generator=torch.Generator().manual_seed(seed))

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..fitting.losses import resize
+from ..common.image_ops import resize
 
 if TYPE_CHECKING:
     from ..face import FaceModels

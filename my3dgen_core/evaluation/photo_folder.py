@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..common.progress import OnStep
 from ..editing.alpha_space import AlphaSpace
 from ..editing.direction import Direction, principal_directions
 from ..eg3d import Generator
-from ..fitting.inversion import InversionConfig, OnStep, invert
+from ..fitting.inversion import InversionConfig, invert
 from ..fitting.lpips import Lpips
 from ..fitting.tuning import TuningConfig, personalize
-from ..person.adapter import personalized
+from ..person.apply import personalized
 from ..person.identity import Identity
 from ..person.random_latents import random_latents
 from .dists import Dists

@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..camera.paths import orbit
+from ..camera import orbit
+from ..common.image_ops import resize
+from ..common.progress import OnStep
 from ..editing.alpha_space import AlphaSpace
 from ..editing.direction import Direction
 from ..eg3d import Generator
-from ..fitting.inversion import InversionConfig, OnStep, invert
-from ..fitting.losses import laplacian_distance, resize
+from ..eg3d.config import front_camera
+from ..fitting.inversion import InversionConfig, invert
+from ..fitting.losses import laplacian_distance
 from ..fitting.lpips import Distance, Lpips
-from ..fitting.photo_objective import front_camera
 from ..person.latents import Latents
 from .dists import Dists
 from .metrics import Likeness, psnr, ssim, vif

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
+from ..common.progress import OnStep
 from .crop import crop_transform, roll_of_points, warp_crop
 from .detect import FaceModelError, FaceModels, as_uint8, resize
 from .face_search import JUDGED_YAW, Candidate, Choose, chooser, point_distances, search_face, visible
@@ -20,8 +21,6 @@ from .photos import Photo, count_photos, read_photos
 from .pose import PoseFit, angles_of_rotation, label_of_rotation, solve_pose, solve_poses
 from .recognition import align_to_template, embed
 from .report import FaceReport, contact_sheet, format_report, report_to_json
-
-OnStep = Callable[[int, int, dict[str, float], torch.Tensor | None], None]
 
 MIN_BOX, SMALL_BOX = 30.0, 64.0
 BLURRED = 40.0

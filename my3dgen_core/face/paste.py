@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..editing.restoration import spread
+from ..common.image_ops import pull_push_fill
 from .crop import CropTransform
 
 FEATHER = 24.0
@@ -112,7 +112,7 @@ def _without(photo: torch.Tensor, gone: torch.Tensor) -> torch.Tensor:
     sure = (known == 1).float()  # a half-hidden pixel is half of the old head: it must not spread
     if not bool(sure.any()):
         raise ValueError("The old head's mask covers all of the picture: nothing is left to fill it from.")
-    filled = spread(picture * sure, sure)
+    filled = pull_push_fill(picture * sure, sure)
     return torch.lerp(filled, picture, known)[0].permute(1, 2, 0)
 
 

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..common.progress import OnStep
 from .align import (
     MAX_YAW,
     AlignedFaces,
     AlignmentError,
     KeptFace,
-    OnStep,
     align_one,
     head_masks,
     reference_embedding,

@@ -6,18 +6,18 @@ Photos smaller than the generator's raw picture are compared at their own size: 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..common.progress import OnStep
+from ..common.rng import RngStreams
 from ..eg3d import Generator
 from ..person.latents import Latents
-from .photo_objective import Draw, PhotoObjective, check_photos
+from .photo_objective import PhotoObjective, check_photos
 
-OnStep = Callable[[int, int, dict[str, float], Tensor | None], None]
 SHARPNESS = 100.0
 """Of the softplus that keeps weights above -beta."""
 COARSE_ROWS = 12
@@ -98,11 +98,11 @@ class Projection:
         self.objective = PhotoObjective(generator, images, masks, config.perceptual)
         self.anchors = anchors.detach().clone().to(device, torch.float32)
         self.cameras = cameras.detach().clone().to(device, torch.float32)
-        self.draw = Draw(config.seed, device)
+        self.draw = RngStreams(config.seed, device)
         self.total = math.ceil(len(images) / config.batch_size) * config.steps
         self.done = 0
 
-    def bounded(self, free: Tensor) -> Tensor:
+    def constrain_alpha(self, free: Tensor) -> Tensor:
         """Free numbers [..., N] to weights that sum to 1 and are at least -beta.
 
         MyStyle divides softplus(free + beta) - beta by its sum, and a penalty holds sum(free) near 1. Here
@@ -114,7 +114,7 @@ class Projection:
         positive = F.softplus(free + beta, beta=SHARPNESS) + 1e-12
         return positive / positive.sum(-1, keepdim=True) * (1 + free.shape[-1] * beta) - beta
 
-    def layered(self, weights: Tensor) -> Tensor:
+    def alphas_to_ws(self, weights: Tensor) -> Tensor:
         """Weights [B, 1 or num_ws, N] -> ws [B, num_ws, w_dim]."""
         rows = weights.expand(-1, self.anchors.shape[1], -1)
         return torch.einsum("bla,alw->blw", rows, self.anchors)
@@ -134,7 +134,7 @@ class Projection:
             t = step / config.steps
             ramp = 0.5 - 0.5 * math.cos(math.pi * min(1.0, (1 - t) / 0.25))
             optimizer.param_groups[0]["lr"] = config.lr * ramp * min(1.0, (t + 1 / config.steps) / 0.05)
-            ws = self.layered(self.bounded(alpha + delta))
+            ws = self.alphas_to_ws(self.constrain_alpha(alpha + delta))
             photo = self._photo_loss(ws, index)
             apart = delta[:, :COARSE_ROWS].abs().mean((1, 2))
             loss = (photo + config.delta_weight * apart).sum()
@@ -144,8 +144,8 @@ class Projection:
             if step >= config.steps - tail:
                 losses += photo.detach() / tail
             self._report(photo.detach().mean(), ws, index)
-        weights = self.bounded(alpha + delta).detach()
-        return self.layered(weights), weights.mean(1), losses
+        weights = self.constrain_alpha(alpha + delta).detach()
+        return self.alphas_to_ws(weights), weights.mean(1), losses
 
     def _photo_loss(self, ws: Tensor, index: list[int]) -> Tensor:
         planes, cameras = self.generator.planes(ws), self.cameras[index]

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..camera.pose import cam2world, check_cameras
+from ..camera import check_cameras, rotate_cameras
 from ..eg3d import Generator
 
 SIGMAS = (0.06, 0.06, 0.06, 1e-3, 1e-3)
@@ -29,28 +29,8 @@ _PROBE = 0.01 / 0.06  # of a standard deviation: the step of a difference
 _MANY = 8  # labels, of which the mean's error is a third of one's
 _SIDE = 64  # raw pixels along an edge that are looked at
 
-METHOD = (SIGMAS, _PIXEL, _OUTLIER, _PARTS, _SIDE)
+FINGERPRINT_SETTINGS = (SIGMAS, _PIXEL, _OUTLIER, _PARTS, _SIDE)
 """What corrections depend on, beside pictures."""
-
-
-def _rotation(angles: Tensor) -> Tensor:
-    """Rotation vectors [N, 3] in radians -> matrices [N, 3, 3]."""
-    x, y, z = angles.unbind(1)
-    zero = torch.zeros_like(x)
-    skew = torch.stack((zero, -z, y, z, zero, -x, -y, x, zero), dim=1).unflatten(1, (3, 3))
-    return torch.linalg.matrix_exp(skew)
-
-
-def turned(cameras: Tensor, angles: Tensor) -> Tensor:
-    """Cameras [N, 25] turned by angles [N, 5] in radians.
-
-    The first three are a rotation vector about the world's origin, in world axes; the last two one about the
-    camera's own x and y. Intrinsics and the distance to the origin stay.
-    """
-    pose = cam2world(cameras)
-    around, own = _rotation(angles[:, :3]), _rotation(F.pad(angles[:, 3:], (0, 1)))
-    turned_pose = torch.cat((around @ pose[:, :3, :3] @ own, around @ pose[:, :3, 3:]), dim=2)
-    return torch.cat((torch.cat((turned_pose, pose[:, 3:]), dim=1).flatten(1), cameras[:, 16:]), dim=1)
 
 
 class CameraRefinement:
@@ -65,10 +45,10 @@ class CameraRefinement:
         rows = slice(None) if index is None else index
         if not self.free:
             return self.labels[rows]
-        return turned(self.labels[rows], self.angles[rows] * self.angles.new_tensor(SIGMAS))
+        return rotate_cameras(self.labels[rows], self.angles[rows] * self.angles.new_tensor(SIGMAS))
 
     @torch.no_grad()
-    def register(
+    def gauss_newton_step(
         self, generator: Generator, ws: Tensor, photos: Tensor, weights: Tensor | None, index: list[int]
     ) -> None:
         """Lays the generator's heads over their photos, by one step of Gauss and Newton.
@@ -94,7 +74,7 @@ class CameraRefinement:
                 counts = counts * weights[row, :, ::stride, ::stride].expand(3, -1, -1).flatten()
 
             def errors(angles: Tensor, own: Tensor = own, row: int = row, photo: Tensor = photo) -> Tensor:
-                cameras = turned(self.labels[row].expand(len(angles), -1), angles * sigmas)
+                cameras = rotate_cameras(self.labels[row].expand(len(angles), -1), angles * sigmas)
                 marched = generator.march(own.expand(len(angles), -1, -1, -1, -1), cameras, size, pixels)
                 seen = marched.features[..., :3].transpose(1, 2).unflatten(2, (len(line), len(line)))
                 return (_blurred(seen).flatten(1) - photo) / _PIXEL
@@ -109,7 +89,7 @@ class CameraRefinement:
             surprise = _OUTLIER**2 * (1 + (every / _OUTLIER).square()).log() @ counts + angles.square().sum(1)
             self.angles[row] = angles[surprise.argmin()]
 
-    def centre(self) -> None:
+    def remove_mean(self) -> None:
         """Makes the mean of many photos' corrections 0. Of a head that was found from them, pictures cannot
         tell a turn of all cameras from its own; the labels, right on the whole, can."""
         if len(self.angles) >= _MANY:

@@ -15,13 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..camera.pose import cam2world, intrinsics
+from ..camera import cam2world, intrinsics, rotate_cameras
 from ..eg3d import Generator
-from .camera_refinement import turned
 
 if TYPE_CHECKING:
+    from ..common.rng import RngStreams
     from ..face import FaceModels
-    from .photo_objective import Draw
 
 YAW, PITCH = math.radians(20), math.radians(10)
 """How far the random camera turns from the photo's, at most."""
@@ -61,7 +60,9 @@ class NovelViewIdentity:
         self.network = IdentityNetwork.from_models(face_models).to(device)
         self.points = torch.from_numpy(mean_face()).to(device, torch.float32)
 
-    def loss(self, ws: Tensor, planes: Tensor, cameras: Tensor, draw: Draw, chunk: int | None) -> Tensor:
+    def loss(
+        self, ws: Tensor, planes: Tensor, cameras: Tensor, draw: RngStreams, chunk: int | None
+    ) -> Tensor:
         """1 - cosine [B] of the heads, each seen from a random camera near its own of `cameras` [B, 25].
 
         chunk: rays at a time, as in `Generator.render`.
@@ -69,7 +70,7 @@ class NovelViewIdentity:
         angles = cameras.new_zeros(len(cameras), 5)
         for row in angles:
             row[0], row[1] = draw.places.uniform(-PITCH, PITCH), draw.places.uniform(-YAW, YAW)
-        seen_from = turned(cameras.detach(), angles)
+        seen_from = rotate_cameras(cameras.detach(), angles)
         views = self.generator.render(
             ws, seen_from, planes=planes, jitter=draw.samples, chunk=chunk
         ).image.clamp(-1, 1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,15 +11,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..common.rng import Shuffled, normal, seeded
+from ..common.progress import OnStep
+from ..common.rng import RngStreams, ShuffledIndices, normal, seeded
 from ..eg3d import Generator
+from ..eg3d.config import front_camera
 from ..person.latents import Latents
-from .camera_refinement import METHOD, CameraRefinement
+from .camera_refinement import FINGERPRINT_SETTINGS, CameraRefinement
 from .inversion_cache import InversionCache
 from .lpips import check_backbone, distance, weights_hash
-from .photo_objective import Draw, PhotoObjective, check_photos, front_camera
+from .photo_objective import PhotoObjective, check_photos
 
-OnStep = Callable[[int, int, dict[str, float], Tensor | None], None]
 SPACES = ("w", "w+")
 _W_SAMPLES = 600
 _REGISTERED = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -83,7 +83,7 @@ class InversionConfig:
             raise ValueError("steps and batch_size must be at least 1, shared_steps at least 0.")
 
     @property
-    def what_counts(self) -> dict[str, object]:
+    def fingerprint_settings(self) -> dict[str, object]:
         """The settings that decide a stage's result beside its steps and photos, as plain values."""
         kept = dataclasses.asdict(self)
         for name in ("steps", "shared_steps", "batch_size", "preview_every", "cache_dir", "perceptual_dir"):
@@ -125,9 +125,9 @@ def invert(
         cameras = cameras.detach().clone().to(generator.w_avg.device, torch.float32)
         run = _Run(generator, objective, cameras, config, on_step)
         if config.cache_dir is not None:
-            settings = config.what_counts | {"perceptual_weights": weights_hash(measure)}
+            settings = config.fingerprint_settings | {"perceptual_weights": weights_hash(measure)}
             if config.refine_cameras:
-                settings["refinement"] = (_REGISTERED, METHOD)
+                settings["refinement"] = (_REGISTERED, FINGERPRINT_SETTINGS)
             run.cache = InversionCache(config.cache_dir, generator, settings, images, masks, cameras)
         start = run.w_avg.expand(1, -1, -1)
         if config.shared_steps:
@@ -160,7 +160,7 @@ class _Run:
         self.config, self.on_step = config, on_step
         self.cache: InversionCache | None = None
         self.cached = 0
-        self.few = Shuffled(len(objective), config.seed)
+        self.few = ShuffledIndices(len(objective), config.seed)
         rows = generator.num_ws if config.space == "w+" else 1
         self.w_avg = generator.w_avg.detach().clone().to(torch.float32).expand(1, rows, -1)
         batches = 1 if config.one_look else math.ceil(len(objective) / config.batch_size)
@@ -209,7 +209,7 @@ class _Run:
         Chance starts anew from the seed: the result does not depend on what was done before.
         """
         config, num_ws = self.config, self.generator.num_ws
-        self.draw = Draw(config.seed, self.w_avg.device)
+        self.draw = RngStreams(config.seed, self.w_avg.device)
         variable = start.detach().clone().requires_grad_(True)
         optimizer = torch.optim.Adam([variable], betas=(0.9, 0.999))
         registered: set[int] = set()
@@ -243,9 +243,11 @@ class _Run:
     def _register(self, ws: Tensor, index: list[int] | None) -> None:
         rows = self._rows(index)
         ws = ws.expand(-1, self.generator.num_ws, -1)
-        self.refinement.register(self.generator, ws, self.objective.raw, self.objective.valid_raw, rows)
+        self.refinement.gauss_newton_step(
+            self.generator, ws, self.objective.raw, self.objective.valid_raw, rows
+        )
         if index is None:
-            self.refinement.centre()
+            self.refinement.remove_mean()
 
     def _loss(self, ws: Tensor, index: list[int]) -> Tensor:
         planes = self.generator.planes(ws)

@@ -24,8 +24,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..checkpoint import write_safetensors
 from ..eg3d import Generator
+from ..formats.safetensors_file import write_safetensors
 
 FORMAT = "my3dgen.inversion.1"
 

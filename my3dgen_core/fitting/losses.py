@@ -16,13 +16,6 @@ from torch import Tensor
 MAX_LEVELS = 4
 
 
-def resize(images: Tensor, size: int) -> Tensor:
-    """Antialiased bilinear resize: [N, C, H, W] -> [N, C, size, size]."""
-    if images.shape[-2:] == (size, size):
-        return images
-    return F.interpolate(images, (size, size), mode="bilinear", align_corners=False, antialias=True)
-
-
 def _blur(x: Tensor) -> Tensor:
     taps = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], device=x.device, dtype=x.dtype) / 16
     channels = x.shape[1]

@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from ..checkpoint import CheckpointError, is_safetensors
+from ..common.errors import CheckpointError
 from ..formats.pickle_values import TensorRef
+from ..formats.safetensors_file import is_safetensors
 from ..formats.torch_archive import opened
 from .losses import laplacian_distance
 

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import random
-
 import torch
 from torch import Tensor
 
-from ..camera.pose import check_cameras, look_at
-from ..common.rng import seeded
-from ..eg3d import Generator, GeneratorConfig
-from ..eg3d.rendering.exact import Marched
-from .losses import laplacian_distance, photo_loss, resize
+from ..camera import check_cameras
+from ..common.image_ops import resize
+from ..common.rng import RngStreams
+from ..eg3d import Generator
+from ..eg3d.rendering.compositing import RayOutput
+from .losses import laplacian_distance, photo_loss
 from .lpips import Distance
 
 FLOOR = 1e-3
 """Samples that weigh less on their ray get no gradient: nine of ten, at next to no loss of accuracy."""
 
-_FRUGAL_RAYS = 512
+_LOW_MEMORY_RAYS = 512
 
 SR_MARGIN = 4
 """Raw pixels at the rim of a patch that super-resolution sees with too little context."""
@@ -37,14 +36,6 @@ def _weights(masks: Tensor | None, heads: Tensor | None, background_weight: floa
     if known is None:
         return near
     return known * resize(near, known.shape[-1]).to(known)
-
-
-class Draw:
-    """The chance in a step: where in the picture to look, and where on the rays."""
-
-    def __init__(self, seed: int, device: torch.device) -> None:
-        self.places = random.Random(seed)
-        self.samples = seeded(seed, device)
 
 
 class PhotoObjective:
@@ -74,7 +65,7 @@ class PhotoObjective:
         """
         check_photos(images, masks)
         self.generator = generator
-        self.frugal = False
+        self.low_memory = False
         """Rays are worked on in small parts, to save memory."""
         self.random_samples = True
         """Samples on the rays are drawn anew each time; False: they lie where pictures have them."""
@@ -105,18 +96,20 @@ class PhotoObjective:
     @property
     def chunk(self) -> int | None:
         """Rays worked on at a time; None: all."""
-        return _FRUGAL_RAYS if self.frugal else None
+        return _LOW_MEMORY_RAYS if self.low_memory else None
 
     def _photo_loss(self, image: Tensor, target: Tensor, valid: Tensor | None) -> Tensor:
         squared, perceptual = photo_loss(image, target, valid, self.perceptual, self.distance)
         return squared + perceptual
 
-    def _march(self, planes: Tensor, cameras: Tensor, pixels: Tensor | None, draw: Draw) -> Marched:
+    def _march(self, planes: Tensor, cameras: Tensor, pixels: Tensor | None, draw: RngStreams) -> RayOutput:
         """Raw pixels; what weighs next to nothing on its ray gets no gradient."""
         march, jitter = self.generator.march, draw.samples if self.random_samples else None
         return march(planes, cameras, self.resolution, pixels, jitter, self.chunk, FLOOR)
 
-    def lattice(self, planes: Tensor, cameras: Tensor, index: list[int], stride: int, draw: Draw) -> Tensor:
+    def lattice(
+        self, planes: Tensor, cameras: Tensor, index: list[int], stride: int, draw: RngStreams
+    ) -> Tensor:
         """Loss [B] of photos `index` on every `stride`-th raw pixel."""
         n = self.resolution // stride
         top, left = draw.places.randrange(stride), draw.places.randrange(stride)
@@ -131,7 +124,7 @@ class PhotoObjective:
         valid = None if self.valid_raw is None else thin(self.valid_raw)
         return self._photo_loss(image, thin(self.raw), valid)
 
-    def shrunk(self, planes: Tensor, cameras: Tensor, index: list[int], draw: Draw) -> Tensor:
+    def shrunk(self, planes: Tensor, cameras: Tensor, index: list[int], draw: RngStreams) -> Tensor:
         """Loss [B] of photos smaller than the raw picture, which is shrunk to their size.
 
         Enlarged, they would teach blur.
@@ -150,7 +143,7 @@ class PhotoObjective:
         cameras: Tensor,
         index: list[int],
         size: int,
-        draw: Draw,
+        draw: RngStreams,
     ) -> Tensor:
         """Loss [B] of photos `index` on a square of `size` raw pixels each, at both resolutions."""
         if size >= self.resolution or not self.patches_possible:
@@ -171,7 +164,7 @@ class PhotoObjective:
             losses.append(raw + final)
         return torch.stack(losses)
 
-    def _corner(self, size: int, draw: Draw) -> int:
+    def _corner(self, size: int, draw: RngStreams) -> int:
         """First row (or column) of a patch.
 
         It is aimed beyond the rim too and pushed back: else the rim, where silhouettes run, would be seen
@@ -206,7 +199,9 @@ class PhotoObjective:
         known = None if valid is None else valid[photo, None, :, rows, columns]
         return self._photo_loss(image, targets[photo, None, :, rows, columns], known)[0]
 
-    def whole(self, ws: Tensor, planes: Tensor, cameras: Tensor, index: list[int], draw: Draw) -> Tensor:
+    def whole(
+        self, ws: Tensor, planes: Tensor, cameras: Tensor, index: list[int], draw: RngStreams
+    ) -> Tensor:
         """Loss [B] of photos `index` on whole pictures at both resolutions."""
         marched = self._march(planes, cameras, None, draw)
         square = (self.resolution, self.resolution)
@@ -245,8 +240,3 @@ def check_photos(images: Tensor, masks: Tensor | None = None, cameras: Tensor | 
         check_cameras(cameras)
         if len(cameras) != len(images):
             raise ValueError(f"There are {len(images)} photos but {len(cameras)} cameras.")
-
-
-def front_camera(config: GeneratorConfig, device: torch.device) -> Tensor:
-    """The camera [1, 25] that the mapping is conditioned on when nothing else is asked for."""
-    return look_at(0.0, 0.0, config.avg_camera_radius, config.avg_camera_pivot, config.focal, device)

@@ -15,19 +15,20 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..camera.pose import mirror
-from ..checkpoint import write_safetensors
-from ..common.oom import out_of_memory
-from ..common.rng import Shuffled
+from ..camera import mirror
+from ..common.oom import is_out_of_memory_error
+from ..common.rng import RngStreams, ShuffledIndices
 from ..eg3d import Generator
-from ..person.adapter import DIFF, Adapter, swapped, trained
+from ..formats.safetensors_file import write_safetensors
+from ..person.adapter import DIFF, Adapter
+from ..person.apply import replace_parameters, with_trainable_adapter
 from ..person.identity import Identity
 from ..person.latents import Latents
 from .camera_refinement import CameraRefinement
 from .identity_loss import NovelViewIdentity
 from .lpips import distance, weights_hash
 from .muon import Muon
-from .photo_objective import Draw, PhotoObjective
+from .photo_objective import PhotoObjective
 from .tuning_config import TuningConfig
 
 if TYPE_CHECKING:
@@ -104,17 +105,17 @@ class Training:
         self.optimizers = optimizers(groups, config)
         self.groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
         self.rates = [group["lr"] for group in self.groups]
-        self.draw = Draw(config.seed, self.device)
-        self.order = Shuffled(len(images), config.seed)
+        self.draw = RngStreams(config.seed, self.device)
+        self.order = ShuffledIndices(len(images), config.seed)
         self.done = 0
         self.history: list[float] = []
-        self.frugal = False
+        self.low_memory = False
         self.fingerprint = self._fingerprint(images, masks, heads) if config.checkpoint_dir else ""
         self._good: dict[str, Tensor] = {}
 
     def _fingerprint(self, *tensors: Tensor | None) -> str:
         """Names this very training: another one must not go on from its state."""
-        digest = hashlib.sha256(json.dumps(self.config.what_counts, sort_keys=True).encode())
+        digest = hashlib.sha256(json.dumps(self.config.fingerprint_settings, sort_keys=True).encode())
         digest.update(f"{self.generator.base_hash()} {weights_hash(self.distance)}".encode())
         started = [] if self.start is None else list(self.start.adapter.tensors.values())
         likeness = None if self.likeness is None else self.likeness.target
@@ -143,12 +144,12 @@ class Training:
         try:
             loss = self._backward(self._parts(index), flipped)
         except RuntimeError as error:
-            if self.frugal or not out_of_memory(error):
+            if self.low_memory or not is_out_of_memory_error(error):
                 raise
             # Once: one photo at a time, fewer rays at a time.
-            self.frugal = self.objective.frugal = True
+            self.low_memory = self.objective.low_memory = True
             if self.mirrored is not None:
-                self.mirrored.frugal = True
+                self.mirrored.low_memory = True
             self._forget_gradients()
             self._set_random_state(state)
             loss = self._backward(self._parts(index), flipped)
@@ -166,13 +167,13 @@ class Training:
             optimizer.zero_grad(set_to_none=True)
 
     def _parts(self, index: list[int]) -> list[list[int]]:
-        return [[one] for one in index] if self.frugal else [index]
+        return [[one] for one in index] if self.low_memory else [index]
 
     def _backward(self, parts: list[list[int]], flipped: bool) -> float:
         count = sum(len(part) for part in parts)
         total = 0.0
         for part in parts:
-            with trained(self.generator, self.adapter, self.parameters):
+            with with_trainable_adapter(self.generator, self.adapter, self.parameters):
                 loss = self._loss(part, flipped).sum() / count
             loss.backward()
             total += float(loss.detach())
@@ -196,10 +197,13 @@ class Training:
     def _register(self) -> None:
         """Corrects the cameras by the person as she is now."""
         raw, valid = self.objective.raw, self.objective.valid_raw
-        with torch.no_grad(), swapped(self.generator, self.adapter.composed(self.parameters)):
+        with (
+            torch.no_grad(),
+            replace_parameters(self.generator, self.adapter.merged_weights(self.parameters)),
+        ):
             for row in range(len(raw)):  # the planes of one photo at a time
-                self.cameras.register(self.generator, self._ws([row]), raw, valid, [row])
-        self.cameras.centre()
+                self.cameras.gauss_newton_step(self.generator, self._ws([row]), raw, valid, [row])
+        self.cameras.remove_mean()
 
     def _ws(self, index: list[int]) -> Tensor:
         return torch.stack([self.ws[row] for row in index]).expand(-1, self.generator.num_ws, -1)
@@ -219,7 +223,7 @@ class Training:
     @torch.no_grad()
     def preview(self) -> Tensor:
         """The first photo as the person is now, [1, 3, R, R]."""
-        with swapped(self.generator, self.adapter.composed(self.parameters)):
+        with replace_parameters(self.generator, self.adapter.merged_weights(self.parameters)):
             return self.generator.render(self._ws([0]), self.cameras.cameras([0])).image
 
     def identity(self) -> Identity:
@@ -234,14 +238,14 @@ class Training:
                 ws, cameras = self._ws(list(range(len(self.ws)))).clone(), self.cameras.cameras()
             anchors = dataclasses.replace(anchors, ws=ws, cameras=cameras)
         provenance: dict[str, Any] = {
-            "settings": self.config.what_counts,  # no folders: the file travels
+            "settings": self.config.fingerprint_settings,  # no folders: the file travels
             "photos": len(self.objective),
             "steps_done": self.done,
             "final_loss": self.history[-1] if self.history else None,
         }
         if weights_hash(self.distance) is not None:
             provenance["perceptual_weights"] = weights_hash(self.distance)
-        if self.frugal:
+        if self.low_memory:
             provenance["frugal"] = "memory ran out: one photo and fewer rays at a time"
         if self.start is not None:
             provenance["continued_from"] = self.start.content_hash()
@@ -291,7 +295,7 @@ class Training:
         metadata = {
             "fingerprint": self.fingerprint,
             "done": json.dumps(self.done),
-            "frugal": json.dumps(self.frugal),
+            "frugal": json.dumps(self.low_memory),
             "history": json.dumps(self.history),
             "chance": json.dumps(chance),
         }
@@ -333,7 +337,7 @@ class Training:
         self._set_random_state(chance)
         self.cameras.angles.copy_(angles)
         self.done, self.history = done, [float(loss) for loss in history]
-        self.frugal = self.objective.frugal = bool(json.loads(metadata["frugal"]))
+        self.low_memory = self.objective.low_memory = bool(json.loads(metadata["frugal"]))
         return True
 
 

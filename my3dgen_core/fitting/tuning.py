@@ -4,15 +4,15 @@ or full fine-tuning, all by one loop."""
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from ..common.progress import OnStep
 from ..eg3d import Generator
-from ..person.adapter import personalized
+from ..person.apply import personalized
 from ..person.identity import Identity
 from ..person.latents import Latents
 from .photo_objective import check_photos
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from ..face import FaceModels
 
 __all__ = ["PRESETS", "DivergedError", "StopAndKeep", "TuningConfig", "personalize", "pivotal_tune"]
-
-OnStep = Callable[[int, int, dict[str, float], Tensor | None], None]
 
 
 class StopAndKeep(Exception):  # noqa: N818  (nothing went wrong)
@@ -107,7 +105,7 @@ def pivotal_tune(
 
     Args:
         over: the identity below, in effect during the tuning with `strength`. The result names it
-            (`Identity.over`), and its strength, and is of no use without it.
+            (`Identity.base_identity_hash`), and its strength, and is of no use without it.
 
     Returns:
         `Identity` whose anchors are the pivot.

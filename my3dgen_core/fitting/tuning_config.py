@@ -107,7 +107,7 @@ class TuningConfig:
                 object.__setattr__(self, name, str(getattr(self, name)))
 
     @property
-    def what_counts(self) -> dict[str, object]:
+    def fingerprint_settings(self) -> dict[str, object]:
         """The settings that decide the result, as plain values: not where things lie and how often state is
         kept."""
         kept = dataclasses.asdict(self)

@@ -18,9 +18,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..checkpoint import is_safetensors
-from ..common.errors import CheckpointError, shown
+from ..common.errors import CheckpointError, quote_untrusted
 from .pickle_values import NumpyArray, TensorRef
+from .safetensors_file import is_safetensors
 from .torch_archive import opened
 
 FORMAT = "my3dgen.direction"
@@ -57,12 +57,14 @@ def read_directions(
             raise CheckpointError(f"{path.name} holds several directions. Choose one: {_listed(arrays)}.")
         attribute = next(iter(arrays))
     if attribute not in arrays:
-        raise CheckpointError(f"{path.name} holds no {shown(attribute)}, but: {_listed(arrays)}.")
+        raise CheckpointError(f"{path.name} holds no {quote_untrusted(attribute)}, but: {_listed(arrays)}.")
     check_name(attribute)
     check_name(path.stem)
     vector = _shaped(attribute, arrays[attribute], num_ws, w_dim)
     if not bool(torch.isfinite(vector).all()) or not bool(vector.any()):
-        raise CheckpointError(f"The direction {shown(attribute)} is zero, NaN or infinite: it is damaged.")
+        raise CheckpointError(
+            f"The direction {quote_untrusted(attribute)} is zero, NaN or infinite: it is damaged."
+        )
     return DirectionFile(attribute, vector, base_hash, {"file": path.name, **meta})
 
 
@@ -71,19 +73,19 @@ def check_name(name: str) -> None:
     words = set(re.findall(r"[a-z]+", name.lower()))
     if words & _POSE:
         raise CheckpointError(
-            f"{shown(name)} turns the head. In EG3D the camera does that and latents hold no pose: use a "
+            f"{quote_untrusted(name)} turns the head. In EG3D the camera does that and latents hold no pose: use a "
             "Camera Path."
         )
     if any(word.startswith("stylegan") for word in words) and "eg" not in words:
         raise CheckpointError(
-            f"{shown(name)} is a direction of a 2D StyleGAN. It means nothing in EG3D's W: find one for this "
+            f"{quote_untrusted(name)} is a direction of a 2D StyleGAN. It means nothing in EG3D's W: find one for this "
             "generator instead (Find Direction)."
         )
 
 
 def _listed(arrays: Mapping[str, Any]) -> str:
     names = sorted(arrays)
-    return ", ".join(shown(name) for name in names[:20]) + (", ..." if len(names) > 20 else "")
+    return ", ".join(quote_untrusted(name) for name in names[:20]) + (", ..." if len(names) > 20 else "")
 
 
 def _shaped(name: str, tensor: Tensor, num_ws: int | None, w_dim: int | None) -> Tensor:
@@ -98,18 +100,18 @@ def _shaped(name: str, tensor: Tensor, num_ws: int | None, w_dim: int | None) ->
     rows = core[0] if len(core) == 2 else 1
     if rows in _FLAT_STYLEGAN_ROWS and core[-1] == USUAL_WIDTH and rows != num_ws:
         raise CheckpointError(
-            f"The direction {shown(name)} has shape {shape}: {rows} layers are those of a 2D StyleGAN, whose "
+            f"The direction {quote_untrusted(name)} has shape {shape}: {rows} layers are those of a 2D StyleGAN, whose "
             "directions mean nothing in EG3D's W. Find one for this generator instead (Find Direction)."
         )
     if len(core) not in (1, 2) or (w_dim is not None and core[-1] != w_dim):
         raise CheckpointError(
-            f"The direction {shown(name)} has shape {shape}, but this generator's latents have "
+            f"The direction {quote_untrusted(name)} has shape {shape}, but this generator's latents have "
             f"{f'{width} numbers' if num_ws is None else f'{num_ws} layers of {width} numbers'}. It was made "
             "for another generator."
         )
     if num_ws is not None and rows not in (1, num_ws):
         raise CheckpointError(
-            f"The direction {shown(name)} has {rows} layers, but this generator has {num_ws}. It was made "
+            f"The direction {quote_untrusted(name)} has {rows} layers, but this generator has {num_ws}. It was made "
             "for another generator."
         )
     return tensor.to(torch.float32).reshape(core).contiguous()
@@ -154,7 +156,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], str | None, dict[s
             metadata = file.metadata() or {}
             kind = metadata.get("format", "")
             if kind.startswith("my3dgen.") and kind != FORMAT:
-                raise CheckpointError(f"is {shown(kind)}, not a file of directions.")
+                raise CheckpointError(f"is {quote_untrusted(kind)}, not a file of directions.")
             names = list(file.keys())
             if len(names) > MOST_ARRAYS:
                 raise CheckpointError(f"holds {len(names)} tensors; files of directions hold fewer.")
@@ -163,7 +165,9 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], str | None, dict[s
         raise CheckpointError(f"cannot be read: {error}.") from error
     for name, tensor in found.items():
         if not tensor.dtype.is_floating_point or tensor.numel() > LARGEST_ARRAY:
-            raise CheckpointError(f"holds {shown(name)} of type {tensor.dtype}; it is no direction.")
+            raise CheckpointError(
+                f"holds {quote_untrusted(name)} of type {tensor.dtype}; it is no direction."
+            )
     if kind != FORMAT:
         return found, None, {}
     try:

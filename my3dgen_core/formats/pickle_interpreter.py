@@ -22,9 +22,11 @@ import struct
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
-from ..common.errors import CheckpointError, shown
+from ..common.errors import CheckpointError, quote_untrusted
 from .pickle_values import (
     CALLS,
+    MOST_OPCODES,
+    Budget,
     Global,
     Storage,
     find_global,
@@ -34,31 +36,8 @@ from .pickle_values import (
 )
 from .untrusted_file import Blob, DataFile
 
-# A fine-tune with eight copies of its base has about 0.3 million opcodes and 0.1 million containers.
-MOST_OPCODES, MOST_CONTAINERS, MOST_TEXT = 1_000_000, 300_000, 16 << 20
 LONGEST_NAME, LONGEST_INT, HEAD = 200, 16, 4096
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
-
-
-class Budget:
-    """What one file may still cost, its nested streams included."""
-
-    def __init__(self) -> None:
-        self.opcodes, self.containers, self.text = MOST_OPCODES, MOST_CONTAINERS, MOST_TEXT
-
-    def take(self, containers: int) -> None:
-        self.containers -= containers
-        if self.containers < 0:
-            raise CheckpointError(
-                f"has more than {MOST_CONTAINERS} containers. It was made to fill the memory."
-            )
-
-    def take_text(self, length: int) -> None:
-        self.text -= length
-        if self.text < 0:
-            raise CheckpointError(
-                f"has more than {MOST_TEXT >> 20} MiB of text. It was made to fill the memory."
-            )
 
 
 class PickleReader:
@@ -128,7 +107,9 @@ class PickleReader:
             return value
         if type(value) is int and abs(value) < 1 << 31:
             return value
-        raise CheckpointError(f"uses {shown(value)} as a key; only text and small numbers can be one.")
+        raise CheckpointError(
+            f"uses {quote_untrusted(value)} as a key; only text and small numbers can be one."
+        )
 
     def nested_storage(self, blob: Blob) -> Storage:
         """The storage in the bytes of a tensor: a legacy torch stream of its own."""
@@ -204,13 +185,13 @@ class PickleReader:
     def _extend(self, items: list[Any]) -> None:
         target = self.stack[-1]
         if type(target) is not list:
-            raise CheckpointError(f"appends to {shown(target)}. It is damaged or hostile.")
+            raise CheckpointError(f"appends to {quote_untrusted(target)}. It is damaged or hostile.")
         target.extend(items)
 
     def _set(self, items: list[Any]) -> None:
         target = self.stack[-1]
         if type(target) is not dict or len(items) % 2:
-            raise CheckpointError(f"sets items of {shown(target)}. It is damaged or hostile.")
+            raise CheckpointError(f"sets items of {quote_untrusted(target)}. It is damaged or hostile.")
         for index in range(0, len(items), 2):
             target[self.key(items[index])] = items[index + 1]
 
@@ -247,10 +228,14 @@ class PickleReader:
         self.budget.take(1)
         arguments, function = self.stack.pop(), self.stack.pop()
         if type(function) is not Global or type(arguments) is not tuple:
-            raise CheckpointError(f"calls {shown(function)} with {shown(arguments)}. It is hostile.")
+            raise CheckpointError(
+                f"calls {quote_untrusted(function)} with {quote_untrusted(arguments)}. It is hostile."
+            )
         call = CALLS.get(function.name)
         if call is None:
-            raise CheckpointError(f"calls {shown(function.name)}, which no generator needs. It is hostile.")
+            raise CheckpointError(
+                f"calls {quote_untrusted(function.name)}, which no generator needs. It is hostile."
+            )
         self.stack.append(call(self, arguments))
 
     def _newobj(self) -> None:

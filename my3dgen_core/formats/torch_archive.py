@@ -18,9 +18,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..common.errors import CheckpointError, shown
-from .pickle_interpreter import MAGIC, Budget, PickleReader, read_legacy
-from .pickle_values import Storage, make_storage
+from ..common.errors import CheckpointError, quote_untrusted
+from .pickle_interpreter import MAGIC, PickleReader, read_legacy
+from .pickle_values import Budget, Storage, make_storage
 from .untrusted_file import Blob, DataFile
 
 MOST_ENTRIES, LONGEST_DIRECTORY, LONGEST_PICKLE = 20_000, 4 << 20, 16 << 20
@@ -66,7 +66,7 @@ def _read_zip(file: DataFile) -> Any:
     blobs = {name.split("/", 1)[1]: blob for name, blob in entries.items()}
     for name in blobs:
         if not _PLACED.fullmatch(name) or ".." in name:
-            raise CheckpointError(f"holds {shown(name)}, which files of torch.save do not.")
+            raise CheckpointError(f"holds {quote_untrusted(name)}, which files of torch.save do not.")
     if "data.pkl" not in blobs:
         raise CheckpointError("is a zip archive without data.pkl: not one of torch.save.")
     if "byteorder" in blobs and blobs["byteorder"].read(16) != b"little":
@@ -79,7 +79,7 @@ def _read_zip(file: DataFile) -> Any:
         _, kind, key, _, count = saved
         blob = blobs.get(f"data/{key}") if type(key) is str and len(key) < 10 else None
         if blob is None:
-            raise CheckpointError(f"uses storage {shown(key)}, which it does not contain.")
+            raise CheckpointError(f"uses storage {quote_untrusted(key)}, which it does not contain.")
         storage = make_storage(file, kind, count)
         if storage.count * storage.dtype.itemsize != blob.length:
             raise CheckpointError("holds a storage of another size than described.")
@@ -120,13 +120,13 @@ def _entries(file: DataFile) -> dict[str, Blob]:
         text = _name(name)
         if method != 0 or flags & 0x2041 or size != packed:
             raise CheckpointError(
-                f"is a zip archive with {shown(text)} compressed or encrypted; torch's are not."
+                f"is a zip archive with {quote_untrusted(text)} compressed or encrypted; torch's are not."
             )
         if text in found:
-            raise CheckpointError(f"is a zip archive that holds {shown(text)} twice.")
+            raise CheckpointError(f"is a zip archive that holds {quote_untrusted(text)} twice.")
         local = _unpack("<4s5H3L2H", file.read(header, 30), 0)
         if local[0] != b"PK\x03\x04" or local[3] != 0 or file.read(header + 30, local[9]) != name:
-            raise CheckpointError(f"is a zip archive with two opinions about {shown(text)}.")
+            raise CheckpointError(f"is a zip archive with two opinions about {quote_untrusted(text)}.")
         start = header + 30 + local[9] + local[10]
         if start + size > offset:
             raise CheckpointError("is a zip archive whose entries reach beyond it.")
@@ -145,7 +145,9 @@ def _entries(file: DataFile) -> dict[str, Blob]:
 def _name(raw: bytes) -> str:
     name = raw.decode("utf-8", "replace")
     if not _ENTRY.fullmatch(name) or any(part in (".", "..") for part in name.split("/")):
-        raise CheckpointError(f"holds an entry named {shown(name)}, which files of torch.save do not.")
+        raise CheckpointError(
+            f"holds an entry named {quote_untrusted(name)}, which files of torch.save do not."
+        )
     return name
 
 

@@ -15,21 +15,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from ..common.rng import uniform
 from ..eg3d import Generator
-from ..eg3d.fused_layers import LowRank
 from ..eg3d.layers import FullyConnected, SynthesisLayer, ToRGB
 
 if TYPE_CHECKING:
-    from .identity import Identity
+    pass
 
 LAYOUTS = ("released", "lycoris")
 TRAINABLE = ("lora", "released", "paper")
@@ -136,8 +134,8 @@ class Adapter:
         up, down = self.tensors[name + UP], self.tensors[name + DOWN]
         return (up @ down).view(shape) * (self.scaling * self.gains.get(name, 1.0))
 
-    def composed(self, parameters: Mapping[str, Tensor], strength: float = 1.0) -> dict[str, Tensor]:
-        """The changed ones of `parameters`, each with `strength` times its update added.
+    def merged_weights(self, parameters: Mapping[str, Tensor], strength: float = 1.0) -> dict[str, Tensor]:
+        """The updated ones of `parameters`, each with `strength` times its update added.
 
         Raises:
             ValueError: this adapter belongs to a generator of another shape. Nothing has been changed then.
@@ -160,7 +158,7 @@ class Adapter:
         return changed
 
     def check(self, parameters: Mapping[str, Tensor]) -> None:
-        """Raises ValueError unless `composed` can add this adapter to parameters of these shapes."""
+        """Raises ValueError unless `merged_weights` can add this adapter to parameters of these shapes."""
         for key, tensor in self.tensors.items():
             if key.endswith(DOWN):
                 continue
@@ -183,8 +181,8 @@ class Adapter:
                     f"The update of {name} does not fit its shape {list(base.shape)}. {OTHER_BASE}"
                 )
 
-    def part(self, prefixes: tuple[str, ...]) -> Adapter:
-        """What it updates in the modules whose names begin so."""
+    def subset(self, prefixes: tuple[str, ...]) -> Adapter:
+        """The part of it that updates modules whose names begin with one of `prefixes`."""
         tensors = {key: value for key, value in self.tensors.items() if key.startswith(prefixes)}
         return dataclasses.replace(self, tensors=tensors)
 
@@ -204,136 +202,3 @@ def affine_gains(generator: nn.Module) -> dict[str, float]:
         for name, module in adapted_modules(generator).items()
         if isinstance(module, FullyConnected)
     }
-
-
-Person: TypeAlias = "Identity | Adapter"
-
-
-@contextmanager
-def swapped(generator: Generator, tensors: Mapping[str, Tensor]) -> Iterator[None]:
-    """Within the block the generator computes with `tensors` in place of its parameters of those names.
-
-    The parameters themselves are never written to, and are back in their places after the block whatever
-    happens in it. Gradients flow into `tensors`.
-    """
-    places = []
-    for name in tensors:
-        owner, _, leaf = name.rpartition(".")
-        places.append((generator.get_submodule(owner), leaf))
-    kept = [module._parameters[leaf] for module, leaf in places]
-    outer = generator.replaced
-    try:
-        # an enclosing block may have replaced some already: theirs are the generator's own
-        generator.replaced = {**dict(zip(tensors, kept, strict=True)), **outer}  # type: ignore[arg-type]
-        for (module, leaf), tensor in zip(places, tensors.values(), strict=True):
-            # a plain tensor among the parameters, as torch.func.functional_call does it
-            module._parameters[leaf] = tensor  # type: ignore[assignment]
-        yield
-    finally:
-        for (module, leaf), parameter in zip(places, kept, strict=True):
-            module._parameters[leaf] = parameter
-        generator.replaced = outer
-
-
-@contextmanager
-def trained(generator: Generator, adapter: Adapter, parameters: Mapping[str, Tensor]) -> Iterator[None]:
-    """Within the block the generator computes with the adapter's update of `parameters`, for gradients.
-
-    As `swapped` with `Adapter.composed`, but the low-rank factors of convolutions lie beside the weights:
-    their gradients are computed without the weights' own, which would cost half as much as all the rest.
-    """
-    layers = {
-        name: module
-        for name, module in generator.named_modules()
-        if isinstance(module, SynthesisLayer) and name + UP in adapter.tensors
-    }
-    others = {
-        key: tensor
-        for key, tensor in adapter.tensors.items()
-        if key.removesuffix(UP).removesuffix(DOWN) not in layers
-    }
-    with swapped(generator, dataclasses.replace(adapter, tensors=others).composed(parameters)):
-        try:
-            for name, layer in layers.items():
-                up, down = adapter.tensors[name + UP], adapter.tensors[name + DOWN]
-                layer.low_rank = LowRank(up * (adapter.scaling * adapter.gains.get(name, 1.0)), down)
-            yield
-        finally:
-            for layer in layers.values():
-                layer.low_rank = None
-
-
-@contextmanager
-def personalized(
-    generator: Generator,
-    identity: Person | Sequence[Person] | Sequence[Sequence[Person]],
-    strength: float | Sequence[float] = 1.0,
-) -> Iterator[Generator]:
-    """Within the block the generator is the person's, or each picture's own person's.
-
-    Args:
-        generator: a frozen generator; bit-identical again after the block, also after an exception in it.
-        identity: one identity (or bare adapter), or several that add up. Or a list of such lists, one for
-            each picture of a batch: `planes`, `render` and `sample` take batches of that length then, and
-            every picture is what its person alone would give. The weights are shared; one person's are
-            composed at a time, which bounds the memory.
-        strength: scales each update; 0 is the pretrained generator. One number, or one for each identity
-            (for each picture, if identities are given by picture).
-
-    Raises:
-        ValueError: an identity of another generator, or strengths that do not fit.
-    """
-    several = list(identity) if isinstance(identity, Sequence) else [identity]
-    strengths = list(strength) if isinstance(strength, Sequence) else [strength] * len(several)
-    if len(strengths) != len(several):
-        raise ValueError(f"{len(several)} identities need as many strengths, not {len(strengths)}.")
-    nested = [isinstance(one, Sequence) for one in several]
-    if any(nested):
-        if not all(nested):
-            raise ValueError("Give identities that add up, or a list of them for every picture; not both.")
-        people = [
-            _Person(generator, list(stack), factor)  # type: ignore[arg-type]
-            for stack, factor in zip(several, strengths, strict=True)
-        ]
-        outer, generator.people = generator.people, people
-        try:
-            yield generator
-        finally:
-            generator.people = outer
-        return
-    changed: dict[str, Tensor] = {}
-    parameters: dict[str, Tensor] = dict(generator.named_parameters())
-    for one, factor in zip(several, strengths, strict=True):
-        if factor != 0:
-            device = generator.w_avg.device
-            adapter = _adapter(one).to(device)  # type: ignore[arg-type]
-            changed.update(adapter.composed({**parameters, **changed}, factor))
-    with swapped(generator, changed):
-        yield generator
-
-
-def _adapter(one: Person) -> Adapter:
-    return one if isinstance(one, Adapter) else one.adapter
-
-
-class _Person:
-    """One of several in a batch. Called with prefixes, it takes the modules whose names begin so."""
-
-    def __init__(self, generator: Generator, stack: list[Person], strength: float) -> None:
-        device = generator.w_avg.device
-        self.generator, self.strength = generator, strength
-        self.adapters = [_adapter(one).to(device) for one in stack]
-        parameters = dict(generator.named_parameters())
-        for adapter in self.adapters:  # what does not fit is said before anything is rendered
-            adapter.check(parameters)
-
-    def __call__(self, prefixes: tuple[str, ...]) -> AbstractContextManager[object]:
-        parts = [adapter.part(prefixes) for adapter in self.adapters]
-        return personalized(self.generator, parts, self.strength)
-
-
-def merged(generator: Generator, adapter: Adapter, strength: float = 1.0) -> dict[str, Tensor]:
-    """The personalised generator's state dict: what `personalized` computes with, as plain tensors."""
-    state = dict(generator.state_dict())
-    state.update(adapter.composed(state, strength))
-    return state

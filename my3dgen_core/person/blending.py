@@ -7,19 +7,18 @@ update2 is a generator halfway between them, and w1 * anchor1 + w2 * anchor2 a l
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from ..camera.pose import cam2world
-from ..editing.alpha_space import mixed_cameras
+from ..camera import blend_cameras, cam2world
+from ..common.progress import OnStep
 from ..eg3d import Generator
-from .adapter import DIFF, DOWN, UP, Adapter, personalized
+from .adapter import DIFF, DOWN, UP, Adapter
+from .apply import personalized
 from .identity import Identity
 from .latents import Latents
-
-OnStep = Callable[[int, int, dict[str, float], Tensor | None], None]
 
 
 def mix_persons(identities: Sequence[Identity], weights: Sequence[float]) -> Identity:
@@ -42,7 +41,7 @@ def mix_persons(identities: Sequence[Identity], weights: Sequence[float]) -> Ide
     first = identities[0]
     for other in identities:
         other.check_base(first.base_hash)
-        if other.over is not None:
+        if other.base_identity_hash is not None:
             raise ValueError(
                 "One of the identities is a look that was tuned on top of another: mix persons themselves."
             )
@@ -70,7 +69,7 @@ def mix_anchors(anchors: Sequence[Latents], weights: Sequence[float]) -> Latents
         return Latents(mixed, base_hash=first.base_hash)
     views = [cameras[row].to(first.ws) for cameras, row in zip(seen, rows, strict=True)]  # type: ignore[index]
     shares = (amounts / total)[None]
-    cameras = torch.cat([mixed_cameras(shares, torch.stack(one)) for one in zip(*views, strict=True)])
+    cameras = torch.cat([blend_cameras(shares, torch.stack(one)) for one in zip(*views, strict=True)])
     return Latents(mixed, cameras, base_hash=first.base_hash)
 
 
@@ -105,7 +104,7 @@ def render_between(
         if latents.cameras is None:
             raise ValueError("The latents have no cameras of their own: say from where to look.")
         weights = torch.stack((1 - t, t), dim=1)
-        cameras = mixed_cameras(weights, latents.cameras.cpu())
+        cameras = blend_cameras(weights, latents.cameras.cpu())
     cameras = cameras.expand(len(t), -1).to(device)
     one, two = latents.ws.to(device)
     pictures = []

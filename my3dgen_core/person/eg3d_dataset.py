@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..camera.pose import check_cameras
-from ..common.errors import CheckpointError, shown
+from ..camera import check_cameras
+from ..common.errors import CheckpointError, quote_untrusted
 from ..formats.pickle_values import TensorRef, array_tensor
 from ..formats.torch_archive import opened
 from ..formats.untrusted_file import Blob, DataFile
@@ -45,7 +45,9 @@ def read_labels(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         ) from error
     for name, numbers in found.items():
         if len(numbers) != 25 or not all(map(math.isfinite, numbers)):
-            raise CheckpointError(f"{file.name}: the label of {shown(name)} is not 25 finite numbers.")
+            raise CheckpointError(
+                f"{file.name}: the label of {quote_untrusted(name)} is not 25 finite numbers."
+            )
     return {name: torch.tensor(numbers) for name, numbers in found.items()}
 
 
@@ -97,7 +99,7 @@ def _read_tensor(file: Path) -> Tensor:
             if type(root) is dict and name in root:
                 root = root[name]
         if type(root) is not TensorRef:
-            raise CheckpointError(f"holds {shown(root)}, not one tensor.")
+            raise CheckpointError(f"holds {quote_untrusted(root)}, not one tensor.")
         return root.read()
 
 

@@ -13,9 +13,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..checkpoint import CheckpointError, is_safetensors, write_safetensors
+from ..common.errors import CheckpointError
+from ..eg3d import Generator
+from ..eg3d.generator_file import open_generator
+from ..formats.safetensors_file import is_safetensors, write_safetensors
 from .adapter import DIFF, DOWN, UP, Adapter
 from .latents import Latents
+from .my3dgen_snapshot import read_snapshot
 
 FORMAT = "my3dgen.identity"
 WS, CAMERAS, SCALES = "anchors.ws", "anchors.cameras", "scales"
@@ -52,9 +56,8 @@ class Identity:
         return digest.hexdigest()
 
     @property
-    def over(self) -> str | None:
-        """`content_hash` of the identity that this one was trained on top of, and needs below it; or
-        None."""
+    def base_identity_hash(self) -> str | None:
+        """`content_hash` of the identity that this one was trained on top of and must be applied with; or None."""
         return self.provenance.get("over")
 
     def check_base(self, base_hash: str) -> None:
@@ -123,8 +126,6 @@ class Identity:
         if not file.is_file():
             raise FileNotFoundError(f"There is no identity at {file}.")
         if not is_safetensors(file):
-            from .my3dgen_snapshot import split_snapshot  # which makes identities
-
             return split_snapshot(file)[1]
         try:
             with safe_open(file, framework="pt") as opened:
@@ -151,6 +152,30 @@ class Identity:
             if isinstance(error, CheckpointError):
                 raise
             raise CheckpointError(f"{file.name} cannot be read as an identity: {error}") from error
+
+
+def split_snapshot(
+    path: str | os.PathLike[str], base: Generator | None = None, anchors: Latents | None = None
+) -> tuple[Generator, Identity]:
+    """Base generator and identity of a My3DGen snapshot: together they render what the snapshot renders.
+
+    Args:
+        path: the authors' .pkl, or a state dict of such a generator.
+        base: the generator it was fine-tuned from, if at hand; then the identity holds everything that was
+            trained.
+        anchors: the person's latents with their cameras (`eg3d_dataset.read_anchors`); None: no anchors.
+
+    Raises:
+        FileNotFoundError: no such file.
+        CheckpointError: not a snapshot, or `base` is not what it was fine-tuned from.
+    """
+    file = Path(path)
+    with open_generator(file) as found:
+        snapshot = read_snapshot(file, found, base)
+    generator = snapshot.generator
+    if anchors is None:
+        anchors = Latents(torch.zeros(0, generator.num_ws, generator.config.w_dim))
+    return generator, Identity(snapshot.adapter, anchors, generator.base_hash(), snapshot.provenance)
 
 
 def _along(key: str) -> int:

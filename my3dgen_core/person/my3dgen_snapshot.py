@@ -12,20 +12,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..checkpoint import Contents, build, contents, read, sha256
-from ..common.errors import CheckpointError, shown
+from ..common.errors import CheckpointError, quote_untrusted
 from ..eg3d import Generator
+from ..eg3d.generator_file import Contents, build_generator, open_generator, read_weight
 from ..eg3d.official_pickle import is_module, module_state, modules
 from ..formats.pickle_values import Record, TensorRef
+from ..formats.safetensors_file import sha256
 from .adapter import DIFF, DOWN, UP, Adapter, adapted_modules, affine_gains
-from .identity import Identity
-from .latents import Latents
 
 State = Mapping[str, TensorRef] | Mapping[str, Tensor]
 _WRAPPERS = (
@@ -39,61 +39,59 @@ _BUFFERS = ("noise_const", "resample_filter", "w_avg")
 _MOST_COPIES = 1000
 
 
-def split_snapshot(
-    path: str | os.PathLike[str], base: Generator | None = None, anchors: Latents | None = None
-) -> tuple[Generator, Identity]:
-    """Base generator and identity of a My3DGen snapshot: together they render what the snapshot renders.
-
-    Args:
-        path: the authors' .pkl, or a state dict of such a generator.
-        base: the generator it was fine-tuned from, if at hand; then the identity holds everything that was
-        trained. anchors: the person's latents with their cameras (`labels.read_anchors`); None: there are
-        none.
-
-    Raises:
-        FileNotFoundError: no such file.
-        CheckpointError: not a snapshot, or `base` is not what it was fine-tuned from.
-    """
-    file = Path(path)
-    with contents(file) as found:
-        return base_and_identity(file, found, base, anchors)
-
-
 def is_snapshot(path: str | os.PathLike[str]) -> bool:
     """Whether a file holds low-rank updates beside a generator."""
-    with contents(Path(path)) as found:
+    with open_generator(Path(path)) as found:
         return any(key.endswith(".lora_A") for key in found.state)
 
 
-def base_and_identity(
-    file: Path,
-    found: Contents,
-    base: Generator | None = None,
-    anchors: Latents | None = None,
-    device: str | torch.device = "cpu",
-) -> tuple[Generator, Identity]:
-    """`split_snapshot` on a file that is open."""
+@dataclass(frozen=True)
+class Snapshot:
+    """A My3DGen snapshot, split: the base generator and what the person's training changed.
+
+    provenance: the file, its SHA-256, and where the pretrained biases come from.
+    """
+
+    generator: Generator
+    adapter: Adapter
+    provenance: dict[str, Any]
+
+
+def read_base(file: Path, found: Contents, device: str | torch.device = "cpu") -> Generator:
+    """The base generator of a snapshot that is open."""
+    _, live, before, _ = _sorted_tensors(found, None)
+    return build_generator(file, found.config, {**live, **before}, device)
+
+
+def read_snapshot(file: Path, found: Contents, base: Generator | None = None) -> Snapshot:
+    """Base generator and adapter of a snapshot that is open; see `identity.split_snapshot`."""
+    low_rank, live, before, where = _sorted_tensors(found, base)
+    generator = build_generator(file, found.config or (base.config if base else None), {**live, **before})
+    adapter = _adapter(generator, low_rank, _scalings(found.record))
+    for name in sorted(before):
+        trained = read_weight(name, live[name]) - read_weight(name, before[name])
+        if name.rpartition(".")[2] not in _BUFFERS and bool(trained.any()):
+            adapter.tensors[name + DIFF] = trained
+    provenance = {"source": file.name, "source_sha256": sha256(file), "pretrained_biases": where}
+    return Snapshot(generator, adapter, provenance)
+
+
+def _sorted_tensors(
+    found: Contents, base: Generator | None
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]:
+    """Tensors by official names: low-rank ones, those in use, those before the person's training; and where
+    the last come from."""
     live: dict[str, Any] = {}
     for key, value in found.state.items():
         name = base_name(key)
         if name in live:
-            raise CheckpointError(f"holds {shown(name)} twice under different names.")
+            raise CheckpointError(f"holds {quote_untrusted(name)} twice under different names.")
         live[name] = value
     low_rank = {key: live.pop(key) for key in list(live) if key.endswith((".lora_A", ".lora_B"))}
     if not low_rank:
         raise CheckpointError("holds no low-rank update: it is a generator, not a My3DGen snapshot.")
     before, where = _before(found, live, base)
-    generator = build(file, found.config or (base.config if base else None), {**live, **before}, device)
-    adapter = _adapter(generator, low_rank, _scalings(found.record))
-    for name in sorted(before):
-        trained = read(name, live[name]) - read(name, before[name])
-        if name.rpartition(".")[2] not in _BUFFERS and bool(trained.any()):
-            adapter.tensors[name + DIFF] = trained
-    if anchors is None:
-        anchors = Latents(torch.zeros(0, generator.num_ws, generator.config.w_dim))
-    provenance = {"source": file.name, "source_sha256": sha256(file), "pretrained_biases": where}
-    identity = Identity(adapter, anchors, generator.base_hash(), provenance)
-    return generator, identity
+    return low_rank, live, before, where
 
 
 def base_name(key: str) -> str:
@@ -196,12 +194,12 @@ def _adapter(generator: Generator, low_rank: State, scalings: Mapping[str, float
     known = adapted_modules(generator)
     names = {key.rpartition(".")[0] for key in low_rank}
     if unknown := sorted(names - set(known)):
-        raise CheckpointError(f"adapts {shown(unknown[0])}, which the generator has not.")
+        raise CheckpointError(f"adapts {quote_untrusted(unknown[0])}, which the generator has not.")
     ranks = set()
     tensors: dict[str, Tensor] = {}
     for name in sorted(names):
         if f"{name}.lora_A" not in low_rank or f"{name}.lora_B" not in low_rank:
-            raise CheckpointError(f"holds only one half of the update of {shown(name)}.")
+            raise CheckpointError(f"holds only one half of the update of {quote_untrusted(name)}.")
         weight = known[name].weight
         assert isinstance(weight, Tensor)
         kernel = weight.shape[-1] if weight.ndim == 4 else 1
@@ -209,14 +207,14 @@ def _adapter(generator: Generator, low_rank: State, scalings: Mapping[str, float
         rows = down.shape[0] if len(down.shape) == 2 else 0
         if not rows or rows % kernel or tuple(down.shape) != (rows, weight[0].numel()):
             raise CheckpointError(
-                f"holds an update of {shown(name)} of shape {list(down.shape)}, which does not fit."
+                f"holds an update of {quote_untrusted(name)} of shape {list(down.shape)}, which does not fit."
             )
         if tuple(up.shape) != (weight.shape[0], rows):
             raise CheckpointError(
-                f"holds an update of {shown(name)} of shape {list(up.shape)}, which does not fit."
+                f"holds an update of {quote_untrusted(name)} of shape {list(up.shape)}, which does not fit."
             )
         ranks.add(rows // kernel)
-        tensors[name + DOWN], tensors[name + UP] = read(name, down), read(name, up)
+        tensors[name + DOWN], tensors[name + UP] = read_weight(name, down), read_weight(name, up)
     if len(ranks) != 1:
         raise CheckpointError(f"holds updates of several ranks: {sorted(ranks)[:5]}.")
     rank = ranks.pop()

@@ -6,7 +6,7 @@ import torch
 
 from ..common.rng import normal
 from ..eg3d import Generator
-from ..fitting.photo_objective import front_camera
+from ..eg3d.config import front_camera
 from .latents import Latents
 
 

@@ -127,7 +127,7 @@ def cameras_from(
     pivot: tuple[float, float, float] | None,
 ) -> Tensor:
     """The camera [1, 25] of Camera's numbers: degrees, and the distance from the centre of the head."""
-    from ...my3dgen_core.camera.pose import from_angles
+    from ...my3dgen_core.camera import from_angles
 
     numbers = (math.radians(yaw), math.radians(pitch), math.radians(roll))
     return from_angles(*numbers, distance, pivot, _focal_length(field_of_view))
@@ -185,7 +185,7 @@ class CameraFromLoad3D:
 
 def _focal_length(field_of_view: float) -> float:
     """In image widths; the default is exactly the number in EG3D's labels."""
-    from ...my3dgen_core.camera.pose import FOCAL, focal_of_fov
+    from ...my3dgen_core.camera import FOCAL, focal_of_fov
 
     return FOCAL if abs(field_of_view - FIELD_OF_VIEW) < 1e-3 else float(focal_of_fov(field_of_view))
 
@@ -276,7 +276,7 @@ class CameraPath:
         keyframes: str = "",
     ) -> PathResult:
         from ...my3dgen_core import camera_path
-        from ...my3dgen_core.camera.paths import keyframe_path
+        from ...my3dgen_core.camera import keyframe_path
 
         setting: dict[str, Any] = {}
         if model is not None:
@@ -357,7 +357,7 @@ class CameraKeyframes:
         model: socket_types.Model | None = None,
         fps: float = 24.0,
     ) -> PathResult:
-        from ...my3dgen_core.camera.paths import keyframes
+        from ...my3dgen_core.camera import keyframes
 
         given = (camera_1, camera_2, camera_3, camera_4, camera_5, camera_6)
         through = torch.cat([cameras.values for cameras in given if cameras is not None])

@@ -37,6 +37,6 @@ class WidenView:
         }
 
     def widen(self, cameras: socket_types.Cameras, wider: float) -> tuple[socket_types.Cameras]:
-        from ...my3dgen_core.camera.pose import widened
+        from ...my3dgen_core.camera import widened
 
         return (socket_types.Cameras(widened(cameras.values, wider)),)

@@ -142,7 +142,7 @@ class MixAnchors:
         anchors = identity.anchors
         with host.rendering():
             mixed = AlphaSpace(anchors, beta).combine(parse_weights(weights, len(anchors), beta))
-        ui = live_preview.hand_out(Mixture(anchors), identity, count=len(anchors))
+        ui = live_preview.publish(Mixture(anchors), identity, count=len(anchors))
         return {"ui": ui_results.remember(node_id, ui), "result": (mixed,)}
 
 

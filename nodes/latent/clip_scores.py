@@ -15,7 +15,7 @@ def by_words(words: str, opposite: str, clip: Any, clip_vision: Any) -> Any:
     Raises:
         ValueError: one is missing, or what is connected is no CLIP.
     """
-    from ...my3dgen_core.editing.direction_finder import WordLikeness
+    from ...my3dgen_core.editing.face_scores import TextSimilarity
 
     if clip is None or clip_vision is None:
         raise ValueError("To find words, connect clip and clip_vision: text and image encoder of one CLIP.")
@@ -23,7 +23,7 @@ def by_words(words: str, opposite: str, clip: Any, clip_vision: Any) -> Any:
     def embed(images: torch.Tensor) -> torch.Tensor:
         return clip_vision.encode_image(socket_types.pictures_to_host(images))["image_embeds"]
 
-    return WordLikeness(words, embed, meaning(clip, words), meaning(clip, opposite))
+    return TextSimilarity(words, embed, meaning(clip, words), meaning(clip, opposite))
 
 
 def meaning(clip: Any, text: str) -> torch.Tensor:

@@ -24,7 +24,7 @@ COMPONENT_SAMPLES = 4096
 
 
 STARTER = "starter: "
-_BUNDLED = Path(__file__).resolve().parents[1] / "my3dgen_core" / "starter" / "directions"
+_BUNDLED = Path(__file__).resolve().parents[2] / "my3dgen_core" / "starter" / "directions"
 
 
 def bundled_directions() -> list[str]:
@@ -182,7 +182,8 @@ class FindDirection:
     ) -> dict[str, Any]:
         from ...my3dgen_core import random_latents
         from ...my3dgen_core.editing.direction import principal_directions
-        from ...my3dgen_core.editing.direction_finder import FaceGeometry, FinderConfig, find_directions
+        from ...my3dgen_core.editing.direction_finder import FinderConfig, find_directions
+        from ...my3dgen_core.editing.face_scores import FaceGeometry
         from ...my3dgen_core.editing.identity_preserving import LocalFinderConfig, find_local_directions
         from ...my3dgen_core.face import embed
 
@@ -343,7 +344,7 @@ class ApplyDirection:
             low, high = (-math.inf, math.inf) if space is None else direction.reach(start, space)
         edited = Latents(moved, cameras, base_hash=latents.base_hash or direction.base_hash)
         ends = {name: at for name, at in (("low", low), ("high", high)) if math.isfinite(at)}
-        ui = live_preview.hand_out(Edit(start, direction, rows, space, edge), edited, **ends)
+        ui = live_preview.publish(Edit(start, direction, rows, space, edge), edited, **ends)
         return {"ui": ui_results.remember(node_id, ui), "result": (edited,)}
 
 

@@ -97,7 +97,7 @@ class RestorePhotos:
         node_id: str | None = None,
     ) -> tuple[Tensor, Tensor, Latents]:
         from ...my3dgen_core import AlphaSpace, inpaint, sharpen
-        from ...my3dgen_core.fitting.losses import resize
+        from ...my3dgen_core.common.image_ops import resize
 
         socket_types.check_same_count(len(images), len(cameras), "Restore Photos")
         socket_types.check_latents(identity.anchors, model)

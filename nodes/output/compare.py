@@ -86,7 +86,7 @@ class Compare:
     ) -> dict[str, Any]:
         from ...my3dgen_core import Latents, look_at
         from ...my3dgen_core.evaluation import psnr
-        from ...my3dgen_core.fitting.losses import resize
+        from ...my3dgen_core.common.image_ops import resize
 
         photos = socket_types.crops_to_core(images, "The photos")
         socket_types.check_latents(anchors, pretrained)

@@ -110,7 +110,7 @@ class ComparisonGrid:
     ) -> dict[str, Any]:
         from ...my3dgen_core import FaceModels
         from ...my3dgen_core.evaluation import Comparison
-        from ...my3dgen_core.fitting.losses import resize
+        from ...my3dgen_core.common.image_ops import resize
 
         models = [one for one in (model, model_2, model_3, model_4) if one is not None]
         for one in models:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from ...my3dgen_core.camera.pose import ViewRange
+    from ...my3dgen_core.camera import ViewRange
 
 MARGIN = 8
 INK, FAINT, PAPER, LINE = (32, 32, 36), (140, 140, 148), (255, 255, 255), (38, 99, 170)
@@ -65,7 +65,7 @@ def camera_plot(cameras: Tensor, trained: ViewRange | None, size: int = 320) -> 
     """
     from PIL import Image, ImageDraw
 
-    from ...my3dgen_core.camera.pose import angles
+    from ...my3dgen_core.camera import angles
 
     yaw, pitch = (torch.rad2deg(values).tolist() for values in angles(cameras.detach().float().cpu())[:2])
     canvas = Image.new("RGB", (size, size), PAPER)

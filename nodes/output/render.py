@@ -122,8 +122,8 @@ class Render:
             host.to_host(views.depth.permute(0, 2, 3, 1).expand(-1, -1, -1, 3).contiguous()),
         )
         head = Head(weakref.ref(model), chosen.ws[:1].detach().clone())
-        ui = live_preview.hand_out(head, model) | frame_sheet.contact_sheet(views.image)
-        beyond = model.generator.trained_views.beyond(seen_from)
+        ui = live_preview.publish(head, model) | frame_sheet.contact_sheet(views.image)
+        beyond = model.generator.trained_views.out_of_range_warning(seen_from)
         if beyond:
             ui |= host.report(node_id, beyond)
         return {"ui": ui_results.remember(node_id, ui), "result": result}

@@ -104,7 +104,7 @@ def normals(depth: Tensor, cameras: Tensor) -> Tensor:
 
     In the axes of normal maps: x to the right of the picture, y up, z towards the camera.
     """
-    from ...my3dgen_core.camera.pose import intrinsics
+    from ...my3dgen_core.camera import intrinsics
 
     size = depth.shape[-1]
     k = intrinsics(cameras.to(depth))
@@ -120,7 +120,7 @@ def normals(depth: Tensor, cameras: Tensor) -> Tensor:
 
 def in_front(depth: Tensor, cameras: Tensor, plane: float) -> Tensor:
     """1 where the surface at depth [B,1,r,r] along rays of cameras [B, 25] is before z = `plane`, else 0."""
-    from ...my3dgen_core.eg3d.rendering.exact import rays
+    from ...my3dgen_core.eg3d.rendering.rays import rays
 
     origins, directions = rays(cameras.to(depth), depth.shape[-1])
     z = origins[..., 2] + directions[..., 2] * depth.flatten(1)

@@ -126,7 +126,7 @@ class InterpolatePersons:
         node_id: str | None = None,
     ) -> tuple[Tensor]:
         from ...my3dgen_core import Latents, render_between
-        from ...my3dgen_core.fitting.photo_objective import front_camera
+        from ...my3dgen_core.eg3d.config import front_camera
 
         if model.identities:
             raise ValueError(

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ...my3dgen_core import Identity
 
 
-_STARTER = Path(__file__).resolve().parents[1] / "my3dgen_core" / "starter"
+_STARTER = Path(__file__).resolve().parents[2] / "my3dgen_core" / "starter"
 BUNDLED = {
     "starter: demo person": _STARTER / "demo_identity.safetensors",
     "starter: second person": _STARTER / "second_identity.safetensors",
@@ -107,7 +107,7 @@ class LoadIdentity:
 
         with torch.inference_mode(False):
             identity = Identity.load(find_identity(file))
-        face = live_preview.hand_out(Mixture(identity.anchors), identity, count=len(identity.anchors))
+        face = live_preview.publish(Mixture(identity.anchors), identity, count=len(identity.anchors))
         ui = ui_results.remember(node_id, {"my3dgen_card": card(identity)} | face)
         return {"ui": ui, "result": (identity, identity.anchors)}
 
@@ -129,7 +129,7 @@ def card(identity: Identity) -> list[list[str]]:
         "seed": settings.get("seed"),
         "final loss": None if made.get("final_loss") is None else f"{made['final_loss']:.4g}",
         "generator": identity.base_hash[:12],
-        "on top of": None if identity.over is None else identity.over[:12],
+        "on top of": None if identity.base_identity_hash is None else identity.base_identity_hash[:12],
     }
     return [[name, str(value)] for name, value in rows.items() if value is not None]
 

@@ -91,7 +91,7 @@ class LoadGenerator:
         from ...my3dgen_core import load_generator
         from ...my3dgen_core.checkpoint import convert as convert_generator
         from ...my3dgen_core.checkpoint import starter_path
-        from ...my3dgen_core.eg3d.rendering import compiled
+        from ...my3dgen_core.eg3d.rendering.backend import select_backend
 
         path = starter_path() if file == STARTER else host.find_model(host.GENERATORS, file)
         target = path.with_suffix(".safetensors")
@@ -101,7 +101,7 @@ class LoadGenerator:
                 host.log.info("%s: converted to %s", file, target)
             else:
                 generator = load_generator(path)
-            compiled.choose(generator, renderer)
+            select_backend(generator, renderer)
             generator.memory_limit = memory_limit * 2**20 or None
             return (socket_types.Model(host.manage(generator), name=file),)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
-from .live_request import Refused
+from .live_request import RequestError
 
 if TYPE_CHECKING:
     from ...my3dgen_core import AlphaSpace, Direction, Latents
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 COUNT, NBYTES = 64, 64 << 20
 MOST_OUTSIDE = 1.01  # below 0: any weight that a request may hold
-Thing = TypeVar("Thing")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +50,7 @@ class Mixture:
         from ...my3dgen_core import AlphaSpace
 
         if len(weights) != len(self.anchors):
-            raise Refused(400, f"There are {len(self.anchors)} anchors, but {len(weights)} weights.")
+            raise RequestError(400, f"There are {len(self.anchors)} anchors, but {len(weights)} weights.")
         amounts = torch.tensor([weights], dtype=torch.float64)
         return AlphaSpace(self.anchors, MOST_OUTSIDE).combine(amounts / amounts.sum())
 
@@ -99,16 +99,18 @@ class Handles:
         weakref.finalize(owner, self._drop, handle).atexit = False
         return handle
 
-    def find(self, handle: str, kind: type[Thing]) -> Thing:
+    def find(self, handle: str, kind: type[T]) -> T:
         """The thing of this kind.
 
         Raises:
-            Refused: 404, there is none, or it is of another kind.
+            RequestError: 404, there is none, or it is of another kind.
         """
         with self._lock:
             thing = self._things.get(handle)
             if not isinstance(thing, kind):
-                raise Refused(404, "This picture is not known here (any more). Queue the workflow again.")
+                raise RequestError(
+                    404, "This picture is not known here (any more). Queue the workflow again."
+                )
             self._things.move_to_end(handle)
             return thing
 

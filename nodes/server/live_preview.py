@@ -21,7 +21,7 @@ from torch import Tensor
 from .. import host, socket_types
 from ..camera.camera import cameras_from
 from .live_handles import Edit, Handles, Head, Mixture
-from .live_request import BODY_LIMIT, Refused, Request, parse
+from .live_request import BODY_LIMIT, Request, RequestError, parse
 from .routes import Answer, handler
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class _Person:
 
         with model.untouched() as shared:
             if shared is None:
-                raise Refused(503, BUSY)
+                raise RequestError(503, BUSY)
             self.device = socket_types.device_of(shared)
             weights = (*shared.parameters(), *shared.buffers())
             self.generator: Generator = copy.deepcopy(shared, {id(weight): weight for weight in weights})
@@ -86,7 +86,7 @@ class _Person:
         return features.transpose(1, 2).unflatten(2, (pixels, pixels))[:, :3]
 
 
-class Studio:
+class LivePreviewServer:
     """Renders one live picture at a time, in a thread of its own; of one handle the newest request wins."""
 
     def __init__(self, handles: Handles) -> None:
@@ -101,34 +101,34 @@ class Studio:
             request = parse(body)
             head = self.handles.find(request.head, Head)
             if host.busy():
-                raise Refused(503, BUSY)
+                raise RequestError(503, BUSY)
             ticket = object()
             self._newest[head] = ticket
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._thread, self._draw, head, request, ticket)
-        except Refused as refused:
+        except RequestError as refused:
             return Answer.sentence(refused.status, str(refused))
 
     def _draw(self, head: Head, request: Request, ticket: object) -> Answer:
         if self._newest.get(head) is not ticket:
-            raise Refused(409, STALE)
+            raise RequestError(409, STALE)
         if host.busy():
-            raise Refused(503, BUSY)
+            raise RequestError(503, BUSY)
         try:
             with host.rendering():
                 picture = self._person_of(head).picture(*self._latent(head, request), request.drag)
         except ValueError as error:  # the core's own sentence, such as a direction of another generator
-            raise Refused(400, str(error)) from error
+            raise RequestError(400, str(error)) from error
         except RuntimeError as error:  # such as weights that went to another device in the middle, or memory
             self._person = None
             host.log.warning("live picture: %s", error)
-            raise Refused(503, "No live picture just now. Move again.") from error
+            raise RequestError(503, "No live picture just now. Move again.") from error
         return Answer(200, "image/jpeg", host.jpeg(picture))
 
     def _person_of(self, head: Head) -> _Person:
         model = head.model()
         if model is None:
-            raise Refused(410, "The model of this picture is gone. Queue the workflow again.")
+            raise RequestError(410, "The model of this picture is gone. Queue the workflow again.")
         kept = self._person
         if kept is None or kept[0]() is not head or kept[1].device != socket_types.device_of(model.generator):
             # dies with its head: what is kept here must not keep a model's weights
@@ -154,15 +154,15 @@ class Studio:
             edit = self.handles.find(handle, Edit)
             ws = edit.applied(edit.ws if place == 0 and request.weights is None else ws, strength)
         if ws.shape != head.ws.shape:
-            raise Refused(400, "The latent belongs to another generator than the model.")
+            raise RequestError(400, "The latent belongs to another generator than the model.")
         return key, ws, camera
 
 
 HANDLES = Handles()
-STUDIO = Studio(HANDLES)
+STUDIO = LivePreviewServer(HANDLES)
 
 
-def hand_out(thing: Head | Mixture | Edit, owner: object, **more: Any) -> dict[str, list[Any]]:
+def publish(thing: Head | Mixture | Edit, owner: object, **more: Any) -> dict[str, list[Any]]:
     """What a node adds to its `ui`, so that the page learns the handle; `more` goes along with it."""
     return {"my3dgen_live": [{"handle": HANDLES.give(thing, owner), **more}]}
 

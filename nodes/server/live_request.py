@@ -20,7 +20,7 @@ CAMERA = {
 KNOWN = {"head", "quality", "aim", "weights", "edits", *CAMERA}
 
 
-class Refused(Exception):  # noqa: N818 - an answer, not a fault
+class RequestError(Exception):  # noqa: N818 - an answer, not a fault
     """Why there is no picture: an HTTP status and a sentence for people."""
 
     def __init__(self, status: int, sentence: str) -> None:
@@ -50,26 +50,26 @@ def parse(body: bytes) -> Request:
     """A request out of JSON.
 
     Raises:
-        Refused: 413 or 400 with a sentence. It repeats no text of the request.
+        RequestError: 413 or 400 with a sentence. It repeats no text of the request.
     """
     if len(body) > BODY_LIMIT:
-        raise Refused(413, f"A request has at most {BODY_LIMIT} bytes.")
+        raise RequestError(413, f"A request has at most {BODY_LIMIT} bytes.")
     try:
         found = json.loads(body)
     except (ValueError, RecursionError):
-        raise Refused(400, "The request is not JSON.") from None
+        raise RequestError(400, "The request is not JSON.") from None
     if not isinstance(found, dict):
-        raise Refused(400, "The request must be a JSON object.")
+        raise RequestError(400, "The request must be a JSON object.")
     if not found.keys() <= KNOWN:
-        raise Refused(400, f"The request has a field that is none of {', '.join(sorted(KNOWN))}.")
+        raise RequestError(400, f"The request has a field that is none of {', '.join(sorted(KNOWN))}.")
     quality = found.get("quality", "still")
     if quality not in ("drag", "still"):
-        raise Refused(400, "quality must be 'drag' or 'still'.")
+        raise RequestError(400, "quality must be 'drag' or 'still'.")
     aim = found.get("aim", "model")
     if aim not in ("model", "origin", "anchors"):
-        raise Refused(400, "aim must be 'model', 'origin' or 'anchors'.")
+        raise RequestError(400, "aim must be 'model', 'origin' or 'anchors'.")
     if aim == "anchors" and found.get("weights") is None:
-        raise Refused(400, "aim can be 'anchors' only where weights are given.")
+        raise RequestError(400, "aim can be 'anchors' only where weights are given.")
     camera = {
         name: _number(found.get(name, usual), name, low, high) for name, (low, high, usual) in CAMERA.items()
     }
@@ -89,7 +89,7 @@ def _weights(value: Any) -> tuple[str, tuple[float, ...]]:
     handle, values = _pair(value, "weights", "values")
     numbers = tuple(_number(v, "a weight", -1.0, 2.0) for v in _list(values, "weights", WEIGHTS))
     if abs(sum(numbers) - 1) > 1e-3:
-        raise Refused(400, "The weights must sum to 1.")
+        raise RequestError(400, "The weights must sum to 1.")
     return handle, numbers
 
 
@@ -100,26 +100,26 @@ def _edit(value: Any) -> tuple[str, float]:
 
 def _pair(value: Any, what: str, field: str) -> tuple[str, Any]:
     if not isinstance(value, dict) or value.keys() != {"handle", field}:
-        raise Refused(400, f"{what} must be an object with 'handle' and '{field}'.")
+        raise RequestError(400, f"{what} must be an object with 'handle' and '{field}'.")
     return _handle(value["handle"]), value[field]
 
 
 def _list(value: Any, what: str, most: int) -> list[Any]:
     if not isinstance(value, list) or len(value) > most:
-        raise Refused(400, f"{what} must be a list of at most {most}.")
+        raise RequestError(400, f"{what} must be a list of at most {most}.")
     return value
 
 
 def _handle(value: Any) -> str:
     if not isinstance(value, str) or not 0 < len(value) <= HANDLE_LENGTH:
-        raise Refused(400, "A handle must be a text that this server has given out.")
+        raise RequestError(400, "A handle must be a text that this server has given out.")
     return value
 
 
 def _number(value: Any, what: str, low: float, high: float) -> float:
     """bool is an int in Python, but no number here; JSON's NaN and Infinity are none either."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise Refused(400, f"{what} must be a number.")
+        raise RequestError(400, f"{what} must be a number.")
     if not low <= value <= high or not math.isfinite(value):
-        raise Refused(400, f"{what} must lie within [{low:g}, {high:g}].")
+        raise RequestError(400, f"{what} must lie within [{low:g}, {high:g}].")
     return float(value)

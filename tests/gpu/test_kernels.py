@@ -9,7 +9,8 @@ from goldens import depth_difference, largest_difference, relative_error
 
 from my3dgen_core import load_generator, look_at
 from my3dgen_core.eg3d.rendering import compiled as kernels
-from my3dgen_core.eg3d.rendering import exact as volume
+from my3dgen_core.eg3d.rendering.rays import rays
+from my3dgen_core.eg3d.rendering.renderer import render_rays
 
 IO = {key: value.cuda() for key, value in goldens.tensors("tiny_io").items()}
 SETTINGS = {
@@ -38,8 +39,8 @@ def tiny(exact):
 
 def march(renderer, generator, planes, cameras, resolution, jitter=None, change=None, **options):
     config = dataclasses.replace(generator.config, **(change or {}))
-    origins, directions = volume.rays(cameras, resolution)
-    return volume.render_rays(
+    origins, directions = rays(cameras, resolution)
+    return render_rays(
         planes, generator.decoder, config, origins, directions, jitter, renderer=renderer, **options
     )
 
@@ -67,7 +68,7 @@ def test_every_setting_renders_as_pytorch_and_as_the_reference(tiny, name):
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-@pytest.mark.parametrize("floor", [0.0, 1e-3])
+@pytest.mark.parametrize("min_weight", [0.0, 1e-3])
 def test_gradients_are_those_of_pytorch(tiny, name, floor):
     generator, planes = tiny
     found = []
@@ -75,7 +76,14 @@ def test_gradients_are_those_of_pytorch(tiny, name, floor):
         generator.requires_grad_(True)
         leaf = planes.clone().requires_grad_(True)
         out = march(
-            renderer, generator, leaf, IO["c"], 16, jitter_of(SETTINGS[name]), SETTINGS[name], floor=floor
+            renderer,
+            generator,
+            leaf,
+            IO["c"],
+            16,
+            jitter_of(SETTINGS[name]),
+            SETTINGS[name],
+            min_weight=floor,
         )
         values = [out.features, out.weight]
         if bool((out.weight > 0).all()):

@@ -30,7 +30,7 @@ from my3dgen_core import (
     personalize,
     personalized,
 )
-from my3dgen_core.common.oom import out_of_memory
+from my3dgen_core.common.oom import is_out_of_memory_error
 from my3dgen_core.eg3d.rendering import compiled
 from my3dgen_core.evaluation import psnr, read_demo_person
 from my3dgen_core.fitting.trainer import Training
@@ -179,11 +179,11 @@ def test_out_of_memory_in_training_is_survived_with_smaller_parts(
     photos = person[0].cuda()
     config = TuningConfig(steps=3, batch_size=8, patch=64, preview_every=0)
 
-    def run(limit: float | None, frugal: bool = False) -> tuple[Training, int]:
+    def run(limit: float | None, low_memory: bool = False) -> tuple[Training, int]:
         torch.cuda.empty_cache()
         training = Training(starter, photos, anchors, config, None, None, None, None)
-        if frugal:
-            training.frugal = training.objective.frugal = True
+        if low_memory:
+            training.low_memory = training.objective.low_memory = True
         torch.cuda.reset_peak_memory_stats()
         with at_most(limit):
             training.advance()
@@ -191,11 +191,11 @@ def test_out_of_memory_in_training_is_survived_with_smaller_parts(
 
     run(None)
     plenty, most = run(None)
-    spare, least = run(None, frugal=True)
-    assert not plenty.frugal
+    spare, least = run(None, low_memory=True)
+    assert not plenty.low_memory
     assert least < most
     squeezed, _ = run(least + 0.5 * (most - least))
-    assert squeezed.frugal
+    assert squeezed.low_memory
     for key, tensor in squeezed.adapter.tensors.items():
         assert torch.isfinite(tensor).all()
         assert largest_difference(tensor, spare.adapter.tensors[key]) <= 1e-2
@@ -207,7 +207,7 @@ def test_after_running_out_of_memory_a_picture_comes_as_before(starter: Any, anc
         before = starter.render(ws, cameras).image
         with at_most(torch.cuda.memory_reserved() + 2**26), pytest.raises(RuntimeError) as caught:
             starter.render(ws.expand(64, -1, -1), cameras.expand(64, -1))
-        assert out_of_memory(caught.value)
+        assert is_out_of_memory_error(caught.value)
         del caught
         torch.cuda.empty_cache()
         # one grey level, as cuDNN may sum in any order

@@ -15,7 +15,7 @@ from face_fixtures import portrait
 from face_parser import dark_is_background, is_light, pack_with_parser
 
 from my3dgen_core import look_at
-from my3dgen_core.camera.pose import angles, cam2world, intrinsics
+from my3dgen_core.camera import angles, cam2world, intrinsics
 from my3dgen_core.face import CropTransform
 from my3dgen_core.face.crop import warp_crop
 

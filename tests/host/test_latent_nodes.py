@@ -252,7 +252,7 @@ def test_a_grid_shows_every_latent_from_every_camera(
 
 
 def test_normals_of_a_ball_face_where_the_ball_does(pack: ModuleType) -> None:
-    from my3dgen_core.eg3d.rendering.exact import rays
+    from my3dgen_core.eg3d.rendering.rays import rays
 
     rendering = sys.modules["my3dgen_pack.nodes.output.view_rendering"]
     size, radius = 64, 0.25

@@ -8,18 +8,9 @@ import torch
 from goldens import largest_difference, relative_error
 from safetensors import safe_open
 
-from my3dgen_core import Generator, GeneratorConfig
-from my3dgen_core.checkpoint import CheckpointError
-from my3dgen_core.person.adapter import (
-    DOWN,
-    TRAINABLE,
-    UP,
-    Adapter,
-    affine_gains,
-    merged,
-    personalized,
-    trained,
-)
+from my3dgen_core import CheckpointError, Generator, GeneratorConfig
+from my3dgen_core.person.adapter import DOWN, TRAINABLE, UP, Adapter, affine_gains
+from my3dgen_core.person.apply import merged_state_dict, personalized, with_trainable_adapter
 from my3dgen_core.person.identity import Identity
 from my3dgen_core.person.latents import Latents
 
@@ -72,7 +63,9 @@ def test_the_authors_lora_has_their_gradients(generator, beside):
         tensor.requires_grad_(True)
     ws = IO["ws"].clone().requires_grad_(True)
     parameters = dict(generator.named_parameters())
-    with trained(generator, adapter, parameters) if beside else personalized(generator, adapter):
+    with (
+        with_trainable_adapter(generator, adapter, parameters) if beside else personalized(generator, adapter)
+    ):
         out = generator.render(ws, IO["c"], neural_resolution=32)
     loss = (out.image_raw * goldens.normal(9001, out.image_raw.shape)).sum()
     loss = loss + (out.image * goldens.normal(9002, out.image.shape)).sum()
@@ -145,7 +138,7 @@ def test_merging_equals_applying(generator):
     adapter = random_adapter(generator)
     with torch.no_grad(), personalized(generator, adapter, strength=0.7):
         applied = generator.render(IO["ws"], IO["c"], neural_resolution=16).image
-    other = goldens.build(generator.config, merged(generator, adapter, 0.7))
+    other = goldens.build(generator.config, merged_state_dict(generator, adapter, 0.7))
     with torch.no_grad():
         assert torch.equal(other.render(IO["ws"], IO["c"], neural_resolution=16).image, applied)
 
@@ -157,7 +150,9 @@ def test_several_identities_add_up_and_strength_zero_is_the_pretrained_generator
     with personalized(generator, [first, second], [1.0, 0.5]):
         both = dict(generator.named_parameters())[name] - base
     parameters = dict(generator.named_parameters())
-    expected = first.composed(parameters)[name] - base + 0.5 * (second.composed(parameters)[name] - base)
+    expected = (
+        first.merged_weights(parameters)[name] - base + 0.5 * (second.merged_weights(parameters)[name] - base)
+    )
     assert largest_difference(both, expected) <= 1e-6
     with personalized(generator, first, strength=0):
         assert torch.equal(dict(generator.named_parameters())[name], base)

@@ -9,7 +9,7 @@ from meta_device import META, NoCPU, on_meta
 from meta_device import cameras as meta_cameras
 
 from my3dgen_core import AlphaSpace, Latents, look_at, personalized
-from my3dgen_core.camera.pose import angles, cam2world
+from my3dgen_core.camera import angles, cam2world
 from my3dgen_core.fitting.alpha_projection import Projection, ProjectionConfig
 from my3dgen_core.person.adapter import Adapter
 

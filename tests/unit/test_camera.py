@@ -7,7 +7,7 @@ import torch
 from my3dgen_core.camera.pose.paths import PATHS, keyframe_path, keyframes
 
 from my3dgen_core import GeneratorConfig, camera_path, interpolate, load_generator, look_at, mirror, orbit
-from my3dgen_core.camera.pose import ViewRange, angles, cam2world, check_cameras, intrinsics, widened
+from my3dgen_core.camera import ViewRange, angles, cam2world, check_cameras, intrinsics, widened
 from my3dgen_core.checkpoint import starter_path
 from my3dgen_core.fitting.identity_loss import project
 
@@ -120,11 +120,11 @@ def test_a_spiral_ends_at_the_front():
 
 def test_what_lies_beyond_the_trained_views_gets_a_sentence():
     seen = ViewRange(yaw=45, pitch=30)
-    assert seen.beyond(look_at(0.7, 0.3)) == ""
-    said = seen.beyond(look_at(torch.tensor([0.0, 1.0, -1.0]), torch.tensor([0.0, 0.0, 0.6])))
+    assert seen.out_of_range_warning(look_at(0.7, 0.3)) == ""
+    said = seen.out_of_range_warning(look_at(torch.tensor([0.0, 1.0, -1.0]), torch.tensor([0.0, 0.0, 0.6])))
     assert "2 of 3 cameras" in said
     assert "yaw to 57, pitch to 34 degrees; trained to 45 and 30" in said
-    assert ViewRange().beyond(look_at(3.1, 1.5)) == ""
+    assert ViewRange().out_of_range_warning(look_at(3.1, 1.5)) == ""
 
 
 def test_every_generator_knows_its_views():

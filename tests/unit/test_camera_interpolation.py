@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from my3dgen_core.camera.pose import (
+from my3dgen_core.camera import (
     FOCAL,
     angles,
     cam2world,

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from my3dgen_core import CheckpointError, GeneratorConfig, load_generator, save_generator
 from my3dgen_core.__main__ import main
-from my3dgen_core.checkpoint import convert, is_safetensors, sha256
+from my3dgen_core.checkpoint import convert
+from my3dgen_core.formats.safetensors_file import is_safetensors, sha256
 
 SETTINGS = goldens.values("tiny_config")
 STATE = {key: value.float() for key, value in goldens.tensors("tiny_weights").items()}

@@ -14,7 +14,8 @@ from goldens import largest_difference
 
 from my3dgen_core import CheckpointError, Identity, load_generator, look_at, personalized
 from my3dgen_core.__main__ import main
-from my3dgen_core.person.adapter import DIFF, merged
+from my3dgen_core.person.adapter import DIFF
+from my3dgen_core.person.apply import merged_state_dict
 from my3dgen_core.person.eg3d_dataset import read_anchors, read_labels, read_latent
 from my3dgen_core.person.my3dgen_snapshot import base_name, split_snapshot
 
@@ -81,7 +82,7 @@ def test_trained_biases_are_found_by_the_copies_in_the_init_arguments(tmp_path):
     base, identity = split_snapshot(path)
     assert same(base, STATE)
     assert {key.removesuffix(DIFF) for key in identity.adapter.tensors if key.endswith(DIFF)} == set(TRAINED)
-    state = merged(base, identity.adapter)
+    state = merged_state_dict(base, identity.adapter)
     for key, value in trained_state().items():
         if key in TRAINED:
             assert torch.equal(state[key], value)
@@ -159,7 +160,7 @@ def test_the_command_line_writes_base_person_and_both_merged(tmp_path, capsys):
     generator, identity = load_generator(base), Identity.load(person)
     assert same(generator, STATE)
     identity.check_base(generator.base_hash())
-    assert same(load_generator(both), merged(generator, identity.adapter))
+    assert same(load_generator(both), merged_state_dict(generator, identity.adapter))
     assert main(["convert", str(path), base]) == 2
     assert "exists already" in capsys.readouterr().err
 

@@ -9,14 +9,15 @@ import pytest
 import torch
 from goldens import largest_difference, relative_error
 
-from my3dgen_core.eg3d.rendering import exact
+from my3dgen_core.eg3d.rendering.rays import coarse_depths, rays
+from my3dgen_core.eg3d.rendering.renderer import render_rays
 
 IO = goldens.tensors("tiny_io")
 SETTINGS = {
     "plain": {},
     "white back, one plane for both": {"white_back": True},
     "no importance": {"depth_resolution_importance": 0},
-    "floor": {"floor": 1e-3},
+    "min_weight": {"min_weight": 1e-3},
 }
 
 
@@ -27,8 +28,8 @@ def emulated(tmp_path_factory):
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_pictures_and_gradients_are_those_of_pytorch(emulated, name):
-    settings = {"white_back": False, "depth_resolution_importance": 20, "floor": 0.0, **SETTINGS[name]}
-    floor = settings.pop("floor")
+    settings = {"white_back": False, "depth_resolution_importance": 20, "min_weight": 0.0, **SETTINGS[name]}
+    floor = settings.pop("min_weight")
     generator = goldens.tiny(**settings).requires_grad_(True)
     config, decoder = generator.config, generator.decoder
     with torch.no_grad():
@@ -36,12 +37,12 @@ def test_pictures_and_gradients_are_those_of_pytorch(emulated, name):
     if "one plane" in name:
         planes = planes[:1].expand(2, -1, -1, -1, -1)
     planes = planes.requires_grad_(True)
-    origins, directions = exact.rays(IO["c"], 7)
+    origins, directions = rays(IO["c"], 7)
     origins = origins.expand_as(directions)
     n, k = config.depth_resolution, config.depth_resolution_importance
     jitter = goldens.stream(49, n, k)
-    depths = exact.coarse_depths(config, origins, directions, jitter[0])
-    theirs = exact.render_rays(planes, decoder, config, origins, directions, jitter, floor=floor)
+    depths = coarse_depths(config, origins, directions, jitter[0])
+    theirs = render_rays(planes, decoder, config, origins, directions, jitter, min_weight=floor)
     weights = decoder.weights()
     ours = emulated.forward(
         planes.detach(),

@@ -12,9 +12,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from my3dgen_core import Generator, InversionConfig
+from my3dgen_core.common.rng import RngStreams
 from my3dgen_core.fitting.inversion import _Run
-from my3dgen_core.fitting.photo_objective import Draw, PhotoObjective
-from my3dgen_core.person.adapter import Adapter, personalized
+from my3dgen_core.fitting.photo_objective import PhotoObjective
+from my3dgen_core.person.adapter import Adapter
+from my3dgen_core.person.apply import personalized
 
 META = torch.device("meta")
 
@@ -80,7 +82,7 @@ def test_a_training_step():
         adapter = Adapter.create(generator, trainable="paper")
         for tensor in adapter.tensors.values():
             tensor.requires_grad_(True)
-        ws, draw = torch.empty(2, generator.num_ws, 32, device=META), Draw(0, META)
+        ws, draw = torch.empty(2, generator.num_ws, 32, device=META), RngStreams(0, META)
         for size in (16, 64):
             with personalized(generator, adapter):
                 planes = generator.planes(ws)

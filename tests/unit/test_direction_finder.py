@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from my3dgen_core import Direction, look_at
-from my3dgen_core.editing.direction_finder import (
+from my3dgen_core.editing.direction_finder import FinderConfig, find_directions
+from my3dgen_core.editing.face_scores import (
     EYES_OPEN,
     FACE_WIDTH,
     JAW_WIDTH,
@@ -16,9 +17,7 @@ from my3dgen_core.editing.direction_finder import (
     MOUTH_OPEN,
     SMILE,
     FaceGeometry,
-    FinderConfig,
-    WordLikeness,
-    find_directions,
+    TextSimilarity,
     measure,
 )
 from my3dgen_core.face.detect import Face
@@ -175,7 +174,7 @@ def test_words_are_scored_by_the_users_own_clip(generator):
         return images.mean((2, 3)) + 1.0
 
     red, blue = torch.tensor([1.0, 0.2, 0.2]), torch.tensor([0.2, 0.2, 1.0])
-    labeller = WordLikeness("a red face", embed, red, blue)
+    labeller = TextSimilarity("a red face", embed, red, blue)
     found = find_directions(generator, labeller, ["a red face"], CONFIG)["a red face"]
     ws, camera = micro.latents(generator, 3, seed=77), look_at(0.0, 0.0)
     with torch.no_grad():
@@ -185,9 +184,9 @@ def test_words_are_scored_by_the_users_own_clip(generator):
         )
     assert bool((more > less).all())
     with pytest.raises(ValueError, match="mean the same"):
-        WordLikeness("x", embed, red, 2 * red)
+        TextSimilarity("x", embed, red, 2 * red)
     with pytest.raises(ValueError, match="gives 5 numbers, the image encoder 3"):
-        WordLikeness("x", embed, torch.rand(5), -torch.rand(5))(torch.zeros(1, 3, 8, 8))
+        TextSimilarity("x", embed, torch.rand(5), -torch.rand(5))(torch.zeros(1, 3, 8, 8))
 
 
 def test_age_and_gender_are_scored_where_the_pack_has_the_network():

@@ -6,10 +6,10 @@ import goldens
 import pytest
 import torch
 
-from my3dgen_core.camera.pose import look_at
+from my3dgen_core.camera import look_at
+from my3dgen_core.common.image_ops import resize
 from my3dgen_core.eg3d import layers
 from my3dgen_core.eg3d.rendering import exact, triplanes
-from my3dgen_core.fitting.losses import resize
 
 UNIT = goldens.tensors("unit")
 

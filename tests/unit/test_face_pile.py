@@ -16,11 +16,11 @@ from face_fixtures import as_image, first_face, models, portrait
 from PIL import Image, ImageFilter
 from real_photos import photo
 
+from my3dgen_core import starter
 from my3dgen_core.face import align_faces
-from my3dgen_core.starter.training import write_demo_person
 
 Expected = dict[str, tuple[Any, bool, str]]
-DEMO = Path(write_demo_person.__file__).parent / "demo_person" / "photos"
+DEMO = Path(starter.__file__).parent / "demo_person" / "photos"
 
 
 def _resized(pixels: np.ndarray, factor: float) -> np.ndarray:

@@ -12,11 +12,11 @@ from meta_device import META, NoCPU, cameras, on_meta
 
 from my3dgen_core import Adapter, load_generator, look_at, personalized
 from my3dgen_core.eg3d.rendering import compiled, culled
-from my3dgen_core.eg3d.rendering.density_bounds import density_grid
-from my3dgen_core.eg3d.rendering.triplanes import Field, plane_features
+from my3dgen_core.eg3d.rendering.density_bounds import density_bounds
+from my3dgen_core.eg3d.rendering.triplanes import TableField, plane_features
 
 VIEWS = torch.cat([look_at(yaw, pitch) for yaw, pitch in ((-0.5, 0.1), (0.0, 0.0), (0.6, -0.2))])
-FEATURE = 4 * culled.WEIGHT  # twice the weight that may be lost, on a scale of [-1, 1]
+FEATURE = 4 * culled.MAX_LOST_WEIGHT  # twice the weight that may be lost, on a scale of [-1, 1]
 
 
 @pytest.fixture(params=["torch", "compiled"])
@@ -70,7 +70,7 @@ def test_no_density_lies_outside_the_bounds_of_its_cell(cells, box_warp):
     points = box_warp * (torch.rand(20000, 3, generator=torch.Generator().manual_seed(1)) - 0.5) * 1.6
     with torch.no_grad():
         density = generator.decoder(plane_features(planes, points[None], box_warp).mean(1))[0][0, :, 0]
-        least, greatest = bounds_at(density_grid(planes, generator.decoder, box_warp, cells), points)
+        least, greatest = bounds_at(density_bounds(planes, generator.decoder, box_warp, cells), points)
     assert bool((density <= greatest + 1e-4).all())
     assert bool((density >= least - 1e-4).all())
     assert float(greatest.max() - least.min()) < 10 * float(density.max() - density.min())
@@ -94,9 +94,9 @@ def test_a_path_of_the_starter_is_the_exact_one_to_the_eye(starter, renderer):
 def test_most_of_the_starter_is_never_decoded(starter, monkeypatch):
     generator, _, planes = starter
     decoded = []
-    density = Field.density
+    density = TableField.density
     monkeypatch.setattr(
-        Field,
+        TableField,
         "density",
         lambda self, points, scene: decoded.append(len(points)) or density(self, points, scene),
     )
@@ -201,7 +201,7 @@ def test_a_changed_decoder_is_looked_at_anew():
         generator.decoder.net[2].bias[0] = -30.0
         planes = generator.planes(micro.latents(generator, 1))
     nothing = generator.march(planes, VIEWS, 16, quality="fast")
-    assert float(nothing.weight.max()) < culled.WEIGHT
+    assert float(nothing.weight.max()) < culled.MAX_LOST_WEIGHT
     adapter = Adapter.create(generator, trainable="paper")
     adapter.tensors["decoder.net.2.bias.diff"][0] = 34.0
     with personalized(generator, adapter):
@@ -264,8 +264,8 @@ def test_the_compiled_operators_keep_what_pytorch_asks_of_them():
     compiled.load()
     decoder = micro.generator(4).decoder
     planes = torch.randn(2, 3, 32, 16, 16)
-    grid = density_grid(planes, decoder, 1.0, renderer="compiled")
-    assert torch.allclose(grid.bounds, density_grid(planes, decoder, 1.0).bounds, atol=1e-4)
+    grid = density_bounds(planes, decoder, 1.0, combine=compiled.density_bounds)
+    assert torch.allclose(grid.bounds, density_bounds(planes, decoder, 1.0).bounds, atol=1e-4)
     directions = torch.nn.functional.normalize(torch.randn(2, 5, 3), dim=-1)
     depths = torch.linspace(0, 1, 8).expand(2, 5, 8)
     inputs = (
@@ -276,7 +276,7 @@ def test_the_compiled_operators_keep_what_pytorch_asks_of_them():
         directions,
         depths,
     )
-    numbers = (1.0, grid.scale, grid.shift, culled.WEIGHT, culled.SHARE)
+    numbers = (1.0, grid.scale, grid.shift, culled.MAX_LOST_WEIGHT, culled.MIN_WEIGHT)
     torch.library.opcheck(
         torch.ops.my3dgen.render_rays_fast.default, (*inputs, torch.rand(2, 5, 8), *numbers)
     )

@@ -9,7 +9,8 @@ from goldens import relative_error
 
 from my3dgen_core import look_at
 from my3dgen_core.eg3d import fused_layers, layers
-from my3dgen_core.person.adapter import Adapter, personalized, trained
+from my3dgen_core.person.adapter import Adapter
+from my3dgen_core.person.apply import personalized, with_trainable_adapter
 
 
 def draw(*shape):
@@ -66,7 +67,7 @@ def test_a_training_step_has_the_gradients_of_the_composed_weights(layout):
     found = []
     for block in (
         personalized(generator, adapter),
-        trained(generator, adapter, dict(generator.named_parameters())),
+        with_trainable_adapter(generator, adapter, dict(generator.named_parameters())),
     ):
         with block:
             loss = generator.render(ws, views, neural_resolution=16).image.square().mean()
@@ -82,7 +83,7 @@ def test_no_update_is_left_behind():
     layer = generator.superresolution.block0.conv0
 
     def interrupted():
-        with trained(generator, adapter, dict(generator.named_parameters())):
+        with with_trainable_adapter(generator, adapter, dict(generator.named_parameters())):
             assert layer.low_rank is not None
             raise KeyboardInterrupt
 
@@ -92,6 +93,6 @@ def test_no_update_is_left_behind():
     broken = dataclasses.replace(adapter, tensors={"no.such.bias.diff": torch.zeros(1)})
     with (
         pytest.raises(ValueError, match="another generator"),
-        trained(generator, broken, dict(generator.named_parameters())),
+        with_trainable_adapter(generator, broken, dict(generator.named_parameters())),
     ):
         raise AssertionError("the block must not be entered")

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from my3dgen_core import Latents, TuningConfig, load_generator, look_at, personalize
+from my3dgen_core.common.rng import RngStreams
 from my3dgen_core.evaluation import read_demo_person
 from my3dgen_core.face.recognition import find_points
 from my3dgen_core.fitting.identity_loss import NovelViewIdentity, project
-from my3dgen_core.fitting.photo_objective import Draw
 
 TUNING = TuningConfig(steps=6, patch=16, preview_every=0, identity_every=2)
 
@@ -53,7 +53,7 @@ def test_the_projected_mean_face_lies_on_the_face_that_is_seen(likeness):
 
 def test_one_step_down_its_gradient_comes_nearer_to_the_person(generator, likeness, anchors):
     def loss(ws):
-        return likeness.loss(ws, generator.planes(ws), anchors.cameras, Draw(0, ws.device), None)
+        return likeness.loss(ws, generator.planes(ws), anchors.cameras, RngStreams(0, ws.device), None)
 
     ws = anchors.ws.clone().requires_grad_(True)
     before = loss(ws)
@@ -65,13 +65,13 @@ def test_one_step_down_its_gradient_comes_nearer_to_the_person(generator, likene
 
 
 def test_few_rays_at_a_time_give_the_same_loss(generator, likeness, anchors):
-    generator_state = Draw(0, torch.device("cpu"))
+    generator_state = RngStreams(0, torch.device("cpu"))
     with torch.no_grad():
         planes = generator.planes(anchors.ws)
         whole = likeness.loss(anchors.ws, planes, anchors.cameras, generator_state, None)
         assert bool((whole > 0).all())
         assert bool((whole < 2).all())
-        parts = likeness.loss(anchors.ws, planes, anchors.cameras, Draw(0, torch.device("cpu")), 512)
+        parts = likeness.loss(anchors.ws, planes, anchors.cameras, RngStreams(0, torch.device("cpu")), 512)
     assert parts == pytest.approx(whole, abs=0.05)  # other random places on the rays
 
 

@@ -11,8 +11,11 @@ from goldens import largest_difference, relative_error
 
 from my3dgen_core import load_generator, look_at
 from my3dgen_core.__main__ import main
-from my3dgen_core.eg3d.rendering import exact as volume
 from my3dgen_core.eg3d.rendering.compiled import KernelError, build, builder, load
+from my3dgen_core.eg3d.rendering.compositing import composite
+from my3dgen_core.eg3d.rendering.exact import RadianceField, two_passes
+from my3dgen_core.eg3d.rendering.rays import coarse_depths, jitter_numbers, rays
+from my3dgen_core.eg3d.rendering.renderer import render_rays
 from my3dgen_core.starter.training.objectives import DENSITY_SCALE, picture_loss
 from my3dgen_core.starter.training.picture_shards import Pictures
 
@@ -53,8 +56,8 @@ def starter():
 
 def march(renderer, generator, planes, cameras, resolution, jitter=None, change=None, **options):
     config = dataclasses.replace(generator.config, **(change or {}))
-    origins, directions = volume.rays(cameras, resolution)
-    return volume.render_rays(
+    origins, directions = rays(cameras, resolution)
+    return render_rays(
         planes, generator.decoder, config, origins, directions, jitter, renderer=renderer, **options
     )
 
@@ -73,15 +76,15 @@ def gradients(renderer, generator, planes, *args, **options):
 
 def clear_floor(generator, planes, cameras, resolution, jitter, about=1e-3):
     """A floor near `about` that no weight comes close to, so that rounding moves no sample across it."""
-    origins, directions = volume.rays(cameras, resolution)
+    origins, directions = rays(cameras, resolution)
     b, m = directions.shape[:2]
     n, k = generator.config.depth_resolution, generator.config.depth_resolution_importance
-    coarse, fine = volume._noise(jitter, b, m, n, k, directions)
+    coarse, fine = jitter_numbers(jitter, b, m, n, k, directions)
     origins = origins.expand(-1, m, -1)
-    depths = volume.coarse_depths(generator.config, origins, directions, coarse)
-    field = volume._Field(planes, generator.decoder, generator.config.box_warp)
-    density, color, depths = volume._two_passes(field, origins, directions, depths, fine.reshape(b, m, k))
-    weights = volume.march(color, density, depths)[2].flatten().sort().values
+    depths = coarse_depths(generator.config, origins, directions, coarse)
+    field = RadianceField(planes, generator.decoder, generator.config.box_warp)
+    density, color, depths = two_passes(field, origins, directions, depths, fine.reshape(b, m, k))
+    weights = composite(color, density, depths)[2].flatten().sort().values
     weights = weights[(weights > about / 2) & (weights < 2 * about)]
     widest = int(weights.diff().argmax())
     return float(weights[widest : widest + 2].mean())
@@ -120,7 +123,7 @@ def test_samples_under_the_floor_get_no_gradient(tiny):
     jitter = goldens.stream(256, 24, 20)
     floor = clear_floor(*tiny, IO["c"], 16, jitter)
     exact = gradients("compiled", *tiny, IO["c"], 16, jitter)
-    ours, theirs = (gradients(r, *tiny, IO["c"], 16, jitter, floor=floor) for r in ("compiled", "torch"))
+    ours, theirs = (gradients(r, *tiny, IO["c"], 16, jitter, min_weight=floor) for r in ("compiled", "torch"))
     for a, b, whole in zip(ours, theirs, exact, strict=True):
         assert relative_error(a, b) <= GRADIENT
         assert not torch.equal(a, whole)
@@ -142,12 +145,12 @@ def test_the_starter_renders_as_exactly_as_pytorch(starter):
         assert far <= 1.5 * usually_far + 1e-5
 
 
-@pytest.mark.parametrize("floor", [0.0, 1e-3])
+@pytest.mark.parametrize("min_weight", [0.0, 1e-3])
 def test_the_starter_has_the_gradients_of_pytorch(starter, floor):
     generator, planes, cameras = starter
     floor = floor and clear_floor(generator, planes, cameras, 32, None)
     ours, theirs = (
-        gradients(r, generator, planes, cameras, 32, None, floor=floor) for r in ("compiled", "torch")
+        gradients(r, generator, planes, cameras, 32, None, min_weight=floor) for r in ("compiled", "torch")
     )
     for a, b in zip(ours, theirs, strict=True):
         assert relative_error(a, b) <= GRADIENT
@@ -228,7 +231,10 @@ def test_results_depend_neither_on_the_run_nor_on_the_number_of_threads(starter)
         for count in (1, 1, 2, 3):
             torch.set_num_threads(count)
             runs.append(
-                (march("compiled", *starter, 32).features, *gradients("compiled", *starter, 32, floor=1e-3))
+                (
+                    march("compiled", *starter, 32).features,
+                    *gradients("compiled", *starter, 32, min_weight=1e-3),
+                )
             )
     finally:
         torch.set_num_threads(threads)

@@ -7,7 +7,7 @@ from meta_device import META, NoCPU, on_meta
 from safetensors.torch import save_file
 
 from my3dgen_core import CheckpointError, Latents, load_latents, mean_latent, random_latents, save_latents
-from my3dgen_core.camera.pose import angles
+from my3dgen_core.camera import angles
 
 
 @pytest.fixture(scope="module")

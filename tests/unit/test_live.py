@@ -45,7 +45,7 @@ def model(pack: ModuleType, sockets: ModuleType, generator: Any) -> Any:
 
 @pytest.fixture
 def studio(live: ModuleType) -> Any:
-    return live.Studio(live.Handles())
+    return live.LivePreviewServer(live.Handles())
 
 
 def head_of(live: ModuleType, model: Any, ws: torch.Tensor) -> Any:
@@ -180,7 +180,7 @@ def test_handles_are_bounded_and_the_least_recently_used_goes(live: ModuleType, 
     handles.give(live.Mixture(Latents(torch.zeros(1, 2, 4))), model)
     assert len(handles) == 3
     handles.find(first, live.Mixture)
-    with pytest.raises(live.Refused, match="not known here"):
+    with pytest.raises(live.RequestError, match="not known here"):
         handles.find(second, live.Mixture)
     handles.give(live.Mixture(Latents(torch.zeros(200, 10, 100))), model)  # 800 kB: the others still fit
     handles.give(live.Mixture(Latents(torch.zeros(200, 10, 100))), model)

@@ -7,7 +7,7 @@ import torch
 from meta_device import META, NoCPU, on_meta
 
 from my3dgen_core import Identity, extract_mesh, load_generator, look_at, mean_latent, personalized, save_glb
-from my3dgen_core.camera.pose import ViewRange, in_picture
+from my3dgen_core.camera import ViewRange, in_picture
 from my3dgen_core.checkpoint import starter_path
 from my3dgen_core.mesh import MeshError, above_views, density_grid
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from face_fixtures import models, real_batch
 
-from my3dgen_core.fitting.losses import resize
+from my3dgen_core.common.image_ops import resize
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ import torch
 from meta_device import META, NoCPU, cameras, on_meta
 
 from my3dgen_core import look_at
-from my3dgen_core.person.adapter import Adapter, personalized
+from my3dgen_core.person.adapter import Adapter
+from my3dgen_core.person.apply import personalized
 
 
 def person(generator, seed, layout="released", device="cpu"):

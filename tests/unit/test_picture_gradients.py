@@ -9,8 +9,9 @@ import torch
 from goldens import relative_error
 
 from my3dgen_core import load_generator, look_at
-from my3dgen_core.eg3d.rendering import exact as volume
-from my3dgen_core.eg3d.rendering import recompute
+from my3dgen_core.eg3d.rendering import recompute, renderer
+from my3dgen_core.eg3d.rendering.rays import rays
+from my3dgen_core.eg3d.rendering.renderer import render_rays
 
 SETTINGS = {
     "plain": {},
@@ -35,9 +36,9 @@ def gradients(scene, change=None, views=2, wanted=(True, True), dtype=torch.floa
     config = dataclasses.replace(generator.config, **(change or {}))
     planes = planes.detach().to(dtype).requires_grad_(wanted[0])
     decoder = copy.deepcopy(generator.decoder).to(dtype).requires_grad_(wanted[1])
-    origins, directions = volume.rays(cameras.to(dtype), 24)
+    origins, directions = rays(cameras.to(dtype), 24)
     seen = planes if views == 2 else planes[:1].expand(2, -1, -1, -1, -1)
-    out = volume.render_rays(seen, decoder, config, origins, directions, None, **options)
+    out = render_rays(seen, decoder, config, origins, directions, None, **options)
     depth = torch.where(out.weight > 1e-3, out.depth, 0)  # of almost nothing the depth is almost anything
     total = sum(
         (value * goldens.normal(seed, value.shape).to(dtype)).sum()
@@ -50,7 +51,7 @@ def gradients(scene, change=None, views=2, wanted=(True, True), dtype=torch.floa
 def autograd(monkeypatch, *args, **options):
     """The same by PyTorch's own means."""
     with monkeypatch.context() as patch:
-        patch.setattr(recompute, "serves", lambda *_: False)
+        patch.setattr(renderer, "IMPLEMENTATIONS", renderer.IMPLEMENTATIONS[-1:])
         return gradients(*args, **options)
 
 
@@ -74,8 +75,8 @@ def test_one_scene_from_two_cameras_gathers_both_views(scene, monkeypatch):
 
 def test_samples_under_the_floor_get_no_gradient(scene, monkeypatch):
     floor = 1e-3
-    ours, whole = gradients(scene, floor=floor), gradients(scene)
-    theirs = autograd(monkeypatch, scene, floor=floor)
+    ours, whole = gradients(scene, min_weight=floor), gradients(scene)
+    theirs = autograd(monkeypatch, scene, min_weight=floor)
     for mine, other, every in zip(ours, theirs, whole, strict=True):
         assert relative_error(mine, other) <= 5e-3  # a weight at the floor may fall either way
         assert not torch.equal(mine, every)
@@ -90,8 +91,8 @@ def test_rays_that_meet_nothing_above_the_floor_give_no_gradient_and_no_error(sc
         decoder.net[2].weight[0] = 0
         decoder.net[2].bias[0] = density / decoder.net[2].bias_gain
     planes = planes.detach().requires_grad_()
-    origins, directions = volume.rays(cameras, 8)
-    out = volume.render_rays(planes, decoder, generator.config, origins, directions, floor=1e-3)
+    origins, directions = rays(cameras, 8)
+    out = render_rays(planes, decoder, generator.config, origins, directions, min_weight=1e-3)
     (gradient,) = torch.autograd.grad(out.features.sum(), planes)
     assert float(gradient.abs().max()) == 0
 
@@ -115,10 +116,10 @@ def test_the_size_of_the_chunks_changes_next_to_nothing(scene, monkeypatch):
 def test_what_is_kept_for_the_gradient_is_a_few_numbers_a_sample(scene):
     generator, planes, cameras = scene
     kept = []
-    origins, directions = volume.rays(cameras, 24)
+    origins, directions = rays(cameras, 24)
     seen = planes.detach().requires_grad_()
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
-        volume.render_rays(seen, generator.decoder, generator.config, origins, directions)
+        render_rays(seen, generator.decoder, generator.config, origins, directions)
     samples = 2 * 24 * 24 * (generator.config.depth_resolution + generator.config.depth_resolution_importance)
     numbers = sum(t.numel() for t in kept if t.data_ptr() != seen.data_ptr())
     assert samples <= numbers < 2 * samples  # PyTorch's own keeps some 300
@@ -127,8 +128,7 @@ def test_what_is_kept_for_the_gradient_is_a_few_numbers_a_sample(scene):
 def test_rays_that_want_a_gradient_get_it_from_pytorch(scene):
     generator, planes, cameras = scene
     cameras = cameras.clone().requires_grad_()
-    origins, directions = volume.rays(cameras, 8)
-    assert not recompute.serves(planes, generator.decoder, origins, directions)
-    out = volume.render_rays(planes, generator.decoder, generator.config, origins, directions)
+    origins, directions = rays(cameras, 8)
+    out = render_rays(planes, generator.decoder, generator.config, origins, directions)
     (gradient,) = torch.autograd.grad(out.features.sum(), cameras)
     assert float(gradient.abs().max()) > 0

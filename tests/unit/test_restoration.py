@@ -7,9 +7,9 @@ from meta_device import META, NoCPU, on_meta
 from meta_device import cameras as meta_cameras
 
 from my3dgen_core import AlphaSpace, InversionConfig, Latents, invert, look_at
-from my3dgen_core.editing.restoration import blend, enlarge, inpaint, sharpen, spread
+from my3dgen_core.common.image_ops import pull_push_fill, resize
+from my3dgen_core.editing.restoration import back_project, blend, inpaint, sharpen
 from my3dgen_core.fitting.alpha_projection import Projection, ProjectionConfig
-from my3dgen_core.fitting.losses import resize
 
 CONFIG = ProjectionConfig(steps=25, lr=0.08, preview_every=0)
 
@@ -89,16 +89,16 @@ def test_a_photo_in_other_light_is_filled_in_without_a_seam():
 def test_known_values_spread_and_stay(size):
     values = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     known = torch.zeros(2, 1, size, size)
-    assert torch.equal(spread(values, known), torch.zeros_like(values))
+    assert torch.equal(pull_push_fill(values, known), torch.zeros_like(values))
     known[:, :, 0, 0] = 1
-    everywhere = spread(values, known)
+    everywhere = pull_push_fill(values, known)
     assert torch.allclose(everywhere, values[:, :, :1, :1].expand_as(values), atol=1e-5)
-    assert torch.allclose(spread(values, known * 0 + 1), values)
+    assert torch.allclose(pull_push_fill(values, known * 0 + 1), values)
 
 
 def test_an_enlarged_photo_keeps_its_colours():
     small = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(1)) - 0.5
-    big = enlarge(small, torch.zeros(1, 3, 32, 32))
+    big = back_project(small, torch.zeros(1, 3, 32, 32))
     assert float((resize(big, 8) - small).abs().mean()) < 0.05
 
 
@@ -119,5 +119,5 @@ def test_a_step_on_small_photos_and_the_blending_run_where_the_generator_is():
         ws, _, _ = run.descend([0, 1])
         renders, masks = torch.empty(2, 3, 128, 128, device=META), torch.empty(2, 1, 64, 64, device=META)
         filled = blend(torch.empty(2, 3, 64, 64, device=META), renders, masks)
-        big = enlarge(photos, renders)
+        big = back_project(photos, renders)
     assert ws.device == filled.device == big.device == META

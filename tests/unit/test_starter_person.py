@@ -13,10 +13,10 @@ pytest.importorskip("anny", reason="persons need the starter extra (anny and war
 pytest.importorskip("warp", reason="persons need the starter extra (anny and warp-lang)")
 
 import my3dgen_core.starter as starter
-from my3dgen_core.camera.pose import look_at
+from my3dgen_core.camera import look_at
 from my3dgen_core.starter import person
 from my3dgen_core.starter.synthetic.factors import NAMES, Z_DIM, base_changes, shape_map
-from my3dgen_core.starter.synthetic.head_mesh import head_model
+from my3dgen_core.starter.synthetic.head_model import head_model
 from my3dgen_core.starter.training.write_demo_person import HELD_OUT, SEED
 
 DEMO = Path(starter.__file__).with_name("demo_person")

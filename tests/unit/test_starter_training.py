@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from my3dgen_core.camera.pose import look_at
+from my3dgen_core.camera import look_at
 from my3dgen_core.checkpoint import load_generator
 from my3dgen_core.eg3d.generator import Generator
 from my3dgen_core.eg3d.layers import upsample
-from my3dgen_core.eg3d.rendering.exact import march
+from my3dgen_core.eg3d.rendering.compositing import composite
 from my3dgen_core.fitting.muon import Muon, orthogonalize
 from my3dgen_core.starter.training.export import export, unfolded
 from my3dgen_core.starter.training.objectives import (
@@ -23,7 +23,7 @@ from my3dgen_core.starter.training.objectives import (
     point_loss,
     ray_loss,
 )
-from my3dgen_core.starter.training.picture_shards import Album, Pictures
+from my3dgen_core.starter.training.picture_shards import Pictures, PictureShards
 from my3dgen_core.starter.training.ray_shards import Rays
 from my3dgen_core.starter.training.stages import CONFIG, STAGES, grow, rate
 
@@ -68,7 +68,7 @@ def test_where_nothing_is_hit_the_depth_is_unknown_but_gradients_are_numbers() -
     density[:, 1] = 20.0
     density.requires_grad_(True)
     depths = torch.linspace(2.3, 3.0, 6).view(1, 1, 6, 1).expand(1, 2, 6, 1)
-    _, depth, _ = march(torch.zeros(1, 2, 6, 3), density, depths)
+    _, depth, _ = composite(torch.zeros(1, 2, 6, 3), density, depths)
     assert bool(depth[0, 0].isnan())
     assert 2.3 < float(depth[0, 1].detach()) < 3.0
     depth[0, 1].sum().backward()
@@ -142,9 +142,9 @@ def test_an_album_keeps_pictures_cameras_and_certain_depths(
     pytest.importorskip("warp", reason="the truth needs the starter extra (anny and warp-lang)")
     from my3dgen_core.starter import truth
 
-    monkeypatch.setattr(Album, "heads_per_shard", 2)
-    Album.write(Album.path(tmp_path, 0), 0)
-    album = Album(tmp_path)
+    monkeypatch.setattr(PictureShards, "heads_per_shard", 2)
+    PictureShards.write(PictureShards.path(tmp_path, 0), 0)
+    album = PictureShards(tmp_path)
     batch = album.batch(1, 2, np.random.default_rng(0))
     image, depth, mask = truth(batch.z.repeat_interleave(2, 0), batch.cameras, 128)
     # A batch of another size moves a vertex in its last digit, and a ray here and there off an edge.

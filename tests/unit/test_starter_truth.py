@@ -11,10 +11,11 @@ import torch
 pytest.importorskip("anny", reason="the truth needs the starter extra (anny and warp-lang)")
 pytest.importorskip("warp", reason="the truth needs the starter extra (anny and warp-lang)")
 
-from my3dgen_core.camera.pose import look_at, mirror
+from my3dgen_core.camera import look_at, mirror
 from my3dgen_core.starter import truth
 from my3dgen_core.starter.synthetic.factors import INDEX, Z_DIM, looks
-from my3dgen_core.starter.synthetic.head_mesh import FRONTAL_PIXELS, head_model, project
+from my3dgen_core.starter.synthetic.head_mesh import FRONTAL_PIXELS, project
+from my3dgen_core.starter.synthetic.head_model import head_model
 from my3dgen_core.starter.synthetic.heads import posed_vertices
 
 

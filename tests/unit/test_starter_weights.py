@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import my3dgen_core.starter as starter
-from my3dgen_core.camera.pose import look_at, mirror
+from my3dgen_core.camera import look_at, mirror
 from my3dgen_core.checkpoint import load_generator
 
 FOLDER = Path(starter.__file__).parent

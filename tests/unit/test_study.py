@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,17 +14,10 @@ from my3dgen_core import InversionConfig, save_generator
 from my3dgen_core.fitting.trainer import DivergedError
 
 
-@pytest.fixture(autouse=True, scope="module")
-def benchmarks(root):
-    sys.path.insert(0, str(root / "tests" / "benchmarks"))
-    yield
-    sys.path.remove(str(root / "tests" / "benchmarks"))
-
-
 @pytest.fixture(scope="module")
 def persons(tmp_path_factory, root):
     pytest.importorskip("anny", reason="the starter's persons need the extra `starter`")
-    import study_persons
+    from studies.personalization import persons as study_persons
 
     folder = tmp_path_factory.mktemp("study") / "persons"
     study_persons.main(["100", "--out", str(folder), "--resolution", "32", "--photos", "3"])
@@ -33,8 +25,8 @@ def persons(tmp_path_factory, root):
 
 
 def test_a_smoke_run_gives_cells_once_and_a_report(tmp_path, capsys, persons):
-    import study
-    import study_plan
+    from studies.personalization import __main__ as study
+    from studies.personalization import plan as study_plan
 
     save_generator(micro.generator(), tmp_path / "tiny.safetensors")
     out = tmp_path / "study"
@@ -75,8 +67,8 @@ def test_a_smoke_run_gives_cells_once_and_a_report(tmp_path, capsys, persons):
 
 
 def test_workers_share_the_cells(tmp_path):
-    import study_plan
-    import study_work
+    from studies.personalization import plan as study_plan
+    from studies.personalization import work as study_work
 
     measured = []
 
@@ -99,8 +91,8 @@ def test_workers_share_the_cells(tmp_path):
 
 
 def test_a_row_is_out_of_date_with_its_own_settings_alone():
-    import study_plan
-    from study_plan import Cell, Settings
+    from studies.personalization import plan as study_plan
+    from studies.personalization.plan import Cell, Settings
 
     def stamp(method, settings=None, **changes):
         return study_plan.stamp("base", settings or Settings(), Cell(100, method, **changes))
@@ -111,14 +103,14 @@ def test_a_row_is_out_of_date_with_its_own_settings_alone():
     other = Settings(inversion=InversionConfig(steps=26))
     assert all(stamp(method, other) != usual[method] for method in usual)
     rows = [{"name": "a", "cell": {"person": 100, "method": m}, "stamp": s} for m, s in usual.items()]
-    import study_work
+    from studies.personalization import work as study_work
 
     kept = study_work.valid(rows, lambda cell: usual["full"] if cell.method == "full" else "another")
     assert [row["cell"]["method"] for row in kept] == ["full"]
 
 
 def test_the_plan_has_the_main_table_first_and_no_cell_twice():
-    import study_plan
+    from studies.personalization import plan as study_plan
 
     cells = study_plan.plan({"LoRA r=1": 0.5, "full": 2.0})
     longest, main = cells[0], cells[1 : 1 + len(study_plan.PERSONS) * 4]
@@ -136,7 +128,7 @@ def test_the_plan_has_the_main_table_first_and_no_cell_twice():
 
 
 def test_the_best_rate_is_that_of_the_mean_person():
-    import study
+    from studies.personalization import __main__ as study
 
     def rate(method, person, factor, psnr):
         cell = {"method": method, "person": person, "rate": factor}
@@ -156,7 +148,7 @@ def test_the_best_rate_is_that_of_the_mean_person():
 
 
 def test_training_gets_noisy_labels_and_cluttered_photos_of_the_same_head(persons):
-    import study_persons
+    from studies.personalization import persons as study_persons
 
     person = study_persons.read(persons / "100.npz")
     assert not torch.equal(person.cameras, person.noisy)
@@ -166,9 +158,8 @@ def test_training_gets_noisy_labels_and_cluttered_photos_of_the_same_head(person
 
 
 def test_persons_are_read_as_they_were_seen(persons):
-    import study_persons
-
     from my3dgen_core.starter import person
+    from studies.personalization import persons as study_persons
 
     images, depth, mask = person(100).render(study_persons.read(persons / "100.npz").view_cameras, 32)
     kept = study_persons.read(persons / "100.npz")
@@ -178,8 +169,8 @@ def test_persons_are_read_as_they_were_seen(persons):
 
 
 def test_space_that_the_views_prove_empty_holds_no_part_of_the_head(persons):
-    import study_measures
-    import study_persons
+    from studies.personalization import measures as study_measures
+    from studies.personalization import persons as study_persons
 
     person = study_persons.read(persons / "100.npz")
     empty = study_measures.empty_space(person, 0.05)
@@ -199,7 +190,7 @@ def row(method, psnr, identity=None, person=100, photos=50, **more):
 
 
 def answers(rows):
-    import study_claims
+    from studies.personalization import claims as study_claims
 
     return [holds for _, holds, _ in study_claims.claims(rows)]
 
@@ -235,7 +226,7 @@ def test_a_run_of_fewer_steps_than_asked_for_can_only_refute():
 
 
 def test_a_person_of_nvidias_size_takes_what_its_numbers_take():
-    import study_claims
+    from studies.personalization import claims as study_claims
 
     # biases, noise strengths, decoder; 50 anchors in W; 50 cameras
     others = 2 * (16_582 + 17 + 4_257 + 50 * 512) + 4 * 50 * 25

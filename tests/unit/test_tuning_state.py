@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from my3dgen_core import Identity, Latents, TuningConfig, look_at, personalize, personalized, pivotal_tune
+from my3dgen_core.camera import rotate_cameras
 from my3dgen_core.evaluation import psnr
-from my3dgen_core.fitting.camera_refinement import turned
 from my3dgen_core.fitting.trainer import STATE_FILE, Training
 from my3dgen_core.fitting.tuning import DivergedError, StopAndKeep
 
@@ -157,7 +157,7 @@ def test_refining_takes_back_errors_of_the_cameras(generator, anchors):
     images = images.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
     error = torch.zeros(3, 5)
     error[:, 1] = torch.tensor([0.05, -0.06, 0.05])
-    labelled = dataclasses.replace(anchors, cameras=turned(CAMERAS, error))
+    labelled = dataclasses.replace(anchors, cameras=rotate_cameras(CAMERAS, error))
     still = {"lr": 0.0, "affine_lr": 0.0, "diff_lr": 0.0, "anchor_lr": 0.0}
     config = TuningConfig(steps=60, patch=32, batch_size=3, refine=True, preview_every=0)
     found = personalize(generator, images, labelled, dataclasses.replace(config, **still)).anchors.cameras
@@ -232,7 +232,7 @@ def test_pivotal_tuning_stacks_on_a_person_and_names_what_lies_below(generator, 
     changed[:, :, 90:110, 30:100] = 1
     config = dataclasses.replace(TUNING, steps=30)
     look = pivotal_tune(generator, changed, one, config, over=person)
-    assert look.over == person.content_hash()
+    assert look.base_identity_hash == person.content_hash()
     assert look.base_hash == generator.base_hash()
     with torch.no_grad():
         with personalized(generator, person):
@@ -241,7 +241,7 @@ def test_pivotal_tuning_stacks_on_a_person_and_names_what_lies_below(generator, 
             after = psnr(generator.render(one.ws, one.cameras).image, changed)
     assert float(after) > float(before) + 0.2
     look.save(tmp_path / "look.safetensors")
-    assert Identity.load(tmp_path / "look.safetensors").over == person.content_hash()
+    assert Identity.load(tmp_path / "look.safetensors").base_identity_hash == person.content_hash()
 
 
 def test_presets_are_plain_settings_that_a_file_can_hold():

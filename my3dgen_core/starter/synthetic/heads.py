@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from .factors import Looks, looks
-from .head_mesh import EYE_LEFT, EYE_RIGHT, HeadModel, head_model
+from .head_mesh import EYE_LEFT, EYE_RIGHT, HeadModel
+from .head_model import head_model
 
 if TYPE_CHECKING:
     from .ray_casting import Scene
@@ -154,7 +155,7 @@ def random_cameras(
 ) -> torch.Tensor:
     """Cameras [N, 25] with uniform yaw and pitch (degrees); `wander` moves the point looked at, as photos
     do."""
-    from ...camera.pose import look_at
+    from ...camera import look_at
 
     yaws = np.radians(rng.uniform(-yaw, yaw, count))
     pitches = np.radians(rng.uniform(-pitch, pitch, count))

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ...camera.pose import cam2world, intrinsics
-from ...fitting.camera_refinement import turned
+from ...camera import cam2world, intrinsics, rotate_cameras
 from .factors import NAMES, Z_DIM, Expression, Looks, looks
 from .glasses import glasses
-from .head_mesh import GLASSES, SKIN, HeadModel, head_model
+from .head_mesh import GLASSES, SKIN, HeadModel
+from .head_model import head_model
 from .heads import Extra, photograph, posed_vertices, scene_of
 
 RESERVED_SEEDS = 9000  # from here on: acceptance only
@@ -87,7 +87,7 @@ class Person:
         own = np.random.default_rng([self.seed, seed, 2])
         turns = torch.from_numpy(own.normal(size=(n, 3))).float() * float(np.radians(pose_error)) / 3**0.5
         if pose_error:
-            cameras = turned(cameras, F.pad(turns, (0, 2)))
+            cameras = rotate_cameras(cameras, F.pad(turns, (0, 2)))
         if cluttered:
             scenery = torch.stack([_scenery(own, resolution) for _ in range(n)])
             # The pictures are composited on white: what is not covered gets the scenery instead.
@@ -271,7 +271,7 @@ def _expression(rng: np.random.Generator) -> Expression:
 
 def _spread_cameras(n: int, rng: np.random.Generator, yaw: float, pitch: float) -> torch.Tensor:
     """Cameras that cover the range: yaw stratified and shuffled, pitch random."""
-    from ...camera.pose import look_at
+    from ...camera import look_at
 
     yaws = -yaw + 2 * yaw * (rng.permutation(n) + rng.random(n)) / n
     pitches = rng.uniform(-pitch, pitch, n)

@@ -14,15 +14,15 @@ import torch
 import torch.distributed as dist
 
 
-class Team:
+class DataParallelGroup:
     """`size` processes, this one number `rank`; alone, everything is a no-op."""
 
-    def __init__(self, rank: int = 0, size: int = 1, meeting_place: Path | None = None) -> None:
+    def __init__(self, rank: int = 0, size: int = 1, shared_gradient_buffer: Path | None = None) -> None:
         self.rank, self.size = rank, size
         if size > 1:
             local = [name for _, name in socket.if_nameindex() if name.startswith("lo")]
             os.environ.setdefault("GLOO_SOCKET_IFNAME", local[0] if local else "")
-            method = f"file://{meeting_place}"
+            method = f"file://{shared_gradient_buffer}"
             dist.init_process_group("gloo", init_method=method, rank=rank, world_size=size)
 
     def average(self, parameters: Iterable[torch.nn.Parameter], value: float) -> float:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...camera.pose import look_at
-from ...editing.direction_finder import SMILE, FaceGeometry
+from ...camera import look_at
+from ...editing.face_scores import SMILE, FaceGeometry
 from ...eg3d.generator import Generator
 from ...face import FaceModels, embed
 from ..synthetic.factors import INDEX, Z_DIM, normalise

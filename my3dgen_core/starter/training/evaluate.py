@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from ... import evaluation
-from ...camera.pose import look_at
+from ...camera import look_at
 from ...eg3d.generator import Generator
 from ...face import FaceModels
 from ..synthetic.factors import Z_DIM
@@ -110,7 +110,7 @@ def threshold(alike: torch.Tensor, different: torch.Tensor) -> float:
 
 def main() -> None:
     from ...checkpoint import load_generator
-    from ...eg3d.rendering import compiled
+    from ...eg3d.rendering.backend import select_backend
 
     parser = argparse.ArgumentParser(description="Score the starter generator on unseen heads.")
     parser.add_argument("--generator", default="starter", help='"starter" or a .safetensors file')
@@ -122,7 +122,7 @@ def main() -> None:
     parser.add_argument("--samples", type=Path, default=None, help="write random heads here")
     arguments = parser.parse_args()
     generator = load_generator(arguments.generator)
-    compiled.choose(generator, "auto")
+    select_backend(generator, "auto")
     held_out = HeldOut.make(arguments.heads, arguments.views, arguments.seed)
     views = f"{arguments.heads} unseen heads x {arguments.views} views"
     print(f"{views}, yaw +-60, pitch +-25, 128 px, truncation 1")  # noqa: T201

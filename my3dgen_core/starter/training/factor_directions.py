@@ -16,17 +16,17 @@ import torch
 
 from ...checkpoint import load_generator
 from ...editing.direction import Direction
-from ...editing.direction_finder import SMILE, FaceGeometry
+from ...editing.face_scores import SMILE, FaceGeometry
 from ...editing.identity_preserving import find_local_directions
 from ...eg3d.generator import Generator
 from ...face import FaceModels, embed
-from ...person.adapter import personalized
+from ...person.apply import personalized
 from ...person.identity import Identity
 from ...person.latents import Latents
 from ..synthetic.factors import INDEX, Z_DIM
 from .objectives import latents
 
-FOLDER = Path(__file__).with_name("directions")
+FOLDER = Path(__file__).parents[1] / "directions"
 DEMO_PERSON_SMILE = "demo_person_smile.safetensors"
 ATTRIBUTES = ("smile", "jaw", "blink", "age", "gender", "weight", "skin", "hair_colour", "beard")
 

@@ -6,7 +6,9 @@ import torch
 import torch.nn.functional as F
 
 from ...eg3d.generator import Generator
-from ...eg3d.rendering.exact import march, rays, render_rays
+from ...eg3d.rendering.compositing import composite
+from ...eg3d.rendering.rays import rays
+from ...eg3d.rendering.renderer import render_rays
 from .picture_shards import Pictures
 from .ray_shards import Rays
 
@@ -77,7 +79,7 @@ def ray_loss(
     density, color = generator.sample(ws, points, planes=generator.planes(ws))
     shape = (m, coarse + fine)
     color, density = color[..., :3].unflatten(1, shape), DENSITY_SCALE * density.unflatten(1, shape)
-    seen, _, weights = march(color, density, depths, white_back=True)
+    seen, _, weights = composite(color, density, depths, white_back=True)
     # Where a ray passes before its hit, or all along a miss, there is air: without this, specks stay near the
     # borders of the frame, which few rays visit.
     air = (depths[..., 0] < batch.depths - 0.03) | (batch.covers < 0.01)
@@ -111,7 +113,7 @@ def picture_loss(generator: Generator, batch: Pictures, half: bool = True) -> di
         config,
         origins.unflatten(0, (-1, views)).flatten(1, 2),  # the rays of all views of a head, side by side
         directions.unflatten(0, (-1, views)).flatten(1, 2),
-        floor=1e-3,
+        min_weight=1e-3,
         density_scale=DENSITY_SCALE,
         renderer=generator.renderer,
     )

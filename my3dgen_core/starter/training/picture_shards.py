@@ -28,7 +28,7 @@ class Pictures:
     depths: torch.Tensor  # [B*V, 1, R/2, R/2] along the ray; 0 where there is none, or an edge
 
 
-class Album(Shards):
+class PictureShards(Shards):
     """Random heads of a folder of shards, with random views of theirs."""
 
     kind = "pictures"

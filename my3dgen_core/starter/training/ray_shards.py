@@ -27,7 +27,7 @@ _COARSE = 64  # pixels of the picture in which edges are looked for
 def write_shard(path: Path, seed: int, device: str) -> None:
     """Writes one shard of fresh heads; the same seed gives the same shard."""
     from ..synthetic.factors import Z_DIM, looks
-    from ..synthetic.head_mesh import head_model
+    from ..synthetic.head_model import head_model
     from ..synthetic.heads import photograph, posed_vertices, random_cameras, scene_of
     from ..synthetic.ray_casting import cast
 
@@ -113,7 +113,7 @@ class Rays:
     depths: torch.Tensor  # [B, M, 1]
 
 
-class Bank(Shards):
+class RayShards(Shards):
     """Random batches of rays from every shard of a folder."""
 
     kind = "rays"

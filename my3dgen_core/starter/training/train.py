@@ -27,12 +27,12 @@ from ...checkpoint import load_generator
 from ...eg3d.config import GeneratorConfig
 from ...eg3d.generator import Generator
 from ...eg3d.rendering import compiled
-from .data_parallel import Team
+from .data_parallel import DataParallelGroup
 from .export import export, unfolded
 from .held_out import HeldOut, measure
 from .objectives import picture_loss, point_loss, ray_loss
-from .picture_shards import Album
-from .ray_shards import Bank
+from .picture_shards import PictureShards
+from .ray_shards import RayShards
 from .shards import Shards
 from .stages import STAGES, Stage, grow, optimizers, rate
 
@@ -45,14 +45,14 @@ class Trainer:
         out: Path,
         minutes: float,
         data: Path,
-        team: Team,
+        team: DataParallelGroup,
         start: Path | None,
         device: torch.device | str = "cpu",
         scale: int = 1,
     ) -> None:
         self.out, self.minutes, self.team, self.start = out, minutes, team, start
         self.device, self.scale = torch.device(device), scale
-        self.bank, self.album = Bank(data), Album(data)
+        self.bank, self.album = RayShards(data), PictureShards(data)
         self.step, self.spent = 0, 0.0
         self.first = self.stage = first_stage(start)
         torch.manual_seed(0)
@@ -215,7 +215,7 @@ def work(arguments: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("high")
-    team = Team(arguments.rank, arguments.workers, arguments.out / "meeting_place")
+    team = DataParallelGroup(arguments.rank, arguments.workers, arguments.out / "shared_gradient_buffer")
     trainer = Trainer(
         arguments.out,
         arguments.minutes,
@@ -232,7 +232,7 @@ def work(arguments: argparse.Namespace) -> None:
 
 def lead(arguments: argparse.Namespace) -> int:
     """Starts the makers of shards, waits for the first ones, then starts the workers."""
-    module = [sys.executable, "-m", "my3dgen_core.starter"]
+    module = [sys.executable, "-m", "my3dgen_core.starter.training"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     # Fresh pages of large buffers cost up to 40 % of the time; with these, glibc keeps what was freed.
     environment |= {"MALLOC_MMAP_THRESHOLD_": "17179869184", "MALLOC_TRIM_THRESHOLD_": "34359738368"}
@@ -241,8 +241,8 @@ def lead(arguments: argparse.Namespace) -> int:
     arguments.data.mkdir(parents=True, exist_ok=True)
     if not arguments.resume:
         (arguments.out / "checkpoint.pt").unlink(missing_ok=True)
-    kinds: list[type[Shards]] = [Bank, Album] if arguments.start is None else [Album]
-    command = [*module[:2], f"{module[2]}.shards", "--out", str(arguments.data)]
+    kinds: list[type[Shards]] = [RayShards, PictureShards] if arguments.start is None else [PictureShards]
+    command = [*module[:2], f"{module[2]}.make_shards", "--out", str(arguments.data)]
     command += ["--shards", str(arguments.shards), "--device", arguments.device]
     for kind in kinds:
         command += ["--kind", kind.kind]
@@ -250,7 +250,7 @@ def lead(arguments: argparse.Namespace) -> int:
     makers = [subprocess.Popen([*command, "--part", f"{i}/{count}"], env=environment) for i in range(count)]
     while not all(kinds[0].path(arguments.data, i).exists() for i in range(min(4, arguments.shards))):
         time.sleep(2)
-    (arguments.out / "meeting_place").unlink(missing_ok=True)
+    (arguments.out / "shared_gradient_buffer").unlink(missing_ok=True)
     command = [*module[:2], f"{module[2]}.train", *sys.argv[1:], "--rank"]
     workers = [subprocess.Popen([*command, str(i)], env=environment) for i in range(arguments.workers)]
     try:
@@ -270,7 +270,7 @@ def main() -> None:
         "--start", type=Path, default=None, help="a finished starter: only the pictures are trained, from it"
     )
     parser.add_argument("--resume", action="store_true", help="go on from OUT/checkpoint.pt")
-    parser.add_argument("--export", type=Path, default=Path(__file__).with_name("starter.safetensors"))
+    parser.add_argument("--export", type=Path, default=Path(__file__).parents[1] / "starter.safetensors")
     parser.add_argument("--device", default="cuda:0" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
         "--workers", type=int, default=None, help="processes that train: a core each, or 1 GPU"

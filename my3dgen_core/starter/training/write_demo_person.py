@@ -25,7 +25,7 @@ def write(folder: Path) -> int:
     """Writes photos/, held_out/ and cameras.json into `folder`; returns the bytes written."""
     from PIL import Image
 
-    from ...camera.pose import look_at
+    from ...camera import look_at
 
     someone = person(SEED)
     images, cameras = someone.photos(PHOTOS, seed=0, resolution=SIZE)
@@ -59,7 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description="Write the demo person's photos, held-out views and cameras."
     )
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("demo_person"))
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "demo_person")
     arguments = parser.parse_args()
     size = write(arguments.out)
     print(f"{arguments.out}: {PHOTOS} photos and {len(HELD_OUT)} held-out views, {size / 1e6:.2f} MB")  # noqa: T201

@@ -1,21 +1,22 @@
-"""The compiled renderer: planes and rays to composited pixels in one operator, with its gradient.
+"""The compiled renderer: planes and rays to composited pixels in one C++ or CUDA operator, with its gradient.
 
 Optional, and never built unasked: `python -m my3dgen_core build-kernels`. A generator uses it where its
-attribute `renderer` is "compiled"; the results are those of `eg3d.volume` to rounding.
+attribute `renderer` is "compiled"; the results equal PyTorch's to rounding.
 """
 
-from .builder import KernelError, available, build, choose, load
-from .culled_operator import density_bounds, render_rays_fast
-from .operator import render_rays, serves
+from .builder import KernelError, available, build, load
+from .culled_operator import density_bounds, render_culled, render_rays_fast
+from .operator import is_ready, render, render_rays
 
 __all__ = [
     "KernelError",
     "available",
     "build",
-    "choose",
     "density_bounds",
+    "is_ready",
     "load",
+    "render",
+    "render_culled",
     "render_rays",
     "render_rays_fast",
-    "serves",
 ]

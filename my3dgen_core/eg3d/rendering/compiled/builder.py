@@ -15,12 +15,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
-if TYPE_CHECKING:
-    from ... import Generator
+from . import culled_registration, registration
 
 _FOLDER = Path(__file__).parent
 _SOURCES = {
@@ -90,11 +88,6 @@ def _cards() -> str:
     """What the CUDA library is compiled for."""
     found = {torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}
     return f"{torch.version.cuda} {sorted(found)} {os.environ.get('TORCH_CUDA_ARCH_LIST', '')}"
-
-
-def devices() -> tuple[str, ...]:
-    """The types of device that this machine computes on: "cpu", and "cuda" where there is a GPU."""
-    return ("cpu", "cuda") if torch.cuda.is_available() and torch.version.cuda else ("cpu",)
 
 
 def library_path(device: str = "cpu") -> Path:
@@ -213,10 +206,8 @@ def _loaded(device: str) -> None:
     except OSError as error:
         raise KernelError(f"{path} cannot be loaded ({error}). Delete it and build it again.") from error
     if device == "cpu":
-        from . import culled_operator, operator
-
-        operator.register()
-        culled_operator.register()
+        registration.register()
+        culled_registration.register()
 
 
 def available(device: str = "cpu") -> bool:
@@ -226,25 +217,6 @@ def available(device: str = "cpu") -> bool:
     except KernelError:
         return False
     return True
-
-
-def choose(generator: Generator, renderer: str) -> None:
-    """Sets `generator.renderer`.
-
-    Args:
-        renderer: "torch"; "compiled", which is built now, for all this machine computes on, unless it was
-            before; or "auto", the compiled one where it has been built for all that.
-
-    Raises:
-        KernelError: "compiled" was asked for and cannot be had.
-    """
-    if renderer == "compiled":
-        for device in devices():
-            build(device=device)
-            load(device)
-    elif renderer == "auto":
-        renderer = "compiled" if all(available(device) for device in devices()) else "torch"
-    generator.renderer = renderer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

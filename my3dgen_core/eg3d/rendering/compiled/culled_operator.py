@@ -1,13 +1,34 @@
-"""The operators for quality "fast": `render_rays` without what does not show, and what tells beforehand."""
+"""Compiled operators for quality "fast": culled rendering, and the density bounds that it relies on."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from .operator import _COLORS, Weights
+from ...decoder import Decoder, Weights
+from ..compositing import RayOutput
+from ..culled import MAX_LOST_WEIGHT, MIN_WEIGHT, finish
+from ..request import RenderRequest
+
+
+def render_culled(request: RenderRequest) -> RayOutput:
+    """Both passes without what does not show, on a CPU; no gradients."""
+    decoder, config = request.decoder, request.config
+    assert isinstance(decoder, Decoder)
+    grid = request.bounds_cache.get(request.planes, decoder, config.box_warp, density_bounds)
+    color, depth, weight = render_rays_fast(
+        request.batch_planes,
+        decoder.weights(),
+        (grid.bounds, grid.scale, grid.shift),
+        request.origins,
+        request.directions,
+        request.depths[..., 0],
+        request.u,
+        box_warp=config.box_warp,
+        lost=MAX_LOST_WEIGHT,
+        share=MIN_WEIGHT,
+    )
+    return finish(request, color, depth[..., None], weight[..., None])
 
 
 def render_rays_fast(
@@ -27,8 +48,8 @@ def render_rays_fast(
 
     Args:
         planes, weights, origins, directions, depths, u: as `render_rays` takes them.
-        grid: bounds, scale and shift of a `DensityGrid` of B scenes, or one.
-        lost, share: see WEIGHT and SHARE of `eg3d.fast`.
+        grid: bounds, scale and shift of a `DensityBounds` of B scenes, or one.
+        lost, share: see MAX_LOST_WEIGHT and MIN_WEIGHT of `culled`.
     """
     bounds, scale, shift = grid
     return torch.ops.my3dgen.render_rays_fast(
@@ -42,20 +63,3 @@ def density_bounds(xy: Tensor, xz: Tensor, weight: Tensor, bias: Tensor) -> Tens
     weight [64] and bias [1] are the density's own.
     """
     return torch.ops.my3dgen.density_bounds(xy, xz, weight, bias)
-
-
-def _shapes(*tensors: Any) -> tuple[Tensor, Tensor, Tensor]:
-    directions = tensors[7]
-    b, m, _ = directions.shape
-    return directions.new_empty(b, m, _COLORS), directions.new_empty(b, m), directions.new_empty(b, m)
-
-
-def _bound_shape(xy: Tensor, xz: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    cells = xy.shape[1]
-    return xy.new_empty(2, cells, cells, cells)
-
-
-def register() -> None:
-    """Tells PyTorch the shapes of the loaded operators' results."""
-    torch.library.register_fake("my3dgen::render_rays_fast", _shapes)
-    torch.library.register_fake("my3dgen::density_bounds", _bound_shape)

@@ -1,0 +1,48 @@
+"""Registration of the compiled exact renderer with PyTorch: result shapes and gradient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+COLORS = 32
+
+
+def _shapes(planes: Tensor, *tensors: Any) -> tuple[Tensor, ...]:
+    directions, depths, u, keep = tensors[5], tensors[6], tensors[7], tensors[-1]
+    b, m, _ = directions.shape
+    samples = (b if keep else 0, m, depths.shape[2] + u.shape[2])
+    shapes = ((b, m, COLORS), (b, m), (b, m), (2,), samples, samples)
+    return tuple(directions.new_empty(shape) for shape in shapes)
+
+
+def _backward_shapes(planes: Tensor, *tensors: Any) -> tuple[Tensor, ...]:
+    b, _, channels, height, width = planes.shape
+    gradient = planes.new_empty(b, 3, height, width, channels).permute(0, 1, 4, 2, 3)
+    return (gradient, *(torch.empty_like(w, memory_format=torch.contiguous_format) for w in tensors[:4]))
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    *_, box_warp, white_back, floor, _keep = inputs
+    ctx.settings = box_warp, white_back, floor
+    ctx.mark_non_differentiable(*output[3:])
+    ctx.save_for_backward(*inputs[:7], *output[4:])
+
+
+def _gradient(
+    ctx: Any, features: Tensor, depth: Tensor, weight: Tensor, *_: Any
+) -> tuple[Tensor | None, ...]:
+    learns = any(ctx.needs_input_grad[1:5])  # the decoder's gradients are a third of the work
+    planes, *weights = torch.ops.my3dgen.render_rays_backward(
+        *ctx.saved_tensors, features, depth, weight, *ctx.settings, learns
+    )
+    return (planes, *(weights if learns else [None] * 4), *[None] * 8)
+
+
+def register() -> None:
+    """Register the shapes and the gradient of the loaded operators."""
+    torch.library.register_fake("my3dgen::render_rays", _shapes)
+    torch.library.register_fake("my3dgen::render_rays_backward", _backward_shapes)
+    torch.library.register_autograd("my3dgen::render_rays", _gradient, setup_context=_setup)

@@ -1,0 +1,1 @@
+"""Studies: experiments that answer the claims of the paper, with their data and results."""

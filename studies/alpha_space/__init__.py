@@ -1,0 +1,1 @@
+"""The alpha-space study: samples, interpolation, edits and restoration within a person."""

@@ -1,0 +1,1 @@
+"""The personalization study: six synthetic persons with truth from every side."""
