@@ -30,6 +30,7 @@ from my3dgen_core import (
     personalize,
     personalized,
 )
+from my3dgen_core.common.image_ops import to_uint8
 from my3dgen_core.eg3d.rendering.backend import select_backend
 from my3dgen_core.starter.synthetic.persons import person
 
@@ -67,7 +68,7 @@ def sheet(generator: Generator, people: list[Identity]) -> tuple[np.ndarray, flo
     rows = [torch.cat((view, blank)).unflatten(0, (-1, columns)) for view in views]
     picture = torch.stack(rows, dim=1)  # [lines, views, columns, 3, R, R]
     picture = picture.permute(0, 1, 4, 2, 5, 3).flatten(2, 2).flatten(0, 2).flatten(1, 2)
-    return ((picture.clamp(-1, 1) + 1) * 127.5 + 0.5).byte().numpy(), seconds
+    return to_uint8(picture).numpy(), seconds
 
 
 def main() -> None:

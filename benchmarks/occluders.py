@@ -19,6 +19,7 @@ import torch
 from face_fixtures import models, real_batch
 from occluders import KINDS, covered
 
+from my3dgen_core.common.image_ops import to_pixels
 from my3dgen_core.face import FaceReport, align_faces
 
 
@@ -46,7 +47,7 @@ def main() -> None:
     options = parser.parse_args()
     batch = real_batch()
     faces = [
-        (((image.permute(1, 2, 0) + 1) * 127.5).round().byte().numpy(), row.points)
+        (to_pixels(image), row.points)
         for image, row in zip(batch.images, batch.report, strict=True)
         if row.points is not None
     ]

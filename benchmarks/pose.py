@@ -31,6 +31,7 @@ from pathlib import Path
 
 import numpy as np
 
+from my3dgen_core.common.image_ops import to_pixels
 from my3dgen_core.face.pose import (
     SIGMA_DETECTED,
     PoseFit,
@@ -179,7 +180,7 @@ def collect(persons: range, views: int) -> dict[str, np.ndarray]:
         rng.permutation(views), rng.random(views), rng.uniform(-PITCH, PITCH, views)  # as photos() drew them
         for image, camera in zip(images, cameras.double().numpy(), strict=True):
             look = dataclasses.replace(someone.look, expression=_expression(rng))
-            pixels = ((image.permute(1, 2, 0).clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).numpy()
+            pixels = to_pixels(image)
             report = FaceReport(0, f"person {seed}")
             found = search_face(pixels, report, networks, choose, 320)
             if found is None or found.landmarks is None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +15,7 @@ from .camera import in_picture
 from .common.progress import OnStep
 from .eg3d import Generator
 from .eg3d.decoder import Decoder
+from .formats.atomic_file import atomic_path
 
 if TYPE_CHECKING:
     import trimesh
@@ -200,16 +199,8 @@ def _top(solid: np.ndarray, unseen: np.ndarray) -> int:
 def save_glb(mesh: trimesh.Trimesh, path: str | os.PathLike[str]) -> None:
     """Writes a binary glTF file with colours and normals, atomically."""
     data: Any = mesh.export(file_type="glb", include_normals=True)
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-        os.chmod(name, 0o644)
-        os.replace(name, target)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    with atomic_path(path) as name:
+        name.write_bytes(data)
 
 
 def _packed(planes: Tensor) -> Tensor:

@@ -307,8 +307,9 @@ def _picture(image: Tensor) -> Any:
     """[1, 3, h, w] in [-1, 1] -> a Pillow image."""
     from PIL import Image
 
-    pixels = ((image.detach()[0].float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
+    from ..my3dgen_core.common.image_ops import to_pixels
+
+    return Image.fromarray(to_pixels(image[0]))
 
 
 def send_text(node_id: str | None, text: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -11,6 +13,21 @@ def resize(images: Tensor, size: int) -> Tensor:
     if images.shape[-2:] == (size, size):
         return images
     return F.interpolate(images, (size, size), mode="bilinear", align_corners=False, antialias=True)
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Pictures in [-1, 1] as bytes in 0..255, rounded; any shape."""
+    return ((images.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def to_pixels(image: Tensor) -> np.ndarray:
+    """One picture [3, H, W] in [-1, 1] as uint8 [H, W, 3] on the CPU."""
+    return to_uint8(image).permute(1, 2, 0).cpu().numpy()
+
+
+def from_uint8(pixels: Tensor) -> Tensor:
+    """Bytes in 0..255 as float32 in [-1, 1]; any shape."""
+    return pixels.float() / 127.5 - 1
 
 
 def pull_push_fill(values: Tensor, known: Tensor) -> Tensor:

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..common.image_ops import to_pixels
+
 if TYPE_CHECKING:
     from ..face import FaceModels
 
@@ -47,7 +49,7 @@ class FaceGeometry:
         return {name: torch.tensor([row.get(name, float("nan")) for row in rows]) for name in self.names}
 
     def _scores(self, image: Tensor) -> dict[str, float]:
-        pixels = ((image.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
+        pixels = to_pixels(image)
         scale = max(1, round(256 / pixels.shape[0]))  # detectors overlook small faces
         pixels = np.ascontiguousarray(pixels.repeat(scale, axis=0).repeat(scale, axis=1))
         faces = self.models.detect(pixels, pad=0.25)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..camera import ViewRange, look_at
+from ..camera import FOCAL, RADIUS, ViewRange, look_at
 
 SUPERRESOLUTION = ("8XDC", "8X", "4X", "2X")
 PLANE_CHANNELS = 32
@@ -49,9 +49,9 @@ class GeneratorConfig:
     decoder_lr_mul: float = 1.0
     c_scale: float = 1.0
     c_gen_conditioning_zero: bool = False
-    avg_camera_radius: float = 2.7
+    avg_camera_radius: float = RADIUS
     avg_camera_pivot: tuple[float, float, float] = (0.0, 0.0, 0.2)
-    focal: float = 4.2647
+    focal: float = FOCAL
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "avg_camera_pivot", tuple(float(v) for v in self.avg_camera_pivot))

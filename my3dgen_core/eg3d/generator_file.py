@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from ..common.errors import CheckpointError
 from ..formats.pickle_values import Record, TensorRef
-from ..formats.safetensors_file import is_safetensors
+from ..formats.safetensors_file import is_safetensors, read_safetensors
 from ..formats.torch_archive import opened
 from .config import GeneratorConfig
 from .generator import Generator
@@ -107,16 +107,17 @@ def _read_safetensors(file: Path) -> Contents:
     with file.open("rb") as stream:
         if int.from_bytes(stream.read(8), "little") > LONGEST_HEADER:
             raise CheckpointError("announces a header longer than any generator's. It is damaged or hostile.")
+
+    def check(metadata: Mapping[str, str], _: list[str]) -> None:
+        config = our_config(metadata["config"]) if "config" in metadata else None
+        if config is None and (metadata.get("format") or not file.with_suffix(".json").is_file()):
+            raise CheckpointError(
+                "is not a generator of this pack: it has no configuration. "
+                "Identities are loaded by LoadIdentity, generators are written by save_generator."
+            )
+
     try:
-        with safe_open(file, framework="pt") as opened_file:
-            metadata = opened_file.metadata() or {}
-            config = our_config(metadata["config"]) if "config" in metadata else None
-            if config is None and (metadata.get("format") or not file.with_suffix(".json").is_file()):
-                raise CheckpointError(
-                    "is not a generator of this pack: it has no configuration. "
-                    "Identities are loaded by LoadIdentity, generators are written by save_generator."
-                )
-            names = list(opened_file.keys())
-            return Contents({key: opened_file.get_tensor(key) for key in names}, config)
+        state, metadata = read_safetensors(file, check)
+        return Contents(state, our_config(metadata["config"]) if "config" in metadata else None)
     except SafetensorError as error:
         raise CheckpointError(f"cannot be read as a generator: {error}.") from error

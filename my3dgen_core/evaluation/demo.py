@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..common.image_ops import from_uint8
 from ..eg3d import Generator
 from ..fitting.inversion import InversionConfig, invert
 from ..fitting.tuning import TuningConfig, personalize
@@ -30,7 +31,7 @@ def read_demo_person() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     def read(part: str) -> tuple[Tensor, Tensor]:
         names = sorted(labels[part])
         pictures = [torch.from_numpy(load_photo(DEMO_PERSON / name).copy()) for name in names]
-        images = torch.stack(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+        images = from_uint8(torch.stack(pictures).permute(0, 3, 1, 2))
         return images, torch.tensor([labels[part][name] for name in names])
 
     return *read("train"), *read("held_out")

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..common.image_ops import to_pixels
+
 MARGIN = 8
 INK, FAINT, PAPER = (32, 32, 36), (140, 140, 148), (255, 255, 255)
 
@@ -113,5 +115,5 @@ def _cell(picture: Tensor, size: int) -> Any:
     pixels = torch.nn.functional.interpolate(
         picture[None].float().cpu(), (size, size), mode="bilinear", antialias=True
     )[0]
-    array = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    array = to_pixels(pixels)
     return Image.fromarray(array)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ..common.image_ops import from_uint8
 from .crop import CROP_SIZE, CropTransform, crop_transform, warp_crop
 from .detect import Face, FaceModels, as_uint8, detection_ladder
 from .recognition import embed, largest
@@ -171,7 +172,7 @@ def chooser(which: str | int, target: torch.Tensor | None, models: FaceModels) -
         wanted = target
 
         def nearest(faces: list[Face], pixels: np.ndarray) -> Face:
-            image = torch.from_numpy(as_uint8(pixels)).permute(2, 0, 1)[None].float() / 127.5 - 1
+            image = from_uint8(torch.from_numpy(as_uint8(pixels)).permute(2, 0, 1)[None])
             points = np.stack([face.points for face in faces])
             found, _ = embed(image.expand(len(faces), -1, -1, -1), models, points)
             return faces[int((found @ wanted).argmax())]

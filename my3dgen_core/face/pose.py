@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..camera import FOCAL
 from .crop import CROP_SIZE, weak_perspective
 
-FOCAL = 4.2647
 RADIUS = 2.7
 _PIXELS = FOCAL * CROP_SIZE
 _DISTANCE = 10.0  # of the camera from the face's origin, in decimetres

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..common.image_ops import to_pixels
 from ..formats.onnx_file import Node, OnnxGraph, read_onnx
 from .crop import CropTransform
 from .detect import RECOGNITION, Face, FaceModelError, FaceModels, detection_ladder
@@ -74,7 +75,7 @@ def find_points(
     """
     points, found = np.zeros((len(images), 5, 2)), np.zeros(len(images), bool)
     for i, image in enumerate(images.detach().float().cpu()):
-        pixels = ((image.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
+        pixels = to_pixels(image)
         _, faces = next(detection_ladder(face_models, pixels, det_size), ("", []))
         if faces:
             points[i], found[i] = largest(faces).points, True

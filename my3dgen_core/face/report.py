@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..common.image_ops import to_uint8
 from .crop import CropTransform
 
 
@@ -139,7 +140,7 @@ def contact_sheet(
     tiles = []
     for row in report:
         if row.kept:
-            pixels = ((next(kept).detach().float().cpu().clamp(-1, 1) + 1) * 127.5).round().byte()
+            pixels = to_uint8(next(kept).cpu())
             tile = Image.fromarray(pixels.permute(1, 2, 0).numpy()).resize(
                 (size, size), Image.Resampling.LANCZOS
             )

@@ -17,6 +17,7 @@ from ..common.rng import RngStreams
 from ..eg3d import Generator
 from ..person.latents import Latents
 from .photo_objective import PhotoObjective, check_photos
+from .schedule import ramp
 
 SHARPNESS = 100.0
 """Of the softplus that keeps weights above -beta."""
@@ -131,9 +132,7 @@ class Projection:
         tail = max(1, config.steps // 10)
         losses = torch.zeros(len(index), device=device)
         for step in range(config.steps):
-            t = step / config.steps
-            ramp = 0.5 - 0.5 * math.cos(math.pi * min(1.0, (1 - t) / 0.25))
-            optimizer.param_groups[0]["lr"] = config.lr * ramp * min(1.0, (t + 1 / config.steps) / 0.05)
+            optimizer.param_groups[0]["lr"] = config.lr * ramp(step, config.steps)
             ws = self.alphas_to_ws(self.constrain_alpha(alpha + delta))
             photo = self._photo_loss(ws, index)
             apart = delta[:, :COARSE_ROWS].abs().mean((1, 2))

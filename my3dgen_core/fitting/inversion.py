@@ -20,6 +20,7 @@ from .camera_refinement import FINGERPRINT_SETTINGS, CameraRefinement
 from .inversion_cache import InversionCache
 from .lpips import check_backbone, distance, weights_hash
 from .photo_objective import PhotoObjective, check_photos
+from .schedule import ramp
 
 SPACES = ("w", "w+")
 _W_SAMPLES = 600
@@ -219,9 +220,7 @@ class _Run:
         losses = torch.zeros(len(variable), device=variable.device)
         for step in range(steps):
             t = step / steps
-            ramp = min(1.0, (1 - t) / 0.25)
-            factor = (0.5 - 0.5 * math.cos(math.pi * ramp)) * min(1.0, (t + 1 / steps) / 0.05)
-            optimizer.param_groups[0]["lr"] = config.lr * factor
+            optimizer.param_groups[0]["lr"] = config.lr * ramp(step, steps)
             if step in registered:
                 self._register(variable.detach(), index)
             chosen = self.few.take(min(4, len(self.objective))) if index is None else index

@@ -21,11 +21,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from ..eg3d import Generator
-from ..formats.safetensors_file import write_safetensors
+from ..formats.safetensors_file import read_safetensors, write_safetensors
 
 FORMAT = "my3dgen.inversion.1"
 
@@ -79,12 +79,10 @@ class InversionCache:
     def find(self, key: str, shapes: dict[str, torch.Size]) -> dict[str, Tensor] | None:
         """Tensors of these names and shapes, or None where there is no such file or it is not sound."""
         try:
-            with safe_open(self._file(key), framework="pt") as opened:
-                metadata = opened.metadata() or {}
-                if metadata.get("format") != FORMAT or metadata.get("key") != key:
-                    return None
-                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            tensors, metadata = read_safetensors(self._file(key))
         except (OSError, SafetensorError):
+            return None
+        if metadata.get("format") != FORMAT or metadata.get("key") != key:
             return None
         sound = {name: tensor.shape for name, tensor in tensors.items()} == shapes and all(
             tensor.dtype == torch.float32 and bool(torch.isfinite(tensor).all())

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ..common.errors import CheckpointError
 from ..formats.pickle_values import TensorRef
-from ..formats.safetensors_file import is_safetensors
+from ..formats.safetensors_file import is_safetensors, read_safetensors
 from ..formats.torch_archive import opened
 from .losses import laplacian_distance
 
@@ -209,8 +209,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     """The convolutions, linear heads or channel weights of a file; what else it holds is not even read."""
     try:
         if is_safetensors(file):
-            with safe_open(file, framework="pt") as stored:
-                return {key: stored.get_tensor(key) for key in stored.keys() if _WANTED.match(key)}  # noqa: SIM118
+            return read_safetensors(file, wanted=lambda name: _WANTED.match(name) is not None)[0]
         with opened(file) as root:
             if not isinstance(root, dict):
                 raise CheckpointError("is no state dict of weights.")

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from ..camera import mirror
 from ..common.oom import is_out_of_memory_error
 from ..common.rng import RngStreams, ShuffledIndices
 from ..eg3d import Generator
-from ..formats.safetensors_file import write_safetensors
+from ..formats.safetensors_file import read_safetensors, write_safetensors
 from ..person.adapter import DIFF, Adapter
 from ..person.apply import replace_parameters, with_trainable_adapter
 from ..person.identity import Identity
@@ -312,9 +312,7 @@ class Training:
             return False
         advice = "Choose another checkpoint folder, or delete that file to start anew."
         try:
-            with safe_open(file, framework="pt") as opened:
-                metadata = opened.metadata() or {}
-                tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+            tensors, metadata = read_safetensors(file)
             fingerprint, chance = metadata["fingerprint"], json.loads(metadata["chance"])
             done, history = int(json.loads(metadata["done"])), json.loads(metadata["history"])
             known = {name: tensors.pop(name) for name, _ in self._optimised()}

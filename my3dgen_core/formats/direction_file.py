@@ -11,16 +11,16 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from ..common.errors import CheckpointError, quote_untrusted
+from .npy_file import read_npy
 from .pickle_values import NumpyArray, TensorRef
-from .safetensors_file import is_safetensors
+from .safetensors_file import is_safetensors, read_safetensors
 from .torch_archive import opened
 
 FORMAT = "my3dgen.direction"
@@ -131,7 +131,7 @@ def _arrays(path: Path) -> tuple[dict[str, Tensor], str | None, dict[str, Any]]:
             found, base_hash, meta = _read_safetensors(path)
         elif _starts(path, b"\x93NUMPY"):
             with path.open("rb") as stream:
-                found = {"": _read_array(stream, size)}
+                found = {"": read_npy(stream, size, LARGEST_ARRAY)}
         elif _starts(path, b"PK") and (members := _npz_members(path)):
             found = _read_npz(path, members)
         else:
@@ -150,17 +150,17 @@ def _starts(path: Path, magic: bytes) -> bool:
         return stream.read(len(magic)) == magic
 
 
+def _check_header(metadata: Mapping[str, str], names: list[str]) -> None:
+    kind = metadata.get("format", "")
+    if kind.startswith("my3dgen.") and kind != FORMAT:
+        raise CheckpointError(f"is {quote_untrusted(kind)}, not a file of directions.")
+    if len(names) > MOST_ARRAYS:
+        raise CheckpointError(f"holds {len(names)} tensors; files of directions hold fewer.")
+
+
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], str | None, dict[str, Any]]:
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            kind = metadata.get("format", "")
-            if kind.startswith("my3dgen.") and kind != FORMAT:
-                raise CheckpointError(f"is {quote_untrusted(kind)}, not a file of directions.")
-            names = list(file.keys())
-            if len(names) > MOST_ARRAYS:
-                raise CheckpointError(f"holds {len(names)} tensors; files of directions hold fewer.")
-            found = {name: file.get_tensor(name) for name in names}
+        found, metadata = read_safetensors(path, _check_header)
     except SafetensorError as error:
         raise CheckpointError(f"cannot be read: {error}.") from error
     for name, tensor in found.items():
@@ -168,7 +168,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], str | None, dict[s
             raise CheckpointError(
                 f"holds {quote_untrusted(name)} of type {tensor.dtype}; it is no direction."
             )
-    if kind != FORMAT:
+    if metadata.get("format") != FORMAT:
         return found, None, {}
     try:
         meta = json.loads(metadata.get("meta", "{}"))
@@ -176,33 +176,6 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], str | None, dict[s
         return {metadata["name"]: found["direction"]}, metadata.get("base_hash"), meta
     except (KeyError, ValueError, AssertionError) as error:
         raise CheckpointError("is damaged: it says it is a direction and holds none.") from error
-
-
-def _read_array(stream: BinaryIO, size: int) -> Tensor:
-    """A .npy stream of `size` bytes. Its header is checked before anything is made of it."""
-    try:
-        version = np.lib.format.read_magic(stream)
-        if version not in ((1, 0), (2, 0)):
-            raise ValueError
-        reader = (
-            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        )
-        shape, _, dtype = reader(stream)
-    except ValueError as error:
-        raise CheckpointError("is a damaged .npy file.") from error
-    if dtype.hasobject:
-        raise CheckpointError(
-            "holds Python objects instead of numbers, which would have to be executed to be read. Ask for it "
-            "as .npz, or as .safetensors."
-        )
-    if dtype.kind != "f" or dtype.itemsize > 8:
-        raise CheckpointError(f"holds numbers of type {dtype}; directions are floats.")
-    count = math.prod(shape)
-    if count > LARGEST_ARRAY or stream.tell() + count * dtype.itemsize != size:
-        raise CheckpointError(f"is cut off or damaged: its header names an array of shape {list(shape)}.")
-    stream.seek(0)
-    array = np.lib.format.read_array(stream, allow_pickle=False)
-    return torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
 
 
 def _npz_members(path: Path) -> list[zipfile.ZipInfo]:
@@ -224,7 +197,9 @@ def _read_npz(path: Path, members: list[zipfile.ZipInfo]) -> dict[str, Tensor]:
             for entry in members:
                 with archive.open(entry) as stream:
                     data = stream.read(entry.file_size + 1)  # what it says, whatever it unpacks to
-                found[entry.filename.removesuffix(".npy")] = _read_array(io.BytesIO(data), len(data))
+                found[entry.filename.removesuffix(".npy")] = read_npy(
+                    io.BytesIO(data), len(data), LARGEST_ARRAY
+                )
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
         raise CheckpointError("is a damaged or encrypted archive.") from error
     return found

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 from pathlib import Path
 
 import torch
@@ -13,16 +12,14 @@ from torch import Tensor
 
 from ..camera import check_cameras
 from ..common.errors import CheckpointError, quote_untrusted
-from ..formats.pickle_values import TensorRef, array_tensor
+from ..formats.npy_file import MAGIC, read_npy
+from ..formats.pickle_values import TensorRef
 from ..formats.torch_archive import opened
-from ..formats.untrusted_file import Blob, DataFile
 from .latents import Latents
 
 LATENTS = (".npy", ".pt", ".pth")
-_HEADER = re.compile(
-    r"\{'descr': '[<|](?P<code>[fiub]\d)', 'fortran_order': False, 'shape': \((?P<shape>[\d, ]*)\), ?\} *\n?"
-)
-_LARGEST_LABELS = 256 << 20
+_LARGEST_LABELS = 256 << 20  # bytes
+_LARGEST_LATENTS = 64 << 20  # numbers
 
 
 def read_labels(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -63,7 +60,7 @@ def read_latent(path: str | os.PathLike[str]) -> Tensor:
     try:
         with file.open("rb") as stream:
             start = stream.read(6)
-        latent = _read_npy(file) if start == b"\x93NUMPY" else _read_tensor(file)
+        latent = _read_npy(file) if start == MAGIC else _read_tensor(file)
         while latent.ndim < 3:
             latent = latent[None]
         if latent.ndim != 3 or not latent.numel() or not latent.is_floating_point():
@@ -76,21 +73,9 @@ def read_latent(path: str | os.PathLike[str]) -> Tensor:
 
 
 def _read_npy(file: Path) -> Tensor:
-    """numpy's format without numpy, whose reader evaluates the header."""
+    size = file.stat().st_size
     with file.open("rb") as stream:
-        whole = DataFile(stream, file.stat().st_size)
-        start = whole.read(0, 12)
-        wide = start[6] > 1
-        length = int.from_bytes(start[8 : 12 if wide else 10], "little")
-        if start[:6] != b"\x93NUMPY" or not 1 <= start[6] <= 3 or length > 4096:
-            raise CheckpointError("is not a .npy file.")
-        begin = 12 if wide else 10
-        header = _HEADER.fullmatch(whole.read(begin, length).decode("latin1"))
-        if header is None or header["code"] not in ("f2", "f4", "f8"):
-            raise CheckpointError("is not a .npy file of floating-point numbers in C order.")
-        shape = tuple(int(size) for size in header["shape"].split(",") if size.strip())
-        blob = Blob(whole, begin + length, whole.size - begin - length)
-        return array_tensor(blob, header["code"], shape).read()
+        return read_npy(stream, size, _LARGEST_LATENTS)
 
 
 def _read_tensor(file: Path) -> Tensor:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from ..common.errors import CheckpointError
 from ..eg3d import Generator
 from ..eg3d.generator_file import open_generator
-from ..formats.safetensors_file import is_safetensors, write_safetensors
+from ..formats.safetensors_file import is_safetensors, read_safetensors, write_safetensors
 from .adapter import DIFF, DOWN, UP, Adapter
 from .latents import Latents
 from .my3dgen_snapshot import read_snapshot
@@ -127,12 +128,13 @@ class Identity:
             raise FileNotFoundError(f"There is no identity at {file}.")
         if not is_safetensors(file):
             return split_snapshot(file)[1]
+
+        def check(metadata: Mapping[str, str], _: list[str]) -> None:
+            if metadata.get("format") != FORMAT:
+                raise CheckpointError(f"{file.name} is not an identity file of this pack.")
+
         try:
-            with safe_open(file, framework="pt") as opened:
-                metadata = opened.metadata() or {}
-                if metadata.get("format") != FORMAT:
-                    raise CheckpointError(f"{file.name} is not an identity file of this pack.")
-                tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+            tensors, metadata = read_safetensors(file, check)
             tensors = _scaled(tensors)
             ws, cameras = tensors.pop(WS), tensors.pop(CAMERAS, None)
             num_ws = int(metadata["num_ws"])

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from ..camera import check_cameras
 from ..common.errors import CheckpointError
-from ..formats.safetensors_file import is_safetensors, write_safetensors
+from ..formats.safetensors_file import is_safetensors, read_safetensors, write_safetensors
 
 
 @dataclass(frozen=True)
@@ -85,12 +86,13 @@ def load_latents(path: str | os.PathLike[str], device: torch.device | str = "cpu
         raise FileNotFoundError(f"There are no latents at {file}.")
     if not is_safetensors(file):
         raise CheckpointError(f"{file.name} is no .safetensors file. Latents are written by Save Latents.")
+
+    def check(metadata: Mapping[str, str], _: list[str]) -> None:
+        if metadata.get("format") != FORMAT:
+            raise CheckpointError(f"{file.name} is not a file of latents of this pack.")
+
     try:
-        with safe_open(file, framework="pt") as opened:
-            metadata = opened.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise CheckpointError(f"{file.name} is not a file of latents of this pack.")
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        tensors, metadata = read_safetensors(file, check)
     except SafetensorError as error:
         raise CheckpointError(f"{file.name} cannot be read as latents: {error}.") from error
     if "ws" not in tensors or set(tensors) - set(FIELDS):

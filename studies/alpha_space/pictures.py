@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from my3dgen_core.common.image_ops import to_uint8
 from my3dgen_core.evaluation.picture_table import sheet
 
 Row = dict[str, Any]
@@ -26,7 +27,7 @@ class Shelf:
     def keep(self, part: str, **pictures: Tensor) -> None:
         """Pictures [n, 3, R, R] in [-1, 1] each."""
         for name, values in pictures.items():
-            pixels = ((values.detach().float().cpu().clamp(-1, 1) + 1) * 127.5).round().byte()
+            pixels = to_uint8(values.cpu())
             self.kept[f"{part}/{name}"] = pixels.numpy()
 
     def write(self) -> None:

@@ -39,7 +39,7 @@ from my3dgen_core import (
     personalized,
     pivotal_tune,
 )
-from my3dgen_core.common.image_ops import resize
+from my3dgen_core.common.image_ops import resize, to_uint8
 from my3dgen_core.eg3d.rendering import compiled  # fmt: skip
 from my3dgen_core.face import IdentityNetwork
 from my3dgen_core.fitting.camera_refinement import CameraRefinement
@@ -346,7 +346,7 @@ def save_views(path: Path, views: Tensor) -> None:
     """Pictures side by side."""
     from PIL import Image
 
-    pixels = ((torch.cat(list(views.cpu()), dim=2).clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    pixels = to_uint8(torch.cat(list(views.cpu()), dim=2))
     Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(path)
 
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from my3dgen_core import look_at
+from my3dgen_core.common.image_ops import to_uint8
 
 PHOTOS, HELD_PHOTOS, VIEWS = 50, 6, 8
 POSE_ERROR = 3.5  # degrees rms
@@ -76,7 +77,7 @@ def write(person: Person, path: Path) -> None:
     for one in fields(person):
         value: Tensor = getattr(person, one.name)
         if one.name in _PICTURES:
-            value = ((value.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+            value = to_uint8(value)
         elif one.name == "mask":
             value = (value * 255).round().to(torch.uint8)
         elif one.name == "depth":

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from my3dgen_core.common.image_ops import from_uint8
 from my3dgen_core.evaluation import paper_figure
 from studies.personalization.rows import (
     IDENTITY,
@@ -186,5 +187,5 @@ def _paper_figure(main: list[Row], views: Path, path: Path) -> bool:
 def _two_views(file: Path) -> torch.Tensor:
     from PIL import Image
 
-    pixels = torch.from_numpy(np.array(Image.open(file).convert("RGB"))).permute(2, 0, 1).float() / 127.5 - 1
+    pixels = from_uint8(torch.from_numpy(np.array(Image.open(file).convert("RGB"))).permute(2, 0, 1))
     return torch.stack(pixels.chunk(2, dim=2))

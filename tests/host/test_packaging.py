@@ -28,7 +28,7 @@ def imports(file: Path) -> list[tuple[str, int, int]]:
 
 
 def pack_files(root: Path) -> list[Path]:
-    return [root / "__init__.py", *(root / "nodes").glob("*.py"), *(root / "my3dgen_core").rglob("*.py")]
+    return [root / "__init__.py", *(root / "nodes").rglob("*.py"), *(root / "my3dgen_core").rglob("*.py")]
 
 
 def test_only_one_file_knows_comfyui(root: Path) -> None:
@@ -46,7 +46,7 @@ def test_nodes_reach_the_core_by_relative_imports(root: Path) -> None:
 
 @pytest.mark.parametrize("heavy", ["insightface", "onnxruntime", "kornia", "scipy", "PIL", "trimesh", "cv2"])
 def test_nothing_heavy_is_imported_with_the_nodes(root: Path, heavy: str) -> None:
-    for file in [root / "__init__.py", *(root / "nodes").glob("*.py")]:
+    for file in [root / "__init__.py", *(root / "nodes").rglob("*.py")]:
         assert not [n for n, _, column in imports(file) if column == 0 and n.split(".")[0] == heavy], file
 
 

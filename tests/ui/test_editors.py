@@ -8,11 +8,11 @@ from typing import Any
 import comfy
 import pytest
 import torch
-from my3dgen_core.camera.pose.paths import PATHS
 from prompts import Prompt, node
 from widget_page import Page, needs_browser, only_classic
 
 from my3dgen_core import look_at
+from my3dgen_core.camera.paths import PATHS
 
 pytestmark = [needs_browser, pytest.mark.usefixtures("no_error_of_ours")]
 

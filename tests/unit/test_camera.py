@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from my3dgen_core.camera.pose.paths import PATHS, keyframe_path, keyframes
 
 from my3dgen_core import GeneratorConfig, camera_path, interpolate, load_generator, look_at, mirror, orbit
 from my3dgen_core.camera import ViewRange, angles, cam2world, check_cameras, intrinsics, widened
+from my3dgen_core.camera.paths import PATHS, keyframe_path, keyframes
 from my3dgen_core.checkpoint import starter_path
 from my3dgen_core.fitting.identity_loss import project
 

@@ -17,7 +17,8 @@ from my3dgen_core.__main__ import main
 from my3dgen_core.person.adapter import DIFF
 from my3dgen_core.person.apply import merged_state_dict
 from my3dgen_core.person.eg3d_dataset import read_anchors, read_labels, read_latent
-from my3dgen_core.person.my3dgen_snapshot import base_name, split_snapshot
+from my3dgen_core.person.identity import split_snapshot
+from my3dgen_core.person.my3dgen_snapshot import base_name
 
 SETTINGS = goldens.values("tiny_config")
 STATE = {key: value.float() for key, value in goldens.tensors("tiny_weights").items()}

@@ -145,7 +145,7 @@ def test_the_starter_renders_as_exactly_as_pytorch(starter):
         assert far <= 1.5 * usually_far + 1e-5
 
 
-@pytest.mark.parametrize("min_weight", [0.0, 1e-3])
+@pytest.mark.parametrize("floor", [0.0, 1e-3])
 def test_the_starter_has_the_gradients_of_pytorch(starter, floor):
     generator, planes, cameras = starter
     floor = floor and clear_floor(generator, planes, cameras, 32, None)

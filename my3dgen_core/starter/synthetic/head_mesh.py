@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ...camera import FOCAL, RADIUS
+
 SKIN, EYE_LEFT, EYE_RIGHT, MOUTH, TONGUE, GLASSES = range(6)
 
 # Where EG3D's crop puts the features, as points of the world seen by look_at(0, 0): x and y from the
@@ -22,23 +24,22 @@ SKIN, EYE_LEFT, EYE_RIGHT, MOUTH, TONGUE, GLASSES = range(6)
 LANDMARKS = ("eye_left", "eye_right", "nose", "mouth_left", "mouth_right")
 FRONTAL_PIXELS = np.array([[187.7, 192.3], [324.0, 192.4], [256.7, 266.1], [200.7, 339.7], [310.5, 339.7]])
 _TARGET_Z = np.array([0.1946, 0.1942, 0.3005, 0.2176, 0.2172])
-_FOCAL, _RADIUS = 4.2647, 2.7
 HEIGHT_OFFSET = 0.001
 
 
 def target_points() -> np.ndarray:
     """The five feature positions in the world, [5, 3]: they project to `FRONTAL_PIXELS` of a 512 px frontal
     view."""
-    depth = _RADIUS - _TARGET_Z
-    xy = (FRONTAL_PIXELS - 256.0) / 512.0 / _FOCAL * depth[:, None] * np.array([1.0, -1.0])
+    depth = RADIUS - _TARGET_Z
+    xy = (FRONTAL_PIXELS - 256.0) / 512.0 / FOCAL * depth[:, None] * np.array([1.0, -1.0])
     return np.concatenate([xy, _TARGET_Z[:, None]], axis=1)
 
 
 def project(points: np.ndarray, size: int = 512) -> np.ndarray:
     """Pixels of world points [M, 3] in the frontal view of look_at(0, 0), [M, 2]."""
-    depth = _RADIUS - points[:, 2]
+    depth = RADIUS - points[:, 2]
     return np.stack(
-        [size * (0.5 + _FOCAL * points[:, 0] / depth), size * (0.5 - _FOCAL * points[:, 1] / depth)], axis=1
+        [size * (0.5 + FOCAL * points[:, 0] / depth), size * (0.5 - FOCAL * points[:, 1] / depth)], axis=1
     )
 
 

