@@ -23,6 +23,8 @@ class SplitArguments(griffe.Extension):
 
         def split(item: re.Match[str]) -> str:
             indent, names, text = item[1], item[2].split(", "), item[3]
-            return "\n".join(f"{indent}{name}: {text}" for name in names) if known.issuperset(names) else item[0]
+            if not known.issuperset(names):
+                return item[0]
+            return "\n".join(f"{indent}{name}: {text}" for name in names)
 
         func.docstring.value = _ITEM.sub(split, func.docstring.value)

@@ -1,4 +1,4 @@
-"""MkDocs hook: what the site takes from outside docs/, and the checks that `mkdocs build --strict` makes of it.
+"""MkDocs hook: what the site takes from outside docs/, and the checks that a strict build makes of it.
 
 - The node reference: a page for each node, from its help page (web/docs) and its declaration (INPUT_TYPES,
   RETURN_TYPES, CATEGORY, tooltips). The pack is imported by path, without ComfyUI; PyTorch must be installed.
@@ -52,6 +52,7 @@ PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".svg", ".gif"}
 
 log = logging.getLogger("mkdocs.hooks.docs_site")
 _LINK = re.compile(r"(\]\(|<img [^>]*?src=\")([^)\s\"]+)")
+_IMAGE = re.compile(r'<img src="([^"]+)" alt="([^"]*)" width="(\d+)">')
 _FENCE = re.compile(r"^\s*(```|~~~)")
 _PYTHON_REFERENCE = re.compile(r"^::: my3dgen_core\.(\w+)$", re.MULTILINE)
 
@@ -69,7 +70,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the generated pages, those from elsewhere in the repository, and every picture that a page shows."""
+    """Add the generated pages, those from elsewhere in the repository, and the pictures that pages show."""
     from mkdocs.structure.files import File
 
     texts = {node.page: node.markdown() for nodes in by_category().values() for node in nodes}
@@ -95,6 +96,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     if source == API_PAGE:
         public = public_names()
         return _PYTHON_REFERENCE.sub(lambda found: found[0] if found[1] in public else "", markdown)
+    markdown = _IMAGE.sub(
+        r'![\2](\1){ width="\3" }', markdown
+    )  # GitHub knows no attributes of Markdown's images
     text = rewrite_links(markdown, lambda target: site_link(source, page.file.src_uri, target, config))
     return text.replace(NODES_MARK, nodes_table())
 
@@ -182,8 +186,8 @@ def pictures_of(source: str, text: str) -> list[str]:
 def check_links(config: MkDocsConfig) -> None:
     """Warn of dead links in the files that GitHub shows and the site does not."""
     for source in CHECKED:
-        text = (ROOT / source).read_text(encoding="utf-8")
-        rewrite_links(text, lambda target, source=source: site_link(source, "index.md", target, config))
+        link = functools.partial(site_link, source, "index.md", config=config)
+        rewrite_links((ROOT / source).read_text(encoding="utf-8"), link)
 
 
 # --- Python reference -------------------------------------------------------------------------------------
@@ -240,7 +244,7 @@ class Node:
             return f"# {self.name}\n\n{self.description}\n\n{self._tables()}"
         title, _, text = file.read_text(encoding="utf-8").partition("\n")
         if title.removeprefix("# ").strip() != self.name:
-            log.warning("%s/%s.md is titled '%s', but the node is called '%s'.", HELP, self.id, title, self.name)
+            log.warning("%s/%s.md is titled '%s'; the node is '%s'.", HELP, self.id, title, self.name)
         place = f"`{self.id}` in *{self.cls.CATEGORY}*"
         return f"# {self.name}\n\n{place}\n\n{text.strip()}\n\n{self._tables()}"
 
