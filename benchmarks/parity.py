@@ -76,7 +76,7 @@ def tiny() -> Iterator[Row]:
         yield name, f"features, jitter {jitter_name}", difference, "2e-4"
     sigma, rgb = generator.sample(ws, io["points"], planes=planes)
     yield name, "sample: density", largest_difference(sigma, io["points_sigma"]), "1e-4"
-    yield name, "sample: colour", largest_difference(rgb, io["points_rgb"]), "1e-4"
+    yield name, "sample: color", largest_difference(rgb, io["points_rgb"]), "1e-4"
     out = generator.render(ws, c, planes=planes)
     yield name, "image", largest_difference(out.image, io["syn64.image"]), "2e-4"
     yield name, "image_raw", largest_difference(out.image_raw, io["syn64.image_raw_before_sr"]), "2e-4"

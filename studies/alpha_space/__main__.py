@@ -1,10 +1,10 @@
 """What lives in a person, in numbers: alpha samples, interpolation, edits, held-out photos, hidden parts.
 
-    python -m benchmarks.study_persons --out build/study/persons 100 101 102 103 104 105 --plain
+    python -m studies.personalization.persons --out build/study/persons 100 101 102 103 104 105 --plain
     python -m studies.alpha_space --face-models build/face/models/insightface/models/testpack
     python -m studies.alpha_space --quick --face-models ...     # one person, few steps, two minutes
     python -m studies.alpha_space --identities build/study/identities --face-models ...   # trains nothing
-    python -m studies.alpha_space --report        # docs/living.md of what is there
+    python -m studies.alpha_space --report        # studies/alpha_space/README.md of what is there
 
 A person is one line of persons.jsonl; one that is there is skipped, unless the generator, the settings or the
 identity have changed. The persons are those of the study, synthetic, and unknown to the generator; the
@@ -58,6 +58,7 @@ from studies.alpha_space.pictures import Shelf
 from studies.personalization.persons import Person, read
 
 ROWS, PERSONS = "persons.jsonl", range(100, 106)
+PAGE = Path("studies/alpha_space/README.md")
 DIRECTIONS = Path(starter.__file__).parent / "directions"
 MODELS = PRETRAINED, PERSONAL = "pretrained", "personal"
 EDITS = ("age", "weight", "jaw")
@@ -359,7 +360,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="one person, few steps, minutes")
     parser.add_argument("--smoke", action="store_true", help="one person, two steps: does it run at all")
     parser.add_argument("--report", action="store_true", help="write the tables of what is there")
-    parser.add_argument("--docs", type=Path, default=Path("docs/living.md"), help="where they go")
+    parser.add_argument("--docs", type=Path, default=PAGE, help="where they go")
     parser.add_argument("--generator", default="starter")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--face-models", type=Path, help="ONNX folder with detection and recognition")

@@ -1,4 +1,4 @@
-"""docs/living.md: the tables of `studies.alpha_space` and the answers to the claims, out of its rows."""
+"""studies/alpha_space/README.md: the tables of `studies.alpha_space` and the answers to the claims, out of its rows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from studies.alpha_space.pictures import strips, tables
 Row = dict[str, Any]
 PRETRAINED, PERSONAL = "pretrained", "personal"
 SMILE_DROP = 0.03
-INTRODUCTION = """# What lives in a person
+INTRODUCTION = """# Alpha-space study
 
 Alpha samples, interpolation, edits, photos that training has not seen, hidden parts: the personal generator
 beside the pretrained one, with the same anchors. {persons} of the study, synthetic and unknown to the
@@ -20,7 +20,7 @@ generator: {who}. {photos} photos each with exact cameras; identities: {origins}
 Identity is the cosine of ArcFace embeddings with the photos of the person (or its own, where there is one);
 pictures without a face that the detector finds are left out, and counted. All is uncurated.
 
-    python -m benchmarks.study_persons --out build/study/persons 100 101 102 103 104 105 --plain
+    python -m studies.personalization.persons --out build/study/persons 100 101 102 103 104 105 --plain
     python -m studies.alpha_space --identities build/study/identities --face-models FOLDER
     python -m studies.alpha_space --report
 
@@ -34,11 +34,11 @@ SMILES = ("all layers", "later layers", "within the hull", "identity held")
 KEPT = "identity held"
 SMILING = """The smile of the mean anchor, from the front. The starter's direction: on all layers of the
 latent, on the later half of them, and within the hull of the anchors; and the direction that Find Direction
-finds about the person (`my3dgen_core/local_direction.py`, {heads} heads), which holds identity, on the later
-half. Drop: how much the identity falls over the range of smiles that the person's own frontal photos span,
-measured by landmarks, less what their turns alone do to the measure; of that range "covered" is reached;
-rising: at how many of those steps the smile grows. The pictures: the least smile of the photos, unedited, the
-most, and two between, or the nearest that is reached."""
+finds about the person (`my3dgen_core/editing/identity_preserving.py`, {heads} heads), which holds identity,
+on the later half. Drop: how much the identity falls over the range of smiles that the person's own frontal
+photos span, measured by landmarks, less what their turns alone do to the measure; of that range "covered" is
+reached; rising: at how many of those steps the smile grows. The pictures: the least smile of the photos,
+unedited, the most, and two between, or the nearest that is reached."""
 SMILE_TITLES = ("least", "", "", "unedited", "", "", "most")
 
 
@@ -213,7 +213,7 @@ def smile(rows: Sequence[Row]) -> tuple[str, str, str]:
 
 def write_report(rows: Sequence[Row], path: Path, pictures: Path) -> str:
     """Writes the report of the latest settings, with the pictures that were kept, and with what is written by
-    hand in NAME_notes.md beside it; returns it.
+    hand in notes.md beside it; returns it.
 
     Raises:
         ValueError: nothing has been measured yet.
@@ -250,7 +250,7 @@ def write_report(rows: Sequence[Row], path: Path, pictures: Path) -> str:
     for title, body in parts.items():
         shown = drawn(title, rows, pictures, path)
         text += f"\n## {title}\n{body}\n" + (f"\n![{title} (synthetic)]({shown})\n" if shown else "")
-    notes = path.with_name(f"{path.stem}_notes.md")
+    notes = path.with_name("notes.md")
     if notes.is_file():
         text += f"\n{notes.read_text(encoding='utf-8')}"
     path.write_text(text, encoding="utf-8")
@@ -276,7 +276,7 @@ def drawn(title: str, rows: Sequence[Row], pictures: Path, path: Path) -> str | 
             continue
         found = draw(part, rows[:most], pictures, SMILE_TITLES if part == "smile" else ())
         if found is not None:
-            name = f"{path.stem}_{part.replace('-', '_')}.jpg"
+            name = f"{part.replace('-', '_')}.jpg"
             Image.fromarray(found).save(path.parent / name, quality=85, optimize=True)
             return name
     return None

@@ -1,10 +1,10 @@
-"""What personalisation buys, on persons whose truth is known from every side. Resumable at every cell.
+"""What personalization buys, on persons whose truth is known from every side. Resumable at every cell.
 
-    python -m benchmarks.study_persons --out build/study/persons 100       # once; others as they are wanted
+    python -m studies.personalization.persons --out build/study/persons 100       # once; others as they are wanted
     python -m studies.personalization --quick --arcface FOLDER                    # one person
     python -m studies.personalization --rates --device cuda --workers 6           # learning rates; then
     python -m studies.personalization --device cuda --workers 6 --arcface FOLDER --minutes 9
-    python -m studies.personalization --report                                    # tables and plots, into docs/study
+    python -m studies.personalization --report                                    # tables and plots, into studies/personalization
 
 Every finished cell is one line of cells.jsonl (rates.jsonl for --rates). A cell that is there is skipped,
 unless generator or settings have changed since; the report leaves out what has. The most important cells come
@@ -357,7 +357,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--smoke", action="store_true", help="one person, a few steps: does it run at all")
     parser.add_argument("--rates", action="store_true", help="learning rates, on persons of no table")
     parser.add_argument("--report", action="store_true", help="tables and plots of what is there")
-    parser.add_argument("--docs", type=Path, default=Path("docs/study"), help="where the report goes")
+    parser.add_argument(
+        "--docs", type=Path, default=Path("studies/personalization"), help="where the report goes"
+    )
     parser.add_argument("--generator", default="starter")
     parser.add_argument("--arcface", type=Path, help="ONNX file or folder; without it nothing of identity")
     parser.add_argument("--device", default="cpu")

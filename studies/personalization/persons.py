@@ -1,7 +1,7 @@
 """The study's persons, one compact file each: photos, truth and landmarks, so that no mesh is needed later.
 
-    python -m benchmarks.study_persons --out build/study/persons 100 101
-    python -m benchmarks.study_persons --out build/study/persons 102 103 104 105 300 301 --plain
+    python -m studies.personalization.persons --out build/study/persons 100 101
+    python -m studies.personalization.persons --out build/study/persons 102 103 104 105 300 301 --plain
 
 Pictures are kept as bytes and depths in tenths of a thousandth: 1.7 MB a person at 128 pixels, and 1.3 MB for
 the cluttered pictures, which only the first two persons need.
@@ -93,7 +93,7 @@ def read(path: Path, device: torch.device | str = "cpu") -> Person:
     """What `write` wrote, as float32 on a device."""
     if not path.exists():
         raise SystemExit(
-            f"There is no {path}. Make it with: python -m benchmarks.study_persons "
+            f"There is no {path}. Make it with: python -m studies.personalization.persons "
             f"--out {path.parent} {path.stem}"
         )
     tensors = {}

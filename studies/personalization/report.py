@@ -118,14 +118,15 @@ _HOW = """\
 Every number and picture here is synthetic, measured on the starter generator with persons that it has not
 seen, by
 
-    python -m benchmarks.study_persons --out build/study/persons 100 101
-    python -m benchmarks.study_persons --out build/study/persons 102 103 104 105 300 301 --plain
+    python -m studies.personalization.persons --out build/study/persons 100 101
+    python -m studies.personalization.persons --out build/study/persons 102 103 104 105 300 301 --plain
     python -m my3dgen_core build-kernels
     python -m studies.personalization --rates --workers 12 --device cuda
     python -m studies.personalization --arcface FOLDER --workers 15 --device cuda
     python -m studies.personalization --report
 
-(`--device cpu` does the same, and takes far longer; `--quick` is one person.)
+(`--device cpu` does the same, and takes far longer; `--quick` is one person. With
+`--report --out studies/personalization` this page is rendered from the committed cells, without measuring.)
 ArcFace is w600k_mbf of InsightFace's pack buffalo_s, brought by the user."""
 
 _WHAT = """\
@@ -185,7 +186,7 @@ def write_report(
     truth = mean(whole, ("truth", "identity"))
     about = _WHAT.format(truth="-" if truth is None else f"{truth:.3f}", seconds=_device(rows))
     parts = [
-        "# The study: what personalisation buys",
+        "# Personalization study",
         _HOW,
         "## Claims",
         "\n".join(answers),
