@@ -29,7 +29,17 @@ NO_PARSING = (
 
 
 class AlignFaces:
-    CATEGORY = "My3DGen"
+    CATEGORY = "My3DGen/Person"
+    SEARCH_ALIASES = [
+        "face crop",
+        "face detection",
+        "insightface",
+        "landmarks",
+        "head pose",
+        "camera pose",
+        "portrait",
+        "face parsing",
+    ]
     DESCRIPTION = (
         "Finds the face in every photo, crops it the way EG3D was trained, and works out its camera. "
         "Photos that cannot be used are left out; the report says why."

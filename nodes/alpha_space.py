@@ -15,7 +15,7 @@ from .rendering import render_views
 if TYPE_CHECKING:
     from ..my3dgen_core import Identity, Latents
 
-CATEGORY = "My3DGen"
+CATEGORY = "My3DGen/Latents"
 IDENTITY_INPUT = (sockets.IDENTITY, {"tooltip": "The person, from Train Identity or Load Identity."})
 # Of nodes that look for photos inside a person.
 PHOTO_INPUTS = {
@@ -49,6 +49,14 @@ SEED_INPUT = (
 
 class SampleAlphaSpace:
     CATEGORY = CATEGORY
+    SEARCH_ALIASES = [
+        "random looks",
+        "new expressions",
+        "mystyle",
+        "anchor mixture",
+        "convex combination",
+        "variations",
+    ]
     DESCRIPTION = (
         "New looks of the person: random mixtures of a few training photos. Render them with the identity "
         "applied; without a Camera Path each is seen from a mixture of its photos' cameras."
@@ -106,6 +114,7 @@ class SampleAlphaSpace:
 
 class MixAnchors:
     CATEGORY = CATEGORY
+    SEARCH_ALIASES = ["blend photos", "blend expressions", "polygon", "weights", "morph", "alpha space"]
     DESCRIPTION = (
         "One look of the person, mixed of chosen training photos with weights of your own: drag the point "
         "between them. Render it with the identity applied; the camera is mixed along."
@@ -177,6 +186,14 @@ def parse_weights(text: str, count: int, beta: float) -> Tensor:
 
 class ProjectAlphaSpace:
     CATEGORY = CATEGORY
+    SEARCH_ALIASES = [
+        "projector",
+        "gan inversion",
+        "constrained inversion",
+        "mystyle",
+        "inpaint",
+        "reconstruct photo",
+    ]
     DESCRIPTION = (
         "Finds a photo inside the person: the mixture of training photos that comes nearest. What the mask "
         "hides is filled in from the person. Use the model with the identity applied."
@@ -276,6 +293,7 @@ class ProjectAlphaSpace:
 
 class InterpolateLatents:
     CATEGORY = CATEGORY
+    SEARCH_ALIASES = ["morph", "lerp", "latent walk", "transition", "tween", "animate"]
     DESCRIPTION = (
         "From one latent to another in equal steps, cameras along with them. Send it to Render Head with "
         "'every', and the frames to Create Video."

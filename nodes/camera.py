@@ -50,7 +50,16 @@ def _pivot(model: sockets.Model | None) -> Any:
 
 
 class Camera:
-    CATEGORY = "My3DGen"
+    CATEGORY = "My3DGen/Cameras"
+    SEARCH_ALIASES = [
+        "camera pose",
+        "yaw pitch roll",
+        "viewpoint",
+        "view angle",
+        "focal length",
+        "fov",
+        "novel view",
+    ]
     DESCRIPTION = "One camera from plain numbers. All zeros look straight at the face."
     RETURN_TYPES = (sockets.CAMERA,)
     RETURN_NAMES = ("camera",)
@@ -133,7 +142,8 @@ def cameras_from(
 
 
 class CameraFromLoad3D:
-    CATEGORY = "My3DGen"
+    CATEGORY = "My3DGen/Cameras"
+    SEARCH_ALIASES = ["3d viewer camera", "viewport camera", "camera info", "camera pose", "viewpoint"]
     DESCRIPTION = (
         "The camera of ComfyUI's 3D viewer (Load 3D), as one for heads: turn the model there, render the "
         "head here from the same side."
@@ -205,7 +215,16 @@ def _view_of(camera_info: Any) -> tuple[float, float, float, float]:
 
 
 class CameraPath:
-    CATEGORY = "My3DGen"
+    CATEGORY = "My3DGen/Cameras"
+    SEARCH_ALIASES = [
+        "orbit",
+        "turntable",
+        "camera animation",
+        "360",
+        "camera trajectory",
+        "spiral",
+        "novel view",
+    ]
     DESCRIPTION = (
         "Cameras along a path around the head, one a frame: a ready one, or one of your own through "
         "keyframes. All but 'sweep', 'spiral' and 'keyframes' close, so a video loops."
@@ -300,7 +319,8 @@ class CameraPath:
 
 
 class CameraKeyframes:
-    CATEGORY = "My3DGen"
+    CATEGORY = "My3DGen/Cameras"
+    SEARCH_ALIASES = ["keyframe animation", "camera interpolation", "camera trajectory", "easing", "orbit"]
     DESCRIPTION = (
         "A path through cameras of your own, from Camera or Camera from Load 3D, each reached in equal time."
     )

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 
 class Compare:
-    CATEGORY = "My3DGen"
+    CATEGORY = "My3DGen/Output"
+    SEARCH_ALIASES = ["evaluate", "before and after", "psnr", "metrics", "quality check", "contact sheet"]
     DESCRIPTION = (
         "A labelled sheet: photo, what the pretrained generator makes of it, what the personalised one "
         "makes of it, and two views that no photo shows. The text output holds the figures."

@@ -15,7 +15,7 @@ from .words import by_words
 if TYPE_CHECKING:
     from ..my3dgen_core import Direction, Identity, Latents
 
-CATEGORY = "My3DGen"
+CATEGORY = "My3DGen/Latents"
 MEASURED = ["smile", "mouth open", "eyes open", "face width", "jaw width", "age", "gender"]
 WORDS = "words"
 COMPONENTS = [f"component {number}" for number in range(1, 13)]
@@ -40,6 +40,7 @@ def find_direction_file(name: str) -> Path:
 
 class LoadDirection:
     CATEGORY = CATEGORY
+    SEARCH_ALIASES = ["latent direction", "attribute vector", "semantic edit", "smile", "age", "slider"]
     DESCRIPTION = (
         "Loads a semantic direction from models/my3dgen/directions: .safetensors, .npz, .npy or .pt. Nothing "
         "in the file is executed. Directions of 2D StyleGANs mean nothing here and are refused."
@@ -93,6 +94,16 @@ class LoadDirection:
 
 class FindDirection:
     CATEGORY = CATEGORY
+    SEARCH_ALIASES = [
+        "interfacegan",
+        "ganspace",
+        "pca",
+        "attribute vector",
+        "semantic edit",
+        "clip",
+        "smile",
+        "age",
+    ]
     DESCRIPTION = (
         "Finds a direction for any generator. 'smile' and the like: samples heads, measures each face and "
         "finds what tells them apart; needs face models. 'words': the same by a CLIP. 'component': the ways "
@@ -230,6 +241,15 @@ class FindDirection:
 
 class ApplyDirection:
     CATEGORY = CATEGORY
+    SEARCH_ALIASES = [
+        "edit face",
+        "semantic edit",
+        "attribute slider",
+        "expression",
+        "smile",
+        "age",
+        "latent edit",
+    ]
     DESCRIPTION = (
         "Moves latents along a direction: a smile on the person's face. With an identity the edit stays "
         "inside the person. More than one step makes a sweep."

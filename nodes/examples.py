@@ -14,11 +14,18 @@ from .rendering import render_views
 if TYPE_CHECKING:
     from ..my3dgen_core import Direction, Latents
 
-CATEGORY = "My3DGen"
+CATEGORY = "My3DGen/Latents"
 
 
 class DirectionFromExamples:
     CATEGORY = CATEGORY
+    SEARCH_ALIASES = [
+        "difference vector",
+        "attribute vector",
+        "latent direction",
+        "before and after",
+        "mean difference",
+    ]
     DESCRIPTION = (
         "A direction out of two sets of latents: their mean difference. Invert photos without and with a "
         "smile, or glasses, or whatever you like."
@@ -47,6 +54,7 @@ class DirectionFromExamples:
 
 class ComponentSheet:
     CATEGORY = CATEGORY
+    SEARCH_ALIASES = ["component sheet", "pca", "ganspace", "variance", "eigenvectors", "latent exploration"]
     DESCRIPTION = (
         "Shows what the first components do: the ways in which this generator's heads vary most, a row each. "
         "Choose one by its number in Find Direction."

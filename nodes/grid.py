@@ -19,7 +19,8 @@ NO_FACES = "none"
 
 
 class ComparisonGrid:
-    CATEGORY = "My3DGen"
+    CATEGORY = "My3DGen/Output"
+    SEARCH_ALIASES = ["xy plot", "image grid", "contact sheet", "side by side", "metrics", "compare models"]
     DESCRIPTION = (
         "A labelled table of pictures with measures: any latents from any cameras in up to four models, the "
         "same ones in each. Rows 'latents' with several models is the paper's reconstruction; rows 'models' "

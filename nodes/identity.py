@@ -25,7 +25,8 @@ def find_identity(name: str) -> Path:
 
 
 class SaveIdentity:
-    CATEGORY = "My3DGen"
+    CATEGORY = "My3DGen/Person"
+    SEARCH_ALIASES = ["save lora", "export person", "avatar file", "safetensors", "write identity"]
     DESCRIPTION = "Writes an identity, with its anchors and cameras, as one .safetensors file under output/."
     RETURN_TYPES = ("STRING",)
     RETURN_NAMES = ("file",)
@@ -66,7 +67,8 @@ class SaveIdentity:
 
 
 class LoadIdentity:
-    CATEGORY = "My3DGen"
+    CATEGORY = "My3DGen/Person"
+    SEARCH_ALIASES = ["load lora", "person file", "avatar", "safetensors", "bundled identity"]
     DESCRIPTION = (
         "Loads an identity from models/my3dgen/identities, or one that Save Identity has written, or a "
         "bundled one. It belongs to the generator it was trained on."
@@ -134,7 +136,8 @@ def card(identity: Identity) -> list[list[str]]:
 
 
 class ApplyIdentity:
-    CATEGORY = "My3DGen"
+    CATEGORY = "My3DGen/Person"
+    SEARCH_ALIASES = ["lora loader", "apply lora", "personalized model", "avatar", "lora strength"]
     DESCRIPTION = (
         "Makes the generator this person's wherever the new model is used. The generator itself stays as "
         "it is; several identities can follow one another."

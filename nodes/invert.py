@@ -11,7 +11,16 @@ from .rendering import render_views
 
 
 class Invert:
-    CATEGORY = "My3DGen"
+    CATEGORY = "My3DGen/Person"
+    SEARCH_ALIASES = [
+        "gan inversion",
+        "projector",
+        "encode photo",
+        "image to latent",
+        "face to latent",
+        "w+",
+        "anchors",
+    ]
     DESCRIPTION = (
         "Finds the latent that reproduces each photo from its camera. The latents are the anchors that Train "
         "Identity learns around; the second output shows how far the generator gets without training."

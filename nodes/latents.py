@@ -10,12 +10,13 @@ from . import host, sockets
 if TYPE_CHECKING:
     from ..my3dgen_core import Latents
 
-CATEGORY = "My3DGen"
+CATEGORY = "My3DGen/Latents"
 FOLDER = "my3dgen/latents"
 
 
 class RandomLatent:
     CATEGORY = CATEGORY
+    SEARCH_ALIASES = ["random head", "sample generator", "random face", "truncation", "noise", "seed"]
     DESCRIPTION = (
         "Heads that the generator makes up: people who do not exist. With an identity applied to the model "
         "they take on that person's features."
@@ -64,6 +65,7 @@ class RandomLatent:
 
 class SaveLatents:
     CATEGORY = CATEGORY
+    SEARCH_ALIASES = ["export latents", "write latents", "keep anchors", "safetensors", "save w"]
     DESCRIPTION = "Writes latents, with their cameras and weights, as one .safetensors file under output/."
     RETURN_TYPES = ("STRING",)
     RETURN_NAMES = ("file",)
@@ -98,6 +100,7 @@ class SaveLatents:
 
 class LoadLatents:
     CATEGORY = CATEGORY
+    SEARCH_ALIASES = ["import latents", "read latents", "saved anchors", "safetensors", "load w"]
     DESCRIPTION = (
         "Loads latents that Save Latents has written. They belong to the generator they were made with."
     )

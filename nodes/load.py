@@ -9,7 +9,7 @@ import torch
 
 from . import host, sockets
 
-CATEGORY = "My3DGen"
+CATEGORY = "My3DGen/Person"
 STARTER = "starter"
 DEMO_PERSON = "demo person (bundled)"
 PHOTOS, HELD_OUT = "photos", "held-out views"
@@ -18,6 +18,7 @@ RENDERERS = ("auto", "torch", "compiled")
 
 class LoadGenerator:
     CATEGORY = CATEGORY
+    SEARCH_ALIASES = ["eg3d", "3d gan", "generator checkpoint", "load model", "ffhq", "tri-plane", "3d head"]
     DESCRIPTION = (
         "Loads an EG3D generator. 'starter' is the small one that comes with this pack; files from "
         "models/my3dgen/generators are listed after it."
@@ -107,6 +108,14 @@ class LoadGenerator:
 
 class LoadPhotos:
     CATEGORY = CATEGORY
+    SEARCH_ALIASES = [
+        "load images from folder",
+        "image directory",
+        "batch load",
+        "my photos",
+        "dataset",
+        "heic",
+    ]
     DESCRIPTION = (
         "Reads every picture in one folder under input/: any size, upright, in the order of their names. "
         "Put 10 to 50 photos of one person there. HEIC photos need the package pillow-heif."
@@ -201,6 +210,7 @@ class LoadPhotos:
 
 class LoadDemoPerson:
     CATEGORY = CATEGORY
+    SEARCH_ALIASES = ["example person", "sample data", "test photos", "synthetic head", "quick start"]
     DESCRIPTION = (
         "The demo person of this pack: ready face crops with exact cameras, so that everything works without "
         "face models. A head made by a computer, with marks that the starter generator has never seen."

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 
 class ExtractMesh:
-    CATEGORY = "My3DGen"
+    CATEGORY = "My3DGen/Output"
+    SEARCH_ALIASES = ["glb", "export 3d", "marching cubes", "3d model", "geometry", "blender", "3d print"]
     DESCRIPTION = (
         "The head as a coloured mesh: closed, y up, nose towards +z. Writes a .glb with colours; the mesh "
         "output goes to core's SaveGLB, the file output to Preview3D."

@@ -11,7 +11,8 @@ from . import host, sockets
 
 
 class PasteBack:
-    CATEGORY = "My3DGen"
+    CATEGORY = "My3DGen/Output"
+    SEARCH_ALIASES = ["face swap", "uncrop", "composite face", "blend face", "stitch crop", "restore crop"]
     DESCRIPTION = (
         "Puts edited or rendered face crops back into the photos that Align Faces cut them from, with a soft "
         "edge. Everything outside stays as it was."

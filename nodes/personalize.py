@@ -16,7 +16,17 @@ if TYPE_CHECKING:
 
 
 class TrainIdentity:
-    CATEGORY = "My3DGen"
+    CATEGORY = "My3DGen/Person"
+    SEARCH_ALIASES = [
+        "lora",
+        "dreambooth",
+        "personalize",
+        "fine-tune",
+        "finetune",
+        "avatar",
+        "3d head",
+        "my3dgen",
+    ]
     DESCRIPTION = (
         "Trains a small update of the generator (LoRA) so that it reproduces every photo from its anchor and "
         "camera. The result is the person: small enough to keep, sharp from every side."
@@ -237,7 +247,8 @@ class TrainIdentity:
 
 
 class PivotalTuning:
-    CATEGORY = "My3DGen"
+    CATEGORY = "My3DGen/Person"
+    SEARCH_ALIASES = ["pti", "pivotal tuning inversion", "fine-tune", "finetune", "single photo", "lora"]
     DESCRIPTION = (
         "Tunes the model around one photo (or a few of one look) until its latent renders it exactly (PTI). "
         "On a personalised model it comes on top of the person: apply both, in that order."

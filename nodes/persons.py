@@ -12,13 +12,21 @@ from . import host, sockets
 if TYPE_CHECKING:
     from ..my3dgen_core import Identity, Latents
 
-CATEGORY = "My3DGen"
+CATEGORY = "My3DGen/Latents"
 FIRST = (sockets.IDENTITY, {"tooltip": "The first person, from Load Identity or Train Identity."})
 SECOND = (sockets.IDENTITY, {"tooltip": "The second person, trained on the same generator."})
 
 
 class MixPersons:
     CATEGORY = CATEGORY
+    SEARCH_ALIASES = [
+        "mix persons",
+        "blend faces",
+        "merge identities",
+        "mix faces",
+        "average face",
+        "lora merge",
+    ]
     DESCRIPTION = (
         "Someone between two persons: one identity with a share of each, to be applied and kept like any "
         "other. Its anchors are mixtures of photos seen from the same side."
@@ -60,6 +68,14 @@ class MixPersons:
 
 class InterpolatePersons:
     CATEGORY = CATEGORY
+    SEARCH_ALIASES = [
+        "interpolate persons",
+        "morph faces",
+        "face morph",
+        "transition",
+        "tween",
+        "blend persons",
+    ]
     DESCRIPTION = (
         "The way from one person to another as pictures: what was learnt of both, their looks and the camera "
         "move together. Use the bare model, from Load EG3D Generator."

@@ -16,7 +16,17 @@ if TYPE_CHECKING:
 
 
 class Render:
-    CATEGORY = "My3DGen"
+    CATEGORY = "My3DGen/Output"
+    SEARCH_ALIASES = [
+        "novel view",
+        "eg3d render",
+        "portrait",
+        "face",
+        "depth map",
+        "normal map",
+        "turntable",
+        "avatar",
+    ]
     DESCRIPTION = (
         "Renders heads. As many latents as cameras pair up one by one; one latent is seen from all "
         "cameras; one camera sees all latents; 'grid' shows every latent from every camera. Send the frames "

@@ -16,7 +16,17 @@ FILL, SHARPEN = "fill in", "sharpen"
 
 
 class RestorePhotos:
-    CATEGORY = "My3DGen"
+    CATEGORY = "My3DGen/Latents"
+    SEARCH_ALIASES = [
+        "restore photos",
+        "inpainting",
+        "super resolution",
+        "upscale face",
+        "deblur",
+        "sharpen",
+        "occlusion removal",
+        "face restoration",
+    ]
     DESCRIPTION = (
         "Repairs photos of the person from what the person looks like. 'fill in': what the mask hides, such "
         "as a hand or a microphone. 'sharpen': a small or blurred photo in full size. Use the model with the "

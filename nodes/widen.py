@@ -8,7 +8,8 @@ from . import sockets
 
 
 class WidenView:
-    CATEGORY = "My3DGen"
+    CATEGORY = "My3DGen/Cameras"
+    SEARCH_ALIASES = ["fov", "zoom out", "wide angle", "uncrop", "focal length", "shoulders"]
     DESCRIPTION = (
         "Cameras that see more around the same middle: hair and shoulders beyond the face crop. Tell Paste "
         "Back the same number. Far beyond 1.3, generators show what they never learned."
