@@ -108,7 +108,7 @@ class Handles:
         with self._lock:
             thing = self._things.get(handle)
             if not isinstance(thing, kind):
-                raise Refused(404, "This picture is not known here (any more). Queue the workflow again.")
+                raise Refused(404, "This preview is not known here (any more). Queue the workflow again.")
             self._things.move_to_end(handle)
             return thing
 

@@ -18,20 +18,20 @@ class RandomLatent:
     CATEGORY = CATEGORY
     SEARCH_ALIASES = ["random head", "sample generator", "random face", "truncation", "noise", "seed"]
     DESCRIPTION = (
-        "Heads that the generator makes up: people who do not exist. With an identity applied to the model "
-        "they take on that person's features."
+        "Samples random heads: people who do not exist. With an identity applied to the model they take on "
+        "that person's features."
     )
     RETURN_TYPES = (sockets.LATENT,)
     RETURN_NAMES = ("latents",)
-    OUTPUT_TOOLTIPS = ("The heads, each with the frontal camera.",)
+    OUTPUT_TOOLTIPS = ("One latent per head, each with the frontal camera.",)
     FUNCTION = "make"
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
             "required": {
-                "model": (sockets.MODEL, {"tooltip": "The generator that makes them up."}),
-                "count": ("INT", {"default": 4, "min": 1, "max": 4096, "tooltip": "How many heads."}),
+                "model": (sockets.MODEL, {"tooltip": "The generator to sample from."}),
+                "count": ("INT", {"default": 4, "min": 1, "max": 4096, "tooltip": "Number of heads."}),
                 "truncation": (
                     "FLOAT",
                     {
@@ -39,8 +39,8 @@ class RandomLatent:
                         "min": 0.0,
                         "max": 2.0,
                         "step": 0.05,
-                        "tooltip": "0 gives the generator's mean head, 1 all that it knows; 0.7 keeps to "
-                        "sound ones.",
+                        "tooltip": "0 gives the generator's mean head, 1 its full variety; 0.7 avoids broken "
+                        "heads.",
                     },
                 ),
                 "seed": (
@@ -66,10 +66,10 @@ class RandomLatent:
 class SaveLatents:
     CATEGORY = CATEGORY
     SEARCH_ALIASES = ["export latents", "write latents", "keep anchors", "safetensors", "save w"]
-    DESCRIPTION = "Writes latents, with their cameras and weights, as one .safetensors file under output/."
+    DESCRIPTION = "Writes latents, with their cameras and weights, to a .safetensors file under output/."
     RETURN_TYPES = ("STRING",)
     RETURN_NAMES = ("file",)
-    OUTPUT_TOOLTIPS = ("Where the file is.",)
+    OUTPUT_TOOLTIPS = ("Path of the file.",)
     OUTPUT_NODE = True
     FUNCTION = "save"
 
@@ -77,7 +77,7 @@ class SaveLatents:
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
             "required": {
-                "latents": (sockets.LATENT, {"tooltip": "What to keep: anchors, samples, edits."}),
+                "latents": (sockets.LATENT, {"tooltip": "The latents to save: anchors, samples, edits."}),
                 "filename_prefix": (
                     "STRING",
                     {
@@ -102,7 +102,7 @@ class LoadLatents:
     CATEGORY = CATEGORY
     SEARCH_ALIASES = ["import latents", "read latents", "saved anchors", "safetensors", "load w"]
     DESCRIPTION = (
-        "Loads latents that Save Latents has written. They belong to the generator they were made with."
+        "Loads latents written by Save Latents. They work only with the generator they were made with."
     )
     RETURN_TYPES = (sockets.LATENT,)
     RETURN_NAMES = ("latents",)
