@@ -32,7 +32,7 @@ SOURCES: dict[str, tuple[str, int, int, int]] = {
     "direction_sweep": ("Render the Sweep", 0, 8, 4),
     "figures": ("Alpha Samples", 0, 1, 1),
     "inpainting": ("Fill in", 0, 3, 3),
-    "interpolation": ("Render the Way", 0, 8, 4),
+    "interpolation": ("Render the Transition", 0, 8, 4),
     "new_photo": ("Render the Orbit", 0, 8, 4),
     "personalize": ("Compare with Photos", 0, 1, 1),
     "repose": ("Paste Back", 0, 1, 1),
@@ -40,7 +40,7 @@ SOURCES: dict[str, tuple[str, int, int, int]] = {
 }
 MORE: dict[str, list[tuple[str, int]]] = {
     "chain_controlnet": [("The Picture in 512", 0), ("Depth in 512", 0)],
-    "inpainting": [("The Hidden Photos", 0)],
+    "inpainting": [("Masked Photos", 0)],
     "repose": [("The Photo", 0)],
 }
 """Other outputs that come first."""
