@@ -18,7 +18,15 @@ RENDERERS = ("auto", "torch", "compiled")
 
 class LoadGenerator:
     CATEGORY = CATEGORY
-    SEARCH_ALIASES = ["eg3d", "3d gan", "generator checkpoint", "load model", "ffhq", "tri-plane", "3d head"]
+    SEARCH_ALIASES = [
+        "pretrained model",
+        "3d gan",
+        "generator checkpoint",
+        "load model",
+        "ffhq",
+        "tri-plane",
+        "3d head",
+    ]
     DESCRIPTION = (
         "Loads an EG3D generator: 'starter', the small one that comes with this pack, or a file from "
         "models/my3dgen/generators."
