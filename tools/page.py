@@ -1,10 +1,10 @@
-"""ComfyUI's own page in a browser without a screen: makes the workflow files that users open, and tests them.
+"""Make the workflow files that users open, in ComfyUI's own page in a headless browser, and check them.
 
 python tools/page.py                # workflows/NAME.json from workflows/api/NAME.json, for every NAME
-python tools/page.py NAME ...       # for these
+python tools/page.py NAME ...       # only these
 python tools/page.py screenshots    # web/docs/pictures/*.png, see tools/screenshots.py
 
-What the first node of an API workflow has as its "note" becomes a note on the page.
+The "note" of the first node of an API workflow becomes a note in the workflow.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ARGUMENTS = [
     "--disable-sync",
 ]
 READY = "window.app?.graph && Object.keys(LiteGraph.registered_node_types).length > 100"
-# Columns from left to right as the data flows, wide enough for every name.
+# Arrange nodes in columns along the data flow, wide enough for every name.
 TO_UI = """
 async ([prompt, note]) => {
   await app.loadApiJson(JSON.parse(prompt), "workflow");
@@ -92,7 +92,7 @@ def open_browser() -> Iterator[Any]:
 
 @contextmanager
 def open_page(server: comfy.Server, browser: Any = None) -> Iterator[Any]:
-    """A playwright page with ComfyUI loaded, in this browser or in one of its own."""
+    """Open a playwright page with ComfyUI loaded, in the given browser or in a new one."""
     server.post("/settings", {"Comfy.TutorialCompleted": True})  # no templates dialog on the first start
     with nullcontext(browser) if browser else open_browser() as used:
         page = used.new_page(viewport={"width": 1600, "height": 1000})
@@ -105,7 +105,7 @@ def open_page(server: comfy.Server, browser: Any = None) -> Iterator[Any]:
 
 
 def same_prompt(prompt: dict[str, Any]) -> dict[str, Any]:
-    """A prompt as it can be compared: what runs, without titles, notes and texts that the page adds."""
+    """Return what runs of a prompt, for comparison: without titles, notes and texts that the page adds."""
     return {
         name: {
             "class_type": node["class_type"],
@@ -116,7 +116,7 @@ def same_prompt(prompt: dict[str, Any]) -> dict[str, Any]:
 
 
 def note_of(prompt: dict[str, Any]) -> str:
-    """What a workflow says about itself; empty where it says nothing."""
+    """Return the note of a workflow, or an empty string."""
     return next(iter(prompt.values()))["_meta"].get("note", "")
 
 
@@ -142,9 +142,9 @@ def main() -> int:
                 back = page.evaluate(TO_API, workflow)
                 if same_prompt(back) == same_prompt(prompt):
                     break
-                page.wait_for_timeout(2000)  # its default workflow came in between
+                page.wait_for_timeout(2000)  # the page loaded its default workflow meanwhile
             if same_prompt(back) != same_prompt(prompt):
-                print(f"{source.name} does not come back from the page as it was.", file=sys.stderr)
+                print(f"{source.name} changed on its way through the page.", file=sys.stderr)
                 return 1
             target = WORKFLOWS / source.name
             target.write_text(json.dumps(json.loads(workflow), indent=1) + "\n", encoding="utf-8")

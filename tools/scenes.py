@@ -1,4 +1,4 @@
-"""What the pictures of the help pages show: workflows of every node, and how each is put into the picture."""
+"""Workflows shown in the pictures of the help pages."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def train(images: str, anchors: list[Any], steps: int) -> Prompt:
 
 
 def personal(steps: int) -> Prompt:
-    """Every node that has a widget, on the demo person. Her photos, then one of somebody else."""
+    """Every node that has a widget, with the demo person."""
     keys = "-45 -8, -20 22, 15 12, 50 18, 30 -20"
     path = {"path": "closed keyframes", "frames": 24, "yaw": 34.0, "pitch": 14.0, "center_pitch": 0.0}
     prefix = f"my3dgen/identities/{PERSON}"
@@ -105,8 +105,8 @@ def personal(steps: int) -> Prompt:
 
 
 def known() -> Prompt:
-    """What one does with a person that is there: the bundled one."""
-    grey, square = {"width": 256, "height": 256}, {"width": 144, "height": 144}
+    """Workflows that use the bundled identity."""
+    gray, square = {"width": 256, "height": 256}, {"width": 144, "height": 144}
     restore = {"task": "fill in", "detail": 32, "steps": 40, "space": "p+", "beta": 0.03, "seed": 0}
     found = {"steps": 40, "space": "p", "beta": 0.03, "learning_rate": 0.01, "batch_size": 4, "seed": 0}
     both = {"model": ["apply", 0], "identity": ["who", 0]}
@@ -232,12 +232,12 @@ def known() -> Prompt:
         "way": node("InterpolateLatents", latents=["who", 1], start=0, end=5, frames=6, and_back=False),
         "way seen": render("apply", "way", which="every"),
         "way shown": shown("way seen"),
-        "black": core("SolidMask", value=0.0, **grey),
+        "black": core("SolidMask", value=0.0, **gray),
         "white": core("SolidMask", value=1.0, **square),
         "hidden": core(
             "MaskComposite", destination=["black", 0], source=["white", 0], x=56, y=88, operation="add"
         ),
-        "cover": core("EmptyImage", **grey, batch_size=1, color=8421504),
+        "cover": core("EmptyImage", **gray, batch_size=1, color=8421504),
         "covered": core(
             "ImageCompositeMasked",
             destination=["views", 0],
@@ -257,7 +257,7 @@ def known() -> Prompt:
             **restore,
         ),
         "restored": shown("restore"),
-        # Somebody else: a head of the generator's own from four sides.
+        # Another person: a random head of the generator from four sides.
         "stranger": node("RandomLatent", model=["load", 0], count=1, truncation=0.8, seed=11),
         "stranger seen": render("load", "stranger", "sides"),
         "stranger's": invert("stranger seen", ["sides", 0], steps=10, shared_steps=40),
@@ -317,7 +317,7 @@ def known() -> Prompt:
 
 
 def kept(made: Path) -> Prompt:
-    """What was written before, loaded, and rendered."""
+    """Load and render files written by the other scenes."""
     return {
         "load": node("LoadGenerator", file="starter"),
         "card": node("LoadIdentity", file=newest(made / "identities", f"{PERSON}_*.safetensors")),
@@ -334,12 +334,12 @@ def kept(made: Path) -> Prompt:
 
 
 def newest(folder: Path, pattern: str) -> str:
-    """The name of the file that was written last."""
+    """Return the name of the newest file."""
     return max(folder.glob(pattern), key=lambda file: file.stat().st_mtime).name
 
 
 def three_d(inputs: Path, made: Path) -> Prompt:
-    """Core's own 3D view, with a head in it."""
+    """ComfyUI's 3D viewer, with a head in it."""
     (inputs / "3d").mkdir(exist_ok=True)
     shutil.copy(made / "meshes" / newest(made / "meshes", "head_*.glb"), inputs / "3d" / "head.glb")
     numbers = {"distance": 2.7, "field_of_view": 13.3738}

@@ -1,10 +1,10 @@
-"""Pictures of every node at work, in ComfyUI's real page: web/docs/pictures/NAME.webp.
+"""Take the pictures of every node for the help pages, in ComfyUI's real page: web/docs/pictures/NAME.webp.
 
-    python tools/page.py screenshots                     # all of them, with the page's dark colours
+    python tools/page.py screenshots                     # all of them, in the dark theme
     python tools/page.py screenshots [--light] [--vue] [--rtl] [--to FOLDER] [NAME ...]
 
-What is in them: tools/scenes.py. The demo person is trained first, briefly; what takes long is kept in the
-system's folder for temporary files.
+Their workflows are in tools/scenes.py. A short training runs first; slow results are kept in the system's
+folder for temporary files.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ import face_test_pack
 import scenes
 from scenes import FOLDER, Prompt
 
-TARGET = comfy.ROOT / "web" / "docs" / "pictures"  # where the page finds them for its help
-BASE = Path(tempfile.gettempdir()) / "screenshots" / "ComfyUI"  # its path may be in a picture
-QUALITY = 80  # of a WebP: pictures for a page of help should be small
+TARGET = comfy.ROOT / "web" / "docs" / "pictures"  # where the help pages load them from
+BASE = Path(tempfile.gettempdir()) / "screenshots" / "ComfyUI"  # its path may appear in a picture
+QUALITY = 80  # of the WebP files, which should be small
 MARGIN, GAP, TITLE = 8, 40, 30
-# Nodes side by side far from all others, at scale 1; where they lie on the page, in CSS pixels.
+# Move nodes side by side, far from all others, at scale 1; returns their area on the page in CSS pixels.
 BRING = """async ([ids, sizes, margin, gap, title]) => {
   app.graph._nodes.forEach((node, i) => (node.pos = [(i % 10) * 900, Math.floor(i / 10) * 1300]));
   const nodes = ids.map((id) => app.graph.getNodeById(id));
@@ -45,7 +45,7 @@ BRING = """async ([ids, sizes, margin, gap, title]) => {
   app.canvas.setDirty(true, true);
   await new Promise((done) => setTimeout(done, 700));
   const height = Math.max(...nodes.map((node) => node.flags.collapsed ? 0 : node.size[1]));
-  // What nodes wear above their titles stays out.
+  // Badges above the titles stay out.
   return [60, 160 - title - 2, right - gap + 2 * margin, height + title + 2 + margin];
 }"""
 LAY_OUT = """async (prompt) => {
@@ -60,7 +60,7 @@ ELEMENT = "([id, name]) => app.graph.getNodeById(id).widgets.find((widget) => wi
 
 
 def numbered(prompt: Prompt) -> tuple[Prompt, dict[str, str]]:
-    """The page knows nodes by numbers: the prompt with them, and the number of every name."""
+    """Return the prompt with numeric node ids, as the page needs them, and the id of every name."""
     numbers = {name: str(i) for i, name in enumerate(prompt, 1)}
 
     def wire(value: Any) -> Any:
@@ -73,7 +73,7 @@ def numbered(prompt: Prompt) -> tuple[Prompt, dict[str, str]]:
 
 
 def make_photos(folder: Path) -> None:
-    """Photos of the demo person as photos come: one with two faces, one cut by its edge, an empty one."""
+    """Write photos of the demo person: one with two faces, one cut off at the edge, one without a face."""
     from PIL import Image
 
     demo = sorted((comfy.ROOT / "my3dgen_core" / "starter" / "demo_person" / "photos").glob("*.jpg"))
@@ -91,7 +91,7 @@ def make_photos(folder: Path) -> None:
 
 
 def leading_to(prompt: Prompt, nodes: set[str]) -> Prompt:
-    """These nodes of a prompt and all that they need."""
+    """Return these nodes of a prompt and everything upstream of them."""
     found: set[str] = set()
     todo = list(nodes)
     while todo:
@@ -103,7 +103,7 @@ def leading_to(prompt: Prompt, nodes: set[str]) -> Prompt:
 
 
 class Stage:
-    """The page with one workflow on it, which has run."""
+    """The page with one workflow in it."""
 
     def __init__(self, page: Any) -> None:
         self.page = page
@@ -117,7 +117,7 @@ class Stage:
         self.open += by
 
     def play(self, prompt: Prompt, run: bool = True) -> None:
-        """Lays a workflow out, and runs it."""
+        """Lay out a workflow, and run it."""
         from page import RUN
 
         by_number, self.numbers = numbered(prompt)
@@ -127,7 +127,7 @@ class Stage:
             raise comfy.ComfyError(failed)
 
     def bring(self, nodes: dict[str, list[int] | None], sized: bool = True) -> dict[str, float]:
-        """Nodes into the picture, with their sizes or as they are; the part of the page that they fill."""
+        """Move nodes into view, resized or not; return the area of the page that they fill."""
         ids = [self.numbers[name] for name in nodes]
         sizes = list(nodes.values()) if sized else [None] * len(ids)
         x, y, width, height = self.page.evaluate(BRING, [ids, sizes, MARGIN, GAP, TITLE])
@@ -137,7 +137,7 @@ class Stage:
         return self.page.evaluate_handle(ELEMENT, [self.numbers[name], widget]).as_element()
 
     def drag(self, target: Any, right: float, down: float, at: tuple[float, float] = (0.5, 0.5)) -> None:
-        """From a place of the element, as parts of its size, by so many pixels."""
+        """Drag by this many pixels, from a point of the element given as fractions of its size."""
         box = target.bounding_box()
         x, y = box["x"] + box["width"] * at[0], box["y"] + box["height"] * at[1]
         self.page.mouse.move(x, y)
@@ -147,7 +147,7 @@ class Stage:
         self.still()
 
     def still(self) -> None:
-        """Until nothing is asked for any more: two seconds without a request, a minute at most."""
+        """Wait until the page is idle: two seconds without a request, at most a minute."""
         quiet = 0
         for _ in range(300):
             self.page.wait_for_timeout(200)
@@ -191,14 +191,14 @@ def report(stage: Stage) -> None:
 
 
 def slowly(stage: Stage) -> None:
-    """What draws itself in 3D takes its time."""
+    """Wait for the slow 3D viewer."""
     stage.still()
     stage.page.wait_for_timeout(6000)
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture: of which workflow, which nodes (with their sizes, or None), and what is done with them."""
+    """A picture: its workflow, its nodes (with their sizes, or None), and actions before it is taken."""
 
     play: str
     nodes: dict[str, list[int] | None]
@@ -253,10 +253,10 @@ def main(given: list[str]) -> int:
     )
     parser.add_argument("names", nargs="*", help=f"of {', '.join(SCENES)}; all of them by default")
     parser.add_argument("--to", type=Path, default=TARGET)
-    parser.add_argument("--light", action="store_true", help="the page's light colours")
+    parser.add_argument("--light", action="store_true", help="the light theme")
     parser.add_argument("--vue", action="store_true", help="Nodes 2.0")
-    parser.add_argument("--rtl", action="store_true", help="the page written from right to left")
-    parser.add_argument("--steps", type=int, default=80, help="of the training")
+    parser.add_argument("--rtl", action="store_true", help="right-to-left layout")
+    parser.add_argument("--steps", type=int, default=80, help="training steps")
     arguments = parser.parse_args(given)
     base = comfy.make_base(BASE)
     models = base / "models" / "insightface"
@@ -306,7 +306,7 @@ def take(server: comfy.Server, arguments: argparse.Namespace) -> None:
 
 
 def picture(stage: Stage, scene: Scene) -> bytes:
-    """A small WebP of the scene."""
+    """Save the scene as a small WebP."""
     from PIL import Image
 
     stage.bring(scene.nodes)

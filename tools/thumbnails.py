@@ -1,10 +1,10 @@
-"""The thumbnails of the workflow templates, from what the workflows themselves make, in a real ComfyUI.
+"""Make the thumbnails of the workflow templates by running the workflows in a real ComfyUI.
 
-    python tools/thumbnails.py             # workflows/NAME.jpg for every NAME, some minutes on a CPU
-    python tools/thumbnails.py NAME ...    # for these
+    python tools/thumbnails.py             # workflows/NAME.jpg for every NAME, a few minutes on a CPU
+    python tools/thumbnails.py NAME ...    # only these
 
-Of each workflow that part runs which leads to its picture, so that no model of the user's is needed. Those
-for the user's own checkpoint (your_*) take the picture of the one they are a variant of.
+Only the nodes that lead to the picture run, so that no model of the user is needed. Workflows for the user's
+own checkpoint (your_*) use the thumbnail of the workflow they are a variant of.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from PIL import Image
 
 WORKFLOWS = comfy.ROOT / "workflows"
 WIDTH, PAPER = 512, (255, 255, 255)
-# title of the node, which output, how many pictures of it, in how many columns
+# title of the node, output, number of pictures, number of columns
 SOURCES: dict[str, tuple[str, int, int, int]] = {
     "alpha_space": ("Every Look from Every Side", 0, 18, 3),
     "camera_path_mesh": ("Render the Orbit", 3, 8, 4),
@@ -32,7 +32,7 @@ SOURCES: dict[str, tuple[str, int, int, int]] = {
     "direction_sweep": ("Render the Sweep", 0, 8, 4),
     "figures": ("Alpha Samples", 0, 1, 1),
     "inpainting": ("Fill in", 0, 3, 3),
-    "interpolation": ("Render the Way", 0, 8, 4),
+    "interpolation": ("Render the Transition", 0, 8, 4),
     "new_photo": ("Render the Orbit", 0, 8, 4),
     "personalize": ("Compare with Photos", 0, 1, 1),
     "repose": ("Paste Back", 0, 1, 1),
@@ -40,14 +40,14 @@ SOURCES: dict[str, tuple[str, int, int, int]] = {
 }
 MORE: dict[str, list[tuple[str, int]]] = {
     "chain_controlnet": [("The Picture in 512", 0), ("Depth in 512", 0)],
-    "inpainting": [("The Hidden Photos", 0)],
+    "inpainting": [("Masked Photos", 0)],
     "repose": [("The Photo", 0)],
 }
-"""Other outputs that come first."""
+"""Further outputs, shown before the one in SOURCES."""
 
 
 def upstream(prompt: dict[str, Any], node: str) -> set[str]:
-    """The node and all that it needs."""
+    """Return the node and everything upstream of it."""
     found, todo = set(), [node]
     while todo:
         name = todo.pop()
@@ -58,7 +58,7 @@ def upstream(prompt: dict[str, Any], node: str) -> set[str]:
 
 
 def part(prompt: dict[str, Any], outputs: list[tuple[str, int]]) -> tuple[dict[str, Any], list[str]]:
-    """What leads to these outputs (titles of nodes), each saved; the names of the nodes that save."""
+    """Return the part of the prompt that saves these outputs (by node title), and the saving nodes' names."""
     saved, needed, kept = [], set(), {}
     for title, slot in outputs:
         makes = [name for name, node in prompt.items() if node["_meta"]["title"] == title]
@@ -71,7 +71,7 @@ def part(prompt: dict[str, Any], outputs: list[tuple[str, int]]) -> tuple[dict[s
 
 
 def sheet(pictures: list[Image.Image], columns: int) -> Image.Image:
-    """The pictures side by side, WIDTH wide."""
+    """Arrange the pictures in a grid, WIDTH wide."""
     width = WIDTH // columns
     shrunk = [
         p.resize((width, round(p.height * width / p.width)), Image.Resampling.LANCZOS) for p in pictures
@@ -86,13 +86,13 @@ def sheet(pictures: list[Image.Image], columns: int) -> Image.Image:
 
 
 def spread(files: list[Path], count: int) -> list[Path]:
-    """So many of them, evenly."""
+    """Return `count` evenly spaced files."""
     count = min(count, len(files))
     return [files[round(i * (len(files) - 1) / max(1, count - 1))] for i in range(count)]
 
 
 def make(server: comfy.Server, name: str) -> None:
-    """One workflow's thumbnail."""
+    """Make the thumbnail of one workflow."""
     title, slot, count, columns = SOURCES[name]
     prompt = json.loads((WORKFLOWS / "api" / f"{name}.json").read_text(encoding="utf-8"))
     outputs = [*MORE.get(name, []), (title, slot)]

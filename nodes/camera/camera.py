@@ -32,16 +32,16 @@ FPS_INPUT = (
         "min": 1.0,
         "max": 120.0,
         "step": 1.0,
-        "tooltip": "Frames a second, handed on to Create Video.",
+        "tooltip": "Frames per second, passed on to Create Video.",
     },
 )
 PATH_TYPES = (socket_types.CAMERA, "IMAGE", "INT", "FLOAT")
 PATH_NAMES = ("cameras", "plot", "frames", "fps")
 PATH_TOOLTIPS = (
     "The cameras, for Render Head.",
-    "The path as one sees it from the head: yaw to the side, pitch up. With a model, what it knows.",
-    "How many cameras there are.",
-    "The frames a second, for Create Video.",
+    "The path as seen from the head: yaw across, pitch up. With a model, also its trained range.",
+    "Number of cameras.",
+    "Frames per second, for Create Video.",
 )
 PathResult = tuple[socket_types.Cameras, torch.Tensor, int, float]
 
@@ -51,8 +51,17 @@ def _pivot(model: socket_types.Model | None) -> Any:
 
 
 class Camera:
-    CATEGORY = "My3DGen"
-    DESCRIPTION = "One camera from plain numbers. All zeros look straight at the face."
+    CATEGORY = "My3DGen/Cameras"
+    SEARCH_ALIASES = [
+        "camera pose",
+        "yaw pitch roll",
+        "viewpoint",
+        "view angle",
+        "focal length",
+        "fov",
+        "novel view",
+    ]
+    DESCRIPTION = "One camera from plain numbers. With all angles 0 it looks straight at the face."
     RETURN_TYPES = (socket_types.CAMERA,)
     RETURN_NAMES = ("camera",)
     OUTPUT_TOOLTIPS = ("The camera, for Render Head.",)
@@ -81,28 +90,29 @@ class Camera:
                     {
                         **DEGREES,
                         "default": 0.0,
-                        "tooltip": "Turns the camera clockwise about its own axis, in degrees: the head "
-                        "leans the other way in the picture.",
+                        "tooltip": "Turns the camera clockwise about its own axis, in degrees: in the image "
+                        "the head leans the other way.",
                     },
                 ),
                 "distance": (
                     "FLOAT",
                     {
                         **_DISTANCE,
-                        "tooltip": "From the centre of the head. EG3D was trained at 2.7; elsewhere the "
-                        "picture may break.",
+                        "tooltip": "From the center of the head. EG3D was trained at 2.7; other distances "
+                        "may break the image.",
                     },
                 ),
                 "field_of_view": (
                     "FLOAT",
                     {
                         **_FIELD_OF_VIEW,
-                        "tooltip": "In degrees. EG3D was trained at 13.37; more shows a wider picture.",
+                        "tooltip": "In degrees. EG3D was trained at 13.37; higher shows more around the "
+                        "head.",
                     },
                 ),
             },
             "optional": {
-                "model": (socket_types.MODEL, {"tooltip": "Takes the point looked at from this generator."}),
+                "model": (socket_types.MODEL, {"tooltip": "Uses this generator's look-at point."}),
             },
         }
 
@@ -134,10 +144,11 @@ def cameras_from(
 
 
 class CameraFromLoad3D:
-    CATEGORY = "My3DGen"
+    CATEGORY = "My3DGen/Cameras"
+    SEARCH_ALIASES = ["3d viewer camera", "viewport camera", "camera info", "camera pose", "viewpoint"]
     DESCRIPTION = (
-        "The camera of ComfyUI's 3D viewer (Load 3D), as one for heads: turn the model there, render the "
-        "head here from the same side."
+        "Uses the camera of ComfyUI's 3D viewer (Load 3D): turn the model there, and render the head here "
+        "from the same side."
     )
     RETURN_TYPES = (socket_types.CAMERA,)
     RETURN_NAMES = ("camera",)
@@ -153,8 +164,8 @@ class CameraFromLoad3D:
                     "FLOAT",
                     {
                         **_DISTANCE,
-                        "tooltip": "From the centre of the head. The viewer scales every model to its own "
-                        "size, so its distance says nothing here; its zoom is used.",
+                        "tooltip": "From the center of the head. The viewer scales every model to fit, so "
+                        "its distance is ignored; its zoom is used.",
                     },
                 ),
                 "field_of_view": (
@@ -163,7 +174,7 @@ class CameraFromLoad3D:
                 ),
             },
             "optional": {
-                "model": (socket_types.MODEL, {"tooltip": "Takes the point looked at from this generator."}),
+                "model": (socket_types.MODEL, {"tooltip": "Uses this generator's look-at point."}),
             },
         }
 
@@ -198,18 +209,27 @@ def _view_of(camera_info: Any) -> tuple[float, float, float, float]:
         zoom = float(camera_info.get("zoom") or 1)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            "This is no camera of the 3D viewer. Connect camera_info of Load 3D, and move the view once."
+            "This is not a camera of the 3D viewer. Connect camera_info of Load 3D, and move the view once."
         ) from error
     if not all(math.isfinite(value) for value in (x, y, z, zoom)) or zoom <= 0 or x == y == z == 0:
-        raise ValueError("The 3D viewer's camera stands in its own target. Move the view there once.")
+        raise ValueError("The 3D viewer's camera is at its own target. Move the view there once.")
     return x, y, z, zoom
 
 
 class CameraPath:
-    CATEGORY = "My3DGen"
+    CATEGORY = "My3DGen/Cameras"
+    SEARCH_ALIASES = [
+        "orbit",
+        "turntable",
+        "camera animation",
+        "360",
+        "camera trajectory",
+        "spiral",
+        "novel view",
+    ]
     DESCRIPTION = (
-        "Cameras along a path around the head, one a frame: a ready one, or one of your own through "
-        "keyframes. All but 'sweep', 'spiral' and 'keyframes' close, so a video loops."
+        "Cameras along a path around the head, one per frame: a preset, or your own through keyframes. All "
+        "but 'sweep', 'spiral' and 'keyframes' are closed, so a video loops."
     )
     RETURN_TYPES = PATH_TYPES
     RETURN_NAMES = PATH_NAMES
@@ -224,11 +244,12 @@ class CameraPath:
                     PATHS,
                     {
                         "tooltip": "'ellipse': around the front, the paper's orbit. 'swing': left, right and "
-                        "back. 'sweep': from one side to the other, once. 'figure8': an eight. 'spiral': in "
-                        "from afar to the front. 'keyframes': through those below, once or closed."
+                        "back. 'sweep': from one side to the other, once. 'figure8': a figure eight. "
+                        "'spiral': from the outside in to the front. 'keyframes': through those below, once; "
+                        "'closed keyframes': and back to the first."
                     },
                 ),
-                "frames": ("INT", {"default": 48, "min": 1, "max": 2000, "tooltip": "How many cameras."}),
+                "frames": ("INT", {"default": 48, "min": 1, "max": 2000, "tooltip": "Number of cameras."}),
                 "yaw": (
                     "FLOAT",
                     {**DEGREES, "default": 34.0, "tooltip": "How far to either side, in degrees."},
@@ -242,14 +263,14 @@ class CameraPath:
                     {
                         **DEGREES,
                         "default": 0.0,
-                        "tooltip": "Height of the path's middle: above 0 looks from above.",
+                        "tooltip": "Pitch of the path's center, in degrees: above 0 looks from above.",
                     },
                 ),
             },
             "optional": {
                 "model": (
                     socket_types.MODEL,
-                    {"tooltip": "Takes distance, centre and focal length from this generator."},
+                    {"tooltip": "Uses this generator's distance, look-at point and focal length."},
                 ),
                 "fps": FPS_INPUT,
                 # the last one: workflows keep their settings by position
@@ -257,8 +278,8 @@ class CameraPath:
                     "STRING",
                     {
                         "default": "-30 0, 0 12, 30 0",
-                        "tooltip": "For the path 'keyframes': yaw and pitch of each in degrees, with a "
-                        "comma between two. The sphere on the node sets them.",
+                        "tooltip": "For the path 'keyframes': yaw and pitch of each in degrees, separated by "
+                        "commas. The sphere on the node sets them.",
                     },
                 ),
             },
@@ -301,9 +322,10 @@ class CameraPath:
 
 
 class CameraKeyframes:
-    CATEGORY = "My3DGen"
+    CATEGORY = "My3DGen/Cameras"
+    SEARCH_ALIASES = ["keyframe animation", "camera interpolation", "camera trajectory", "easing", "orbit"]
     DESCRIPTION = (
-        "A path through cameras of your own, from Camera or Camera from Load 3D, each reached in equal time."
+        "A camera path through your own cameras, from Camera or Camera from Load 3D, at equal intervals."
     )
     RETURN_TYPES = PATH_TYPES
     RETURN_NAMES = PATH_NAMES
@@ -312,21 +334,21 @@ class CameraKeyframes:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        another = (socket_types.CAMERA, {"tooltip": "The next one; several in a row are passed one by one."})
+        another = (socket_types.CAMERA, {"tooltip": "The next one; a batch of cameras is passed one by one."})
         return {
             "required": {
                 "camera_1": (socket_types.CAMERA, {"tooltip": "Where the path begins."}),
                 "camera_2": another,
-                "frames": ("INT", {"default": 48, "min": 1, "max": 2000, "tooltip": "How many cameras."}),
+                "frames": ("INT", {"default": 48, "min": 1, "max": 2000, "tooltip": "Number of cameras."}),
                 "easing": (
                     ["smooth", "linear"],
-                    {"tooltip": "'smooth' slows down at each camera; 'linear' keeps the pace."},
+                    {"tooltip": "'smooth' slows down at each camera; 'linear' keeps its speed."},
                 ),
                 "loop": (
                     "BOOLEAN",
                     {
                         "default": False,
-                        "tooltip": "Back to the first camera at the end, so that a video loops.",
+                        "tooltip": "Return to the first camera at the end, so that a video loops.",
                     },
                 ),
             },
@@ -337,7 +359,7 @@ class CameraKeyframes:
                 "camera_6": another,
                 "model": (
                     socket_types.MODEL,
-                    {"tooltip": "Takes the point to turn about from this generator."},
+                    {"tooltip": "Uses this generator's look-at point."},
                 ),
                 "fps": FPS_INPUT,
             },
@@ -384,7 +406,7 @@ def parse_keyframes(text: str) -> Tensor:
         try:
             yaw, pitch = (float(word) for word in part.split())
         except ValueError:
-            raise ValueError(f"{part!r} is no keyframe. Write yaw and pitch, such as -30 0, 0 12.") from None
+            raise ValueError(f"{part!r} is not a keyframe. Write yaw and pitch, like -30 0, 0 12.") from None
         if not (abs(yaw) <= 180 and abs(pitch) <= 89):
             raise ValueError(
                 f"The keyframe {part!r} is out of range: yaw within 180 degrees, pitch within 89."

@@ -8,10 +8,11 @@ from .. import socket_types
 
 
 class WidenView:
-    CATEGORY = "My3DGen"
+    CATEGORY = "My3DGen/Cameras"
+    SEARCH_ALIASES = ["fov", "zoom out", "wide angle", "uncrop", "focal length", "shoulders"]
     DESCRIPTION = (
-        "Cameras that see more around the same middle: hair and shoulders beyond the face crop. Tell Paste "
-        "Back the same number. Far beyond 1.3, generators show what they never learned."
+        "Widens the field of view: hair and shoulders beyond the face crop. Set the same value in Paste "
+        "Back. Far above 1.3, generators show what they were never trained on."
     )
     RETURN_TYPES = (socket_types.CAMERA,)
     RETURN_NAMES = ("cameras",)
@@ -30,7 +31,7 @@ class WidenView:
                         "min": 1.0,
                         "max": 4.0,
                         "step": 0.05,
-                        "tooltip": "Pictures show that many times as much on either axis. 1: no change.",
+                        "tooltip": "Factor on the width and height of what the camera sees. 1: no change.",
                     },
                 ),
             }

@@ -16,11 +16,14 @@ from ..server.live_handles import Mixture
 if TYPE_CHECKING:
     from ...my3dgen_core import Identity, Latents
 
-CATEGORY = "My3DGen"
-IDENTITY_INPUT = (socket_types.IDENTITY, {"tooltip": "The person, from Train Identity or Load Identity."})
+CATEGORY = "My3DGen/Latents"
+IDENTITY_INPUT = (socket_types.IDENTITY, {"tooltip": "From Train Identity or Load Identity."})
 # Of nodes that look for photos inside a person.
 PHOTO_INPUTS = {
-    "model": (socket_types.MODEL, {"tooltip": "The personal model, from Apply Identity."}),
+    "model": (
+        socket_types.MODEL,
+        {"tooltip": "The model with the same identity applied, from Apply Identity."},
+    ),
     "identity": IDENTITY_INPUT,
     "images": ("IMAGE", {"tooltip": "Face crops from Align Faces."}),
     "cameras": (socket_types.CAMERA, {"tooltip": "The cameras of these crops."}),
@@ -32,8 +35,8 @@ BETA_INPUT = (
         "min": 0.0,
         "max": 1.0,
         "step": 0.01,
-        "tooltip": "How far weights may fall below 0. 0 stays strictly between the photos; more is more "
-        "expressive and less safe.",
+        "tooltip": "How far weights may fall below 0. 0 stays strictly between the anchors; higher values "
+        "are more expressive, but less faithful to the person.",
     },
 )
 SEED_INPUT = (
@@ -50,13 +53,21 @@ SEED_INPUT = (
 
 class SampleAlphaSpace:
     CATEGORY = CATEGORY
+    SEARCH_ALIASES = [
+        "random looks",
+        "new expressions",
+        "mystyle",
+        "anchor mixture",
+        "convex combination",
+        "variations",
+    ]
     DESCRIPTION = (
-        "New looks of the person: random mixtures of a few training photos. Render them with the identity "
-        "applied; without a Camera Path each is seen from a mixture of its photos' cameras."
+        "New looks of the person: random mixtures of a few anchors. Render them with the identity applied; "
+        "without a Camera Path each is seen from a mixture of its anchors' cameras."
     )
     RETURN_TYPES = (socket_types.LATENT,)
     RETURN_NAMES = ("latents",)
-    OUTPUT_TOOLTIPS = ("The looks. Render Head shows them all with 'every'.",)
+    OUTPUT_TOOLTIPS = ("One latent per look. Render Head shows them all with 'every'.",)
     FUNCTION = "sample"
 
     @classmethod
@@ -71,7 +82,7 @@ class SampleAlphaSpace:
                         "default": 3,
                         "min": 1,
                         "max": 1000,
-                        "tooltip": "Photos mixed in each, as many as there are at most. The paper takes 3.",
+                        "tooltip": "Anchors mixed in each look, at most all of them. The paper uses 3.",
                     },
                 ),
                 "temperature": (
@@ -81,7 +92,7 @@ class SampleAlphaSpace:
                         "min": 0.05,
                         "max": 20.0,
                         "step": 0.05,
-                        "tooltip": "1 mixes evenly; lower comes near single photos, higher near their mean.",
+                        "tooltip": "1 mixes evenly; lower stays near single anchors, higher near their mean.",
                     },
                 ),
                 "beta": BETA_INPUT,
@@ -107,9 +118,10 @@ class SampleAlphaSpace:
 
 class MixAnchors:
     CATEGORY = CATEGORY
+    SEARCH_ALIASES = ["blend photos", "blend expressions", "polygon", "weights", "morph", "alpha space"]
     DESCRIPTION = (
-        "One look of the person, mixed of chosen training photos with weights of your own: drag the point "
-        "between them. Render it with the identity applied; the camera is mixed along."
+        "One look of the person, mixed from anchors that you choose and weight: drag the point between them. "
+        "Render it with the identity applied; the camera is mixed in the same way."
     )
     RETURN_TYPES = (socket_types.LATENT,)
     RETURN_NAMES = ("latents",)
@@ -125,8 +137,8 @@ class MixAnchors:
                     "STRING",
                     {
                         "default": "0: 1, 1: 1, 2: 1",
-                        "tooltip": "Number of an anchor, from 0, and its weight, such as 0: 0.7, 4: 0.3. "
-                        "Only their proportions count.",
+                        "tooltip": "Number of each anchor, from 0, and its weight, such as 0: 0.7, 4: 0.3. "
+                        "Weights are normalized to sum to 1.",
                     },
                 ),
                 "beta": BETA_INPUT,
@@ -158,7 +170,7 @@ def parse_weights(text: str, count: int, beta: float) -> Tensor:
         try:
             index, weight = int(name), float(amount)
         except ValueError:
-            raise ValueError(f"{part!r} is no weight. Write a number and a weight, such as 0: 0.7.") from None
+            raise ValueError(f"{part!r} is not a weight. Write anchor: weight, such as 0: 0.7.") from None
         if not 0 <= index < count:
             raise ValueError(f"There is no anchor {index}: these are 0 to {count - 1}.")
         weights[0, index] += weight
@@ -168,8 +180,8 @@ def parse_weights(text: str, count: int, beta: float) -> Tensor:
     weights /= total
     if float(weights.min()) < -beta - 1e-3:
         raise ValueError(
-            f"A weight is {float(weights.min()):.3f}, below -beta = {-beta:g}: that leaves the person. Raise "
-            "beta, or the weight."
+            f"A weight is {float(weights.min()):.3f}, below -beta = {-beta:g}: that leaves the person's "
+            "alpha space. Raise beta, or the weight."
         )
     # rounding in the text must not be what fails
     weights = weights.clamp(min=-beta)
@@ -178,15 +190,23 @@ def parse_weights(text: str, count: int, beta: float) -> Tensor:
 
 class ProjectAlphaSpace:
     CATEGORY = CATEGORY
+    SEARCH_ALIASES = [
+        "projector",
+        "gan inversion",
+        "constrained inversion",
+        "mystyle",
+        "inpaint",
+        "reconstruct photo",
+    ]
     DESCRIPTION = (
-        "Finds a photo inside the person: the mixture of training photos that comes nearest. What the mask "
-        "hides is filled in from the person. Use the model with the identity applied."
+        "Projects a photo into the identity's alpha space: finds the mixture of anchors nearest to it. What "
+        "the mask hides is filled in from the identity. Use the model with the identity applied."
     )
     RETURN_TYPES = (socket_types.LATENT, "IMAGE")
     RETURN_NAMES = ("latents", "reconstructions")
     OUTPUT_TOOLTIPS = (
-        "One latent a photo, with the photo's camera.",
-        "What the person's model makes of each, seen from the photo's camera.",
+        "One latent per photo, with the photo's camera.",
+        "Each latent rendered from its photo's camera.",
     )
     FUNCTION = "project"
 
@@ -201,14 +221,14 @@ class ProjectAlphaSpace:
                         "default": 150,
                         "min": 1,
                         "max": 10000,
-                        "tooltip": "Optimisation steps for each photo.",
+                        "tooltip": "Optimization steps for each photo.",
                     },
                 ),
                 "space": (
                     ["p", "p+"],
                     {
-                        "tooltip": "'p': one mixture for all layers. 'p+': one a layer, closer to the photo, "
-                        "less safe."
+                        "tooltip": "'p': one mixture for all layers. 'p+': one per layer, closer to the "
+                        "photo, but less faithful to the person."
                     },
                 ),
                 "beta": (BETA_INPUT[0], {**BETA_INPUT[1], "default": 0.03}),
@@ -220,17 +240,17 @@ class ProjectAlphaSpace:
                         "max": 1.0,
                         "step": 0.001,
                         "round": False,
-                        "tooltip": "Size of a step.",
+                        "tooltip": "Learning rate of the optimizer.",
                     },
                 ),
                 "batch_size": (
                     "INT",
-                    {"default": 4, "min": 1, "max": 256, "tooltip": "Photos worked on at a time."},
+                    {"default": 4, "min": 1, "max": 256, "tooltip": "Photos processed at a time."},
                 ),
                 "seed": SEED_INPUT,
             },
             "optional": {
-                "masks": ("MASK", {"tooltip": "Pixels to fill in from the person (1)."}),
+                "masks": ("MASK", {"tooltip": "Pixels to fill in from the identity (1)."}),
             },
             "hidden": {"node_id": "UNIQUE_ID"},
         }
@@ -277,13 +297,14 @@ class ProjectAlphaSpace:
 
 class InterpolateLatents:
     CATEGORY = CATEGORY
+    SEARCH_ALIASES = ["morph", "lerp", "latent walk", "transition", "tween", "animate"]
     DESCRIPTION = (
-        "From one latent to another in equal steps, cameras along with them. Send it to Render Head with "
-        "'every', and the frames to Create Video."
+        "Interpolates from one latent to another in equal steps, cameras included. Send the latents to "
+        "Render Head with 'every', and its frames to Create Video."
     )
     RETURN_TYPES = (socket_types.LATENT,)
     RETURN_NAMES = ("latents",)
-    OUTPUT_TOOLTIPS = ("One latent a frame; the first and the last are the two chosen.",)
+    OUTPUT_TOOLTIPS = ("One latent per frame; the first and the last are the two chosen.",)
     FUNCTION = "interpolate"
 
     @classmethod
@@ -295,20 +316,20 @@ class InterpolateLatents:
                     socket_types.LATENT,
                     {"tooltip": "Anchors from Load Identity or Invert Photos, or any other latents."},
                 ),
-                "start": ("INT", {**index, "tooltip": "Number of the first, from 0."}),
-                "end": ("INT", {**index, "default": 1, "tooltip": "Number of the last."}),
+                "start": ("INT", {**index, "tooltip": "Number of the first latent, from 0."}),
+                "end": ("INT", {**index, "default": 1, "tooltip": "Number of the last latent."}),
                 "frames": (
                     "INT",
                     {
                         "default": 11,
                         "min": 2,
                         "max": 2000,
-                        "tooltip": "How many latents, both ends included.",
+                        "tooltip": "Number of latents, both ends included.",
                     },
                 ),
                 "and_back": (
                     "BOOLEAN",
-                    {"default": False, "tooltip": "Return the same way, so that a video loops."},
+                    {"default": False, "tooltip": "Go back the same way, so that a video loops."},
                 ),
             }
         }

@@ -18,7 +18,7 @@ def by_words(words: str, opposite: str, clip: Any, clip_vision: Any) -> Any:
     from ...my3dgen_core.editing.face_scores import TextSimilarity
 
     if clip is None or clip_vision is None:
-        raise ValueError("To find words, connect clip and clip_vision: text and image encoder of one CLIP.")
+        raise ValueError("For 'words', connect clip and clip_vision: text and image encoder of one CLIP.")
 
     def embed(images: torch.Tensor) -> torch.Tensor:
         return clip_vision.encode_image(socket_types.pictures_to_host(images))["image_embeds"]
@@ -43,12 +43,12 @@ def meaning(clip: Any, text: str) -> torch.Tensor:
             found = projection(found.float())
     if found is None:
         raise ValueError(
-            "This text encoder gives no meaning of a whole text: it is no CLIP. Load CLIP's text and image "
-            "encoder, such as clip_l and the clip_vision of ViT-L."
+            "This text encoder has no pooled output: it is not a CLIP. Load CLIP's text and image encoder, "
+            "such as clip_l and the clip_vision of ViT-L."
         )
     if not bool(torch.isfinite(found).all()) or not bool(found.any()):
         raise ValueError(
-            "This CLIP's text encoder has no projection into the space of its pictures: checkpoints of SD 1 "
+            "This CLIP's text encoder has no projection into the space of its images: checkpoints of SD 1 "
             "lack it. Load the encoder from a file that has text_projection, such as clip_l of SDXL or Flux."
         )
     return found

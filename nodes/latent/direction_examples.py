@@ -15,27 +15,40 @@ from .directions import COMPONENT_SAMPLES
 if TYPE_CHECKING:
     from ...my3dgen_core import Direction, Latents
 
-CATEGORY = "My3DGen"
+CATEGORY = "My3DGen/Latents"
 
 
 class DirectionFromExamples:
     CATEGORY = CATEGORY
+    SEARCH_ALIASES = [
+        "difference vector",
+        "attribute vector",
+        "latent direction",
+        "before and after",
+        "mean difference",
+    ]
     DESCRIPTION = (
-        "A direction out of two sets of latents: their mean difference. Invert photos without and with a "
-        "smile, or glasses, or whatever you like."
+        "Makes a direction from two sets of latents: the difference of their means. Invert photos without "
+        "and with a smile, glasses, or anything else."
     )
     RETURN_TYPES = (socket_types.DIRECTION,)
     RETURN_NAMES = ("direction",)
-    OUTPUT_TOOLTIPS = ("Connect to Apply Direction. Strength 1 leads from the one set to the other.",)
+    OUTPUT_TOOLTIPS = ("Connect to Apply Direction. Strength 1 goes from the first mean to the second.",)
     FUNCTION = "find"
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
             "required": {
-                "before": (socket_types.LATENT, {"tooltip": "Latents without it, from Invert Photos."}),
-                "after": (socket_types.LATENT, {"tooltip": "Latents with it; there may be another number."}),
-                "name": ("STRING", {"default": "difference", "tooltip": "What it is called."}),
+                "before": (
+                    socket_types.LATENT,
+                    {"tooltip": "Latents without the attribute, from Invert Photos."},
+                ),
+                "after": (
+                    socket_types.LATENT,
+                    {"tooltip": "Latents with the attribute; the number may differ."},
+                ),
+                "name": ("STRING", {"default": "difference", "tooltip": "Name of the direction."}),
             }
         }
 
@@ -48,13 +61,14 @@ class DirectionFromExamples:
 
 class ComponentSheet:
     CATEGORY = CATEGORY
+    SEARCH_ALIASES = ["component sheet", "pca", "ganspace", "variance", "eigenvectors", "latent exploration"]
     DESCRIPTION = (
-        "Shows what the first components do: the ways in which this generator's heads vary most, a row each. "
-        "Choose one by its number in Find Direction."
+        "Shows the first principal components of this generator's latents, one per row. Choose one by its "
+        "number in Find Direction."
     )
     RETURN_TYPES = ("IMAGE",)
     RETURN_NAMES = ("sheet",)
-    OUTPUT_TOOLTIPS = ("A row a component, from the one end to the other.",)
+    OUTPUT_TOOLTIPS = ("One row per component, from one end to the other.",)
     FUNCTION = "show"
 
     @classmethod
@@ -63,11 +77,11 @@ class ComponentSheet:
             "required": {
                 "model": (
                     socket_types.MODEL,
-                    {"tooltip": "The generator to look in, with or without identity."},
+                    {"tooltip": "The generator, with or without an identity applied."},
                 ),
                 "components": (
                     "INT",
-                    {"default": 6, "min": 1, "max": 12, "tooltip": "How many, the strongest first."},
+                    {"default": 6, "min": 1, "max": 12, "tooltip": "How many, the largest first."},
                 ),
                 "reach": (
                     "FLOAT",
@@ -79,16 +93,16 @@ class ComponentSheet:
                         "tooltip": "How far to either side, in standard deviations.",
                     },
                 ),
-                "columns": ("INT", {"default": 5, "min": 2, "max": 15, "tooltip": "Pictures of each."}),
+                "columns": ("INT", {"default": 5, "min": 2, "max": 15, "tooltip": "Images per component."}),
                 "cell": (
                     "INT",
-                    {"default": 128, "min": 64, "max": 1024, "step": 16, "tooltip": "Pixels of a picture."},
+                    {"default": 128, "min": 64, "max": 1024, "step": 16, "tooltip": "Image size in pixels."},
                 ),
             },
             "optional": {
                 "latents": (
                     socket_types.LATENT,
-                    {"tooltip": "Whose mean is varied, such as anchors. Without: the generator's mean head."},
+                    {"tooltip": "Latents whose mean is varied. Without: the generator's mean head."},
                 ),
             },
             "hidden": {"node_id": "UNIQUE_ID"},

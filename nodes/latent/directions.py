@@ -16,7 +16,7 @@ from .clip_scores import by_words
 if TYPE_CHECKING:
     from ...my3dgen_core import Direction, Identity, Latents
 
-CATEGORY = "My3DGen"
+CATEGORY = "My3DGen/Latents"
 MEASURED = ["smile", "mouth open", "eyes open", "face width", "jaw width", "age", "gender"]
 WORDS = "words"
 COMPONENTS = [f"component {number}" for number in range(1, 13)]
@@ -41,9 +41,10 @@ def find_direction_file(name: str) -> Path:
 
 class LoadDirection:
     CATEGORY = CATEGORY
+    SEARCH_ALIASES = ["latent direction", "attribute vector", "semantic edit", "smile", "age", "slider"]
     DESCRIPTION = (
         "Loads a semantic direction from models/my3dgen/directions: .safetensors, .npz, .npy or .pt. Nothing "
-        "in the file is executed. Directions of 2D StyleGANs mean nothing here and are refused."
+        "in the file is executed. Directions of 2D StyleGANs do not fit EG3D and are rejected."
     )
     RETURN_TYPES = (socket_types.DIRECTION,)
     RETURN_NAMES = ("direction",)
@@ -54,20 +55,20 @@ class LoadDirection:
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
             "required": {
-                "model": (socket_types.MODEL, {"tooltip": "The generator that the direction is meant for."}),
+                "model": (socket_types.MODEL, {"tooltip": "The generator the direction was made for."}),
                 "file": (
                     [*bundled_directions(), *host.list_models(host.DIRECTIONS)],
                     {
-                        "tooltip": "One of the starter's own, or a file in models/my3dgen/directions or "
-                        "output/my3dgen/directions."
+                        "tooltip": "One of the starter's directions, or a file in models/my3dgen/directions "
+                        "or output/my3dgen/directions."
                     },
                 ),
                 "attribute": (
                     "STRING",
                     {
                         "default": "",
-                        "tooltip": "Which one, where the file holds several. Empty where it holds one; a "
-                        "wrong name shows the list.",
+                        "tooltip": "Which direction, if the file has several; leave empty if it has one. An "
+                        "unknown name lists them.",
                     },
                 ),
             }
@@ -94,11 +95,21 @@ class LoadDirection:
 
 class FindDirection:
     CATEGORY = CATEGORY
+    SEARCH_ALIASES = [
+        "interfacegan",
+        "ganspace",
+        "pca",
+        "attribute vector",
+        "semantic edit",
+        "clip",
+        "smile",
+        "age",
+    ]
     DESCRIPTION = (
-        "Finds a direction for any generator. 'smile' and the like: samples heads, measures each face and "
-        "finds what tells them apart; needs face models. 'words': the same by a CLIP. 'component': the ways "
-        "in which heads vary most; needs nothing. With an identity it is found about that person and holds "
-        "who it is. Found once, it is kept in output/my3dgen/directions."
+        "Finds a direction for any generator. 'smile' and other attributes: samples heads, measures each "
+        "face and fits the direction; needs face models. 'words': the same with CLIP scores. 'component': "
+        "the principal components of the latents; needs no model. With an identity, the direction preserves "
+        "that identity. Results are cached in output/my3dgen/directions."
     )
     RETURN_TYPES = (socket_types.DIRECTION, "STRING")
     RETURN_NAMES = ("direction", "summary")
@@ -109,12 +120,12 @@ class FindDirection:
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
             "required": {
-                "model": (socket_types.MODEL, {"tooltip": "The generator to look in, without an identity."}),
+                "model": (socket_types.MODEL, {"tooltip": "The generator to search."}),
                 "attribute": (
                     [*MEASURED, *COMPONENTS, WORDS],
                     {
-                        "tooltip": "What to find. 'age' and 'gender' need a pack with that network. "
-                        "'component 1' is the strongest variation. 'words': what is written below."
+                        "tooltip": "What to find. 'age' and 'gender' need a face pack with that network. "
+                        "'component 1' has the largest variance. 'words': the texts below."
                     },
                 ),
                 "samples": (
@@ -123,7 +134,7 @@ class FindDirection:
                         "default": 400,
                         "min": 50,
                         "max": 100000,
-                        "tooltip": "Heads to look at for a measured attribute. More is surer and slower.",
+                        "tooltip": "Heads to sample for a measured attribute. More: more reliable, slower.",
                     },
                 ),
                 "face_models": (
@@ -142,24 +153,25 @@ class FindDirection:
                 ),
             },
             "optional": {
-                "clip": ("CLIP", {"tooltip": "With 'words': a CLIP's text encoder, from Load CLIP."}),
+                "clip": ("CLIP", {"tooltip": "With 'words': CLIP's text encoder, from Load CLIP."}),
                 "clip_vision": (
                     "CLIP_VISION",
                     {"tooltip": "With 'words': the image encoder of the same CLIP, from Load CLIP Vision."},
                 ),
                 "words": (
                     "STRING",
-                    {"default": "a smiling face", "tooltip": "With 'words': what the direction leads to."},
+                    {"default": "a smiling face", "tooltip": "With 'words': the text to move toward."},
                 ),
                 "opposite": (
                     "STRING",
-                    {"default": "a serious face", "tooltip": "With 'words': what it leads away from."},
+                    {"default": "a serious face", "tooltip": "With 'words': the text to move away from."},
                 ),
                 "identity": (
                     socket_types.IDENTITY,
                     {
-                        "tooltip": "Finds the attribute about this person, along the way that changes least "
-                        "whose face it is. Needs face models, also with 'words'; components do not use it."
+                        "tooltip": "Searches around this identity for the direction that changes the "
+                        "attribute most and the identity least. Needs face models, even with 'words'; not "
+                        "used for components."
                     },
                 ),
             },
@@ -225,20 +237,29 @@ class FindDirection:
                         None if cache is None else (cache, who),
                         on_step,
                     )[attribute]
-                about = "" if identity is None else ", about this person"
+                about = "" if identity is None else ", for this identity"
                 text = f"{attribute}{about}: from {samples} heads; {_sureness(found.meta.get('correlation'))}"
         return {"ui": host.report(node_id, text), "result": (found, text)}
 
 
 class ApplyDirection:
     CATEGORY = CATEGORY
+    SEARCH_ALIASES = [
+        "edit face",
+        "semantic edit",
+        "attribute slider",
+        "expression",
+        "smile",
+        "age",
+        "latent edit",
+    ]
     DESCRIPTION = (
-        "Moves latents along a direction: a smile on the person's face. With an identity the edit stays "
-        "inside the person. More than one step makes a sweep."
+        "Moves latents along a direction, such as a smile. With an identity the edit stays inside its alpha "
+        "space. More than one step makes a sweep."
     )
     RETURN_TYPES = (socket_types.LATENT,)
     RETURN_NAMES = ("latents",)
-    OUTPUT_TOOLTIPS = ("The edited latents, for Render Head; all steps of the first, then of the second ...",)
+    OUTPUT_TOOLTIPS = ("The edited latents, for Render Head: all steps of the first, then of the second ...",)
     FUNCTION = "apply"
 
     @classmethod
@@ -246,13 +267,13 @@ class ApplyDirection:
         amount = {"min": -50.0, "max": 50.0, "step": 0.1}
         return {
             "required": {
-                "latents": (socket_types.LATENT, {"tooltip": "What to edit."}),
+                "latents": (socket_types.LATENT, {"tooltip": "The latents to edit."}),
                 "direction": (socket_types.DIRECTION, {"tooltip": "From Load Direction or Find Direction."}),
                 "which": (
                     [socket_types.MEAN, socket_types.EVERY, socket_types.SINGLE],
                     {
-                        "tooltip": "'mean': the person without any one photo's expression. 'every': all "
-                        "latents. 'single': the one numbered below."
+                        "tooltip": "'mean': the average of all latents, without any single photo's "
+                        "expression. 'every': all latents. 'single': the one with the index below."
                     },
                 ),
                 "index": (
@@ -261,7 +282,7 @@ class ApplyDirection:
                 ),
                 "strength": (
                     "FLOAT",
-                    {**amount, "default": 2.0, "tooltip": "How far; below 0 is the opposite."},
+                    {**amount, "default": 2.0, "tooltip": "How far to move; negative is the opposite."},
                 ),
                 "steps": (
                     "INT",
@@ -269,26 +290,26 @@ class ApplyDirection:
                         "default": 1,
                         "min": 1,
                         "max": 2000,
-                        "tooltip": "1: this strength alone. More: a sweep from 'sweep_from' to 'strength'.",
+                        "tooltip": "1: only this strength. More: a sweep from 'sweep_from' to 'strength'.",
                     },
                 ),
                 "sweep_from": (
                     "FLOAT",
-                    {**amount, "default": 0.0, "tooltip": "Where a sweep begins; not used with one step."},
+                    {**amount, "default": 0.0, "tooltip": "Start of the sweep; not used with one step."},
                 ),
                 "layers": (
                     "STRING",
                     {
                         "default": "",
-                        "tooltip": "Which layers move, such as 0-5, 8. Early ones are shape, late ones "
-                        "colour. Empty: all.",
+                        "tooltip": "Layers to edit, such as 0-5, 8. Early layers are shape, late ones color. "
+                        "Empty: all.",
                     },
                 ),
                 "edge": (
                     ["stop", "continue", "project"],
                     {
-                        "tooltip": "With an identity, where the edit would leave the person: stop there, "
-                        "continue, or take the nearest that is still the person."
+                        "tooltip": "With an identity, when the edit would leave its alpha space: stop there, "
+                        "continue, or project to the nearest point inside."
                     },
                 ),
                 "beta": (
@@ -298,13 +319,13 @@ class ApplyDirection:
                         "min": 0.0,
                         "max": 1.0,
                         "step": 0.01,
-                        "tooltip": "With an identity: how far weights may fall below 0 before that counts as "
-                        "leaving.",
+                        "tooltip": "With an identity: how far weights may fall below 0 before the edit "
+                        "counts as outside.",
                     },
                 ),
             },
             "optional": {
-                "identity": (socket_types.IDENTITY, {"tooltip": "Keeps the edit inside this person."}),
+                "identity": (socket_types.IDENTITY, {"tooltip": "Keeps the edit inside its alpha space."}),
             },
             "hidden": {"node_id": "UNIQUE_ID"},
         }
@@ -356,7 +377,7 @@ def parse_layers(text: str) -> list[int] | None:
         if not part:
             continue
         if not first.isdecimal() or (dash and not last.isdecimal()) or int(last or 0) > 999:
-            raise ValueError(f"{part!r} are no layers. Write numbers and ranges, such as 0-5, 8.")
+            raise ValueError(f"{part!r} is not a list of layers. Write numbers and ranges, such as 0-5, 8.")
         layers += range(int(first), int(last or first) + 1)
     return layers or None
 
@@ -378,4 +399,4 @@ def _face_models(name: str) -> Any:
 def _sureness(correlation: float | None) -> str:
     if correlation is None:
         return "too few heads to say how sure"
-    return f"on heads it has not seen it follows the measure with a correlation of {correlation:.2f}"
+    return f"correlation with the measure on unseen heads: {correlation:.2f}"

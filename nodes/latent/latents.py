@@ -10,27 +10,28 @@ from .. import host, socket_types
 if TYPE_CHECKING:
     from ...my3dgen_core import Latents
 
-CATEGORY = "My3DGen"
+CATEGORY = "My3DGen/Latents"
 FOLDER = "my3dgen/latents"
 
 
 class RandomLatent:
     CATEGORY = CATEGORY
+    SEARCH_ALIASES = ["random head", "sample generator", "random face", "truncation", "noise", "seed"]
     DESCRIPTION = (
-        "Heads that the generator makes up: people who do not exist. With an identity applied to the model "
-        "they take on that person's features."
+        "Samples random heads: people who do not exist. With an identity applied to the model they take on "
+        "that person's features."
     )
     RETURN_TYPES = (socket_types.LATENT,)
     RETURN_NAMES = ("latents",)
-    OUTPUT_TOOLTIPS = ("The heads, each with the frontal camera.",)
+    OUTPUT_TOOLTIPS = ("One latent per head, each with the frontal camera.",)
     FUNCTION = "make"
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
             "required": {
-                "model": (socket_types.MODEL, {"tooltip": "The generator that makes them up."}),
-                "count": ("INT", {"default": 4, "min": 1, "max": 4096, "tooltip": "How many heads."}),
+                "model": (socket_types.MODEL, {"tooltip": "The generator to sample from."}),
+                "count": ("INT", {"default": 4, "min": 1, "max": 4096, "tooltip": "Number of heads."}),
                 "truncation": (
                     "FLOAT",
                     {
@@ -38,8 +39,8 @@ class RandomLatent:
                         "min": 0.0,
                         "max": 2.0,
                         "step": 0.05,
-                        "tooltip": "0 gives the generator's mean head, 1 all that it knows; 0.7 keeps to "
-                        "sound ones.",
+                        "tooltip": "0 gives the generator's mean head, 1 its full variety; 0.7 avoids broken "
+                        "heads.",
                     },
                 ),
                 "seed": (
@@ -64,10 +65,11 @@ class RandomLatent:
 
 class SaveLatents:
     CATEGORY = CATEGORY
-    DESCRIPTION = "Writes latents, with their cameras and weights, as one .safetensors file under output/."
+    SEARCH_ALIASES = ["export latents", "write latents", "keep anchors", "safetensors", "save w"]
+    DESCRIPTION = "Writes latents, with their cameras and weights, to a .safetensors file under output/."
     RETURN_TYPES = ("STRING",)
     RETURN_NAMES = ("file",)
-    OUTPUT_TOOLTIPS = ("Where the file is.",)
+    OUTPUT_TOOLTIPS = ("Path of the file.",)
     OUTPUT_NODE = True
     FUNCTION = "save"
 
@@ -75,7 +77,10 @@ class SaveLatents:
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
             "required": {
-                "latents": (socket_types.LATENT, {"tooltip": "What to keep: anchors, samples, edits."}),
+                "latents": (
+                    socket_types.LATENT,
+                    {"tooltip": "The latents to save: anchors, samples, edits."},
+                ),
                 "filename_prefix": (
                     "STRING",
                     {
@@ -98,8 +103,9 @@ class SaveLatents:
 
 class LoadLatents:
     CATEGORY = CATEGORY
+    SEARCH_ALIASES = ["import latents", "read latents", "saved anchors", "safetensors", "load w"]
     DESCRIPTION = (
-        "Loads latents that Save Latents has written. They belong to the generator they were made with."
+        "Loads latents written by Save Latents. They work only with the generator they were made with."
     )
     RETURN_TYPES = (socket_types.LATENT,)
     RETURN_NAMES = ("latents",)

@@ -16,18 +16,28 @@ FILL, SHARPEN = "fill in", "sharpen"
 
 
 class RestorePhotos:
-    CATEGORY = "My3DGen"
+    CATEGORY = "My3DGen/Latents"
+    SEARCH_ALIASES = [
+        "restore photos",
+        "inpainting",
+        "super resolution",
+        "upscale face",
+        "deblur",
+        "sharpen",
+        "occlusion removal",
+        "face restoration",
+    ]
     DESCRIPTION = (
-        "Repairs photos of the person from what the person looks like. 'fill in': what the mask hides, such "
-        "as a hand or a microphone. 'sharpen': a small or blurred photo in full size. Use the model with the "
+        "Restores photos of a person with their identity. 'fill in': inpaints what the mask covers, such as "
+        "a hand or a microphone. 'sharpen': super-resolves a small or blurred photo. Use the model with the "
         "identity applied."
     )
     RETURN_TYPES = ("IMAGE", "IMAGE", socket_types.LATENT)
     RETURN_NAMES = ("photos", "reconstructions", "latents")
     OUTPUT_TOOLTIPS = (
-        "The photos, repaired. What was known of them stays as it was.",
-        "What the person's model shows of them, without the photo.",
-        "Where they were found in the person, with the photos' cameras: for views from other sides.",
+        "The restored photos. Known pixels are kept.",
+        "The projected latents rendered from the photos' cameras, before blending.",
+        "The projected latents with the photos' cameras, for novel views.",
     )
     FUNCTION = "restore"
 
@@ -39,8 +49,8 @@ class RestorePhotos:
                 "task": (
                     [FILL, SHARPEN],
                     {
-                        "tooltip": "'fill in': what the masks hide. 'sharpen': the whole photo, from what "
-                        "little it shows."
+                        "tooltip": "'fill in': inpaint what the masks cover. 'sharpen': super-resolve the "
+                        "whole photo."
                     },
                 ),
                 "detail": (
@@ -49,8 +59,8 @@ class RestorePhotos:
                         "default": 32,
                         "min": 4,
                         "max": 1024,
-                        "tooltip": "With 'sharpen': so many pixels of true detail an edge of the crop has. "
-                        "It is shrunk to this size first; what is finer comes from the person.",
+                        "tooltip": "With 'sharpen': true resolution of the crop, in pixels per side. It is "
+                        "scaled down to this size first; finer detail comes from the identity.",
                     },
                 ),
                 "steps": (
@@ -59,14 +69,14 @@ class RestorePhotos:
                         "default": 100,
                         "min": 1,
                         "max": 10000,
-                        "tooltip": "Optimisation steps for each photo.",
+                        "tooltip": "Optimization steps for each photo.",
                     },
                 ),
                 "space": (
                     ["p", "p+"],
                     {
-                        "tooltip": "'p': one mixture of training photos for all layers. 'p+': one a layer, "
-                        "closer to the photo, less safe."
+                        "tooltip": "'p': one mixture of anchors for all layers. 'p+': one per layer, closer "
+                        "to the photo, but less faithful to the person."
                     },
                 ),
                 "beta": (BETA_INPUT[0], {**BETA_INPUT[1], "default": 0.03}),
@@ -75,7 +85,7 @@ class RestorePhotos:
             "optional": {
                 "masks": (
                     "MASK",
-                    {"tooltip": "With 'fill in': what to fill in (1). With 'sharpen' it is not used."},
+                    {"tooltip": "With 'fill in': pixels to inpaint (1). Not used with 'sharpen'."},
                 ),
             },
             "hidden": {"node_id": "UNIQUE_ID"},
@@ -99,10 +109,10 @@ class RestorePhotos:
         from ...my3dgen_core import AlphaSpace, inpaint, sharpen
         from ...my3dgen_core.common.image_ops import resize
 
-        socket_types.check_same_count(len(images), len(cameras), "Restore Photos")
+        socket_types.check_same_count(len(images), len(cameras), "Inpaint / Super-Resolve Photos")
         socket_types.check_latents(identity.anchors, model)
         if task == FILL and masks is None:
-            raise ValueError("To fill in, Restore Photos needs masks: connect what to fill in (white).")
+            raise ValueError("Inpaint / Super-Resolve Photos needs masks for 'fill in': white is filled in.")
         with host.training(), model.ready(memory=host.TRAINING_MEMORY) as generator:
             device = socket_types.device_of(generator)
             photos = socket_types.crops_to_core(images).to(device)

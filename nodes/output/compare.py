@@ -17,14 +17,15 @@ if TYPE_CHECKING:
 
 
 class Compare:
-    CATEGORY = "My3DGen"
+    CATEGORY = "My3DGen/Output"
+    SEARCH_ALIASES = ["evaluate", "before and after", "psnr", "metrics", "quality check", "contact sheet"]
     DESCRIPTION = (
-        "A labelled sheet: photo, what the pretrained generator makes of it, what the personalised one "
-        "makes of it, and two views that no photo shows. The text output holds the figures."
+        "A labeled sheet: photo, reconstruction by the pretrained generator, reconstruction by the "
+        "personalized one, and two novel views. The text output has the metrics."
     )
     RETURN_TYPES = ("IMAGE", "STRING")
     RETURN_NAMES = ("sheet", "figures")
-    OUTPUT_TOOLTIPS = ("The sheet, one row a photo.", "Likeness to the photos (PSNR, dB) before and after.")
+    OUTPUT_TOOLTIPS = ("The sheet, one row per photo.", "PSNR to the photos in dB, before and after.")
     FUNCTION = "compare"
 
     @classmethod
@@ -33,7 +34,7 @@ class Compare:
             "required": {
                 "pretrained": (socket_types.MODEL, {"tooltip": "The model from Load EG3D Generator."}),
                 "personalized": (socket_types.MODEL, {"tooltip": "The model from Apply Identity."}),
-                "images": ("IMAGE", {"tooltip": "Photos (crops) to compare with, or held-out views."}),
+                "images": ("IMAGE", {"tooltip": "Face crops to compare with, or held-out views."}),
                 "anchors": (socket_types.LATENT, {"tooltip": "From Invert Photos or Load Identity."}),
                 "rows": (
                     "INT",
@@ -46,7 +47,7 @@ class Compare:
                         "min": 0.0,
                         "max": 90.0,
                         "step": 1.0,
-                        "tooltip": "The two novel views look from this many degrees on either side.",
+                        "tooltip": "Yaw of the two novel views, in degrees to either side.",
                     },
                 ),
                 "cell": (
@@ -56,7 +57,7 @@ class Compare:
                         "min": 64,
                         "max": 1024,
                         "step": 16,
-                        "tooltip": "Pixels of each picture.",
+                        "tooltip": "Image size in pixels.",
                     },
                 ),
             },
@@ -64,8 +65,8 @@ class Compare:
                 "cameras": (
                     socket_types.CAMERA,
                     {
-                        "tooltip": "Cameras of the images where they are not the anchors' own photos: "
-                        "held-out views are then rendered from the mean of the anchors."
+                        "tooltip": "Cameras of the images if they are not the anchors' own photos: the mean "
+                        "of the anchors is then rendered from them, as for held-out views."
                     },
                 ),
             },
@@ -118,7 +119,7 @@ class Compare:
             scores = [psnr(before, truth).tolist(), psnr(after, truth).tolist()]
         text = (
             f"PSNR over {len(shown)} {'photos' if cameras is None else 'views'}: pretrained "
-            f"{_mean(scores[0]):.2f} dB, personalised {_mean(scores[1]):.2f} dB "
+            f"{_mean(scores[0]):.2f} dB, personalized {_mean(scores[1]):.2f} dB "
             f"({_mean(scores[1]) - _mean(scores[0]):+.2f} dB)"
         )
         angle = f"{novel_yaw:.0f} degrees"
@@ -126,7 +127,7 @@ class Compare:
             columns=(
                 "photo" if cameras is None else "held-out view",
                 f"pretrained\n{_mean(scores[0]):.2f} dB",
-                f"personalised\n{_mean(scores[1]):.2f} dB",
+                f"personalized\n{_mean(scores[1]):.2f} dB",
                 f"novel view\n{angle} left",
                 f"novel view\n{angle} right",
             ),

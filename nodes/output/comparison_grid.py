@@ -20,31 +20,32 @@ NO_FACES = "none"
 
 
 class ComparisonGrid:
-    CATEGORY = "My3DGen"
+    CATEGORY = "My3DGen/Output"
+    SEARCH_ALIASES = ["xy plot", "image grid", "contact sheet", "side by side", "metrics", "compare models"]
     DESCRIPTION = (
-        "A labelled table of pictures with measures: any latents from any cameras in up to four models, the "
-        "same ones in each. Rows 'latents' with several models is the paper's reconstruction; rows 'models' "
-        "its alpha samples, interpolation and edits."
+        "A labeled grid of images with metrics: the same latents and cameras in up to four models. Rows "
+        "'latents' with several models is the paper's reconstruction figure; rows 'models' its figures of "
+        "alpha samples, interpolation and edits."
     )
     RETURN_TYPES = ("IMAGE", "STRING")
     RETURN_NAMES = ("sheet", "figures")
-    OUTPUT_TOOLTIPS = ("The table.", "The mean of every measure by model.")
+    OUTPUT_TOOLTIPS = ("The grid.", "The mean of every metric per model.")
     FUNCTION = "compare"
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        another = {"tooltip": "Another one to compare, such as the personal or the fully tuned model."}
+        another = {"tooltip": "Another model to compare, such as the personalized or the fully tuned one."}
         names = {"default": "", "tooltip": "Names, separated by commas. Empty: numbers."}
         return {
             "required": {
                 "model": (socket_types.MODEL, {"tooltip": "The first model, such as the pretrained one."}),
                 "latents": (
                     socket_types.LATENT,
-                    {"tooltip": "Anchors, samples, edits, an interpolation: every model shows the same."},
+                    {"tooltip": "Anchors, samples, edits or an interpolation; the same in every model."},
                 ),
                 "rows": (
                     ROWS,
-                    {"tooltip": "What runs down the side; the rest runs along the top."},
+                    {"tooltip": "What the rows are; everything else is in columns."},
                 ),
                 "model_names": (
                     "STRING",
@@ -54,7 +55,7 @@ class ComparisonGrid:
                 "camera_names": ("STRING", names),
                 "cell": (
                     "INT",
-                    {"default": 160, "min": 64, "max": 1024, "step": 16, "tooltip": "Pixels of a picture."},
+                    {"default": 160, "min": 64, "max": 1024, "step": 16, "tooltip": "Image size in pixels."},
                 ),
             },
             "optional": {
@@ -64,26 +65,26 @@ class ComparisonGrid:
                 "cameras": (
                     socket_types.CAMERA,
                     {
-                        "tooltip": "From where: every latent from every camera. As many as latents, and "
-                        "'pair' on: one for each. Without them each latent's own."
+                        "tooltip": "Every latent is rendered from every camera; with 'pair' on and equal "
+                        "counts, one by one. Without: each latent's own camera."
                     },
                 ),
                 "images": (
                     "IMAGE",
                     {
-                        "tooltip": "Photos to show and to measure against: one a latent, or one a camera. "
-                        "Any other number serves to measure likeness only."
+                        "tooltip": "Photos to show and to measure against: one per latent, or one per "
+                        "camera. Any other number is used only for identity similarity."
                     },
                 ),
                 "pair": (
                     "BOOLEAN",
-                    {"default": True, "tooltip": "As many cameras as latents belong together one by one."},
+                    {"default": True, "tooltip": "With as many cameras as latents, pair them one by one."},
                 ),
                 "face_models": (
                     [NO_FACES, "auto", *host.list_face_packs()],
                     {
-                        "tooltip": "Folder under models/insightface/models: also measures how much each face "
-                        "is that of the images."
+                        "tooltip": "Folder under models/insightface/models: also measures the identity "
+                        "similarity of each face to the images."
                     },
                 ),
             },
@@ -120,7 +121,7 @@ class ComparisonGrid:
         if len(models) * len(latents) * views > MOST_PICTURES:
             raise ValueError(
                 f"{len(models)} models, {len(latents)} latents and {views} cameras make more than "
-                f"{MOST_PICTURES} pictures. Choose fewer."
+                f"{MOST_PICTURES} images. Choose fewer."
             )
         shown, on_step = [], host.progress(node_id, "picture")
         for one in models:
@@ -140,7 +141,7 @@ class ComparisonGrid:
         faces = None
         if face_models != NO_FACES:
             if photos is None:
-                raise ValueError("To measure likeness, connect photos of the person to images.")
+                raise ValueError("To measure identity similarity, connect photos of the person to images.")
             faces = FaceModels.from_folder(host.find_face_pack(face_models))
         table = Comparison(pictures, labels, photos if belong else None, of).measured(photos, faces)
         picture = plots.to_image(table.draw(rows.split(", "), cell))

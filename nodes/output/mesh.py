@@ -14,17 +14,18 @@ if TYPE_CHECKING:
 
 
 class ExtractMesh:
-    CATEGORY = "My3DGen"
+    CATEGORY = "My3DGen/Output"
+    SEARCH_ALIASES = ["glb", "export 3d", "marching cubes", "3d model", "geometry", "blender", "3d print"]
     DESCRIPTION = (
-        "The head as a coloured mesh: closed, y up, nose towards +z. Writes a .glb with colours; the mesh "
-        "output goes to core's SaveGLB, the file output to Preview3D."
+        "Extracts the head as a colored mesh: closed, y up, nose toward +z. Also writes it as a .glb with "
+        "colors; the mesh output is for core's SaveGLB, the file output for Preview3D."
     )
     RETURN_TYPES = ("MESH", "STRING", "STRING")
     RETURN_NAMES = ("mesh", "model_file", "summary")
     OUTPUT_TOOLTIPS = (
-        "For core's own 3D nodes, with colours and normals where they know such.",
-        "The .glb file as Preview3D wants it: its name under output/.",
-        "How large the mesh is, and whether it is closed.",
+        "For core's 3D nodes, with colors and normals if they support them.",
+        "The .glb file for Preview3D: its name under output/.",
+        "Size of the mesh, and whether it is closed.",
     )
     OUTPUT_NODE = True
     FUNCTION = "extract"
@@ -34,10 +35,10 @@ class ExtractMesh:
         return {
             "required": {
                 "model": (socket_types.MODEL, {"tooltip": "A generator, with or without identities applied."}),
-                "latents": (socket_types.LATENT, {"tooltip": "Which head."}),
+                "latents": (socket_types.LATENT, {"tooltip": "The latents to choose a head from."}),
                 "which": (
                     [socket_types.MEAN, socket_types.SINGLE],
-                    {"tooltip": "'mean': of all latents. 'single': the one numbered below."},
+                    {"tooltip": "'mean': the average of all latents. 'single': the one at index."},
                 ),
                 "index": (
                     "INT",
@@ -50,7 +51,7 @@ class ExtractMesh:
                         "min": 32,
                         "max": 768,
                         "step": 16,
-                        "tooltip": "Grid points along an edge. Time and memory grow with the cube.",
+                        "tooltip": "Grid points per side. Time and memory grow with its cube.",
                     },
                 ),
                 "level": (
@@ -60,7 +61,7 @@ class ExtractMesh:
                         "min": 0.1,
                         "max": 1000.0,
                         "step": 0.5,
-                        "tooltip": "Density of the surface: lower is fuller, higher shows what is solid.",
+                        "tooltip": "Density threshold of the surface: lower is fuller, higher is thinner.",
                     },
                 ),
                 "cut_behind": (
@@ -70,8 +71,8 @@ class ExtractMesh:
                         "min": -1.0,
                         "max": 0.5,
                         "step": 0.01,
-                        "tooltip": "Everything further back than this is cut off. Generators trained on "
-                        "photos put a wall behind the head: try -0.25. -1 cuts nothing.",
+                        "tooltip": "Cuts off everything behind this z. Generators trained on photos put a "
+                        "wall behind the head: try -0.25. -1 cuts nothing.",
                     },
                 ),
                 "filename_prefix": (

@@ -11,15 +11,16 @@ from .. import host, socket_types
 
 
 class PasteBack:
-    CATEGORY = "My3DGen"
+    CATEGORY = "My3DGen/Output"
+    SEARCH_ALIASES = ["face swap", "uncrop", "composite face", "blend face", "stitch crop", "restore crop"]
     DESCRIPTION = (
-        "Puts edited or rendered face crops back into the photos that Align Faces cut them from, with a soft "
-        "edge. Everything outside stays as it was."
+        "Pastes edited or rendered face crops back into the photos that Align Faces cut them from, with a "
+        "soft edge. Everything outside stays unchanged."
     )
     RETURN_TYPES = ("IMAGE",)
     RETURN_NAMES = ("photos",)
     OUTPUT_TOOLTIPS = (
-        "The photos with their new faces, one a crop: a batch where all have one size, a list otherwise.",
+        "The photos with their new faces, one per crop: a batch if all have one size, otherwise a list.",
     )
     INPUT_IS_LIST = True
     OUTPUT_IS_LIST = (True,)
@@ -32,14 +33,14 @@ class PasteBack:
                 "photos": (
                     "IMAGE",
                     {
-                        "tooltip": "The photos that went into Align Faces, all of them, in the same order; "
-                        "larger or smaller copies will do. One photo takes many pictures of one crop."
+                        "tooltip": "All photos that went into Align Faces, in the same order; scaled copies "
+                        "also work. A single crop takes any number of images."
                     },
                 ),
-                "crops": (socket_types.CROP, {"tooltip": "From Align Faces: where each crop was cut out."}),
+                "crops": (socket_types.CROP, {"tooltip": "From Align Faces: where each crop lies in its photo."}),
                 "images": (
                     "IMAGE",
-                    {"tooltip": "The new face crops, one a crop of Align Faces, square, of any size."},
+                    {"tooltip": "The new face crops, one per crop of Align Faces; square, of any size."},
                 ),
                 "feather": (
                     "FLOAT",
@@ -48,7 +49,7 @@ class PasteBack:
                         "min": 0.0,
                         "max": 256.0,
                         "step": 1.0,
-                        "tooltip": "Width of the soft edge, in pixels of a 512 crop. 0 is a hard edge.",
+                        "tooltip": "Width of the soft edge, in pixels of a 512 px crop. 0 is a hard edge.",
                     },
                 ),
             },
@@ -57,14 +58,14 @@ class PasteBack:
                     "MASK",
                     {
                         "tooltip": "Paste only where this is white, such as the head mask of Render Head. "
-                        "One mask, or one a picture."
+                        "One mask, or one per image."
                     },
                 ),
                 "old_heads": (
                     "MASK",
                     {
-                        "tooltip": "Where the head was, for a new pose: what the new one leaves of it is "
-                        "filled in from around. One mask, or one a picture."
+                        "tooltip": "Mask of the original head, for a new pose: what the new head does not "
+                        "cover is filled in from around it. One mask, or one per image."
                     },
                 ),
                 "wider": (
@@ -74,8 +75,8 @@ class PasteBack:
                         "min": 1.0,
                         "max": 4.0,
                         "step": 0.05,
-                        "tooltip": "Pictures and masks show that many times the crop: as in Widen View. 1: "
-                        "the crop itself.",
+                        "tooltip": "Field of view of images and masks relative to the crop: the same value "
+                        "as in Widen Field of View. 1: the crop itself.",
                     },
                 ),
             },
@@ -116,7 +117,7 @@ def _one_each(masks: list[Tensor] | None, count: int) -> list[Tensor | None]:
     """A mask [1, H, W] for each picture; None for each where there are none."""
     flat = [mask[None] for batch in masks or [] for mask in (batch[None] if batch.ndim == 2 else batch)]
     if len(flat) not in (0, 1, count):
-        raise ValueError(f"There are {len(flat)} masks for {count} pictures. Use one mask, or one a picture.")
+        raise ValueError(f"There are {len(flat)} masks for {count} pictures. Use one, or one per picture.")
     return [flat[index if len(flat) > 1 else 0] if flat else None for index in range(count)]
 
 
@@ -126,7 +127,7 @@ def _places(cuts: socket_types.Crops, photos: int, faces: int) -> list[tuple[int
         return [(0 if photos == 1 else cuts.photos[0], 0)] * faces
     if faces != len(cuts):
         raise ValueError(
-            f"There are {faces} new faces for {len(cuts)} crops. Give one a crop, in their order."
+            f"There are {faces} new faces for {len(cuts)} crops. Give one per crop, in their order."
         )
     if photos == cuts.photo_count:
         return [(photo, cut) for cut, photo in enumerate(cuts.photos)]

@@ -17,22 +17,32 @@ if TYPE_CHECKING:
 
 
 class Render:
-    CATEGORY = "My3DGen"
+    CATEGORY = "My3DGen/Output"
+    SEARCH_ALIASES = [
+        "novel view",
+        "eg3d render",
+        "portrait",
+        "face",
+        "depth map",
+        "normal map",
+        "turntable",
+        "avatar",
+    ]
     DESCRIPTION = (
-        "Renders heads. As many latents as cameras pair up one by one; one latent is seen from all "
-        "cameras; one camera sees all latents; 'grid' shows every latent from every camera. Send the frames "
-        "to Create Video or Save Animated WEBP."
+        "Renders heads. Equal numbers of latents and cameras are paired one by one; one latent is rendered "
+        "from all cameras; one camera renders all latents; 'grid' renders every latent from every camera. "
+        "Send the frames to Create Video or Save Animated WEBP."
     )
     RETURN_TYPES = ("IMAGE", "MASK", "IMAGE", "IMAGE", "IMAGE")
     RETURN_NAMES = ("images", "head", "depth", "normals", "distance")
     OUTPUT_TOOLTIPS = (
-        "The pictures, in the order of the cameras.",
-        "Where the head is (1) and where one looks past it (0).",
-        "Distance from the camera: near is white, background is black.",
-        "Which way the surface faces, as ControlNet's normal models expect it: red is left, green is up, "
-        "blue is towards the camera.",
-        "Distance from the camera along the ray, in world units (EG3D's camera stands at 2.7): for "
-        "computing, not for looking at.",
+        "The images, in the order of the cameras.",
+        "Mask: 1 on the head, 0 on the background.",
+        "Depth map for viewing and ControlNet: near is white, background is black.",
+        "Normal map as ControlNet's normal models expect it: red is left, green is up, blue is toward the "
+        "camera.",
+        "Raw distance from the camera along each ray, in world units (EG3D's camera is at 2.7): for "
+        "computing, not for viewing.",
     )
     FUNCTION = "render"
 
@@ -41,12 +51,12 @@ class Render:
         return {
             "required": {
                 "model": (socket_types.MODEL, {"tooltip": "A generator, with or without identities applied."}),
-                "latents": (socket_types.LATENT, {"tooltip": "Which head: from Invert Photos or an identity."}),
+                "latents": (socket_types.LATENT, {"tooltip": "The heads: from Invert Photos or an identity."}),
                 "which": (
                     [socket_types.MEAN, socket_types.EVERY, socket_types.SINGLE],
                     {
-                        "tooltip": "'mean': the person without any one photo's expression. 'every': all "
-                        "latents. 'single': the one numbered below."
+                        "tooltip": "'mean': the average of all latents, without any single photo's "
+                        "expression. 'every': all latents. 'single': the one with the index below."
                     },
                 ),
                 "index": (
@@ -61,15 +71,15 @@ class Render:
             "optional": {
                 "cameras": (
                     socket_types.CAMERA,
-                    {"tooltip": "From where, such as a Camera Path. Without it each latent's own camera."},
+                    {"tooltip": "Such as a Camera Path. Without: each latent's own camera."},
                 ),
                 # the last one: workflows keep their settings by position
                 "grid": (
                     "BOOLEAN",
                     {
                         "default": False,
-                        "tooltip": "Every latent from every camera: all cameras of the first latent, then of "
-                        "the second ...",
+                        "tooltip": "Render every latent from every camera: all cameras of the first latent, "
+                        "then of the second ...",
                     },
                 ),
                 "cut_behind": (
@@ -79,8 +89,9 @@ class Render:
                         "min": -1.0,
                         "max": 0.5,
                         "step": 0.01,
-                        "tooltip": "What lies further back than this is no head to head, depth and normals. "
-                        "Generators trained on photos put a wall behind the head: try -0.25. -1: no cut.",
+                        "tooltip": "Everything behind this z counts as background in head, depth and "
+                        "normals. Generators trained on photos put a wall behind the head: try -0.25. -1: "
+                        "no cut.",
                     },
                 ),
             },

@@ -35,8 +35,8 @@ def pair(ws: Tensor, cameras: Tensor) -> tuple[Tensor, Tensor]:
     count = max(len(ws), len(cameras))
     if len(ws) not in (1, count) or len(cameras) not in (1, count):
         raise ValueError(
-            f"{len(ws)} latents and {len(cameras)} cameras do not fit: use as many of one as of the other, "
-            "or a single one of either."
+            f"{len(ws)} latents and {len(cameras)} cameras do not fit: use equal numbers of both, or a "
+            "single one of either."
         )
     return ws.expand(count, -1, -1), cameras.expand(count, -1)
 

@@ -25,28 +25,38 @@ CHOICES: dict[str, str | int] = {
 }
 NO_PARSING = (
     "The head masks are all white: there is no face-parsing model (BiSeNet with 19 classes, .onnx) in the "
-    "sub-folder 'parsing' of the face models."
+    "subfolder 'parsing' of the face models."
 )
 
 
 class AlignFaces:
-    CATEGORY = "My3DGen"
+    CATEGORY = "My3DGen/Person"
+    SEARCH_ALIASES = [
+        "face crop",
+        "face detection",
+        "insightface",
+        "landmarks",
+        "head pose",
+        "camera pose",
+        "portrait",
+        "face parsing",
+    ]
     DESCRIPTION = (
-        "Finds the face in every photo, crops it the way EG3D was trained, and works out its camera. "
-        "Photos that cannot be used are left out; the report says why."
+        "Finds the face in every photo, crops it as EG3D's training images were cropped, and estimates its "
+        "camera. Unusable photos are left out; the report says why."
     )
     RETURN_TYPES = ("IMAGE", socket_types.CAMERA, "MASK", "STRING", "IMAGE", socket_types.CROP, "MASK")
     RETURN_NAMES = ("images", "cameras", "masks", "report", "overview", "crops", "heads")
     OUTPUT_TOOLTIPS = (
-        "The face crops, 512 x 512, only of the photos that were kept.",
-        "One camera a crop.",
-        "1 where a crop reaches over the edge of its photo and was filled in: the losses leave it out.",
-        "A table: which photos were kept, their pose, and why the others were not.",
-        "The same as a picture: every crop with its pose, or why there is none; below, from which sides the "
-        "photos show the head.",
-        "Where each crop was cut out. Connect to Paste Back.",
-        "1 where the head is, 0 on background and clothes, for Train Identity and Paste Back. All 1 without "
-        "a face-parsing model in the folder of the face models.",
+        "The face crops, 512 x 512, of the photos that were kept.",
+        "One camera per crop.",
+        "1 where a crop extends past the edge of its photo and was filled in; training ignores these pixels.",
+        "A table: which photos were kept, their pose, and why the others were dropped.",
+        "The report as an image: every crop with its pose, or why there is none; below, the viewing angles "
+        "that the photos cover.",
+        "Where each crop lies in its photo. Connect to Paste Back.",
+        "1 on the head, 0 on background and clothes, for Train Identity and Paste Back. All 1 if there is no "
+        "face-parsing model in the folder of the face models.",
     )
     INPUT_IS_LIST = True
     FUNCTION = "align"
@@ -55,17 +65,17 @@ class AlignFaces:
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
             "required": {
-                "photos": ("IMAGE", {"tooltip": "Photos of one person: a list of any sizes, or a batch."}),
+                "photos": ("IMAGE", {"tooltip": "Photos of one person: a batch, or a list of any sizes."}),
                 "face_models": (
                     ["auto", *host.list_face_packs()],
                     {
                         "tooltip": "A face pack in models/insightface/models, such as buffalo_l. "
-                        "'auto' takes the first one found."
+                        "'auto' uses the first one found."
                     },
                 ),
                 "which": (
                     list(CHOICES),
-                    {"tooltip": "Which face to take where a photo shows several."},
+                    {"tooltip": "Which face to use if a photo shows several."},
                 ),
                 "upright": (
                     "BOOLEAN",
@@ -76,16 +86,16 @@ class AlignFaces:
                     {
                         "default": False,
                         "tooltip": "All photos show one person with one expression: one face shape is fitted "
-                        "to all, and their cameras agree better. A smile counts as shape: leave it off "
-                        "where expressions vary.",
+                        "to all, which makes their cameras more consistent. A smile counts as shape: leave "
+                        "this off if expressions vary.",
                     },
                 ),
                 "drop_different": (
                     "BOOLEAN",
                     {
                         "default": False,
-                        "tooltip": "Leave out photos that look like someone else than most of them. Off: the "
-                        "report only says so.",
+                        "tooltip": "Leave out photos that show someone other than the person in most of "
+                        "them. Off: the report only warns.",
                     },
                 ),
             },
@@ -94,32 +104,32 @@ class AlignFaces:
                     "STRING",
                     {
                         "forceInput": True,
-                        "tooltip": "File names for the report, from Load Photos of a Person.",
+                        "tooltip": "File names for the report, from Load Photo Folder.",
                     },
                 ),
                 "reference": (
                     "IMAGE",
-                    {"tooltip": "A photo of the person wanted, for 'most like the reference'."},
+                    {"tooltip": "A photo of the wanted person, for 'most like the reference'."},
                 ),
                 # the last ones: workflows keep their settings by position
                 "sequence": (
                     "BOOLEAN",
                     {
                         "default": False,
-                        "tooltip": "The photos are the frames of one video: crops and cameras move smoothly, "
-                        "and a few frames without a face are filled in.",
+                        "tooltip": "The photos are the frames of one video: crops and cameras are smoothed "
+                        "over time, and short gaps without a face are filled in.",
                     },
                 ),
                 "neck": (
                     "BOOLEAN",
-                    {"default": True, "tooltip": "The neck belongs to the head in the output heads."},
+                    {"default": True, "tooltip": "Include the neck in the output heads."},
                 ),
                 "by_hand": (
                     "STRING",
                     {
                         "default": "",
-                        "tooltip": "What was decided by hand about single photos, as JSON: kept anyway, left "
-                        "out, another face, the five points. The report on the node writes it.",
+                        "tooltip": "Manual decisions about single photos, as JSON: keep anyway, leave out, "
+                        "another face, the five points. The report on the node writes it.",
                     },
                 ),
             },
@@ -173,7 +183,7 @@ class AlignFaces:
         decided = read_by_hand(by_hand[0] if by_hand else "")
         if sequence and sequence[0]:
             if decided:
-                raise ValueError("Decisions by hand are for photos, not for a sequence: clear by_hand.")
+                raise ValueError("Manual decisions are for photos, not for a sequence: clear by_hand.")
             align = align_sequence
         else:
             align = align_faces
@@ -193,7 +203,7 @@ class AlignFaces:
             heads, report = torch.ones_like(aligned.masks), f"{report}\n{NO_PARSING}"
         missing = decided.keys() - {name for name, _ in named}
         if missing:
-            report += f"\nDecided by hand, but not among the photos: {', '.join(sorted(missing))}."
+            report += f"\nIn by_hand, but not among the photos: {', '.join(sorted(missing))}."
         overview = host.to_host(torch.from_numpy(_overview(aligned))[None].float() / 255)
         result = (
             socket_types.pictures_to_host(aligned.images),

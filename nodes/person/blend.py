@@ -12,22 +12,30 @@ from .. import host, socket_types
 if TYPE_CHECKING:
     from ...my3dgen_core import Identity, Latents
 
-CATEGORY = "My3DGen"
-FIRST = (socket_types.IDENTITY, {"tooltip": "The first person, from Load Identity or Train Identity."})
-SECOND = (socket_types.IDENTITY, {"tooltip": "The second person, trained on the same generator."})
+CATEGORY = "My3DGen/Latents"
+FIRST = (socket_types.IDENTITY, {"tooltip": "The first identity, from Load Identity or Train Identity."})
+SECOND = (socket_types.IDENTITY, {"tooltip": "The second identity, trained on the same generator."})
 
 
 class MixPersons:
     CATEGORY = CATEGORY
+    SEARCH_ALIASES = [
+        "mix persons",
+        "blend faces",
+        "merge identities",
+        "mix faces",
+        "average face",
+        "lora merge",
+    ]
     DESCRIPTION = (
-        "Someone between two persons: one identity with a share of each, to be applied and kept like any "
-        "other. Its anchors are mixtures of photos seen from the same side."
+        "Blends two identities into one that can be applied and saved like any other. Its anchors are "
+        "mixtures of anchors with similar cameras."
     )
     RETURN_TYPES = (socket_types.IDENTITY, socket_types.LATENT)
     RETURN_NAMES = ("identity", "anchors")
     OUTPUT_TOOLTIPS = (
-        "The mixed person. Connect to Apply Identity or Save Identity.",
-        "The mixed anchors, with their cameras, for Render Head.",
+        "The blended identity. Connect to Apply Identity or Save Identity.",
+        "The blended anchors, with their cameras, for Render Head.",
     )
     FUNCTION = "mix"
 
@@ -44,7 +52,7 @@ class MixPersons:
                         "min": -1.0,
                         "max": 2.0,
                         "step": 0.05,
-                        "tooltip": "0 is the first person, 1 the second; outside of that it is a caricature.",
+                        "tooltip": "0 is the first identity, 1 the second; values outside exaggerate.",
                     },
                 ),
             }
@@ -60,13 +68,21 @@ class MixPersons:
 
 class InterpolatePersons:
     CATEGORY = CATEGORY
+    SEARCH_ALIASES = [
+        "interpolate persons",
+        "morph faces",
+        "face morph",
+        "transition",
+        "tween",
+        "blend persons",
+    ]
     DESCRIPTION = (
-        "The way from one person to another as pictures: what was learnt of both, their looks and the camera "
-        "move together. Use the bare model, from Load EG3D Generator."
+        "Renders the transition from one identity to another: weights, latents and camera move together. Use "
+        "the bare generator, from Load EG3D Generator."
     )
     RETURN_TYPES = ("IMAGE",)
     RETURN_NAMES = ("images",)
-    OUTPUT_TOOLTIPS = ("The pictures, for Create Video. The first and the last show the two persons.",)
+    OUTPUT_TOOLTIPS = ("The frames, for Create Video. The first and the last show the two identities.",)
     FUNCTION = "interpolate"
 
     @classmethod
@@ -74,38 +90,41 @@ class InterpolatePersons:
         index = {"default": 0, "min": 0, "max": 100000}
         return {
             "required": {
-                "model": (socket_types.MODEL, {"tooltip": "The generator of both, without an identity."}),
+                "model": (
+                    socket_types.MODEL,
+                    {"tooltip": "The generator of both, without an identity applied."},
+                ),
                 "first": FIRST,
                 "second": SECOND,
                 "which": (
                     [socket_types.MEAN, socket_types.SINGLE],
                     {
-                        "tooltip": "'mean': both without any one photo's expression. 'single': the anchors "
-                        "numbered below."
+                        "tooltip": "'mean': the average anchor of each. 'single': the anchors with the "
+                        "indices below."
                     },
                 ),
-                "first_index": ("INT", {**index, "tooltip": "Which anchor of the first, with 'single'."}),
-                "second_index": ("INT", {**index, "tooltip": "Which anchor of the second, with 'single'."}),
+                "first_index": ("INT", {**index, "tooltip": "Anchor of the first, with 'single'."}),
+                "second_index": ("INT", {**index, "tooltip": "Anchor of the second, with 'single'."}),
                 "frames": (
                     "INT",
                     {
                         "default": 11,
                         "min": 2,
                         "max": 2000,
-                        "tooltip": "How many pictures, both ends included.",
+                        "tooltip": "Number of frames, both ends included.",
                     },
                 ),
                 "and_back": (
                     "BOOLEAN",
-                    {"default": False, "tooltip": "Return the same way, so that a video loops."},
+                    {"default": False, "tooltip": "Go back the same way, so that a video loops."},
                 ),
             },
             "optional": {
                 "cameras": (
                     socket_types.CAMERA,
                     {
-                        "tooltip": "From where: one camera, or one a picture. Without it the anchors' own; "
-                        "with 'mean' from the front."
+                        "tooltip": "One camera, or one per frame. Without: the anchors' own; with 'mean', "
+                        "the frontal camera."
                     },
                 ),
             },
@@ -130,7 +149,7 @@ class InterpolatePersons:
 
         if model.identities:
             raise ValueError(
-                "Interpolate Persons applies the two identities itself: connect the model from Load EG3D "
+                "Interpolate Identities applies the two identities itself: connect the model from Load EG3D "
                 "Generator, without Apply Identity."
             )
         ends = [
@@ -146,7 +165,7 @@ class InterpolatePersons:
         if seen_from is None and any(end.cameras is None for end in ends):
             seen_from = front_camera(model.generator.config, torch.device("cpu"))
         if seen_from is not None and len(seen_from) not in (1, len(t)):
-            raise ValueError(f"{len(t)} pictures need one camera or {len(t)}, not {len(seen_from)}.")
+            raise ValueError(f"{len(t)} frames need one camera or {len(t)}, not {len(seen_from)}.")
         own = None if seen_from is not None else torch.cat([end.cameras for end in ends])  # type: ignore[misc]
         latents = Latents(torch.cat([end.ws for end in ends]), own, base_hash=first.base_hash)
         with host.rendering(), model.ready(memory=host.RENDER_MEMORY) as generator:

@@ -26,11 +26,12 @@ def find_identity(name: str) -> Path:
 
 
 class SaveIdentity:
-    CATEGORY = "My3DGen"
-    DESCRIPTION = "Writes an identity, with its anchors and cameras, as one .safetensors file under output/."
+    CATEGORY = "My3DGen/Person"
+    SEARCH_ALIASES = ["save lora", "export person", "avatar file", "safetensors", "write identity"]
+    DESCRIPTION = "Writes an identity, with its anchors and cameras, to a .safetensors file under output/."
     RETURN_TYPES = ("STRING",)
     RETURN_NAMES = ("file",)
-    OUTPUT_TOOLTIPS = ("Where the file is.",)
+    OUTPUT_TOOLTIPS = ("Path of the file.",)
     OUTPUT_NODE = True
     FUNCTION = "save"
 
@@ -38,18 +39,18 @@ class SaveIdentity:
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
             "required": {
-                "identity": (socket_types.IDENTITY, {"tooltip": "From Train Identity."}),
+                "identity": (socket_types.IDENTITY, {"tooltip": "From Train Identity or Pivotal Tuning."}),
                 "filename_prefix": (
                     "STRING",
                     {
                         "default": "my3dgen/identities/person",
-                        "tooltip": "Folder and name under output/. Load Identity lists what lies in "
+                        "tooltip": "Folder and name under output/. Load Identity lists the files in "
                         "my3dgen/identities.",
                     },
                 ),
                 "precision": (
                     ["float32", "float16", "int8"],
-                    {"tooltip": "float32 loads back bit by bit; float16 halves it, int8 nearly again."},
+                    {"tooltip": "float32 loads back exactly; float16 halves the size, int8 nearly again."},
                 ),
             },
             "hidden": {"node_id": "UNIQUE_ID"},
@@ -67,14 +68,15 @@ class SaveIdentity:
 
 
 class LoadIdentity:
-    CATEGORY = "My3DGen"
+    CATEGORY = "My3DGen/Person"
+    SEARCH_ALIASES = ["load lora", "person file", "avatar", "safetensors", "bundled identity"]
     DESCRIPTION = (
-        "Loads an identity from models/my3dgen/identities, or one that Save Identity has written, or a "
-        "bundled one. It belongs to the generator it was trained on."
+        "Loads an identity from models/my3dgen/identities, one written by Save Identity, or a bundled one. "
+        "It works only with the generator it was trained on."
     )
     RETURN_TYPES = (socket_types.IDENTITY, socket_types.LATENT)
     RETURN_NAMES = ("identity", "anchors")
-    OUTPUT_TOOLTIPS = ("Connect to Apply Identity.", "The latents of its training photos, to render from.")
+    OUTPUT_TOOLTIPS = ("Connect to Apply Identity.", "The latents of its training photos, for Render Head.")
     FUNCTION = "load"
 
     @classmethod
@@ -84,7 +86,7 @@ class LoadIdentity:
                 "file": (
                     [*BUNDLED, *host.list_models(host.IDENTITIES)],
                     {
-                        "tooltip": "A bundled person, or a file in models/my3dgen/identities or "
+                        "tooltip": "A bundled identity, or a file in models/my3dgen/identities or "
                         "output/my3dgen/identities."
                     },
                 )
@@ -135,14 +137,15 @@ def card(identity: Identity) -> list[list[str]]:
 
 
 class ApplyIdentity:
-    CATEGORY = "My3DGen"
+    CATEGORY = "My3DGen/Person"
+    SEARCH_ALIASES = ["lora loader", "apply lora", "personalized model", "avatar", "lora strength"]
     DESCRIPTION = (
-        "Makes the generator this person's wherever the new model is used. The generator itself stays as "
-        "it is; several identities can follow one another."
+        "Applies an identity to the model, like a LoRA loader. The generator itself is not changed; several "
+        "identities can be applied in a row."
     )
     RETURN_TYPES = (socket_types.MODEL,)
     RETURN_NAMES = ("model",)
-    OUTPUT_TOOLTIPS = ("The personalised model, for Render Head.",)
+    OUTPUT_TOOLTIPS = ("The personalized model, for Render Head.",)
     FUNCTION = "apply"
 
     @classmethod
@@ -158,7 +161,7 @@ class ApplyIdentity:
                         "min": -2.0,
                         "max": 3.0,
                         "step": 0.05,
-                        "tooltip": "0 is the bare generator, 1 the person as trained.",
+                        "tooltip": "0 is the bare generator, 1 the identity as trained.",
                     },
                 ),
             }

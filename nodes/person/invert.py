@@ -11,16 +11,25 @@ from ..output.view_rendering import render_views
 
 
 class Invert:
-    CATEGORY = "My3DGen"
+    CATEGORY = "My3DGen/Person"
+    SEARCH_ALIASES = [
+        "gan inversion",
+        "projector",
+        "encode photo",
+        "image to latent",
+        "face to latent",
+        "w+",
+        "anchors",
+    ]
     DESCRIPTION = (
-        "Finds the latent that reproduces each photo from its camera. The latents are the anchors that Train "
-        "Identity learns around; the second output shows how far the generator gets without training."
+        "Finds the latent that reproduces each photo from its camera (GAN inversion). The latents are the "
+        "anchors for Train Identity; the second output shows how close the generator gets without training."
     )
     RETURN_TYPES = (socket_types.LATENT, "IMAGE")
     RETURN_NAMES = ("latents", "reconstructions")
     OUTPUT_TOOLTIPS = (
-        "One latent a photo, with its camera: the anchors.",
-        "What the generator makes of each photo, seen from the photo's own camera.",
+        "One latent per photo, with its camera: the anchors.",
+        "Each latent rendered from its photo's camera.",
     )
     FUNCTION = "invert"
 
@@ -28,7 +37,7 @@ class Invert:
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
             "required": {
-                "model": (socket_types.MODEL, {"tooltip": "The generator to look in."}),
+                "model": (socket_types.MODEL, {"tooltip": "The generator to invert in."}),
                 "images": ("IMAGE", {"tooltip": "Face crops from Align Faces or Load Demo Person."}),
                 "cameras": (
                     socket_types.CAMERA,
@@ -40,7 +49,7 @@ class Invert:
                         "default": 25,
                         "min": 1,
                         "max": 10000,
-                        "tooltip": "Optimisation steps for each photo. More is closer, up to what the "
+                        "tooltip": "Optimization steps for each photo. More is closer, up to what the "
                         "generator can show.",
                     },
                 ),
@@ -50,15 +59,15 @@ class Invert:
                         "default": 60,
                         "min": 0,
                         "max": 10000,
-                        "tooltip": "Steps spent first on one latent for all photos: right when they show one "
-                        "person. 0 for photos of different people, with some 300 steps for each.",
+                        "tooltip": "Steps spent first on one latent for all photos: for photos of one "
+                        "person. For photos of different people use 0, and about 300 steps.",
                     },
                 ),
                 "space": (
                     ["w", "w+"],
                     {
-                        "tooltip": "'w': one style for all layers, robust, what personalisation builds on. "
-                        "'w+': one style a layer, closer to the photo, less sound from other sides."
+                        "tooltip": "'w': one vector for all layers; robust, and what Train Identity expects. "
+                        "'w+': one per layer; closer to the photo, less accurate from other views."
                     },
                 ),
                 "learning_rate": (
@@ -69,7 +78,7 @@ class Invert:
                         "max": 1.0,
                         "step": 0.005,
                         "round": False,
-                        "tooltip": "Size of a step. 0.05 for few steps, 0.02 for hundreds.",
+                        "tooltip": "Learning rate of the optimizer. 0.05 for few steps, 0.02 for hundreds.",
                     },
                 ),
                 "batch_size": (
@@ -78,7 +87,7 @@ class Invert:
                         "default": 4,
                         "min": 1,
                         "max": 256,
-                        "tooltip": "Photos worked on at a time. On a CPU more is slower.",
+                        "tooltip": "Photos processed at a time. On a CPU, more is slower.",
                     },
                 ),
                 "seed": (
@@ -95,31 +104,31 @@ class Invert:
             "optional": {
                 "masks": (
                     "MASK",
-                    {"tooltip": "Pixels to leave out (1), such as those that Align Faces had to invent."},
+                    {"tooltip": "Pixels to ignore (1), such as those that Align Faces had to fill in."},
                 ),
                 "cache": (
                     "BOOLEAN",
                     {
                         "default": True,
-                        "tooltip": "Keep what is found in user/my3dgen/inversions: the same photos with the "
-                        "same settings are not inverted again, and a run that was cut off goes on from its "
-                        "last whole batch. The folder may be emptied at any time.",
+                        "tooltip": "Cache results in user/my3dgen/inversions: the same photos with the same "
+                        "settings are not inverted again, and an interrupted run resumes after its last "
+                        "complete batch. The folder may be emptied at any time.",
                     },
                 ),
                 "one_look": (
                     "BOOLEAN",
                     {
                         "default": False,
-                        "tooltip": "The photos show one look from several sides: one latent for all of them, "
-                        "such as for Pivotal Tuning.",
+                        "tooltip": "The photos show one look from several sides: use one latent for all of "
+                        "them, such as for Pivotal Tuning.",
                     },
                 ),
                 "refine_cameras": (
                     "BOOLEAN",
                     {
                         "default": False,
-                        "tooltip": "Correct each photo's camera along with its latent: labels from photos "
-                        "are some degrees off.",
+                        "tooltip": "Refine each photo's camera along with its latent: cameras estimated from "
+                        "photos are a few degrees off.",
                     },
                 ),
             },

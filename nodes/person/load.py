@@ -9,7 +9,7 @@ import torch
 
 from .. import host, socket_types
 
-CATEGORY = "My3DGen"
+CATEGORY = "My3DGen/Person"
 STARTER = "starter"
 DEMO_PERSON = "demo person (bundled)"
 PHOTOS, HELD_OUT = "photos", "held-out views"
@@ -18,9 +18,18 @@ RENDERERS = ("auto", "torch", "compiled")
 
 class LoadGenerator:
     CATEGORY = CATEGORY
+    SEARCH_ALIASES = [
+        "pretrained model",
+        "3d gan",
+        "generator checkpoint",
+        "load model",
+        "ffhq",
+        "tri-plane",
+        "3d head",
+    ]
     DESCRIPTION = (
-        "Loads an EG3D generator. 'starter' is the small one that comes with this pack; files from "
-        "models/my3dgen/generators are listed after it."
+        "Loads an EG3D generator: 'starter', the small one that comes with this pack, or a file from "
+        "models/my3dgen/generators."
     )
     RETURN_TYPES = (socket_types.MODEL,)
     RETURN_NAMES = ("model",)
@@ -42,18 +51,17 @@ class LoadGenerator:
                     "BOOLEAN",
                     {
                         "default": False,
-                        "tooltip": "Also write a .safetensors beside a .pkl or .pt: it loads faster and is "
-                        "no pickle. One that is there already stays.",
+                        "tooltip": "Also write a .safetensors file next to a .pkl or .pt: it loads faster "
+                        "and is not a pickle. An existing file is kept.",
                     },
                 ),
                 "renderer": (
                     list(RENDERERS),
                     {
                         "default": RENDERERS[0],
-                        "tooltip": "What renders. 'compiled' is several times faster on a CPU: a C++ "
-                        "compiler builds it once, in under a minute (on a GPU the CUDA toolkit does). "
-                        "'auto' takes it where it has been built, and builds nothing. The pictures are "
-                        "the same.",
+                        "tooltip": "'compiled' is several times faster on a CPU: a C++ compiler builds it "
+                        "once, in under a minute (for a GPU, the CUDA toolkit). 'auto' uses it if it has "
+                        "been built, and builds nothing. 'torch' needs no build. The images are the same.",
                     },
                 ),
                 "memory_limit": (
@@ -63,9 +71,9 @@ class LoadGenerator:
                         "min": 0,
                         "max": 1 << 20,
                         "step": 16,
-                        "tooltip": "Pictures may take at most so many MiB of working memory beside the model "
-                        "itself: fewer rays and frames are worked on at a time. Too small a number is "
-                        "refused with the least that will do. 0: as much as is fast.",
+                        "tooltip": "Most working memory for rendering, in MiB, not counting the model: fewer "
+                        "rays and frames are processed at a time. If it is too small, the error names the "
+                        "minimum. 0: no limit.",
                     },
                 ),
             },
@@ -108,15 +116,23 @@ class LoadGenerator:
 
 class LoadPhotos:
     CATEGORY = CATEGORY
+    SEARCH_ALIASES = [
+        "load images from folder",
+        "image directory",
+        "batch load",
+        "my photos",
+        "dataset",
+        "heic",
+    ]
     DESCRIPTION = (
-        "Reads every picture in one folder under input/: any size, upright, in the order of their names. "
-        "Put 10 to 50 photos of one person there. HEIC photos need the package pillow-heif."
+        "Loads all images of a folder under input/, of any size, turned upright and sorted by name. Put 10 "
+        "to 50 photos of one person there. HEIC photos need the package pillow-heif."
     )
     RETURN_TYPES = ("IMAGE", "STRING")
     RETURN_NAMES = ("photos", "names")
     OUTPUT_TOOLTIPS = (
-        "The photos as a list, each in its own size. Connect to Align Faces.",
-        "The file names, in the same order; Align Faces uses them in its report.",
+        "The photos as a list, each in its own size, for Align Faces.",
+        "The file names in the same order, for the report of Align Faces.",
     )
     OUTPUT_IS_LIST = (True, True)
     FUNCTION = "load"
@@ -127,11 +143,11 @@ class LoadPhotos:
             "required": {
                 "folder": (
                     [DEMO_PERSON, *host.list_input_folders()],
-                    {"tooltip": "A folder inside ComfyUI's input folder, or the demo person of this pack."},
+                    {"tooltip": "A folder inside ComfyUI's input folder, or the bundled demo person."},
                 ),
                 "at_most": (
                     "INT",
-                    {"default": 50, "min": 1, "max": 1000, "tooltip": "Read only the first so many photos."},
+                    {"default": 50, "min": 1, "max": 1000, "tooltip": "Load at most this many photos."},
                 ),
                 "longest_side": (
                     "INT",
@@ -140,7 +156,7 @@ class LoadPhotos:
                         "min": 256,
                         "max": 8192,
                         "step": 64,
-                        "tooltip": "Larger photos are shrunk to this many pixels, to save memory.",
+                        "tooltip": "Larger photos are scaled down to this many pixels, to save memory.",
                     },
                 ),
             },
@@ -149,7 +165,7 @@ class LoadPhotos:
                     "BOOLEAN",
                     {
                         "default": False,
-                        "tooltip": "Read the folders inside this one too, after its own files.",
+                        "tooltip": "Also load the folders inside this one, after its own files.",
                     },
                 ),
             },
@@ -202,13 +218,14 @@ class LoadPhotos:
 
 class LoadDemoPerson:
     CATEGORY = CATEGORY
+    SEARCH_ALIASES = ["example person", "sample data", "test photos", "synthetic head", "quick start"]
     DESCRIPTION = (
-        "The demo person of this pack: ready face crops with exact cameras, so that everything works without "
-        "face models. A head made by a computer, with marks that the starter generator has never seen."
+        "Loads the bundled demo person: face crops with exact cameras, so that everything works without face "
+        "models. The head is synthetic, with marks that the starter generator has never seen."
     )
     RETURN_TYPES = ("IMAGE", socket_types.CAMERA)
     RETURN_NAMES = ("images", "cameras")
-    OUTPUT_TOOLTIPS = ("The face crops, one batch.", "Their cameras, in the same order.")
+    OUTPUT_TOOLTIPS = ("The face crops, as a batch.", "Their cameras, in the same order.")
     FUNCTION = "load"
 
     @classmethod
@@ -218,13 +235,13 @@ class LoadDemoPerson:
                 "views": (
                     [PHOTOS, HELD_OUT],
                     {
-                        "tooltip": "'photos' to train on; 'held-out views' show the person from angles that "
-                        "no photo has, to judge the result."
+                        "tooltip": "'photos' for training; 'held-out views' show the person from other "
+                        "angles, to evaluate the result."
                     },
                 ),
                 "at_most": (
                     "INT",
-                    {"default": 50, "min": 1, "max": 1000, "tooltip": "Load only the first so many views."},
+                    {"default": 50, "min": 1, "max": 1000, "tooltip": "Load at most this many views."},
                 ),
             }
         }

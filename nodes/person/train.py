@@ -18,17 +18,27 @@ if TYPE_CHECKING:
 
 
 class TrainIdentity:
-    CATEGORY = "My3DGen"
+    CATEGORY = "My3DGen/Person"
+    SEARCH_ALIASES = [
+        "lora",
+        "dreambooth",
+        "personalize",
+        "fine-tune",
+        "finetune",
+        "avatar",
+        "3d head",
+        "my3dgen",
+    ]
     DESCRIPTION = (
-        "Trains a small update of the generator (LoRA) so that it reproduces every photo from its anchor and "
-        "camera. The result is the person: small enough to keep, sharp from every side."
+        "Trains an identity: a small update of the generator (LoRA) with which it reproduces every photo "
+        "from its anchor and camera."
     )
     RETURN_TYPES = (socket_types.IDENTITY, "IMAGE", "STRING")
     RETURN_NAMES = ("identity", "loss plot", "summary")
     OUTPUT_TOOLTIPS = (
-        "The personal update with its anchors. Connect to Apply Identity and Save Identity.",
+        "The update with its anchors. Connect to Apply Identity and Save Identity.",
         "The training loss of every step.",
-        "How many numbers were trained, and their size in bytes.",
+        "Number of trained parameters, and the size in bytes.",
     )
     FUNCTION = "train"
 
@@ -38,7 +48,7 @@ class TrainIdentity:
             "required": {
                 "model": (
                     socket_types.MODEL,
-                    {"tooltip": "The generator the anchors were found in. It is not changed."},
+                    {"tooltip": "The generator used for inversion. It is not changed."},
                 ),
                 "images": ("IMAGE", {"tooltip": "The face crops that were inverted."}),
                 "anchors": (socket_types.LATENT, {"tooltip": "Their latents, from Invert Photos."}),
@@ -48,14 +58,14 @@ class TrainIdentity:
                         "default": 400,
                         "min": 1,
                         "max": 200000,
-                        "tooltip": "Optimiser steps. 400 suit the starter; 2,000 to 5,000 a large generator.",
+                        "tooltip": "Optimizer steps. 400 for the starter, 2,000 to 5,000 for a large one.",
                     },
                 ),
                 "method": (
                     ["lora", "full"],
                     {
-                        "tooltip": "'lora': the small update. 'full': every weight, for comparison: a "
-                        "hundred times larger, and no better from new sides."
+                        "tooltip": "'lora': a small update. 'full': all weights, for comparison: a hundred "
+                        "times larger, and no better from novel views."
                     },
                 ),
                 "rank": (
@@ -64,7 +74,7 @@ class TrainIdentity:
                         "default": 1,
                         "min": 1,
                         "max": 64,
-                        "tooltip": "Rank of the update. 1 is what the paper uses.",
+                        "tooltip": "LoRA rank. The paper uses 1.",
                     },
                 ),
                 "learning_rate": (
@@ -75,12 +85,12 @@ class TrainIdentity:
                         "max": 1.0,
                         "step": 0.001,
                         "round": False,
-                        "tooltip": "Rate of the convolutions at the start; the others follow in proportion.",
+                        "tooltip": "Initial rate of the convolutions; the other rates scale with it.",
                     },
                 ),
                 "batch_size": (
                     "INT",
-                    {"default": 1, "min": 1, "max": 64, "tooltip": "Photos looked at in every step."},
+                    {"default": 1, "min": 1, "max": 64, "tooltip": "Photos per step."},
                 ),
                 "seed": (
                     "INT",
@@ -94,16 +104,16 @@ class TrainIdentity:
                 ),
             },
             "optional": {
-                "masks": ("MASK", {"tooltip": "Pixels to leave out (1), from Align Faces."}),
+                "masks": ("MASK", {"tooltip": "Pixels to ignore (1), from Align Faces."}),
                 "start": (
                     socket_types.IDENTITY,
-                    {"tooltip": "An identity to train further, with the same method, rank and layout."},
+                    {"tooltip": "An identity to continue training, with the same method, rank and layout."},
                 ),
                 "layout": (
                     ["released", "lycoris"],
                     {
-                        "tooltip": "Shape of the update: 'released' is the authors', 'lycoris' has less than "
-                        "half as many numbers."
+                        "tooltip": "LoRA layout: 'released' is the paper authors', 'lycoris' has less than "
+                        "half as many parameters."
                     },
                 ),
                 "background_weight": (
@@ -113,31 +123,31 @@ class TrainIdentity:
                         "min": 0.0,
                         "max": 1.0,
                         "step": 0.05,
-                        "tooltip": "Weight of what lies off the head: 1 for plain backgrounds, near 0 where "
-                        "they change from photo to photo.",
+                        "tooltip": "Loss weight of the background: 1 for plain backgrounds, near 0 if they "
+                        "change from photo to photo.",
                     },
                 ),
                 "refine": (
                     "BOOLEAN",
                     {
                         "default": False,
-                        "tooltip": "Correct the anchors and their cameras along with the training: helps "
-                        "where the camera labels are not exact, as on photos.",
+                        "tooltip": "Refine the anchors and their cameras during training: helps if the "
+                        "cameras are not exact, as with photos.",
                     },
                 ),
                 "keep_state": (
                     "BOOLEAN",
                     {
                         "default": False,
-                        "tooltip": "Write the state of the training to output/my3dgen/training now and then. "
-                        "The same workflow, queued again after a crash, goes on from there.",
+                        "tooltip": "Save checkpoints of the training to output/my3dgen/training. The same "
+                        "workflow, queued again after a crash, resumes from there.",
                     },
                 ),
                 "perceptual": (
                     ["laplacian", "lpips_alex", "lpips_vgg"],
                     {
-                        "tooltip": "How pictures are compared beside their pixels. 'laplacian' needs "
-                        "nothing; LPIPS, the paper's, needs weights of yours in models/my3dgen/perceptual."
+                        "tooltip": "Perceptual loss. 'laplacian' needs no weights; LPIPS, which the paper "
+                        "uses, needs your own weights in models/my3dgen/perceptual."
                     },
                 ),
                 "identity_weight": (
@@ -147,19 +157,19 @@ class TrainIdentity:
                         "min": 0.0,
                         "max": 10.0,
                         "step": 0.01,
-                        "tooltip": "Weight of a loss that keeps views from elsewhere like the photos' face. "
-                        "Needs face models, and takes time. 0: none.",
+                        "tooltip": "Weight of an identity loss on novel views. Needs face models, and takes "
+                        "time. 0: off.",
                     },
                 ),
                 "face_models": (
                     ["auto", *host.list_face_packs()],
-                    {"tooltip": "The face pack for identity_weight. 'auto' takes the first one found."},
+                    {"tooltip": "The face pack for identity_weight. 'auto' uses the first one found."},
                 ),
                 "heads": (
                     "MASK",
                     {
-                        "tooltip": "Where the heads are (1), from Align Faces, for background_weight. "
-                        "Without, or if all is white, the generator's own view of the head is taken."
+                        "tooltip": "Head masks (1 on the head) from Align Faces, for background_weight. "
+                        "Without, or if all white, the generator's own head mask is used."
                     },
                 ),
             },
@@ -239,15 +249,17 @@ class TrainIdentity:
 
 
 class PivotalTuning:
-    CATEGORY = "My3DGen"
+    CATEGORY = "My3DGen/Person"
+    SEARCH_ALIASES = ["pti", "pivotal tuning inversion", "fine-tune", "finetune", "single photo", "lora"]
     DESCRIPTION = (
-        "Tunes the model around one photo (or a few of one look) until its latent renders it exactly (PTI). "
-        "On a personalised model it comes on top of the person: apply both, in that order."
+        "Pivotal tuning inversion (PTI): tunes the model until the latent of one photo, or of a few photos "
+        "of one look, renders it exactly. On a personalized model it comes on top: apply both identities, "
+        "in that order."
     )
     RETURN_TYPES = (socket_types.IDENTITY, "IMAGE", socket_types.MODEL)
     RETURN_NAMES = ("identity", "image", "model")
     OUTPUT_TOOLTIPS = (
-        "The update for this look, with its latent. Save Identity keeps it.",
+        "The update for this look, with its latent, for Save Identity.",
         "The photo as the tuned model renders it.",
         "The model with the look applied, for Render Head.",
     )
@@ -257,19 +269,19 @@ class PivotalTuning:
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
             "required": {
-                "model": (socket_types.MODEL, {"tooltip": "Bare, or with the person's identity applied."}),
-                "images": ("IMAGE", {"tooltip": "The face crop, or a few crops of the same look."}),
+                "model": (socket_types.MODEL, {"tooltip": "A generator, bare or with one identity applied."}),
+                "images": ("IMAGE", {"tooltip": "One face crop, or a few of the same look."}),
                 "latents": (
                     socket_types.LATENT,
                     {"tooltip": "Their latents, from Invert Photos on this model."},
                 ),
                 "steps": (
                     "INT",
-                    {"default": 150, "min": 1, "max": 20000, "tooltip": "Optimiser steps."},
+                    {"default": 150, "min": 1, "max": 20000, "tooltip": "Optimizer steps."},
                 ),
                 "method": (
                     ["lora", "full"],
-                    {"tooltip": "'lora': a small update. 'full': every weight, as PTI does."},
+                    {"tooltip": "'lora': a small update. 'full': all weights, as in PTI."},
                 ),
                 "learning_rate": (
                     "FLOAT",
@@ -279,7 +291,7 @@ class PivotalTuning:
                         "max": 1.0,
                         "step": 0.001,
                         "round": False,
-                        "tooltip": "Rate of the convolutions at the start; the others follow in proportion.",
+                        "tooltip": "Initial rate of the convolutions; the other rates scale with it.",
                     },
                 ),
                 "seed": (
@@ -294,7 +306,7 @@ class PivotalTuning:
                 ),
             },
             "optional": {
-                "masks": ("MASK", {"tooltip": "Pixels to leave out (1), from Align Faces."}),
+                "masks": ("MASK", {"tooltip": "Pixels to ignore (1), from Align Faces."}),
             },
             "hidden": {"node_id": "UNIQUE_ID"},
         }
@@ -315,7 +327,7 @@ class PivotalTuning:
 
         if len(model.identities) > 1:
             raise ValueError(
-                "Pivotal Tuning goes on top of one identity, but this model has several applied."
+                "Pivotal Tuning starts from at most one identity, but this model has several applied."
             )
         pivot = _anchors(latents, len(images), model, "Pivotal Tuning")
         config = replace(_scaled(TuningConfig(), learning_rate), steps=steps, method=method, seed=seed)

@@ -109,7 +109,7 @@ class Handles:
             thing = self._things.get(handle)
             if not isinstance(thing, kind):
                 raise RequestError(
-                    404, "This picture is not known here (any more). Queue the workflow again."
+                    404, "This preview is not known here (any more). Queue the workflow again."
                 )
             self._things.move_to_end(handle)
             return thing

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 PLANES = 4
 # While dragging: enough to see where one is. At rest: the generator's own picture, no larger than a widget.
 DRAG_PIXELS, DRAG_SAMPLES, STILL_PIXELS = 64, 16, 256
-BUSY = "A prompt is running: live pictures come back when it is done."
-STALE = "A newer request took this one's place."
+BUSY = "A prompt is running: live previews return when it is done."
+STALE = "A newer request replaced this one."
 
 
 class _Person:
@@ -122,13 +122,13 @@ class LivePreviewServer:
         except RuntimeError as error:  # such as weights that went to another device in the middle, or memory
             self._person = None
             host.log.warning("live picture: %s", error)
-            raise RequestError(503, "No live picture just now. Move again.") from error
+            raise RequestError(503, "No live preview at the moment. Move again.") from error
         return Answer(200, "image/jpeg", host.jpeg(picture))
 
     def _person_of(self, head: Head) -> _Person:
         model = head.model()
         if model is None:
-            raise RequestError(410, "The model of this picture is gone. Queue the workflow again.")
+            raise RequestError(410, "The model of this preview is gone. Queue the workflow again.")
         kept = self._person
         if kept is None or kept[0]() is not head or kept[1].device != socket_types.device_of(model.generator):
             # dies with its head: what is kept here must not keep a model's weights

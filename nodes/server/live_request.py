@@ -53,7 +53,7 @@ def parse(body: bytes) -> Request:
         RequestError: 413 or 400 with a sentence. It repeats no text of the request.
     """
     if len(body) > BODY_LIMIT:
-        raise RequestError(413, f"A request has at most {BODY_LIMIT} bytes.")
+        raise RequestError(413, f"A request may have at most {BODY_LIMIT} bytes.")
     try:
         found = json.loads(body)
     except (ValueError, RecursionError):
@@ -61,7 +61,7 @@ def parse(body: bytes) -> Request:
     if not isinstance(found, dict):
         raise RequestError(400, "The request must be a JSON object.")
     if not found.keys() <= KNOWN:
-        raise RequestError(400, f"The request has a field that is none of {', '.join(sorted(KNOWN))}.")
+        raise RequestError(400, f"The request has a field other than {', '.join(sorted(KNOWN))}.")
     quality = found.get("quality", "still")
     if quality not in ("drag", "still"):
         raise RequestError(400, "quality must be 'drag' or 'still'.")
@@ -69,7 +69,7 @@ def parse(body: bytes) -> Request:
     if aim not in ("model", "origin", "anchors"):
         raise RequestError(400, "aim must be 'model', 'origin' or 'anchors'.")
     if aim == "anchors" and found.get("weights") is None:
-        raise RequestError(400, "aim can be 'anchors' only where weights are given.")
+        raise RequestError(400, "aim can be 'anchors' only with weights.")
     camera = {
         name: _number(found.get(name, usual), name, low, high) for name, (low, high, usual) in CAMERA.items()
     }
@@ -112,7 +112,7 @@ def _list(value: Any, what: str, most: int) -> list[Any]:
 
 def _handle(value: Any) -> str:
     if not isinstance(value, str) or not 0 < len(value) <= HANDLE_LENGTH:
-        raise RequestError(400, "A handle must be a text that this server has given out.")
+        raise RequestError(400, "A handle must be a string issued by this server.")
     return value
 
 

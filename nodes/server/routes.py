@@ -40,9 +40,9 @@ def handler(answer: Callable[[bytes], Awaitable[Answer]], limit: int = 0) -> Cal
         try:
             body = await _read(request.content, limit + 1) if limit else b""
             if len(body) > limit:
-                found = Answer.sentence(413, f"A request here has at most {limit} bytes.")
+                found = Answer.sentence(413, f"A request may have at most {limit} bytes.")
             elif limit and request.content_type != "application/json":
-                found = Answer.sentence(415, "A request here is of the type application/json.")
+                found = Answer.sentence(415, "A request must be of type application/json.")
             else:
                 found = await answer(body)
         except Exception:  # the border: what went wrong is for the log, not for the page

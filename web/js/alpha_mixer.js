@@ -1,7 +1,7 @@
 // Mix Anchors: a point in a polygon of anchors sets their weights.
 
 import { app } from "../../../scripts/app.js";
-import { COLOURS, box, button, element, rest, surface, themed, within } from "./lib/element.mjs";
+import { COLORS, box, button, element, rest, surface, themed, within } from "./lib/element.mjs";
 import { head, listen, live, recall } from "./lib/live.mjs";
 import { after, input, place } from "./lib/nodes.mjs";
 import { FRONT, pad } from "./lib/pad.mjs";
@@ -26,7 +26,7 @@ app.registerExtension({
     const pairs = () => parseWeights(input(node, "weights")?.value ?? "");
     const beta = () => Number(input(node, "beta")?.value ?? 0);
     const look = { ...FRONT };
-    let along = true; // seen from the anchors' mixed camera, as the node gives it
+    let along = true; // rendered from the anchors' mixed camera, as the node outputs it
 
     const view = pad({
       camera: () => look,
@@ -46,7 +46,7 @@ app.registerExtension({
       signal,
     });
 
-    /** From the unit circle to the canvas. @param {number} width @param {number} height */
+    /** Maps the unit circle to the canvas. @param {number} width @param {number} height */
     const scaled = (width, height) => {
       const radius = Math.min(width, height) / 2 - MARGIN;
       /** @param {import("./lib/polygon.mjs").Point} point */
@@ -112,14 +112,14 @@ app.registerExtension({
 
     const figure = box({ tabindex: "0", role: "application", "aria-roledescription": "weights of anchors" }, [canvas]);
     Object.assign(figure.style, { flex: "1 1 0", minHeight: "0", cursor: "crosshair", touchAction: "none", outline: "none" });
-    Object.assign(canvas.style, { border: `1px solid ${COLOURS.line}`, boxSizing: "border-box" });
+    Object.assign(canvas.style, { border: `1px solid ${COLORS.line}`, boxSizing: "border-box" });
     const choices = element("div", { display: "flex", flexWrap: "wrap", gap: "3px" }, { role: "group", "aria-label": "Anchors" });
-    const turned = button("poses too", "The camera is mixed along, as the node gives it", () => follow(!along), signal);
+    const turned = button("poses too", "Also mix the camera, as the node outputs it", () => follow(!along), signal);
     /** @param {boolean} on */
     const follow = (on) => {
       along = on;
       turned.setAttribute("aria-pressed", String(on));
-      turned.style.borderColor = on ? COLOURS.accent : COLOURS.line;
+      turned.style.borderColor = on ? COLORS.accent : COLORS.line;
       view.show();
     };
 
@@ -167,7 +167,7 @@ app.registerExtension({
         const picture = pictures.get(i);
         if (picture) within(one, picture, BUTTON);
         one.setAttribute("aria-pressed", String(on));
-        Object.assign(one.style, { border: `2px solid ${on ? COLOURS.accent : COLOURS.line}`, opacity: on ? "1" : "0.7" });
+        Object.assign(one.style, { border: `2px solid ${on ? COLORS.accent : COLORS.line}`, opacity: on ? "1" : "0.7" });
       }
       redraw();
     };
@@ -190,8 +190,8 @@ app.registerExtension({
     };
     /** @type {Record<string, (event: any) => void>} */
     const events = {
-      focus: () => (canvas.style.borderColor = COLOURS.accent),
-      blur: () => (canvas.style.borderColor = COLOURS.line),
+      focus: () => (canvas.style.borderColor = COLORS.accent),
+      blur: () => (canvas.style.borderColor = COLORS.line),
       pointerdown(event) {
         if (event.button !== 0) return;
         event.stopPropagation();
@@ -223,7 +223,7 @@ app.registerExtension({
     const both = element("div", style, {}, [figure, rest([view.root, turned])]);
     place(node, "alpha_mixer", box({}, [both, choices]), 290, life, 400);
     const all = () => refresh("still");
-    listen(node, offer); // the picture follows when the run is over
+    listen(node, offer); // the preview follows when the run is done
     after(node, "onConfigure", all);
     for (const name of ["weights", "beta"]) {
       const widget = input(node, name);

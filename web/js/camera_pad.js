@@ -1,4 +1,4 @@
-// Camera: a pad that moves the node's own numbers.
+// Camera: a pad that sets the node's own numbers.
 
 import { app } from "../../../scripts/app.js";
 import { head, listen } from "./lib/live.mjs";
@@ -10,7 +10,7 @@ const NAMES = /** @type {(keyof typeof FRONT)[]} */ (Object.keys(FRONT));
 app.registerExtension({
   name: "my3dgen.camera_pad",
   nodeCreated(node) {
-    if (node.comfyClass === "My3DGenRender") listen(node); // its head is what the pad shows
+    if (node.comfyClass === "My3DGenRender") listen(node); // the pad shows its head
     if (node.comfyClass !== "My3DGenCamera") return;
     const life = new AbortController();
     const camera = () => {

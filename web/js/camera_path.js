@@ -1,7 +1,7 @@
-// Camera Path: the path on a sphere around the head, a scrubber along it, keyframes moved by hand.
+// Camera Path: the path on a sphere around the head, a scrubber, and keyframes to drag.
 
 import { app } from "../../../scripts/app.js";
-import { COLOURS, box, button, element, range, rest, surface, themed } from "./lib/element.mjs";
+import { COLORS, box, button, element, range, rest, surface, themed } from "./lib/element.mjs";
 import { head } from "./lib/live.mjs";
 import { after, input, place, setValue, source } from "./lib/nodes.mjs";
 import { FRONT, pad } from "./lib/pad.mjs";
@@ -14,11 +14,11 @@ const INPUTS = ["path", "frames", "yaw", "pitch", "center_pitch", "keyframes"];
 const FRAMES_A_SECOND = 24;
 const REACH = 11; // pixels around a keyframe
 const STEP = 5;
-const FROM_READY = 8; // keyframes that a ready path becomes
+const FROM_READY = 8; // keyframes made from a preset path
 const MOST = 100;
 const HELP =
-  "Drag a keyframe; a double click adds one; Delete removes the chosen one; arrow keys move it; " +
-  "Page Up and Page Down choose another. Drag elsewhere to turn the sphere.";
+  "Drag a keyframe to move it; double-click to add one; Delete removes the selected one; arrow keys move it; " +
+  "Page Up and Page Down select another. Drag elsewhere to turn the sphere.";
 
 app.registerExtension({
   name: "my3dgen.camera_path",
@@ -48,7 +48,7 @@ app.registerExtension({
       return all[Math.min(frame, all.length - 1)] ?? [0, 0];
     };
 
-    /** @param {Angles[]} given @param {number} [key] which is chosen then @param {"drag" | "still"} [quality] */
+    /** @param {Angles[]} given @param {number} [key] to select @param {"drag" | "still"} [quality] */
     const set = (given, key = chosen, quality = "still") => {
       ours = true; // the sphere shows its own changes itself
       if (!byHand()) setValue(node, "path", ONCE.includes(setting().path) ? OPEN : CLOSED);
@@ -63,18 +63,18 @@ app.registerExtension({
       chosen = key < count ? key : count - 1;
       if (chosen >= 0) frame = Math.min(setting().frames - 1, frameOf(chosen, count, closed(), setting().frames));
     };
-    /** The keyframes, made of a ready path where there are none. */
+    /** The keyframes; a preset path is converted to some. */
     const editable = () => {
       if (byHand()) return keys();
       return cameras({ ...setting(), frames: setting().path === "sweep" ? 2 : FROM_READY });
     };
-    /** Behind which keyframe a new one belongs that is put at this frame. @param {number} at @param {number} count */
+    /** Index of the keyframe after which one at this frame is inserted. @param {number} at @param {number} count */
     const segment = (at, count) => {
       const { frames } = setting();
       const isClosed = !ONCE.includes(setting().path);
       return Math.floor(isClosed ? (at / frames) * count : (at / Math.max(1, frames - 1)) * (count - 1) + 1e-9);
     };
-    /** @param {Angles} angles @param {number} [at] the frame that it is put at */
+    /** @param {Angles} angles @param {number} [at] its frame */
     const add = (angles, at = frame) => {
       const found = editable();
       if (found.length >= MOST) return;
@@ -102,7 +102,7 @@ app.registerExtension({
       const accent = themed(canvas, "--p-primary-color", "#3b82f6");
       globe.draw(context, { line, face });
       const { frames, path } = setting();
-      const many = Math.max(frames, 120); // a smooth line however few frames there are
+      const many = Math.max(frames, 120); // a smooth line even with few frames
       const found = keys();
       const way = byHand() ? (found.length ? spline(found, closed(), many) : []) : cameras({ ...setting(), frames: many });
       if (way.length && !ONCE.includes(path)) way.push(way[0]);
@@ -125,7 +125,7 @@ app.registerExtension({
       found.forEach((at, key) => dot(at, key === chosen ? 7 : 5, key === chosen ? accent : ground, accent));
       if (way.length) dot(now(), 3, face, face);
     }, signal);
-    Object.assign(canvas.style, { border: `1px solid ${COLOURS.line}`, boxSizing: "border-box" });
+    Object.assign(canvas.style, { border: `1px solid ${COLORS.line}`, boxSizing: "border-box" });
 
     const figure = box({ tabindex: "0", role: "application", "aria-roledescription": "camera path", title: HELP }, [
       canvas,
@@ -162,13 +162,13 @@ app.registerExtension({
       playing = 0;
       play.textContent = "▶";
     };
-    const play = button("▶", "Fly along the path", () => {
+    const play = button("▶", "Play the camera path", () => {
       if (playing) return stop();
       playing = window.setInterval(() => go((frame + 1) % setting().frames, "drag"), 1000 / FRAMES_A_SECOND);
       play.textContent = "❚❚";
     }, signal);
     const plus = button("+", "Add a keyframe at this frame", () => add(now()), signal);
-    const minus = button("−", "Remove the chosen keyframe", remove, signal);
+    const minus = button("−", "Remove the selected keyframe", remove, signal);
 
     /** @param {"drag" | "still"} quality */
     const show = (quality) => {
@@ -179,7 +179,7 @@ app.registerExtension({
       const count = keys().length;
       minus.disabled = chosen < 0 || count < 2;
       minus.style.opacity = minus.disabled ? "0.4" : "1";
-      const said = count ? `${count} keyframes, ${chosen < 0 ? "none" : chosen + 1} chosen` : `path ${setting().path}`;
+      const said = count ? `${count} keyframes, ${chosen < 0 ? "none" : chosen + 1} selected` : `path ${setting().path}`;
       figure.setAttribute("aria-label", `Camera path: ${said}. ${HELP}`);
       redraw();
       seen.show(quality);
@@ -194,7 +194,7 @@ app.registerExtension({
       /** @param {Angles} at */
       const off = (at) => {
         const { x: u, y: v, near } = globe.spot(at);
-        return Math.hypot(u - x, v - y) + (near > 0 ? 0 : REACH / 2); // what faces one is taken first
+        return Math.hypot(u - x, v - y) + (near > 0 ? 0 : REACH / 2); // keyframes on the near side take precedence
       };
       const offs = keys().map(off);
       const key = offs.findIndex((far) => far === Math.min(...offs) && far < REACH);
@@ -204,8 +204,8 @@ app.registerExtension({
     let drag = null;
     /** @type {Record<string, (event: any) => void>} */
     const events = {
-      focus: () => (canvas.style.borderColor = COLOURS.accent),
-      blur: () => (canvas.style.borderColor = COLOURS.line),
+      focus: () => (canvas.style.borderColor = COLORS.accent),
+      blur: () => (canvas.style.borderColor = COLORS.line),
       pointerdown(event) {
         if (event.button !== 0) return;
         event.stopPropagation();
@@ -243,7 +243,7 @@ app.registerExtension({
         event.stopPropagation();
         const { x, y, globe, off, key } = under(event);
         if (key >= 0) return;
-        const offs = cameras(setting()).map(off); // it belongs where the path comes nearest
+        const offs = cameras(setting()).map(off); // insert it where the path comes nearest
         add(globe.place(x, y, false), Math.max(0, offs.indexOf(Math.min(...offs))));
       },
       keydown(event) {

@@ -1,7 +1,7 @@
-// Apply Direction: a slider for every direction on the way to the head, and where the person ends.
+// Apply Direction: a slider for every direction in the chain, with a mark at the boundary of the alpha space.
 
 import { app } from "../../../scripts/app.js";
-import { COLOURS, box, element, range, rest } from "./lib/element.mjs";
+import { COLORS, box, element, range, rest } from "./lib/element.mjs";
 import { head, listen, live, recall } from "./lib/live.mjs";
 import { after, downstream, input, place, setNumber, source } from "./lib/nodes.mjs";
 import { FRONT, pad } from "./lib/pad.mjs";
@@ -11,13 +11,13 @@ import { FRONT, pad } from "./lib/pad.mjs";
 const KIND = "My3DGenApplyDirection";
 const USUAL = 5;
 const MOST = 50;
-const ROOM = 3; // sliders that the widget has room for
+const ROOM = 3; // number of sliders that fit into the widget
 
 /** @param {Node} node */
 const strength = (node) => Number(input(node, "strength")?.value ?? 0);
 
 /**
- * The Apply Direction nodes on one way, in the order of the wires.
+ * The Apply Direction nodes of one chain, in the order of the links.
  * @param {Node} node one of them
  */
 function chain(node) {
@@ -31,7 +31,7 @@ function chain(node) {
   return found;
 }
 
-/** What a direction is called. @param {Node} node */
+/** The name of a direction. @param {Node} node */
 function called(node) {
   const from = source(node, "direction");
   const name = from && (input(from, "attribute")?.value || input(from, "file")?.value);
@@ -39,7 +39,7 @@ function called(node) {
 }
 
 /**
- * One direction's slider with a mark where the person ends.
+ * One direction's slider, with a mark at the boundary of the alpha space.
  * @param {Node} node
  * @param {(change: () => void, quality: "drag" | "still") => void} moved makes a change and shows it
  * @param {AbortSignal} signal
@@ -47,9 +47,9 @@ function called(node) {
 function row(node, moved, signal) {
   const slider = range("Strength of the direction", signal);
   slider.step = "0.1";
-  const person = element("div", { height: "3px", borderRadius: "2px", background: COLOURS.line, margin: "0 8px" });
+  const person = element("div", { height: "3px", borderRadius: "2px", background: COLORS.line, margin: "0 8px" });
   const name = element("span", { overflow: "hidden", textOverflow: "ellipsis", whiteSpace: "nowrap" });
-  const value = element("span", { color: COLOURS.faint, whiteSpace: "nowrap" });
+  const value = element("span", { color: COLORS.faint, whiteSpace: "nowrap" });
   const line = element("div", { display: "flex", justifyContent: "space-between", gap: "8px" }, {}, [name, value]);
 
   const refresh = () => {
@@ -60,11 +60,11 @@ function row(node, moved, signal) {
     Object.assign(slider, { min: String(-most), max: String(most), value: String(now) });
     const known = low !== undefined || high !== undefined;
     const [from, to] = [low ?? -most, high ?? most].map((at) => (100 * (at + most)) / (2 * most));
-    const inside = `transparent ${from}%, ${COLOURS.accent} ${from}%, ${COLOURS.accent} ${to}%, transparent ${to}%`;
+    const inside = `transparent ${from}%, ${COLORS.accent} ${from}%, ${COLORS.accent} ${to}%, transparent ${to}%`;
     person.style.backgroundImage = known ? `linear-gradient(to right, ${inside})` : "none";
     const limits = [low, high].map((at) => (at === undefined ? "…" : at.toFixed(1))).join(" to ");
     const leaves = known && (now < (low ?? -MOST) || now > (high ?? MOST));
-    value.style.color = leaves ? "#e0a030" : COLOURS.faint;
+    value.style.color = leaves ? "#e0a030" : COLORS.faint;
     value.textContent = `${now.toFixed(1)}${known ? `  (the person: ${limits})` : ""}`;
     name.textContent = called(node);
     slider.setAttribute("aria-valuetext", `${name.textContent} ${value.textContent}`);
@@ -92,7 +92,7 @@ app.registerExtension({
       move: (change) => Object.assign(look, change),
       request() {
         const edits = chain(node).map((one) => ({ handle: live(one)?.handle, strength: strength(one) }));
-        if (!edits.every((edit) => edit.handle)) return undefined; // one has not run: nobody knows what it does
+        if (!edits.every((edit) => edit.handle)) return undefined; // one has not run: its effect is unknown
         return { head: head(node), edits };
       },
       label: "The edited head",
@@ -136,7 +136,7 @@ app.registerExtension({
     signal.addEventListener("abort", () => offs.forEach((off) => off()));
 
     place(node, "direction_slider", box({ dir: "ltr" }, [rest([view.root]), list]), 230 + 40 * ROOM, life);
-    listen(node, refresh); // the picture follows when the run is over
+    listen(node, refresh); // the preview follows when the run is done
     after(node, "onConfigure", all);
     after(node, "onConnectionsChange", () => setTimeout(() => signal.aborted || refresh()));
     refresh();

@@ -1,12 +1,12 @@
-// Load Identity: what is in the file, once it has been loaded, and the face once its head has been rendered.
+// Load Identity: a card with the file's contents after loading, and the face after its head has been rendered.
 
 import { app } from "../../../scripts/app.js";
-import { COLOURS, box, element, within } from "./lib/element.mjs";
+import { COLORS, box, element, within } from "./lib/element.mjs";
 import { LiveView, head, listen, live, recall, whenIdle } from "./lib/live.mjs";
 import { after, place } from "./lib/nodes.mjs";
 
 const HINT = "Run the workflow to see what is in the file.";
-const NO_FACE = "The face appears once a Render Head behind this node has run.";
+const NO_FACE = "The face appears once a Render Head after this node has run.";
 const SIDE = 96;
 
 app.registerExtension({
@@ -16,11 +16,11 @@ app.registerExtension({
     const life = new AbortController();
     const { signal } = life;
     recall(node, signal);
-    const hint = element("div", { color: COLOURS.faint, textAlign: "center" }, {}, [HINT]);
+    const hint = element("div", { color: COLORS.faint, textAlign: "center" }, {}, [HINT]);
     const root = box({ role: "region", "aria-label": "Identity card" }, [hint]);
     Object.assign(root.style, { overflowY: "auto", userSelect: "text" });
     const size = { width: `${SIDE}px`, height: `${SIDE}px`, flex: `0 0 ${SIDE}px`, alignSelf: "center" };
-    const face = element("div", { ...size, borderRadius: "6px", overflow: "hidden", color: COLOURS.faint });
+    const face = element("div", { ...size, borderRadius: "6px", overflow: "hidden", color: COLORS.faint });
     /** @param {string} said */
     const say = (said) => face.firstElementChild || (face.textContent = said || NO_FACE);
     /** @type {ImageBitmap | null} */
@@ -42,14 +42,14 @@ app.registerExtension({
 
     place(node, "identity_card", root, 190, life);
     whenIdle(draw, signal);
-    listen(node, () => setTimeout(draw, 1500)); // where nobody says that the queue is empty
+    listen(node, () => setTimeout(draw, 1500)); // in case no event says that the queue is empty
     after(node, "onExecuted", (output) => {
       /** @type {[string, string][] | undefined} */
       const rows = output?.my3dgen_card;
       if (!rows) return;
       const style = { display: "grid", gridTemplateColumns: "auto 1fr", gap: "2px 12px", margin: "0", padding: "4px" };
       const cells = rows.flatMap(([name, value]) => [
-        element("dt", { color: COLOURS.faint }, {}, [name]),
+        element("dt", { color: COLORS.faint }, {}, [name]),
         element("dd", { margin: "0", overflowWrap: "anywhere" }, {}, [value]),
       ]);
       face.replaceChildren(NO_FACE);

@@ -1,4 +1,4 @@
-// Render Head: turn through the frames that were rendered, or look around the head live.
+// Render Head: scrub through the rendered frames, or look around the head live.
 
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
@@ -112,7 +112,7 @@ app.registerExtension({
     const { signal } = life;
     recall(node, signal);
     const rendered = frames(signal);
-    const look = { ...FRONT }; // where one looks from just now; it changes no input
+    const look = { ...FRONT }; // the current view; it changes no input
     const around = pad({
       camera: () => look,
       move: (change) => Object.assign(look, change),

@@ -1,8 +1,8 @@
-// Align Faces: which photos were kept, why the others were not, and what a person decides about them.
+// Align Faces: which photos were kept, why the others were dropped, and the user's decisions.
 
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
-import { COLOURS, box, button, element, surface, themed } from "./lib/element.mjs";
+import { COLORS, box, button, element, surface, themed } from "./lib/element.mjs";
 import { recall } from "./lib/live.mjs";
 import { after, input, place, setValue } from "./lib/nodes.mjs";
 import { middle, parseDecisions, placeAt, usualPoints, writeDecisions } from "./lib/photos.mjs";
@@ -11,11 +11,11 @@ import { middle, parseDecisions, placeAt, usualPoints, writeDecisions } from "./
 /** @typedef {import("./lib/photos.mjs").Place} Place */
 
 const EVENT = "my3dgen.photos";
-const HINT = "Run the workflow to see what became of each photo.";
+const HINT = "Run the workflow to see the result for each photo.";
 const REACH = 14; // pixels around a point
 const STEP = 0.005;
 const [KEPT, DROPPED, DECIDED] = ["#3fa45b", "#c2504a", "#e0a030"];
-const NAMES = ["eye at the left", "eye at the right", "nose", "mouth at the left", "mouth at the right"];
+const NAMES = ["eye on the left", "eye on the right", "nose", "left mouth corner", "right mouth corner"];
 /** @type {[number, number, number, number]} */
 const MIDDLE = [0.3, 0.25, 0.7, 0.75];
 
@@ -31,7 +31,7 @@ app.registerExtension({
     /** @type {HTMLImageElement[]} */
     let pictures = [];
     let at = 0;
-    let grabbed = 0; // which of the five points the keys move
+    let grabbed = 0; // which of the five points the arrow keys move
 
     const decisions = () => parseDecisions(input(node, "by_hand")?.value ?? "");
     const decision = () => decisions()[photos[at]?.name] ?? {};
@@ -43,7 +43,7 @@ app.registerExtension({
     /** @returns {Place[] | null} the five points, as set or as found */
     const points = () => decision().points ?? (decision().face ? null : photos[at]?.points) ?? null;
 
-    /** Where the photo lies on the canvas. @param {number} width @param {number} height */
+    /** The photo's rectangle on the canvas. @param {number} width @param {number} height */
     const lies = (width, height) => {
       const picture = pictures[at];
       const [w, h] = [picture?.naturalWidth || 1, picture?.naturalHeight || 1];
@@ -90,7 +90,7 @@ app.registerExtension({
     }, { role: "group", "aria-label": "Photos" });
     grid.addEventListener("focusin", () => (grid.dataset.captureWheel = "true"), { signal });
     grid.addEventListener("focusout", () => delete grid.dataset.captureWheel, { signal });
-    const summary = element("div", { color: COLOURS.faint, textAlign: "center" }, { role: "status" }, [HINT]);
+    const summary = element("div", { color: COLORS.faint, textAlign: "center" }, { role: "status" }, [HINT]);
     const text = element("div", { minHeight: "28px", overflowWrap: "anywhere", userSelect: "text" });
 
     /** @param {"keep" | "leave"} wanted */
@@ -98,7 +98,7 @@ app.registerExtension({
       const value = wanted === "keep";
       decide({ ...decision(), keep: decision().keep === value ? undefined : value });
     };
-    const anyway = button("keep anyway", "Keep this photo whatever speaks against it", () => keep("keep"), signal);
+    const anyway = button("keep anyway", "Keep this photo whatever the checks say", () => keep("keep"), signal);
     const leave = button("leave out", "Leave this photo out", () => keep("leave"), signal);
     const five = button("set points", "Set the eyes, nose and mouth of this photo by hand", () => {
       const start = photos[at].points ?? usualPoints(photos[at].boxes[0] ?? MIDDLE);
@@ -110,16 +110,16 @@ app.registerExtension({
     /** @param {HTMLElement} pressed @param {boolean} on */
     const press = (pressed, on) => {
       pressed.setAttribute("aria-pressed", String(on));
-      pressed.style.borderColor = on ? COLOURS.accent : COLOURS.line;
+      pressed.style.borderColor = on ? COLORS.accent : COLORS.line;
     };
     const refresh = () => {
       const all = decisions();
       for (const [i, child] of [...grid.children].entries()) {
         const one = /** @type {HTMLElement} */ (child);
         const { name, kept, by_hand } = photos[i];
-        const colour = all[name] || by_hand ? DECIDED : kept ? KEPT : DROPPED;
-        Object.assign(one.style, { border: `2px solid ${colour}`, opacity: i === at ? "1" : "0.75" });
-        one.style.outline = i === at ? `2px solid ${COLOURS.accent}` : "none";
+        const color = all[name] || by_hand ? DECIDED : kept ? KEPT : DROPPED;
+        Object.assign(one.style, { border: `2px solid ${color}`, opacity: i === at ? "1" : "0.75" });
+        one.style.outline = i === at ? `2px solid ${COLORS.accent}` : "none";
         one.setAttribute("aria-pressed", String(i === at));
       }
       const photo = photos[at];
@@ -131,9 +131,9 @@ app.registerExtension({
       press(leave, now.keep === false);
       press(five, Boolean(now.points));
       const said = [photo.reason, ...photo.warnings].filter(Boolean).join(" ");
-      const parts = Object.keys(now).length ? "Decided by hand: queue again to see it." : "";
+      const parts = Object.keys(now).length ? "Changed by hand: queue again to apply it." : "";
       text.textContent = `${photo.name}: ${photo.kept ? "kept" : "dropped"}. ${said} ${photo.by_hand ? `(${photo.by_hand})` : parts}`;
-      const help = now.points ? `Point: ${NAMES[grabbed]}. Drag, or arrow keys; Tab chooses.` : "A click on a face takes that one.";
+      const help = now.points ? `Point: ${NAMES[grabbed]}. Drag it or use the arrow keys; Tab selects the next.` : "Click a face to select it.";
       figure.setAttribute("aria-label", `${photo.name}. ${help}`);
       figure.title = help;
       redraw();
@@ -163,7 +163,7 @@ app.registerExtension({
       refresh();
     };
 
-    /** The pointer in parts of the photo, and which point is near it. @param {PointerEvent} event */
+    /** The pointer as fractions of the photo, and the index of the point near it. @param {PointerEvent} event */
     const under = (event) => {
       const { left, top, width } = canvas.getBoundingClientRect();
       const zoom = width / (canvas.clientWidth || 1); // the page's canvas may be zoomed

@@ -1,8 +1,8 @@
-// Train Identity and Pivotal Tuning: how the training goes.
+// Train Identity and Pivotal Tuning: training progress.
 
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
-import { COLOURS, box, contain, element, range, surface, themed } from "./lib/element.mjs";
+import { COLORS, box, contain, element, range, surface, themed } from "./lib/element.mjs";
 import { after, input, place } from "./lib/nodes.mjs";
 
 /**
@@ -15,7 +15,7 @@ import { after, input, place } from "./lib/nodes.mjs";
 const NODES = ["My3DGenTrainIdentity", "My3DGenPivotalTuning"];
 const EVENT = "my3dgen.training";
 const HEIGHT = 270;
-const SIMILAR = "#4caf7a"; // of the curve of identity similarity
+const SIMILAR = "#4caf7a"; // color of the identity similarity curve
 
 /** @param {number} seconds */
 const duration = (seconds) => {
@@ -73,9 +73,9 @@ function monitor(signal) {
     context.strokeStyle = themed(canvas, "--descrip-text", "#999");
     context.lineWidth = 1;
     context.strokeRect(left, top, width, height);
-    /** @param {Points} points @param {string} colour @param {number} low @param {number} high */
-    const line = (points, colour, low, high) => {
-      context.strokeStyle = context.fillStyle = colour;
+    /** @param {Points} points @param {string} color @param {number} low @param {number} high */
+    const line = (points, color, low, high) => {
+      context.strokeStyle = context.fillStyle = color;
       context.lineWidth = 1.5;
       context.beginPath();
       points.forEach(([step, value], i) => {
@@ -86,7 +86,7 @@ function monitor(signal) {
       });
       context.stroke();
     };
-    // Losses fall by powers of ten, so their scale is logarithmic; a cosine's is from 0 to 1.
+    // Losses fall by powers of ten, so their scale is logarithmic; the cosine's scale is 0 to 1.
     const logs = losses.map(([step, loss]) => /** @type {[number, number]} */ ([step, Math.log(Math.max(loss, 1e-9))]));
     const [low, high] = [Math.min(...logs.map(([, log]) => log)), Math.max(...logs.map(([, log]) => log))];
     line(logs, accent, low, high);
@@ -101,7 +101,7 @@ function monitor(signal) {
     context.fillText("identity similarity, 0 to 1", left + 4, top + height - 5);
   };
 
-  const plain = { color: COLOURS.faint, textAlign: "center" };
+  const plain = { color: COLORS.faint, textAlign: "center" };
   const caption = element("div", { ...plain, minHeight: "14px" }, { role: "status" }, ["no training yet"]);
   const note = element("div", { ...plain, display: "none" });
   const slider = range("Step of the picture", signal);
@@ -109,7 +109,7 @@ function monitor(signal) {
   const back = element("div", { display: "none", padding: "0 6px" }, { dir: "ltr" }, [slider]);
   const root = box({ role: "group", "aria-label": "Training monitor" }, [canvas, back, caption, note]);
 
-  /** Which picture is looked at; behind the last of the earlier ones: the newest. */
+  /** Index of the displayed picture; past the earlier ones: the newest. */
   const at = () => Number(slider.value);
   const look = () => {
     const picture = at() < seen.length ? seen[at()][1] : training?.now;
@@ -155,15 +155,15 @@ app.registerExtension({
     api.addEventListener(EVENT, told, /** @type {any} */ ({ signal }));
     signal.addEventListener("abort", () => api.removeEventListener(EVENT, told));
 
-    // A page that was reloaded asks what it has missed. Numbers of nodes repeat from workflow to workflow; a
-    // training of another length is another one.
+    // After a reload, fetch the state of the training. Node ids repeat across workflows; a different number
+    // of steps means another training.
     after(node, "onConfigure", async () => {
       try {
         const answer = await api.fetchApi("/my3dgen/training", { signal });
         const training = (await answer.json()).trainings[String(node.id)];
         if (training && training.total === input(node, "steps")?.value) show(training);
       } catch {
-        // The node is gone, or the server: nothing to show.
+        // The node or the server is gone: nothing to show.
       }
     });
   },

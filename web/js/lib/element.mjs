@@ -1,6 +1,6 @@
-// Elements with ComfyUI's own colours, light and dark.
+// HTML elements in ComfyUI's theme colors, light and dark.
 
-export const COLOURS = {
+export const COLORS = {
   text: "var(--input-text, #ddd)",
   faint: "var(--descrip-text, #999)",
   line: "var(--border-color, #4e4e4e)",
@@ -25,7 +25,7 @@ export function element(tag, style, attributes = {}, children = []) {
 }
 
 /**
- * A button that does not take part in moving the node.
+ * A button that does not start dragging the node.
  * @param {string} text
  * @param {string} label for screen readers and as a tooltip
  * @param {() => void} press
@@ -33,9 +33,9 @@ export function element(tag, style, attributes = {}, children = []) {
  */
 export function button(text, label, press, signal) {
   const style = {
-    background: COLOURS.ground,
-    color: COLOURS.text,
-    border: `1px solid ${COLOURS.line}`,
+    background: COLORS.ground,
+    color: COLORS.text,
+    border: `1px solid ${COLORS.line}`,
     borderRadius: "4px",
     padding: "2px 8px",
     font: "inherit",
@@ -51,7 +51,7 @@ export function button(text, label, press, signal) {
 const shown = new WeakMap();
 
 /**
- * Puts a picture into an element in place of its text; it is drawn once.
+ * Replaces an element's text with a picture, drawn once.
  * @param {HTMLElement} element
  * @param {ImageBitmap} picture
  * @param {number} side pixels
@@ -68,12 +68,12 @@ export function within(element, picture, side) {
 }
 
 /**
- * A slider that does not take part in moving the node.
+ * A slider that does not start dragging the node.
  * @param {string} label
  * @param {AbortSignal} signal
  */
 export function range(label, signal) {
-  const style = { flex: "1", minWidth: "0", width: "100%", margin: "0", accentColor: COLOURS.accent };
+  const style = { flex: "1", minWidth: "0", width: "100%", margin: "0", accentColor: COLORS.accent };
   const made = element("input", style, { type: "range", min: "0", max: "0", value: "0", "aria-label": label });
   for (const name of ["pointerdown", "keydown"]) {
     made.addEventListener(name, (event) => event.stopPropagation(), { signal });
@@ -82,7 +82,7 @@ export function range(label, signal) {
 }
 
 /**
- * A box as wide as the node, in which everything lies one under the other.
+ * A box as wide as the node that stacks its children vertically.
  * @param {Record<string, string>} attributes
  * @param {Node[]} children
  */
@@ -98,7 +98,7 @@ export function box(attributes, children) {
     height: "100%",
     boxSizing: "border-box",
     overflow: "hidden",
-    color: COLOURS.text,
+    color: COLORS.text,
     font: "11px Inter, system-ui, sans-serif",
     userSelect: "none",
   };
@@ -106,23 +106,23 @@ export function box(attributes, children) {
 }
 
 /**
- * Takes the room that the others in its box leave.
+ * Fills the remaining space of its box.
  * @param {Node[]} children
  */
 export function rest(children) {
-  // A flex box of its own: the node's height need not be a definite one, and percentages would come to nothing.
+  // A nested flex box: the node's height may be indefinite, and percentages would resolve to zero.
   const style = { display: "flex", flexDirection: "column", flex: "1 1 0", minWidth: "0", minHeight: "0" };
   return element("div", style, {}, children);
 }
 
 /**
- * A canvas that fills what is left of its box and is drawn again whenever its size changes.
+ * A canvas that fills the remaining space of its box and is redrawn whenever its size changes.
  * @param {(context: CanvasRenderingContext2D, width: number, height: number) => void} paint
  * @param {AbortSignal} signal
  */
 export function surface(paint, signal) {
   const style = { display: "block", width: "100%", flex: "1 1 0", minHeight: "0", borderRadius: "6px" };
-  const canvas = element("canvas", { ...style, background: COLOURS.ground }, { "aria-hidden": "true" });
+  const canvas = element("canvas", { ...style, background: COLORS.ground }, { "aria-hidden": "true" });
   const draw = () => {
     const scale = window.devicePixelRatio || 1;
     const width = canvas.clientWidth;
@@ -149,7 +149,7 @@ export function surface(paint, signal) {
 }
 
 /**
- * A colour of the page's theme as a canvas needs it.
+ * A theme color of the page as a value for a canvas.
  * @param {Element} where
  * @param {string} variable
  * @param {string} otherwise
@@ -159,7 +159,7 @@ export function themed(where, variable, otherwise) {
 }
 
 /**
- * Draws a picture as large as it fits, in the middle.
+ * Draws a picture centered and as large as it fits.
  * @param {CanvasRenderingContext2D} context
  * @param {CanvasImageSource} image
  * @param {[number, number, number, number]} part x, y, width and height in the image

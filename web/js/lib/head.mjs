@@ -1,9 +1,9 @@
-// A head of lines, for where there is no picture (yet).
+// A wireframe head, shown while there is no picture (yet).
 
 /** @typedef {{yaw: number, pitch: number, roll: number, distance: number, field_of_view: number}} Camera */
 
 const RADIANS = Math.PI / 180;
-// An egg: half width, half height and half depth of a head in EG3D's units.
+// An ellipsoid: half width, half height and half depth of a head in EG3D's units.
 const [WIDE, HIGH, DEEP] = [0.15, 0.2, 0.18];
 
 /** @param {number} across @param {number} up */
@@ -36,14 +36,14 @@ const FACE = [
  * @param {number} width
  * @param {number} height
  * @param {Camera} camera degrees
- * @param {{line: string, face: string}} colours
+ * @param {{line: string, face: string}} colors
  */
-export function drawHead(context, width, height, camera, colours) {
+export function drawHead(context, width, height, camera, colors) {
   const [yaw, pitch, roll] = [camera.yaw, camera.pitch, camera.roll].map((angle) => angle * RADIANS);
   const [sy, cy, sp, cp, sr, cr] = [yaw, pitch, roll].flatMap((angle) => [Math.sin(angle), Math.cos(angle)]);
   const size = (Math.min(width, height) / 2) * (1 / Math.tan((camera.field_of_view / 2) * RADIANS));
 
-  /** From the world to the canvas, and how far in front of the head's middle. @param {number[]} point */
+  /** Projects a point to the canvas, with its distance in front of the head's center. @param {number[]} point */
   const seen = ([x, y, z]) => {
     const right = x * cy - z * sy;
     const ahead = x * sy + z * cy;
@@ -53,12 +53,12 @@ export function drawHead(context, width, height, camera, colours) {
     return [width / 2 + (right * cr - up * sr) * scale, height / 2 - (right * sr + up * cr) * scale, near];
   };
 
-  /** @param {number[][]} line @param {string} colour @param {number} thick */
-  const stroke = (line, colour, thick) => {
+  /** @param {number[][]} line @param {string} color @param {number} thick */
+  const stroke = (line, color, thick) => {
     const points = line.map(seen);
     for (let i = 1; i < points.length; i++) {
       context.globalAlpha = points[i][2] + points[i - 1][2] > 0 ? 1 : 0.15;
-      context.strokeStyle = colour;
+      context.strokeStyle = color;
       context.lineWidth = thick;
       context.beginPath();
       context.moveTo(points[i - 1][0], points[i - 1][1]);
@@ -68,7 +68,7 @@ export function drawHead(context, width, height, camera, colours) {
   };
   context.save();
   context.lineCap = "round";
-  for (const line of LINES) stroke(line, colours.line, 1);
-  for (const line of FACE) stroke(line, colours.face, 2);
+  for (const line of LINES) stroke(line, colors.line, 1);
+  for (const line of FACE) stroke(line, colors.face, 2);
   context.restore();
 }

@@ -1,4 +1,4 @@
-// Live pictures: handles that executed nodes gave out, and small frames asked for with them.
+// Live previews: handles issued by executed nodes, and small frames requested with them.
 
 import { api } from "../../../../scripts/api.js";
 import { after, downstream } from "./nodes.mjs";
@@ -8,11 +8,11 @@ import { after, downstream } from "./nodes.mjs";
 
 /** @type {WeakMap<Node, Live>} */
 const known = new WeakMap();
-/** Nodes that have heard of their latest run. @type {WeakSet<Node>} */
+/** Nodes that have received the result of their latest run. @type {WeakSet<Node>} */
 const told = new WeakSet();
 
 /**
- * Remembers what the server hands out whenever the node has been executed.
+ * Stores the handle that the server sends whenever the node has been executed.
  * @param {Node} node
  * @param {() => void} [then]
  */
@@ -25,8 +25,8 @@ export function listen(node, then) {
 }
 
 /**
- * Gives the node what an earlier run told, where its result comes from ComfyUI's cache: the page hears nothing
- * then, and one that was opened later has never heard it.
+ * Fetches the `ui` of an earlier run if the node's result comes from ComfyUI's cache: ComfyUI does not send it
+ * again, and a page opened later never received it.
  * @param {Node} node
  * @param {AbortSignal} signal
  */
@@ -40,7 +40,7 @@ export function recall(node, signal) {
       const output = (await answer.json()).nodes[String(node.id)];
       if (output && !signal.aborted) /** @type {any} */ (node).onExecuted?.(output);
     } catch {
-      // The node is gone, or the server: nothing to show.
+      // The node or the server is gone: nothing to show.
     }
   };
   after(node, "onExecuted", () => told.add(node));
@@ -79,7 +79,7 @@ export function head(node) {
 }
 
 /**
- * Calls `then` whenever the server has worked off its queue.
+ * Calls `then` whenever the server's queue becomes empty.
  * @param {() => void} then
  * @param {AbortSignal} signal
  */
@@ -95,21 +95,21 @@ export function whenIdle(then, signal) {
   signal.addEventListener("abort", () => api.removeEventListener("status", status));
 }
 
-/** The status of a request whose place another one took, and how long to wait then, in milliseconds. */
+/** Status of a request replaced by a newer one, and the pause before retrying, in milliseconds. */
 const STALE = 409;
 const PAUSE = 60;
 
-/** Slower than this while dragging, and pictures come on release only. */
+/** If a frame takes longer than this while dragging, render on release only. In milliseconds. */
 const TOO_SLOW = 600;
 
 /**
- * Frames for one widget: one request at a time, and of those that wait only the newest.
+ * Frames for one widget: one request at a time; only the newest waiting request is kept.
  */
 export class LiveView {
   /**
    * @param {(picture: ImageBitmap) => void} show
-   * @param {(sentence: string) => void} say why there is no picture; "" when there is one
-   * @param {AbortSignal} signal no traffic after it
+   * @param {(sentence: string) => void} say reports why there is no picture; "" when there is one
+   * @param {AbortSignal} signal ends all requests
    */
   constructor(show, say, signal) {
     this.show = show;
@@ -148,23 +148,23 @@ export class LiveView {
         signal: this.signal,
       });
       if (!answer.ok) {
-        const { error } = await answer.json(); // read in any case: an answer left unread holds its connection
+        const { error } = await answer.json(); // always read: an unread response keeps its connection open
         return void (answer.status === STALE ? await this.again(request) : this.say(error));
       }
       const picture = await createImageBitmap(await answer.blob());
       if (this.signal.aborted) return;
       const slow = performance.now() - started > TOO_SLOW;
       if ("quality" in request && request.quality === "drag") this.slow = slow;
-      else if (!slow) this.slow = false; // a picture of full quality was fast enough: it was a hiccup
+      else if (!slow) this.slow = false; // a full-quality picture was fast enough: drag again
       this.say("");
       this.show(picture);
     } catch {
-      if (!this.signal.aborted) this.say("ComfyUI does not answer.");
+      if (!this.signal.aborted) this.say("ComfyUI is not responding.");
     }
   }
 
   /**
-   * Another widget asked for the same head and took this one's place: this one's turn comes after it.
+   * Retries after another widget's request for the same head replaced this one.
    * @param {object} request
    */
   async again(request) {
@@ -174,10 +174,10 @@ export class LiveView {
 }
 
 /**
- * Small pictures one after the other, for a widget's choices; they give way to what is asked for by hand.
+ * Renders thumbnails one after the other; requests from user input take precedence.
  * @param {object[]} requests
  * @param {(picture: ImageBitmap, place: number) => void} show
- * @param {AbortSignal} signal ends it
+ * @param {AbortSignal} signal stops it
  */
 export async function thumbnails(requests, show, signal) {
   for (const [place, request] of requests.entries()) {

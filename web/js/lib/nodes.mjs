@@ -1,10 +1,10 @@
-// What every widget of ours needs of a node: its inputs, its wires, its life.
+// Access to a node for all widgets: its inputs, its links, its lifetime.
 
 /** @typedef {import("./comfy.mjs").Node} Node */
 /** @typedef {import("./comfy.mjs").Widget} Widget */
 
 /**
- * The input with this name, where the node has it as a widget.
+ * The widget of the input with this name, if there is one.
  * @param {Node} node
  * @param {string} name
  * @returns {Widget | undefined}
@@ -61,16 +61,16 @@ export function after(owner, method, then) {
 }
 
 /**
- * Puts an element into the node that stores nothing, neither in the workflow nor in the prompt.
+ * Adds an element to the node that stores nothing in the workflow or the prompt.
  * @param {Node} node
  * @param {string} name
  * @param {HTMLElement} element
- * @param {number} height pixels that it needs at least
- * @param {AbortController} life ends with the node
- * @param {number} [width] pixels of the node at least
+ * @param {number} height minimum height in pixels
+ * @param {AbortController} life aborted when the node is removed
+ * @param {number} [width] minimum width of the node in pixels
  */
 export function place(node, name, element, height, life, width = 280) {
-  element.style.minHeight = `${height - 10}px`; // Nodes 2.0 gives a widget the height that it takes
+  element.style.minHeight = `${height - 10}px`; // Nodes 2.0 gives a widget the height of its content
   const widget = node.addDOMWidget(name, "my3dgen", element, {
     serialize: false,
     hideOnZoom: false,
@@ -85,7 +85,7 @@ export function place(node, name, element, height, life, width = 280) {
     node.setSize([Math.max(node.size[0], width, size[0]), Math.max(node.size[1], size[1])]);
   };
   grow();
-  after(node, "onConfigure", grow); // a workflow from before this widget has a smaller node
+  after(node, "onConfigure", grow); // a workflow saved before this widget existed has a smaller node
 }
 
 /** @param {Node} node @param {number | null | undefined} id */
@@ -107,7 +107,7 @@ export function source(node, name) {
 }
 
 /**
- * The nodes that the outputs lead to, nearest first, through any number of others.
+ * All nodes downstream of the outputs, nearest first.
  * @param {Node} node
  * @returns {Generator<Node>}
  */

@@ -1,6 +1,6 @@
-// The pad: turn a head by dragging, with a live picture where there is one and lines where there is none.
+// The pad: turn a head by dragging, with a live preview if there is one, otherwise a wireframe.
 
-import { COLOURS, box, contain, element, surface, themed } from "./element.mjs";
+import { COLORS, box, contain, element, surface, themed } from "./element.mjs";
 import { drawHead } from "./head.mjs";
 import { LiveView, whenIdle } from "./live.mjs";
 
@@ -10,14 +10,14 @@ export const FRONT = { yaw: 0, pitch: 0, roll: 0, distance: 2.7, field_of_view: 
 const DEGREES_ACROSS = 150;
 const STEP = 5;
 const HELP =
-  "Drag or arrow keys turn, the wheel changes the distance (with Shift or Alt the field of view) once the pad is " +
-  "chosen, a double click or Home looks at the front.";
+  "Drag or use the arrow keys to turn; once the pad is selected, the wheel changes the distance (with Shift or " +
+  "Alt the field of view); double-click or Home returns to the front.";
 
 /**
  * @param {object} given
- * @param {() => Camera} given.camera where to look from now
- * @param {(change: Partial<Camera>) => void} given.move takes a change over
- * @param {() => object | undefined} given.request what the live picture is made of; undefined: no picture
+ * @param {() => Camera} given.camera the current camera
+ * @param {(change: Partial<Camera>) => void} given.move applies a change
+ * @param {() => object | undefined} given.request the live request; undefined: no preview
  * @param {string} given.label
  * @param {AbortSignal} given.signal
  */
@@ -42,7 +42,7 @@ export function pad({ camera, move, request, label, signal }) {
   );
   let stale = true;
 
-  let missed = false; // something has changed while nobody could see it
+  let missed = false; // something changed while the pad was not visible
   const { canvas, redraw } = surface((context, width, height) => {
     if (missed) setTimeout(() => show());
     const now = camera();
@@ -58,13 +58,13 @@ export function pad({ camera, move, request, label, signal }) {
     }
   }, signal);
 
-  const text = element("div", { color: COLOURS.faint, textAlign: "center", minHeight: "14px" });
+  const text = element("div", { color: COLORS.faint, textAlign: "center", minHeight: "14px" });
   const root = box({ tabindex: "0", role: "application", "aria-roledescription": "camera pad", title: HELP }, [
     canvas,
     text,
   ]);
   Object.assign(root.style, { cursor: "grab", touchAction: "none", outline: "none" });
-  Object.assign(canvas.style, { border: `1px solid ${COLOURS.line}`, boxSizing: "border-box" });
+  Object.assign(canvas.style, { border: `1px solid ${COLORS.line}`, boxSizing: "border-box" });
 
   const caption = () => {
     const { yaw, pitch, distance } = camera();
@@ -75,7 +75,7 @@ export function pad({ camera, move, request, label, signal }) {
   };
 
   /**
-   * Shows what is true now.
+   * Shows the current state.
    * @param {"drag" | "still"} [quality]
    */
   const show = (quality = dragging ? "drag" : "still") => {
@@ -100,18 +100,18 @@ export function pad({ camera, move, request, label, signal }) {
     apply({ yaw: Math.round(around), pitch: Math.round(Math.min(89, Math.max(-89, now.pitch + pitch))) });
   };
 
-  /** @param {string} colour */
-  const frame = (colour) => (canvas.style.borderColor = colour);
+  /** @param {string} color */
+  const frame = (color) => (canvas.style.borderColor = color);
 
   let [startX, startY, startYaw, startPitch] = [0, 0, 0, 0];
   /** @type {Record<string, (event: any) => void>} */
   const events = {
     focus() {
-      frame(COLOURS.accent);
-      root.dataset.captureWheel = "true"; // Nodes 2.0 keeps the wheel for its canvas otherwise
+      frame(COLORS.accent);
+      root.dataset.captureWheel = "true"; // otherwise Nodes 2.0 uses the wheel for its canvas
     },
     blur() {
-      frame(COLOURS.line);
+      frame(COLORS.line);
       delete root.dataset.captureWheel;
     },
     pointerdown(event) {
@@ -129,7 +129,7 @@ export function pad({ camera, move, request, label, signal }) {
       event.stopPropagation();
       const degrees = DEGREES_ACROSS / (canvas.getBoundingClientRect().width || 1);
       const now = camera();
-      // The head follows the hand, so the camera goes the other way.
+      // The head follows the pointer, so the camera moves the other way.
       turn(
         startYaw - (event.clientX - startX) * degrees - now.yaw,
         startPitch + (event.clientY - startY) * degrees - now.pitch,
@@ -146,7 +146,7 @@ export function pad({ camera, move, request, label, signal }) {
       apply({ yaw: 0, pitch: 0 });
     },
     wheel(event) {
-      if (document.activeElement !== root) return; // it stays the canvas's zoom until the pad is chosen
+      if (document.activeElement !== root) return; // the wheel zooms the canvas until the pad is selected
       event.preventDefault();
       event.stopPropagation();
       const factor = Math.exp(Math.sign(event.deltaY || event.deltaX) * 0.05);
@@ -172,7 +172,7 @@ export function pad({ camera, move, request, label, signal }) {
   for (const [name, listener] of Object.entries(events)) {
     root.addEventListener(name, listener, { signal, passive: false });
   }
-  whenIdle(() => show(), signal); // the head may be another one after a run
+  whenIdle(() => show(), signal); // the head may have changed after a run
   signal.addEventListener("abort", () => picture?.close());
   caption();
   return { root, show };

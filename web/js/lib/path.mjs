@@ -1,11 +1,11 @@
-// Camera paths: where the camera stands at each frame, as Camera Path makes them.
+// Camera paths: the camera's angles at each frame, as Camera Path computes them.
 
 /** @typedef {[number, number]} Angles yaw and pitch in degrees */
 /** @typedef {{path: string, frames: number, yaw: number, pitch: number, center_pitch: number, keyframes: string}} Setting */
 
 export const OPEN = "keyframes";
 export const CLOSED = "closed keyframes";
-/** Paths that end elsewhere than they began. */
+/** Paths that are not closed. */
 export const ONCE = ["sweep", "spiral", OPEN];
 const HIGHEST = 89;
 
@@ -16,7 +16,7 @@ export const around = (yaw) => ((((yaw + 180) % 360) + 360) % 360) - 180;
 export const level = (pitch) => Math.min(HIGHEST, Math.max(-HIGHEST, pitch));
 
 /**
- * "-30 0, 0 12" to pairs; what cannot be read is left out, the node itself will complain about it.
+ * Parses "-30 0, 0 12" into pairs; invalid parts are skipped, the node itself reports them.
  * @param {string} text
  * @returns {Angles[]}
  */
@@ -35,14 +35,14 @@ export function writeKeys(keys) {
 
 /**
  * A Catmull-Rom spline through keyframes, the same as `keyframe_path` in the core.
- * @param {Angles[]} keys one at least
+ * @param {Angles[]} keys at least one
  * @param {boolean} closed
  * @param {number} frames
  * @returns {Angles[]}
  */
 export function spline(keys, closed, frames) {
   const count = keys.length;
-  const steps = keys.map(([yaw], i) => around(keys[(i + 1) % count][0] - yaw)); // the shorter way round
+  const steps = keys.map(([yaw], i) => around(keys[(i + 1) % count][0] - yaw)); // the shorter way around
   const turn = steps.reduce((sum, step) => sum + step, 0);
   /** @type {Angles[]} */
   const unrolled = [keys[0]];
@@ -69,7 +69,7 @@ export function spline(keys, closed, frames) {
 }
 
 /**
- * Where the camera stands at each frame.
+ * The camera's angles at each frame.
  * @param {Setting} setting the node's inputs
  * @returns {Angles[]}
  */
@@ -93,9 +93,9 @@ export function cameras({ path, frames, yaw, pitch, center_pitch: middle, keyfra
 }
 
 /**
- * At which frame the path passes a keyframe.
+ * The frame at which the path passes a keyframe.
  * @param {number} key number of the keyframe
- * @param {number} count of keyframes
+ * @param {number} count number of keyframes
  * @param {boolean} closed
  * @param {number} frames
  */

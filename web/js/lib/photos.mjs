@@ -1,6 +1,6 @@
-// What was decided by hand about photos: the text that Align Faces reads, and back.
+// Manual decisions about photos: to and from the text that Align Faces reads.
 
-/** @typedef {[number, number]} Place parts of the photo's width and height */
+/** @typedef {[number, number]} Place fractions of the photo's width and height */
 /** @typedef {{keep?: boolean, face?: Place, points?: Place[]}} Decision */
 /**
  * @typedef {{name: string, kept: boolean, reason: string, warnings: string[], by_hand: string,
@@ -9,7 +9,7 @@
  */
 
 /**
- * What cannot be read is no decision; the node itself will complain about it.
+ * Parses the decisions; invalid text gives none, the node itself reports it.
  * @param {string} text
  * @returns {Record<string, Decision>}
  */
@@ -24,7 +24,7 @@ export function parseDecisions(text) {
 
 /**
  * @param {Record<string, Decision>} decisions
- * @returns {string} "" where nothing is decided
+ * @returns {string} "" if there are no decisions
  */
 export function writeDecisions(decisions) {
   const kept = Object.entries(decisions).filter(([, { keep, face, points }]) => face || points || keep !== undefined);
@@ -37,10 +37,10 @@ const part = (value) => Number(Math.min(1, Math.max(0, value)).toFixed(4));
 /** @param {number} x @param {number} y @returns {Place} */
 export const placeAt = (x, y) => [part(x), part(y)];
 
-/** The middle of a box. @param {[number, number, number, number]} box */
+/** The center of a box. @param {[number, number, number, number]} box */
 export const middle = ([left, top, right, bottom]) => placeAt((left + right) / 2, (top + bottom) / 2);
 
-/** Five points about where they lie in a face's box. @param {[number, number, number, number]} box @returns {Place[]} */
+/** Five points at their usual places in a face's box. @param {[number, number, number, number]} box @returns {Place[]} */
 export function usualPoints([left, top, right, bottom]) {
   /** @param {number} x @param {number} y */
   const at = (x, y) => placeAt(left + x * (right - left), top + y * (bottom - top));

@@ -1,9 +1,9 @@
-// Weights of a point in a polygon, and back.
+// Weights of a point in a polygon, and the point for given weights.
 
 /** @typedef {[number, number]} Point */
 
 /**
- * The corners of a regular polygon, the first at the top; two are the ends of a line from left to right.
+ * The corners of a regular polygon, the first at the top; for two, the ends of a line from left to right.
  * @param {number} count
  * @returns {Point[]} within the unit circle
  */
@@ -16,7 +16,7 @@ export function corners(count) {
 }
 
 /**
- * Mean value coordinates (Floater, 2003): they sum to 1, give the point back, and go below 0 outside.
+ * Mean value coordinates (Floater, 2003): they sum to 1, reproduce the point, and go below 0 outside.
  * @param {Point[]} shape corners in order
  * @param {Point} point
  * @returns {number[]}
@@ -51,7 +51,7 @@ export function weightsAt(shape, [x, y]) {
 }
 
 /**
- * The nearest weights that sum to 1 and are at least -beta: what is too low is raised, the others pay for it.
+ * Projects weights to the nearest ones that sum to 1 and are at least -beta.
  * @param {number[]} weights
  * @param {number} beta
  */
@@ -72,7 +72,7 @@ export function allowed(weights, beta) {
 const [RAYS, FARTHEST, HALVINGS] = [96, 2.5, 12];
 
 /**
- * The border of the zone in which no weight is below -beta.
+ * The boundary of the zone in which no weight is below -beta.
  * @param {Point[]} shape
  * @param {number} beta
  * @returns {Point[]}
@@ -106,9 +106,9 @@ export function pointOf(shape, weights) {
 }
 
 /**
- * "0: 0.5, 3: 0.5" to pairs; what cannot be read is left out, the node itself will complain about it.
+ * Parses "0: 0.5, 3: 0.5" into pairs; invalid parts are skipped, the node itself reports them.
  * @param {string} text
- * @returns {[number, number][]} anchor and weight, weights with the sum 1
+ * @returns {[number, number][]} anchor and weight; the weights sum to 1
  */
 export function parseWeights(text) {
   const pairs = String(text)

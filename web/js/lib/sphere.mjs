@@ -1,19 +1,19 @@
-// A sphere around a head, with a path on it: from angles to the canvas and back.
+// A sphere around a head with a path on it: maps angles to the canvas and back.
 
 import { drawHead } from "./head.mjs";
 
 /** @typedef {import("./path.mjs").Angles} Angles */
-/** @typedef {{x: number, y: number, near: number}} Spot on the canvas; near > 0: on the half that faces one */
+/** @typedef {{x: number, y: number, near: number}} Spot on the canvas; near > 0: on the near half */
 
 const RADIANS = Math.PI / 180;
 const FILLED = 0.9; // of the canvas
-const NEAREST = 2.7; // of the head in the middle: only a hint which way it looks
+const NEAREST = 2.7; // camera distance for the head in the center, which only shows the viewing direction
 const HEAD_VIEW = 30;
 
 /**
  * @param {number} width
  * @param {number} height
- * @param {Angles} view from where one looks at the sphere
+ * @param {Angles} view the direction from which the sphere is seen
  */
 export function sphere(width, height, [yaw, pitch]) {
   const radius = (FILLED * Math.min(width, height)) / 2;
@@ -33,8 +33,8 @@ export function sphere(width, height, [yaw, pitch]) {
   };
 
   /**
-   * The place under a point of the canvas; beyond the rim, the nearest on it.
-   * @param {number} x @param {number} y @param {boolean} behind on the half that faces away
+   * The angles under a point of the canvas; outside the sphere, the nearest on its edge.
+   * @param {number} x @param {number} y @param {boolean} behind on the far half
    * @returns {Angles}
    */
   const place = (x, y, behind) => {
@@ -49,7 +49,7 @@ export function sphere(width, height, [yaw, pitch]) {
   };
 
   /**
-   * A line through places, faint where it runs behind.
+   * A line through places, faint on the far half.
    * @param {CanvasRenderingContext2D} context @param {Angles[]} places @param {number} thick
    */
   const line = (context, places, thick) => {
@@ -67,27 +67,27 @@ export function sphere(width, height, [yaw, pitch]) {
   };
 
   /**
-   * The sphere's net, and the head in its middle.
-   * @param {CanvasRenderingContext2D} context @param {{line: string, face: string}} colours
+   * The sphere's grid lines, and the head in its center.
+   * @param {CanvasRenderingContext2D} context @param {{line: string, face: string}} colors
    */
-  const draw = (context, colours) => {
+  const draw = (context, colors) => {
     const steps = Array.from({ length: 37 }, (_, i) => i * 10 - 180);
     context.save();
-    context.strokeStyle = colours.line;
+    context.strokeStyle = colors.line;
     context.globalAlpha = 0.5;
     context.beginPath();
     context.arc(width / 2, height / 2, radius, 0, 2 * Math.PI);
     context.stroke();
     context.restore();
     context.save();
-    context.strokeStyle = colours.line;
+    context.strokeStyle = colors.line;
     for (const up of [-60, -30, 0, 30, 60]) line(context, steps.map((at) => [at, up]), up ? 0.4 : 0.8);
     for (const at of [-150, -120, -90, -60, -30, 0, 30, 60, 90, 120, 150, 180]) {
       line(context, steps.filter((up) => Math.abs(up) <= 90).map((up) => [at, up]), at ? 0.4 : 0.8);
     }
     context.restore();
     const camera = { yaw, pitch, roll: 0, distance: NEAREST, field_of_view: HEAD_VIEW };
-    drawHead(context, width, height, camera, colours);
+    drawHead(context, width, height, camera, colors);
   };
 
   return { spot, place, line, draw, radius };

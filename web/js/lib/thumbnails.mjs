@@ -1,4 +1,4 @@
-// Pictures of a person's anchors, made once for each handle and kept as long as the node.
+// Thumbnails of an identity's anchors, rendered once per handle and kept as long as the node.
 
 import { after } from "./nodes.mjs";
 import { head, live, thumbnails, whenIdle } from "./live.mjs";
@@ -6,9 +6,9 @@ import { head, live, thumbnails, whenIdle } from "./live.mjs";
 /** @typedef {import("./comfy.mjs").Node} Node */
 
 /**
- * @param {Node} node with a handle of anchors
+ * @param {Node} node that has a handle of anchors
  * @param {number} most
- * @param {() => void} then after each new picture
+ * @param {() => void} then called after each new picture
  * @param {AbortSignal} signal
  */
 export function anchorPictures(node, most, then, signal) {
@@ -34,10 +34,10 @@ export function anchorPictures(node, most, then, signal) {
     });
     await thumbnails(requests, (picture, anchor) => (pictures.set(anchor, picture), then()), signal);
     busy = false;
-    if (pictures.size < requests.length) of = ""; // a prompt came in between: again when it is done
+    if (pictures.size < requests.length) of = ""; // a prompt interrupted it: retry when it is done
   };
   whenIdle(make, signal);
-  after(node, "onExecuted", () => setTimeout(make, 1500)); // where nobody says that the queue is empty
+  after(node, "onExecuted", () => setTimeout(make, 1500)); // in case no event says that the queue is empty
   signal.addEventListener("abort", clear);
   return pictures;
 }
