@@ -2,15 +2,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install fixtures demo demo-real test test-ui test-gpu lint lint-js serve clean
+.PHONY: help install fixtures demo demo-real test test-fast test-ui test-gpu lint lint-js docs serve clean
 
 help:
-	@echo "make demo       personalise the demo person from photos, in a real ComfyUI; results in ./output"
+	@echo "make demo       personalize the demo person from photos, in a real ComfyUI; results in ./output"
 	@echo "make demo-real  the same with photographs of a real person"
 	@echo "make test       every test (the browser's too where chromium is installed)"
+	@echo "make test-fast  the core's fast half: no ComfyUI, browser, compiler or network"
 	@echo "make test-ui    the browser tests alone"
 	@echo "make test-gpu   what only a GPU can show, with its figures as JSON; needs a PyTorch with CUDA"
 	@echo "make lint       ruff and mypy, and eslint and tsc where there is npm"
+	@echo "make docs       the documentation site, in build/site; a dead link fails"
 	@echo "make serve      a ComfyUI with this pack on http://127.0.0.1:8188"
 
 install: .venv/.installed
@@ -33,6 +35,9 @@ fixtures: install
 test: fixtures
 	$(BIN)/python -m pytest tests
 
+test-fast: install
+	$(BIN)/python -m pytest tests/unit -m "not slow and not compiled and not faces"
+
 test-ui: fixtures
 	@command -v chromium >/dev/null || { echo "The browser tests need chromium: apt-get install chromium"; exit 1; }
 	$(BIN)/python -m pytest tests/ui
@@ -47,7 +52,8 @@ test-gpu:
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy my3dgen_core
+	$(BIN)/mypy my3dgen_core nodes tools
+	$(BIN)/lint-imports
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory lint-js; else echo "no npm: web/ is not checked"; fi
 
 # The page's scripts need no build; npm brings the two programs that read them over.
@@ -56,6 +62,13 @@ lint-js:
 	@test -d tools/js/node_modules/eslint || $(NPM) ci --prefer-offline --no-audit --no-fund --loglevel=error || true
 	@if test -d tools/js/node_modules/eslint; then $(NPM) run --silent check; \
 	else echo "npm could not install eslint and tsc: web/ is not checked"; fi
+
+docs: .venv/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+.venv/.docs: .venv/.installed
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[docs]'
+	touch $@
 
 serve: fixtures
 	$(BIN)/python tools/comfy.py serve

@@ -1,7 +1,7 @@
 """My3DGen for ComfyUI: photos of one person in, a personal 3D head out."""
 
-from .nodes.camera.camera import Camera, CameraFromLoad3D, CameraKeyframes, CameraPath
-from .nodes.camera.widen import WidenView
+from .nodes.camera.camera import Camera, CameraFromLoad3D, WidenView
+from .nodes.camera.paths import CameraKeyframes, CameraPath
 from .nodes.latent.alpha_space import InterpolateLatents, MixAnchors, ProjectAlphaSpace, SampleAlphaSpace
 from .nodes.latent.direction_examples import ComponentSheet, DirectionFromExamples
 from .nodes.latent.directions import ApplyDirection, FindDirection, LoadDirection

@@ -4,18 +4,20 @@ from .camera import camera_path, from_angles, interpolate, interpolate_orbit, lo
 from .checkpoint import load_generator, save_generator
 from .common.errors import CheckpointError
 from .editing.alpha_space import AlphaSpace
-from .editing.direction import Direction
+from .editing.direction import Direction, principal_directions
+from .editing.direction_finder import find_directions
 from .editing.restoration import inpaint, sharpen
 from .eg3d import Generator, GeneratorConfig, Rendering
 from .evaluation import evaluate
-from .face import AlignedFaces, FaceModels, align_faces
+from .face import AlignedFaces, FaceModels, align_faces, align_sequence, paste_back
 from .fitting.inversion import InversionConfig, invert
-from .fitting.tuning import TuningConfig, personalize, pivotal_tune
+from .fitting.trainer import DivergedError
+from .fitting.tuning import StopAndKeep, TuningConfig, personalize, pivotal_tune
 from .mesh import extract_mesh, save_glb
 from .person.adapter import Adapter
 from .person.apply import personalized
 from .person.blending import mix_persons, render_between
-from .person.identity import Identity
+from .person.identity import Identity, split_snapshot
 from .person.latents import Latents, load_latents, save_latents
 from .person.random_latents import mean_latent, random_latents
 
@@ -25,6 +27,7 @@ __all__ = [
     "AlphaSpace",
     "CheckpointError",
     "Direction",
+    "DivergedError",
     "FaceModels",
     "Generator",
     "GeneratorConfig",
@@ -32,11 +35,14 @@ __all__ = [
     "InversionConfig",
     "Latents",
     "Rendering",
+    "StopAndKeep",
     "TuningConfig",
     "align_faces",
+    "align_sequence",
     "camera_path",
     "evaluate",
     "extract_mesh",
+    "find_directions",
     "from_angles",
     "inpaint",
     "interpolate",
@@ -49,13 +55,16 @@ __all__ = [
     "mirror",
     "mix_persons",
     "orbit",
+    "paste_back",
     "personalize",
     "personalized",
     "pivotal_tune",
+    "principal_directions",
     "random_latents",
     "render_between",
     "save_generator",
     "save_glb",
     "save_latents",
     "sharpen",
+    "split_snapshot",
 ]

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 MODEL, CAMERA, LATENT, IDENTITY = "EG3D_MODEL", "EG3D_CAMERA", "EG3D_LATENT", "MY3DGEN_IDENTITY"
 DIRECTION = "EG3D_DIRECTION"
 CROP = "EG3D_CROP"
+DISTANCE, FIELD_OF_VIEW = 2.7, 13.3738
+"""EG3D's own camera: its distance from the head, and its field of view in degrees (focal length 4.2647)."""
 _IN_USE = threading.RLock()
 """Held while an identity is in effect in a generator's modules."""
 

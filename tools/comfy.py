@@ -344,6 +344,7 @@ def main() -> None:
         with Server(ROOT / "build" / "serve", port=int(os.environ.get("PORT", "8188"))) as server:
             print(f"ComfyUI with this pack: http://{server.address} (Ctrl-C ends it)")
             with contextlib.suppress(KeyboardInterrupt):
+                assert server.process is not None
                 server.process.wait()
     else:
         print(find_comfyui())

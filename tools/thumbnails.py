@@ -59,7 +59,8 @@ def upstream(prompt: dict[str, Any], node: str) -> set[str]:
 
 def part(prompt: dict[str, Any], outputs: list[tuple[str, int]]) -> tuple[dict[str, Any], list[str]]:
     """Return the part of the prompt that saves these outputs (by node title), and the saving nodes' names."""
-    saved, needed, kept = [], set(), {}
+    saved: list[str] = []
+    needed, kept = set(), {}
     for title, slot in outputs:
         makes = [name for name, node in prompt.items() if node["_meta"]["title"] == title]
         node = next(name for name in makes if prompt[name]["class_type"] not in ("PreviewImage", "SaveImage"))

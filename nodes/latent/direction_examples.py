@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .. import host, socket_types
-from ..output import plots
+from .. import host, plots, socket_types
 from ..output.view_rendering import render_views
 from .directions import COMPONENT_SAMPLES
 

@@ -133,4 +133,4 @@ class RestorePhotos:
                 small = resize(photos, min(detail, photos.shape[-1]))
                 found = sharpen(generator, alpha, small, given[1], **settings)
         pictures = (socket_types.pictures_to_host(part) for part in (found.images, found.renders))
-        return (*pictures, found.latents.to("cpu"))  # type: ignore[return-value]
+        return (*pictures, found.latents.to("cpu"))

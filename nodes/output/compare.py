@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from . import plots
+from .. import plots
 from .. import host, socket_types
 from .view_rendering import render_views
 

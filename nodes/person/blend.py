@@ -166,7 +166,7 @@ class InterpolatePersons:
             seen_from = front_camera(model.generator.config, torch.device("cpu"))
         if seen_from is not None and len(seen_from) not in (1, len(t)):
             raise ValueError(f"{len(t)} frames need one camera or {len(t)}, not {len(seen_from)}.")
-        own = None if seen_from is not None else torch.cat([end.cameras for end in ends])  # type: ignore[misc]
+        own = None if seen_from is not None else torch.cat([end.cameras for end in ends])
         latents = Latents(torch.cat([end.ws for end in ends]), own, base_hash=first.base_hash)
         with host.rendering(), model.ready(memory=host.RENDER_MEMORY) as generator:
             on_step = host.progress(node_id, "picture")

@@ -7,6 +7,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from ..socket_types import DISTANCE, FIELD_OF_VIEW
+
 BODY_LIMIT = 64 << 10
 HANDLE_LENGTH, WEIGHTS, EDITS = 64, 1000, 8
 # name: lowest, highest, what it is where it is not given; the same ranges as the inputs of Camera
@@ -14,13 +16,13 @@ CAMERA = {
     "yaw": (-180.0, 180.0, 0.0),
     "pitch": (-89.0, 89.0, 0.0),
     "roll": (-180.0, 180.0, 0.0),
-    "distance": (0.5, 20.0, 2.7),
-    "field_of_view": (1.0, 120.0, 13.3738),
+    "distance": (0.5, 20.0, DISTANCE),
+    "field_of_view": (1.0, 120.0, FIELD_OF_VIEW),
 }
 KNOWN = {"head", "quality", "aim", "weights", "edits", *CAMERA}
 
 
-class RequestError(Exception):  # noqa: N818 - an answer, not a fault
+class RequestError(Exception):
     """Why there is no picture: an HTTP status and a sentence for people."""
 
     def __init__(self, status: int, sentence: str) -> None:

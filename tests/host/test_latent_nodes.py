@@ -170,7 +170,7 @@ def test_a_smile_is_found_about_the_person_whose_identity_is_connected(
     half = generator.num_ws // 2
     assert float(direction.vector[:half].abs().max()) == 0
     assert float(direction.vector[half:].abs().max()) > 0
-    assert text.startswith("smile, about this person: from 60 heads;")
+    assert text.startswith("smile, for this identity: from 60 heads;")
     assert len(list((Path.cwd() / "output" / "my3dgen" / "directions").iterdir())) == 1
     (personal,) = nodes["ApplyIdentity"].apply(model, identity, 1.0)
     again, _ = nodes["FindDirection"].find(personal, "smile", 60, "auto", 0, identity=identity)["result"]
@@ -211,7 +211,7 @@ def test_layers_are_numbers_and_ranges(nodes: dict[str, Any], anchors: Latents, 
     moved = some.abs().amax((0, 2)) > 0
     assert moved.nonzero().flatten().tolist() == [0, 1, 4]
     for wrong in ("shape", "1-", "0-99999"):
-        with pytest.raises(ValueError, match="are no layers"):
+        with pytest.raises(ValueError, match="is not a list of layers"):
             edit(nodes, anchors, smile, layers=wrong)
 
 
@@ -279,7 +279,7 @@ def test_anchors_are_mixed_by_weights_of_ones_own(nodes: dict[str, Any], identit
     for weights, sentence in {
         "": "sum above 0",
         "0: 1, 9: 1": "There is no anchor 9",
-        "zero": "'zero' is no weight",
+        "zero": "'zero' is not a weight",
         "0: nan": "sum above 0",
         "0: 1.5, 1: -0.5": "leaves the person",
     }.items():

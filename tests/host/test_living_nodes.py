@@ -64,7 +64,7 @@ def test_photos_are_filled_in_where_the_mask_says_and_nowhere_else(
     assert sharp.shape == (2, 128, 128, 3)
     assert torch.equal(images, kept)
     assert generator.base_hash() == before
-    with pytest.raises(ValueError, match="Restore Photos needs masks"):
+    with pytest.raises(ValueError, match="Inpaint / Super-Resolve Photos needs masks"):
         nodes["RestorePhotos"].restore(personal, first, images, cameras, "fill in", 32, *settings)
 
 

@@ -305,7 +305,7 @@ def test_the_demo_person_workflow_gives_all_its_files(
     assert sum(name.startswith("held_out_") for name in names) == 1
     assert list((server.base / "output" / "my3dgen" / "identities").glob("demo_person_*.safetensors"))
     assert all(file.stat().st_size > 0 for file in server.files(result))
-    assert "personalised" in result.text("18")
+    assert "personalized" in result.text("18")
 
 
 def test_photographs_go_through_the_whole_workflow(

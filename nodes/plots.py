@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from ...my3dgen_core.camera import ViewRange
+    from ..my3dgen_core.camera import ViewRange
 
 MARGIN = 8
 INK, FAINT, PAPER, LINE = (32, 32, 36), (140, 140, 148), (255, 255, 255), (38, 99, 170)
@@ -21,7 +21,7 @@ def sheet(
     columns: Sequence[str], labels: Sequence[str], rows: Sequence[Sequence[Tensor]], cell: int
 ) -> Tensor:
     """The core's table of pictures as IMAGE [1,H,W,3]."""
-    from ...my3dgen_core.evaluation.picture_table import sheet as drawn
+    from ..my3dgen_core.evaluation.picture_table import sheet as drawn
 
     return to_image(drawn(columns, labels, rows, cell))
 
@@ -65,7 +65,7 @@ def camera_plot(cameras: Tensor, trained: ViewRange | None, size: int = 320) -> 
     """
     from PIL import Image, ImageDraw
 
-    from ...my3dgen_core.camera import angles
+    from ..my3dgen_core.camera import angles
 
     yaw, pitch = (torch.rad2deg(values).tolist() for values in angles(cameras.detach().float().cpu())[:2])
     canvas = Image.new("RGB", (size, size), PAPER)
