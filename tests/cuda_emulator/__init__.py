@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 FOLDER = Path(__file__).parent
-SOURCES = FOLDER.parents[1] / "my3dgen_core" / "kernels" / "cuda"
+SOURCES = FOLDER.parents[1] / "my3dgen_core" / "eg3d" / "rendering" / "compiled" / "cuda"
 
 
 def translated(text: str) -> str:

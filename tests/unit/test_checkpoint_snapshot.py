@@ -203,12 +203,17 @@ def test_a_latent_in_the_folder_of_its_photo_has_its_camera(tmp_path):
     assert torch.allclose(read_anchors(tmp_path).cameras, camera)
 
 
+def test_an_array_in_fortran_order_is_read_by_its_values(tmp_path):
+    values = np.arange(12, dtype=np.float64).reshape(4, 3).T
+    np.save(tmp_path / "w.npy", values)
+    assert torch.equal(read_latent(tmp_path / "w.npy")[0], torch.from_numpy(values.astype(np.float32)))
+
+
 @pytest.mark.parametrize(
     "array",
     [
         np.array([{}], dtype=object),
         np.ones((2, 3, 4, 5)),
-        np.ones((3, 4)).T,
         np.ones(3, int),
         np.full(3, np.nan),
     ],

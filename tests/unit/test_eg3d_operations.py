@@ -9,7 +9,9 @@ import torch
 from my3dgen_core.camera import look_at
 from my3dgen_core.common.image_ops import resize
 from my3dgen_core.eg3d import layers
-from my3dgen_core.eg3d.rendering import exact, triplanes
+from my3dgen_core.eg3d.rendering import triplanes
+from my3dgen_core.eg3d.rendering.compositing import composite
+from my3dgen_core.eg3d.rendering.rays import box_limits, importance_depths, rays, sample_pdf
 
 UNIT = goldens.tensors("unit")
 
@@ -89,32 +91,32 @@ def test_look_at_equals_the_reference_sampler_at_the_same_angles():
 def test_rays_go_through_pixel_centres_with_skew():
     c = case("ray_sampler")
     camera = torch.cat((c["cam"].flatten(1), c["k"].flatten(1)), dim=1)
-    origins, directions = exact.rays(camera, 6)
+    origins, directions = rays(camera, 6)
     assert_close(origins.expand(-1, 36, -1), c["origins"])
     assert_close(directions, c["dirs"])
 
 
 def test_box_limits():
     c, r = case("ray_limits_box"), case("ray_sampler")
-    start, end = exact.box_limits(r["origins"], r["dirs"], 1.0)
+    start, end = box_limits(r["origins"], r["dirs"], 1.0)
     assert_close(start, c["start"])
     assert_close(end, c["end"])
 
 
 def test_inverse_transform_sampling():
     c = case("sample_pdf")
-    assert_close(exact.sample_pdf(c["bins"], c["weights"], c["u"]), c["y"])
+    assert_close(sample_pdf(c["bins"], c["weights"], c["u"]), c["y"])
 
 
 def test_importance_sampling_keeps_the_half_bin_shift():
     c = case("sample_importance")
-    assert_close(exact.importance_depths(c["z"], c["weights"], c["u"]), c["y"])
+    assert_close(importance_depths(c["z"], c["weights"], c["u"]), c["y"])
 
 
 @pytest.mark.parametrize("white", [0, 1])
 def test_marching(white):
     c = case(f"ray_marcher_white{white}")
-    features, depth, weights = exact.march(c["colors"], c["densities"], c["depths"], bool(white))
+    features, depth, weights = composite(c["colors"], c["densities"], c["depths"], bool(white))
     assert_close(features, c["rgb"])
     assert_close(weights, c["weights"])
     depth = torch.nan_to_num(depth, nan=math.inf).clamp(c["depths"].min(), c["depths"].max())
@@ -123,7 +125,7 @@ def test_marching(white):
 
 def test_an_empty_ray_is_as_deep_as_the_farthest_sample():
     c, full = case("ray_marcher_empty"), case("ray_marcher_white0")
-    features, depth, weights = exact.march(full["colors"], c["densities"], full["depths"])
+    features, depth, weights = composite(full["colors"], c["densities"], full["depths"])
     assert_close(weights, c["weights"])
     assert_close(features, c["rgb"])
     depth = torch.nan_to_num(depth, nan=math.inf).clamp(full["depths"].min(), full["depths"].max())

@@ -8,7 +8,9 @@ import torch
 from goldens import depth_difference, largest_difference, relative_error
 
 from my3dgen_core.eg3d import Generator, GeneratorConfig
-from my3dgen_core.eg3d.rendering import exact, triplanes
+from my3dgen_core.eg3d.rendering import triplanes
+from my3dgen_core.eg3d.rendering.rays import rays
+from my3dgen_core.eg3d.rendering.renderer import render_rays
 
 IO = goldens.tensors("tiny_io")
 IMAGE = DEPTH = 2e-4
@@ -63,9 +65,9 @@ def test_ray_marching_does_not_depend_on_chunks(generator, planes, name, jitter,
 )
 def test_rendering_settings(generator, planes, name, change):
     config = dataclasses.replace(generator.config, **change)
-    origins, directions = exact.rays(IO["c"], 16)
+    origins, directions = rays(IO["c"], 16)
     jitter = goldens.stream(256, 24, config.depth_resolution_importance)
-    out = exact.render_rays(planes, generator.decoder, config, origins, directions, jitter)
+    out = render_rays(planes, generator.decoder, config, origins, directions, jitter)
     assert largest_difference(out.features[:, ::5], IO[f"render16.{name}.feature.every5"]) <= IMAGE
     assert largest_difference(out.depth[:, ::5], IO[f"render16.{name}.depth.every5"]) <= DEPTH
     assert largest_difference(out.weight[:, ::5], IO[f"render16.{name}.weights_sum.every5"]) <= IMAGE
@@ -80,11 +82,11 @@ def test_rounding_decides_the_depth_of_a_ray_that_hits_next_to_nothing(generator
         return torch.nextafter(exp(x), torch.tensor(way)).clamp(max=1)
 
     config = dataclasses.replace(generator.config, box_warp=1.6)
-    origins, directions = exact.rays(IO["c"], 16)
+    origins, directions = rays(IO["c"], 16)
     jitter = goldens.stream(256, 24, 20)
     with monkeypatch.context() as patch:
-        patch.setattr(exact.torch, "exp", neighbour)
-        out = exact.render_rays(planes, generator.decoder, config, origins, directions, jitter)
+        patch.setattr(torch, "exp", neighbour)
+        out = render_rays(planes, generator.decoder, config, origins, directions, jitter)
     depth, weight = (IO[f"render16.box_warp1.6.{key}.every5"] for key in ("depth", "weights_sum"))
     difference = (out.depth[:, ::5] - depth).abs()
     assert float(difference.max()) > 10 * DEPTH
