@@ -1,5 +1,7 @@
 """The benchmark of what lives in a person: its measures, and a report that cannot flatter."""
 
+import re
+
 import pytest
 import torch
 
@@ -12,7 +14,7 @@ from studies.alpha_space.measures import (
     smile_claim,
 )
 from studies.alpha_space.pictures import Shelf
-from studies.alpha_space.report import SMILES, claims, write_report
+from studies.alpha_space.report import INTRODUCTION, SMILES, SMILING, claims, write_report
 
 STEPS = torch.linspace(-2, 2, 5)
 
@@ -112,10 +114,30 @@ def test_a_claim_holds_only_if_it_holds_for_every_person(tmp_path):
     assert "| yes |" in text
     assert "1 of 2" not in text
     assert "identities: LoRA r=1, 3 photos." in text
-    assert "](living_hidden.jpg)" in text
-    assert (tmp_path / "living_hidden.jpg").is_file()
-    assert "living_samples" not in text
+    assert "](hidden.jpg)" in text
+    assert (tmp_path / "hidden.jpg").is_file()
+    assert "](samples.jpg)" not in text
     mixed_up = write_report(rows[:2], tmp_path / "living.md", tmp_path)
     assert "LoRA r=1, 3 photos: 1; LoRA r=2, 3 photos: 2" in mixed_up
     with pytest.raises(ValueError, match="nothing to report"):
         write_report([], tmp_path / "none.md", tmp_path)
+
+
+def test_the_committed_page_is_what_the_program_writes(root):
+    """Its rows are not committed: the numbers cannot be computed again, words and pictures can be held."""
+    folder = root / "studies" / "alpha_space"
+    page = (folder / "README.md").read_text(encoding="utf-8")
+    introduction = INTRODUCTION.format(
+        persons="6 persons",
+        who="100, 101, 102, 103, 104, 105",
+        photos=50,
+        origins="LoRA r=1, 50 photos, 800 steps",
+        minutes=7.4,
+        training="",
+    )
+    assert page.startswith(introduction)
+    assert SMILING.format(heads=600) in page
+    assert page.endswith((folder / "notes.md").read_text(encoding="utf-8"))
+    pictures = re.findall(r"\]\((\w+\.jpg)\)", page)
+    assert len(pictures) == 5
+    assert all((folder / name).is_file() for name in pictures)

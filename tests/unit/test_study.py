@@ -251,3 +251,13 @@ def test_a_claim_about_every_person_falls_with_one():
     for one in alone:
         one["held-out views"]["identity"] = 0.6 if one["cell"]["method"] == "LoRA r=1" else 0.5
     assert answers(alone)[0] == "yes"
+
+
+def test_the_committed_page_is_what_its_cells_give(tmp_path, root):
+    from studies.personalization import __main__ as study
+
+    folder = root / "studies" / "personalization"
+    for name in ("why.md", "figure.jpg"):  # by hand, and drawn from pictures that are not committed
+        shutil.copy(folder / name, tmp_path / name)
+    study.main(["--report", "--out", str(folder), "--docs", str(tmp_path)])
+    assert (tmp_path / "README.md").read_text() == (folder / "README.md").read_text()
