@@ -15,6 +15,7 @@ from .camera import in_picture
 from .common.progress import OnStep
 from .eg3d import Generator
 from .eg3d.decoder import Decoder
+from .eg3d.rendering import compiled
 from .formats.atomic_file import atomic_path
 
 if TYPE_CHECKING:
@@ -155,11 +156,13 @@ def _decided(generator: Generator, planes: Tensor, line: Tensor, level: float) -
     """
     if (
         line.device.type == "meta"
-        or generator.people is not None
+        or generator.batch_identities is not None
         or not isinstance(generator.decoder, Decoder)
     ):
         return None
-    grid = generator.grids.of(planes, generator.decoder, generator.config.box_warp, generator.renderer)
+    use_compiled = generator.renderer == "compiled" and planes.device.type == "cpu"
+    combine = compiled.density_bounds if use_compiled and compiled.is_ready(planes.device) else None
+    grid = generator.bounds_cache.get(planes, generator.decoder, generator.config.box_warp, combine)
     spacing = float(line[1] - line[0])
     if spacing * grid.scale > 1:
         return None
