@@ -16,7 +16,7 @@ from .person.my3dgen_snapshot import is_snapshot
 
 # Subcommands in modules of their own, which have `add_arguments(parser)` and `main(args)`.
 MODULES = {
-    "evaluate": ("evaluation", "score an identity: of the demo person, or of your own photos"),
+    "evaluate": ("evaluation", "tune on the demo person or on photos of your own, and score held-out views"),
     "build-kernels": ("eg3d.rendering.compiled.builder", "compile the faster renderer for this machine"),
 }
 

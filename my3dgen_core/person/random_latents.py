@@ -22,7 +22,7 @@ def random_latents(
         n: number of latents, >= 1.
         truncation_psi: scale of the distance from the mean latent: 1 is the full variety, 0 the mean head; .7
             avoids implausible ones.
-        batch_size: latents mapped at a time; the result depends on it only to rounding.
+        batch_size: number of latents mapped at a time.
 
     Returns:
         Latents [n, num_ws, w_dim], each with the frontal camera.
