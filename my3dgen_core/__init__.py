@@ -1,4 +1,4 @@
-"""My3DGen: a personal 3D prior from photos of one person. Plain torch; nothing here knows its host."""
+"""My3DGen in plain PyTorch: a personal 3D head generator from photos of one person. Needs no ComfyUI."""
 
 from .camera import camera_path, from_angles, interpolate, interpolate_orbit, look_at, mirror, orbit
 from .checkpoint import load_generator, save_generator

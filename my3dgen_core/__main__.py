@@ -1,4 +1,4 @@
-"""The command line: `python -m my3dgen_core convert in.pkl out.safetensors`."""
+"""Command line: `python -m my3dgen_core convert in.pkl out.safetensors`."""
 
 from __future__ import annotations
 
@@ -14,30 +14,34 @@ from .common.errors import CheckpointError
 from .person.identity import split_snapshot
 from .person.my3dgen_snapshot import is_snapshot
 
-# Subcommands that live in a module of their own: it has `add_arguments(parser)` and `main(args)`.
+# Subcommands in modules of their own, which have `add_arguments(parser)` and `main(args)`.
 MODULES = {
-    "evaluate": ("evaluation", "score a person: the demo one, or photos of your own"),
+    "evaluate": ("evaluation", "tune on the demo person or on photos of your own, and score held-out views"),
     "build-kernels": ("eg3d.rendering.compiled.builder", "compile the faster renderer for this machine"),
 }
 
 
 def convert_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `convert`."""
     parser.add_argument("source", type=Path, help="an official .pkl, a fine-tune, a .pt or .safetensors")
     parser.add_argument("target", type=Path, help="the .safetensors file to write")
-    parser.add_argument("--half", action="store_true", help="float16: half the size, slightly other numbers")
+    parser.add_argument("--half", action="store_true", help="float16: half the size, rounded weights")
     parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
     parser.add_argument(
         "--identity",
         type=Path,
         metavar="FILE",
-        help="of a My3DGen snapshot: also write the person (.safetensors)",
+        help="for a My3DGen snapshot: also write its identity (.safetensors)",
     )
     parser.add_argument(
-        "--merged", action="store_true", help="of a My3DGen snapshot: write base and person as one generator"
+        "--merged",
+        action="store_true",
+        help="for a My3DGen snapshot: write base and identity as one generator",
     )
 
 
 def run_convert(args: argparse.Namespace) -> None:
+    """Run `convert` and print what was written."""
     dtype = torch.float16 if args.half else torch.float32
     if args.identity is None and not args.merged:
         generator = convert(args.source, args.target, dtype, args.overwrite)
@@ -51,14 +55,23 @@ def run_convert(args: argparse.Namespace) -> None:
         save_generator(generator, args.target, dtype, adapter=adapter, provenance=provenance)
         if args.identity is not None:
             identity.save(args.identity)
-            print(f"{args.identity}: {identity.adapter.parameter_count} numbers of one person")
+            print(f"{args.identity}: {identity.adapter.parameter_count} parameters of one identity")
     print(f"{args.target}: {generator.config.img_resolution} px, base hash {generator.base_hash()}")
     if not args.merged and args.identity is None and is_snapshot(args.source):
-        print("It was a My3DGen snapshot: this is its base. Add --identity FILE to keep the person.")
+        print(
+            "The source is a My3DGen snapshot; this is its base. Add --identity FILE to write its identity."
+        )
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one subcommand; 0 if it went well, 2 for a mistake in the input, with a sentence on stderr."""
+    """Run one subcommand.
+
+    Args:
+        arguments: command line without the program's name; None: that of the process.
+
+    Returns:
+        Exit status: 0, or 2 for an error in the input, with a message on stderr.
+    """
     parser = argparse.ArgumentParser("my3dgen_core", description="Personal 3D heads from photos.")
     commands = parser.add_subparsers(dest="command", required=True)
     converter = commands.add_parser("convert", help="write any generator as safetensors")
@@ -67,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     for name, (module_name, text) in MODULES.items():
         command = commands.add_parser(name, help=text)
-        if arguments[:1] == [name]:  # only then is it imported
+        if arguments[:1] == [name]:  # imported only when used, to start fast
             module = importlib.import_module(f".{module_name}", __package__)
             module.add_arguments(command)
             command.set_defaults(run=module.main)

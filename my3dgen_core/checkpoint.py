@@ -1,4 +1,4 @@
-"""Reading and writing generators. Nothing here ever runs what a file contains."""
+"""Loading, saving and conversion of generators. Nothing from a file is executed."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ from .person.apply import merged_state_dict
 from .person.my3dgen_snapshot import read_base
 
 STARTER = "starter"
+"""Path under which the bundled starter generator is loaded."""
 STARTER_VIEWS = ViewRange(yaw=64.0, pitch=28.0)
-"""Of its last stage of training, which saw fewer sides than those before (see its card)."""
+"""Views of the starter's last training stage, a narrower range than that of earlier stages (see its card)."""
 FORMAT = "my3dgen.generator"
 
 
 def starter_path() -> Path:
-    """Where the bundled starter generator lies."""
+    """Return the path of the bundled starter generator."""
     return Path(str(resources.files(__package__) / "starter" / "starter.safetensors"))
 
 
 def load_generator(path: str | os.PathLike[str] = STARTER, device: str | torch.device = "cpu") -> Generator:
-    """Reads a generator, frozen and in evaluation mode, as float32.
+    """Load a generator, frozen and in evaluation mode, as float32.
 
     Args:
         path: "starter" for the bundled one; a .safetensors file of `save_generator`; NVIDIA's .pkl or a
-            fine-tune of it; a file of torch.save with a module or a state dict. What is in the file
-            decides, not its name. A My3DGen snapshot gives its base generator (see
-            `split_snapshot`).
-        device: where its parameters go.
+            fine-tune of it; a file of torch.save with a module or a state dict. The format is told from the
+            content, not from the name. A My3DGen snapshot gives its base generator (see `split_snapshot`).
+        device: device of the parameters.
 
     Raises:
         FileNotFoundError: no such file.
-        CheckpointError: not a generator, or one this version cannot read. Nothing is written in any case.
+        CheckpointError: not a generator, or one that this version cannot read.
     """
     file = starter_path() if str(path) == STARTER else Path(path)
     with open_generator(file) as found:
         if any(key.endswith(".lora_A") for key in found.state):
             return read_base(file, found, device)
         generator = build_generator(file, found.config, found.state, device)
-    if file == starter_path():  # by its name or, as the node does, by its path
+    if file == starter_path():  # whether given by name or by path
         generator.trained_views = STARTER_VIEWS
     return generator
 
@@ -61,14 +61,17 @@ def save_generator(
     adapter: Adapter | None = None,
     provenance: dict[str, Any] | None = None,
 ) -> None:
-    """Writes a generator with its configuration as safetensors, atomically.
+    """Write a generator with its configuration to a .safetensors file, atomically.
 
     Args:
-        generator: what to write.
-        path: a .safetensors file.
+        generator: the generator to write.
+        path: the .safetensors file.
         dtype: float32, or float16 for half the size.
-        adapter: merged into the weights: the file is then the person's own generator.
-        provenance: plain values, written into the metadata as they are.
+        adapter: adapter to merge into the weights, which makes the file a personalized generator; None: none.
+        provenance: plain values for JSON, written to the metadata; None: none.
+
+    Raises:
+        ValueError: `adapter` belongs to a generator of another shape.
     """
     tensors = generator.state_dict() if adapter is None else merged_state_dict(generator, adapter)
     state = {key: value.detach().to("cpu", dtype) for key, value in tensors.items()}
@@ -84,22 +87,24 @@ def convert(
     dtype: torch.dtype = torch.float32,
     overwrite: bool = False,
 ) -> Generator:
-    """Writes any generator that `load_generator` reads as safetensors: it loads faster and is no pickle.
+    """Convert a generator to safetensors, which loads faster than a pickle and is safe to share.
 
     The metadata names the source, its SHA-256 and the generator's base hash.
 
     Args:
-        source: what `load_generator` takes.
+        source: as `path` of `load_generator`.
         target: the .safetensors file to write.
-        dtype: float32 keeps every bit, float16 halves the file (and makes another base hash).
-        overwrite: whether `target` may exist.
+        dtype: float32 keeps every bit; float16 halves the file and changes the base hash.
+        overwrite: True allows `target` to exist.
 
     Returns:
         The generator as it was read.
 
     Raises:
+        FileNotFoundError: `source` does not exist.
         FileExistsError: `target` exists.
-        CheckpointError: `source` cannot be read. Nothing has been written then.
+        ValueError: `target` is not a .safetensors file.
+        CheckpointError: `source` cannot be read. Nothing is written.
     """
     target = Path(target)
     if target.suffix != ".safetensors":

@@ -1,4 +1,4 @@
-"""Compatibility name of `my3dgen_core.person.eg3d_dataset`, which earlier documentation promised."""
+"""Public import path of `my3dgen_core.person.eg3d_dataset`."""
 
 from .person.eg3d_dataset import read_anchors, read_labels, read_latent
 

@@ -1,4 +1,4 @@
-"""Heads as meshes: the density on a grid, the surface where it passes a level, the colour seen there."""
+"""Meshes of heads: an isosurface of the density (marching cubes) with vertex colors, and glTF export."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from .camera import in_picture
 from .common.progress import OnStep
 from .eg3d import Generator
 from .eg3d.decoder import Decoder
+from .eg3d.rendering import compiled
 from .formats.atomic_file import atomic_path
 
 if TYPE_CHECKING:
@@ -22,14 +23,16 @@ if TYPE_CHECKING:
 
 INSTALL_HINT = "Meshes need scikit-image, scipy and trimesh: pip install scikit-image trimesh"
 DEFAULT_LEVEL = 20.0
-"""Density that takes half of the light within .035 world units. On the starter the surfaces of levels 1 to 80
-lie within .006 of one another."""
+"""Density that absorbs half of the light within .035 world units. On the starter the surfaces of levels 1 to
+80 differ by less than .006."""
+# Points of the grid that are evaluated at a time.
 _SLICE_POINTS = 1 << 18
+# Depth in world units below the surface over which vertex colors are composited, and samples on it.
 _SKIN_DEPTH, _SKIN_SAMPLES = 0.06, 12
 
 
 class MeshError(RuntimeError):
-    """There is no surface, or a package is missing; the message says what to do."""
+    """Error for a density without a surface or a missing package; the message says what to do."""
 
 
 def extract_mesh(
@@ -42,30 +45,31 @@ def extract_mesh(
     cut_behind: float | None = None,
     largest: bool = True,
 ) -> trimesh.Trimesh:
-    """The surface of a head, y up and nose towards +z, in world units (the head is about half a unit high).
+    """Extract the surface of a head in world units, y up and nose towards +z (a head is about .5 high).
 
-    Marching cubes (scikit-image) on the density that is marched, softplus(raw - 1), over the whole box. High
-    up, where no view that the generator was trained for shows the middle of the box (`above_views`), anything
-    may have grown. A head that narrows there to nothing, or up to the box, is whole. Where it widens again
-    something has grown onto it, and it ends at the last height that is seen.
+    The surface is found by marching cubes (scikit-image) on the composited density, softplus(raw - 1), over
+    the whole box. Above the region covered by training views (`above_views`) the density is unconstrained
+    and may contain artifacts. If the cross-section grows again up there, the mesh is cut at the last
+    observed height.
 
     Args:
-        generator: apply an identity around the call for a person's mesh (`personalized`).
-        ws: [1, num_ws, w_dim].
-        resolution: grid points along an edge, >= 16. Time and memory grow with its cube.
-        level: density of the surface; None: 20. Lower is fuller and smoother, higher shows what is solid.
-        on_step: called as (step, total, {}, None) for each part of the grid; what it raises ends the work.
-        cut_behind: everything at z below this is air. Generators trained on photographs put a wall behind
-            the head: -.25 cuts it off.
-        largest: keep the largest connected piece alone.
+        generator: the generator; for a person's mesh call inside `personalized`.
+        ws: latent [1, num_ws, w_dim].
+        resolution: grid points along an edge of the box, >= 16. Time and memory grow with its cube.
+        level: density of the surface, > 0; None: 20. Lower is fuller and smoother, higher keeps only what
+            is solid.
+        on_step: progress callback, called for each slice of the grid without figures or image.
+        cut_behind: z in world units below which everything is removed; None: nothing. Generators trained on
+            photographs model a wall behind the head, which -.25 removes.
+        largest: keep only the largest connected component.
 
     Returns:
-        A watertight `trimesh.Trimesh` with vertex normals and colours: at the border of the box and at the
-        cut it is closed.
+        A watertight `trimesh.Trimesh` with vertex normals and colors, closed at the border of the box and
+        at the cuts.
 
     Raises:
-        ValueError: several latents, a resolution or level out of range.
-        MeshError: no density reaches the level, or scikit-image or trimesh is not installed.
+        ValueError: several latents, or a resolution or level out of range.
+        MeshError: no density reaches the level, or scikit-image, scipy or trimesh is not installed.
     """
     if len(ws) != 1:
         raise ValueError(f"A mesh is made of one latent, but {len(ws)} were given. Choose one.")
@@ -74,13 +78,13 @@ def extract_mesh(
     level = DEFAULT_LEVEL if level is None else float(level)
     if not (math.isfinite(level) and level > 0):
         raise ValueError(f"level must be a density above 0, not {level}.")
-    try:
+    try:  # imported here: optional, and slow to import
         import trimesh
         from skimage.measure import marching_cubes
     except ImportError as error:
         raise MeshError(f"{INSTALL_HINT} (the import said: {error}).") from error
     with torch.no_grad():
-        planes = _packed(generator.planes(ws))
+        planes = _channels_last(generator.planes(ws))
         sampled = density_grid(generator, ws, resolution, planes=planes, on_step=on_step, level=level)
         density = sampled.cpu().numpy()
         half = generator.config.box_warp / 2
@@ -88,7 +92,7 @@ def extract_mesh(
         if cut_behind is not None:
             density[:, :, np.linspace(-half, half, resolution) < cut_behind] = 0.0
         line = torch.linspace(-half, half, resolution, device=ws.device)
-        density[:, _top(density > level, above_views(generator, line).cpu().numpy()) :] = 0.0
+        density[:, _cut_row(density > level, above_views(generator, line).cpu().numpy()) :] = 0.0
         if not density.max() > level:
             most = float(density_grid(generator, ws, min(resolution, 64), planes=planes).max())
             raise MeshError(
@@ -98,14 +102,16 @@ def extract_mesh(
         padded = np.pad(density, 1)  # air around the box closes the surface at its border
         vertices, faces, _, _ = marching_cubes(padded, level, spacing=(spacing,) * 3)
         vertices = vertices - (half + spacing)
-        # as they are: merging vertices that nearly coincide would tear the surface open
+        # process=False: merging vertices that nearly coincide would open the surface
         mesh = trimesh.Trimesh(vertices, faces, process=False)
         if largest:
-            mesh = _largest(mesh)
+            mesh = _largest_component(mesh)
         if mesh.volume < 0:
             mesh.invert()
-        mesh.visual = trimesh.visual.ColorVisuals(mesh, vertex_colors=_colours(generator, ws, planes, mesh))
-        mesh.vertex_normals  # noqa: B018  made now, so that files carry them
+        mesh.visual = trimesh.visual.ColorVisuals(
+            mesh, vertex_colors=_vertex_colors(generator, ws, planes, mesh)
+        )
+        mesh.vertex_normals  # noqa: B018  computed and cached, so that exported files contain them
     return mesh
 
 
@@ -118,16 +124,26 @@ def density_grid(
     on_step: OnStep | None = None,
     level: float | None = None,
 ) -> Tensor:
-    """Density softplus(raw - 1) of one latent at the points of a grid: [x, y, z], each edge of the box.
+    """Evaluate the density softplus(raw - 1) of one latent on a regular grid over the box.
 
-    level: of a surface that is wanted. What cannot be beside it is not looked at (`eg3d.density_grid`), and
-    is 0 or twice the level; the surface stays what it is. None: every point.
+    Args:
+        generator: the generator.
+        ws: latent [1, num_ws, w_dim].
+        resolution: grid points along an edge of the box, edges included.
+        planes: planes of `ws` [1, 3, 32, P, P]; None: computed.
+        on_step: as in `extract_mesh`.
+        level: density of a surface of interest. Points that cannot lie beside it, as told by the density
+            bounds of their cells, are not evaluated and set to 0 or twice the level, which leaves the
+            surface unchanged. None: every point is evaluated.
+
+    Returns:
+        [resolution, resolution, resolution] float32, indexed [x, y, z].
     """
     half = generator.config.box_warp / 2
-    planes = _packed(generator.planes(ws)) if planes is None else planes
+    planes = _channels_last(generator.planes(ws)) if planes is None else planes
     line = torch.linspace(-half, half, resolution, device=ws.device)
     density = torch.empty(resolution, resolution, resolution, device=ws.device)
-    known = None if level is None else _decided(generator, planes, line, level)
+    known = None if level is None else _densities_off_surface(generator, planes, line, level)
     thick = max(1, _SLICE_POINTS // resolution**2)
     for start in range(0, resolution, thick):
         part = line[start : start + thick]
@@ -147,34 +163,42 @@ def density_grid(
     return density
 
 
-def _decided(generator: Generator, planes: Tensor, line: Tensor, level: float) -> Tensor | None:
-    """Points of the grid [x, y, z] that no surface can be beside: 0 in air, twice the level inside; else NaN.
+def _densities_off_surface(generator: Generator, planes: Tensor, line: Tensor, level: float) -> Tensor | None:
+    """Return densities [x, y, z] away from the surface: 0 outside, twice the level inside, NaN beside it.
 
-    None where every point must be looked at: the grid is coarser than the cells of the bounds, or the decoder
-    is not the one they are known for.
+    None if every point must be evaluated: the grid is coarser than the cells of the density bounds, or bounds
+    are not available.
     """
     if (
         line.device.type == "meta"
-        or generator.people is not None
+        or generator.batch_identities is not None
         or not isinstance(generator.decoder, Decoder)
     ):
         return None
-    grid = generator.grids.of(planes, generator.decoder, generator.config.box_warp, generator.renderer)
+    use_compiled = generator.renderer == "compiled" and planes.device.type == "cpu"
+    combine = compiled.density_bounds if use_compiled and compiled.is_ready(planes.device) else None
+    grid = generator.bounds_cache.get(planes, generator.decoder, generator.config.box_warp, combine)
     spacing = float(line[1] - line[0])
     if spacing * grid.scale > 1:
         return None
     least, most = F.softplus(grid.bounds[:, 0] - 1)  # [z, y, x]
     beside = ((least <= level) & (most >= level)).float()
-    beside = F.max_pool3d(beside[None, None], 3, 1, 1)[0, 0] > 0  # a surface may be seen from the next cell
+    # cells next to one with a surface too: marching cubes interpolates between neighboring points
+    beside = F.max_pool3d(beside[None, None], 3, 1, 1)[0, 0] > 0
     cells = torch.where(beside, torch.nan, torch.where(least > level, 2 * level, 0.0))
     place = (line * grid.scale + grid.shift).floor().long().clamp(0, len(cells) - 1)
     return cells[place][:, place][:, :, place].permute(2, 1, 0).contiguous()
 
 
 def above_views(generator: Generator, heights: Tensor) -> Tensor:
-    """Which of the heights [N] are so high that no trained view shows the middle of the box there: bool [N].
+    """Return for heights [N] whether they are above all training views: bool [N].
 
-    Trained views look at the generator's pivot from `trained_views`, at its distance and focal length.
+    A height counts as seen if the box's vertical axis is inside the image of some view there. Training
+    views look at the generator's pivot within `Generator.trained_views`, at its average distance and focal
+    length.
+
+    Args:
+        heights: y in world units [N].
     """
     config = generator.config
     cameras = generator.trained_views.cameras(
@@ -184,8 +208,16 @@ def above_views(generator: Generator, heights: Tensor) -> Tensor:
     return ~in_picture(cameras, axis).any(0) & (heights > 0)
 
 
-def _top(solid: np.ndarray, unseen: np.ndarray) -> int:
-    """First row of y that is no longer the head, of a grid [x, y, z] whose upper rows [y] are unseen."""
+def _cut_row(solid: np.ndarray, unseen: np.ndarray) -> int:
+    """Return the first row of y to remove.
+
+    Rows are removed from the first empty unseen one; from the first unseen one if the cross-section grows
+    again after its narrowest row; and none if it narrows all the way to the top of the box.
+
+    Args:
+        solid: bool [x, y, z], the inside of the surface.
+        unseen: bool [y], rows above all training views.
+    """
     if not unseen.any():
         return solid.shape[1]
     first = int(unseen.argmax())
@@ -197,19 +229,26 @@ def _top(solid: np.ndarray, unseen: np.ndarray) -> int:
 
 
 def save_glb(mesh: trimesh.Trimesh, path: str | os.PathLike[str]) -> None:
-    """Writes a binary glTF file with colours and normals, atomically."""
+    """Write a mesh with its colors and normals to a binary glTF file, atomically.
+
+    Args:
+        mesh: the mesh of `extract_mesh`.
+        path: the .glb file.
+    """
     data: Any = mesh.export(file_type="glb", include_normals=True)
     with atomic_path(path) as name:
         name.write_bytes(data)
 
 
-def _packed(planes: Tensor) -> Tensor:
-    """The same planes laid out as sampling wants them, so that no call has to do it again."""
+def _channels_last(planes: Tensor) -> Tensor:
+    """Return planes [1, 3, 32, P, P] in channels-last format, to which each sampling call would convert."""
     flat = planes.flatten(0, 1).contiguous(memory_format=torch.channels_last)
     return flat.unflatten(0, planes.shape[:2])
 
 
-def _largest(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
+def _largest_component(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
+    """Reduce a mesh to its connected component with the most faces, in place."""
+    # imported here: optional, as scikit-image and trimesh are
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
@@ -223,24 +262,24 @@ def _largest(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
     return mesh
 
 
-def _colours(generator: Generator, ws: Tensor, planes: Tensor, mesh: trimesh.Trimesh) -> np.ndarray:
-    """uint8 [V, 4]: what a ray sees that meets the surface straight on, composited from the air inwards.
+def _vertex_colors(generator: Generator, ws: Tensor, planes: Tensor, mesh: trimesh.Trimesh) -> np.ndarray:
+    """Return vertex colors, uint8 [V, 4] (RGBA), composited along a ray against the normal of each vertex.
 
-    The colour at the surface itself is haze: the density there is still low.
+    The color at the surface itself would be hazy, because the density there is still low.
     """
     device = ws.device
     vertices = torch.tensor(np.asarray(mesh.vertices), dtype=torch.float32, device=device)
     inward = -torch.tensor(np.asarray(mesh.vertex_normals), dtype=torch.float32, device=device)
     depths = torch.linspace(-0.2, 1.0, _SKIN_SAMPLES, device=device) * _SKIN_DEPTH
     step = _SKIN_DEPTH * 1.2 / (_SKIN_SAMPLES - 1)
-    colours = []
-    for corner, way in zip(vertices.split(1 << 15), inward.split(1 << 15), strict=True):
-        points = corner[:, None] + way[:, None] * depths[:, None]
+    colors = []
+    for origins, directions in zip(vertices.split(1 << 15), inward.split(1 << 15), strict=True):
+        points = origins[:, None] + directions[:, None] * depths[:, None]
         raw, features = generator.sample(ws, points.view(1, -1, 3), planes=planes)
         density = F.softplus(raw.float() - 1).view(-1, _SKIN_SAMPLES)
         passed = torch.exp(-step * (density.cumsum(1) - density))
         weight = passed * (1 - torch.exp(-step * density))
         rgb = features[..., :3].float().view(-1, _SKIN_SAMPLES, 3)
-        colours.append((weight[..., None] * rgb).sum(1) / weight.sum(1, keepdim=True).clamp(min=1e-6))
-    pixels = (torch.cat(colours).clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+        colors.append((weight[..., None] * rgb).sum(1) / weight.sum(1, keepdim=True).clamp(min=1e-6))
+    pixels = (torch.cat(colors).clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
     return np.concatenate((pixels, np.full((len(pixels), 1), 255, np.uint8)), axis=1)

@@ -1,4 +1,4 @@
-"""The 25-number camera of EG3D: poses, interpolation and paths. Cameras are tensors [N, 25]."""
+"""Cameras of EG3D as tensors [N, 25]: poses, interpolation and paths."""
 
 from .interpolation import blend_cameras, interpolate, interpolate_orbit, interpolate_rigid
 from .paths import EASINGS, PATHS, camera_path, keyframe_path, keyframes, orbit
@@ -10,7 +10,6 @@ from .pose import (
     cam2world,
     check_cameras,
     focal_of_fov,
-    fov_of_focal,
     from_angles,
     in_picture,
     intrinsics,
@@ -33,7 +32,6 @@ __all__ = [
     "camera_path",
     "check_cameras",
     "focal_of_fov",
-    "fov_of_focal",
     "from_angles",
     "in_picture",
     "interpolate",

@@ -5,22 +5,32 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .pose import _vector, cam2world, intrinsics
+from .pose import as_vector, cam2world, intrinsics
 
 
 def interpolate(start: Tensor, end: Tensor, t: Tensor) -> Tensor:
-    """Linear interpolation of the 25 numbers, as the paper does: [1 or N, 25] twice and t [N] -> [N, 25]."""
+    """Interpolate the 25 numbers linearly, as the paper does; the results are not rigid.
+
+    Args:
+        start, end: cameras [1 or N, 25].
+        t: [N], 0 is start and 1 is end.
+
+    Returns:
+        [N, 25]. For rigid cameras see `interpolate_orbit` and `camera.interpolate_rigid`.
+    """
     return torch.lerp(start, end, t.to(start)[:, None])
 
 
 def interpolate_rigid(start: Tensor, end: Tensor, t: Tensor) -> Tensor:
-    """As `interpolate`, but every result is a true camera at a distance between those of the two ends.
+    """Interpolate cameras linearly and project the results to rigid ones.
 
-    The rotation is made one again (Gram-Schmidt on the linear one), and the position is moved back out.
-    Between cameras far apart the plain numbers come too near: the head is cut by the near limit of the rays.
+    The linear rotation is orthonormalized (Gram-Schmidt), and the position is scaled to the interpolated
+    distance from the origin: plain linear interpolation between cameras far apart comes so near that the near
+    limit of the rays cuts the head.
 
     Args:
-        start, end: cameras [1 or N, 25]; t: [N]. At t = 0 and 1 the ends come back exactly.
+        start, end: cameras [1 or N, 25].
+        t: [N]; 0 and 1 return `start` and `end` exactly.
 
     Returns:
         [N, 25].
@@ -35,45 +45,44 @@ def interpolate_rigid(start: Tensor, end: Tensor, t: Tensor) -> Tensor:
     radius = torch.lerp(radii[0], radii[1], t.to(start))
     position = torch.nn.functional.normalize(pose[:, :3, 3], dim=1) * radius[:, None]
     rows = torch.cat((torch.stack((right, down, forward, position), dim=2), pose[:, 3:]), dim=1)
-    true = torch.cat((rows.flatten(1), plain[:, 16:]), dim=1)
+    rigid = torch.cat((rows.flatten(1), plain[:, 16:]), dim=1)
     at = t.to(start)[:, None]
-    return torch.where(at == 0, start, torch.where(at == 1, end, true))
+    return torch.where(at == 0, start, torch.where(at == 1, end, rigid))
 
 
 def interpolate_orbit(
     start: Tensor, end: Tensor, t: Tensor, pivot: tuple[float, float, float] | Tensor | None = None
 ) -> Tensor:
-    """Interpolation on the sphere around the pivot: the camera turns steadily about one axis.
+    """Interpolate cameras on a sphere around the pivot: a rotation at constant speed about one axis.
 
-    Unlike `interpolate`, every result is a true camera: its rotation is one, and between two cameras at the
-    same distance from the pivot the distance stays. Halfway between two cameras 90 degrees apart, the 25
-    numbers interpolated linearly are 29 % too near and their rotation is none.
+    Unlike those of `interpolate`, the results are rigid, and between two cameras at the same distance from
+    the pivot the distance stays. Halfway between two cameras 90 degrees apart, linear interpolation is 29 %
+    too near and its rotation is not orthonormal.
 
     Args:
         start, end: cameras [1 or N, 25].
-        t: [N], 0 is start and 1 is end; values outside go on along the same arc.
-        pivot: the centre of the sphere; None is the origin.
+        t: [N], 0 is start and 1 is end; values outside continue the same arc.
+        pivot: center of the sphere; None: the origin.
 
     Returns:
         [N, 25].
 
     Raises:
-        ValueError: the two cameras look in opposite directions, and no arc between them is the shortest.
+        ValueError: two cameras look in opposite directions, so that no arc between them is the shortest.
     """
     count = max(len(start), len(end), len(t))
     t = t.to(start).expand(count)
     first, last = start.double().expand(count, 25), end.double().expand(count, 25)
     one, two = cam2world(first), cam2world(last)
-    centre = torch.zeros(3) if pivot is None else torch.stack([_vector(v, None)[0] for v in pivot])
-    centre = centre.to(one)
+    center = torch.zeros(3) if pivot is None else torch.stack([as_vector(v)[0] for v in pivot])
+    center = center.to(one)
     axis, angle = _axis_angle(two[:, :3, :3] @ one[:, :3, :3].transpose(1, 2))
-    whole, part = _rotation(axis, angle), _rotation(axis, angle * t.double())
-    arm = one[:, :3, 3] - centre
-    end_arm = (whole.transpose(1, 2) @ (two[:, :3, 3] - centre)[..., None])[
-        ..., 0
-    ]  # turned back to the start
+    whole, part = _rotation_from_axis_angle(axis, angle), _rotation_from_axis_angle(axis, angle * t.double())
+    arm = one[:, :3, 3] - center
+    # the end's arm, rotated back to the start
+    end_arm = (whole.transpose(1, 2) @ (two[:, :3, 3] - center)[..., None])[..., 0]
     arm = torch.lerp(arm, end_arm, t.double()[:, None])
-    position = centre + (part @ arm[..., None])[..., 0]
+    position = center + (part @ arm[..., None])[..., 0]
     result = torch.lerp(first, last, t.double()[:, None])
     pose = torch.zeros_like(one)
     pose[:, :3, :3], pose[:, :3, 3], pose[:, 3, 3] = part @ one[:, :3, :3], position, 1
@@ -81,7 +90,7 @@ def interpolate_orbit(
 
 
 def _axis_angle(rotation: Tensor) -> tuple[Tensor, Tensor]:
-    """Axis [N,3] of length 1 and angle [N] in 0..pi of rotations [N,3,3]."""
+    """Convert rotations [N, 3, 3] to unit axes [N, 3] and angles [N] in 0..pi."""
     skew = torch.stack(
         (
             rotation[:, 2, 1] - rotation[:, 1, 2],
@@ -98,8 +107,8 @@ def _axis_angle(rotation: Tensor) -> tuple[Tensor, Tensor]:
     return torch.nn.functional.normalize(skew, dim=1), torch.atan2(sine, cosine)
 
 
-def _rotation(axis: Tensor, angle: Tensor) -> Tensor:
-    """Rotations [N,3,3] by `angle` [N] about `axis` [N,3] (Rodrigues)."""
+def _rotation_from_axis_angle(axis: Tensor, angle: Tensor) -> Tensor:
+    """Convert unit axes [N, 3] and angles [N] in radians to rotations [N, 3, 3] (Rodrigues)."""
     x, y, z = axis.unbind(1)
     zero = torch.zeros_like(x)
     cross = torch.stack((zero, -z, y, z, zero, -x, -y, x, zero), dim=1).view(-1, 3, 3)
@@ -108,26 +117,33 @@ def _rotation(axis: Tensor, angle: Tensor) -> Tensor:
 
 
 def precise_dtype(like: Tensor) -> torch.dtype:
-    """float64 where the device has it: squared latents lose half the digits."""
+    """Return float64 where the device has it, else float32: squaring latents loses half of the digits."""
     return torch.float32 if like.device.type == "mps" else torch.float64
 
 
 def blend_cameras(weights: Tensor, cameras: Tensor) -> Tensor:
-    """Cameras [N, 25] mixed by weights [n, N] into rigid ones [n, 25].
+    """Blend cameras into rigid ones.
 
-    The rotation is the one nearest to the mixed matrix, the distance from the origin the mixed distance: a
-    plain mean of two cameras stands nearer and squeezes the picture.
+    The rotation is the nearest one to the blended matrix (SVD). The distance from the origin is the blended
+    distance, because the blended position alone would be nearer and distort the image.
+
+    Args:
+        weights: [n, N]; each row sums to 1 as a rule.
+        cameras: [N, 25].
+
+    Returns:
+        [n, 25].
     """
     cameras = cameras.to(weights)
     poses = cam2world(cameras)
     left, _, right = torch.linalg.svd(torch.einsum("na,aij->nij", weights, poses[:, :3, :3]))
-    turn = torch.det(left @ right).sign()
-    rotation = torch.cat((left[:, :, :2], left[:, :, 2:] * turn[:, None, None]), dim=2) @ right
+    sign = torch.det(left @ right).sign()
+    rotation = torch.cat((left[:, :, :2], left[:, :, 2:] * sign[:, None, None]), dim=2) @ right
     position = weights @ poses[:, :3, 3]
     distance = weights @ poses[:, :3, 3].norm(dim=1, keepdim=True)
     position = position * distance / position.norm(dim=1, keepdim=True).clamp(min=1e-6)
     pose = torch.cat((rotation, position[:, :, None]), dim=2)
     last = torch.zeros_like(pose[:, :1])
     last[:, :, 3] = 1
-    mixed = weights @ intrinsics(cameras).flatten(1)
-    return torch.cat((torch.cat((pose, last), dim=1).flatten(1), mixed), dim=1)
+    blended = weights @ intrinsics(cameras).flatten(1)
+    return torch.cat((torch.cat((pose, last), dim=1).flatten(1), blended), dim=1)

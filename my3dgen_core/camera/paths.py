@@ -1,4 +1,4 @@
-"""Paths of cameras around a head: ready ones, and through keyframes. Angles in radians."""
+"""Camera paths around a head: predefined ones, and paths through keyframes. Angles are in radians."""
 
 from __future__ import annotations
 
@@ -23,9 +23,17 @@ def orbit(
     focal: float = FOCAL,
     center_pitch: float = 0.0,
 ) -> Tensor:
-    """A closed ellipse around the front, [frames, 25].
+    """Return cameras on a closed ellipse around the front: `camera_path("ellipse", ...)`.
 
-    Yaw swings to +-`yaw`, pitch to `center_pitch` +- `pitch`, both in radians.
+    Args:
+        frames: number of cameras, >= 1.
+        yaw: amplitude of the yaw in radians.
+        pitch: amplitude of the pitch around `center_pitch` in radians.
+        radius, pivot, focal: as in `look_at`.
+        center_pitch: mean pitch in radians.
+
+    Returns:
+        [frames, 25].
     """
     return camera_path("ellipse", frames, yaw, pitch, radius, pivot, focal, center_pitch)
 
@@ -40,17 +48,24 @@ def camera_path(
     focal: float = FOCAL,
     center_pitch: float = 0.0,
 ) -> Tensor:
-    """Cameras along a path; all but "sweep" and "spiral" are closed, so that a video loops without a stop.
+    """Return cameras along a predefined path.
+
+    All paths but "sweep" and "spiral" are closed, so that a video loops without a stop.
 
     Args:
-        kind: "ellipse" (yaw and pitch a quarter apart, the paper's orbit), "sweep" (yaw from -`yaw` to +`yaw`
-            at `center_pitch`), "swing" (there and back), "figure8", "spiral" (two turns that end in
-            front).
+        kind: "ellipse" (yaw and pitch a quarter period apart, the paper's orbit), "sweep" (yaw from -`yaw`
+            to +`yaw` at `center_pitch`), "swing" (the same and back), "figure8" or "spiral" (two turns that
+            end in front).
         frames: number of cameras, >= 1.
         yaw, pitch: amplitudes in radians.
+        radius, pivot, focal: as in `look_at`.
+        center_pitch: mean pitch in radians; the spiral ends there.
 
     Returns:
         [frames, 25].
+
+    Raises:
+        ValueError: an unknown path, or no frame.
     """
     if frames < 1:
         raise ValueError(f"A camera path needs at least one frame, but {frames} were asked for.")
@@ -80,14 +95,19 @@ def keyframes(
     loop: bool = False,
     pivot: tuple[float, float, float] | Tensor | None = None,
 ) -> Tensor:
-    """A path through cameras [K, 25], each reached in equal time: [frames, 25].
+    """Return a path through keyframe cameras, each reached after equal time.
 
-    Between two of them the camera turns steadily about the pivot (`interpolate_orbit`).
+    Between two keyframes the camera rotates at constant speed about the pivot (`interpolate_orbit`).
 
     Args:
+        cameras: keyframes [K, 25], K >= 2.
         frames: number of cameras, >= 1; without `loop` the last one is the last keyframe.
         easing: "smooth" slows down at each keyframe, "linear" does not.
-        loop: back to the first at the end; the frame that would repeat it is left out.
+        loop: return to the first keyframe; the frame that would repeat it is left out.
+        pivot: center of the rotations; None: the origin.
+
+    Returns:
+        [frames, 25].
 
     Raises:
         ValueError: fewer than two keyframes, no frame, an unknown easing, or two opposite keyframes.
@@ -117,17 +137,21 @@ def keyframe_path(
     pivot: tuple[float, float, float] | Tensor | None = None,
     focal: float = FOCAL,
 ) -> Tensor:
-    """Cameras that pass through given directions, the same time from each to the next, without a corner.
+    """Return a smooth path through keyframe angles, each reached after equal time.
 
-    A Catmull-Rom spline through yaw and pitch; yaw goes the shorter way round from one to the next.
+    The path is a Catmull-Rom spline in yaw and pitch; yaw takes the shorter way around between keyframes.
 
     Args:
-        keyframes: [K, 2] yaw and pitch in radians, K >= 1.
-        frames: number of cameras, >= 1. An open path begins at the first direction and ends at the last.
-        closed: back from the last to the first, so that a video loops.
+        keyframes: [K, 2], yaw and pitch in radians, K >= 1.
+        frames: number of cameras, >= 1. An open path begins at the first keyframe and ends at the last.
+        closed: return from the last keyframe to the first, so that a video loops.
+        radius, pivot, focal: as in `look_at`.
 
     Returns:
         [frames, 25].
+
+    Raises:
+        ValueError: no keyframe or no frame.
     """
     if frames < 1 or len(keyframes) < 1:
         raise ValueError(
@@ -148,5 +172,5 @@ def keyframe_path(
     s = (t - whole)[:, None]
     a, b, c, d = (keys[whole + offset] for offset in range(4))
     at = b + s / 2 * (c - a + s * (2 * a - 5 * b + 4 * c - d + s * (3 * (b - c) + d - a)))
-    limit = math.radians(89)  # straight above there is no yaw
+    limit = math.radians(89)  # at 90 degrees yaw is undefined
     return look_at(at[:, 0].float(), at[:, 1].clamp(-limit, limit).float(), radius, pivot, focal)

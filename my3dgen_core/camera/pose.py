@@ -1,4 +1,4 @@
-"""The 25-number camera of EG3D: cam2world (16, row-major) followed by normalised intrinsics (9).
+"""Cameras of EG3D, [N, 25]: cam2world (16, row-major) followed by normalized intrinsics (9).
 
 World: x right, y up, z out of the face. Camera axes are OpenCV's: x right, y down, z forward. Intrinsics are
 divided by the image size, so the principal point is .5 and the focal length 4.2647 means a field of view of
@@ -15,12 +15,16 @@ from torch import Tensor
 
 RADIUS = 2.7
 FOCAL = 4.2647
-# Entries of the 25 numbers that change sign when a picture is mirrored left to right.
+# Entries of the 25 numbers that change sign when an image is mirrored left to right.
 _MIRRORED = (1, 2, 3, 4, 8)
 
 
 def check_cameras(cameras: Tensor) -> Tensor:
-    """Returns `cameras` if it is a finite [N, 25] tensor; raises ValueError with a sentence otherwise."""
+    """Return `cameras` unchanged if it is a finite [N, 25] tensor.
+
+    Raises:
+        ValueError: another shape, or a camera with NaN or infinite numbers.
+    """
     if cameras.ndim != 2 or cameras.shape[1] != 25:
         raise ValueError(f"Cameras must have shape [N, 25], but these have {list(cameras.shape)}.")
     if cameras.device.type != "meta" and not bool(torch.isfinite(cameras).all()):
@@ -28,7 +32,8 @@ def check_cameras(cameras: Tensor) -> Tensor:
     return cameras
 
 
-def _vector(value: float | Tensor, device: torch.device | None) -> Tensor:
+def as_vector(value: float | Tensor, device: torch.device | None = None) -> Tensor:
+    """Convert a number or tensor to a float32 vector [N]; a number gives [1]."""
     if isinstance(value, Tensor):
         return value.to(device, torch.float32).reshape(-1)
     return torch.full((1,), float(value), device=device)
@@ -42,22 +47,22 @@ def look_at(
     focal: float | Tensor = FOCAL,
     device: torch.device | None = None,
 ) -> Tensor:
-    """Cameras at `radius` from the origin that look at `pivot`.
+    """Return cameras at distance `radius` from the origin that look at `pivot`.
 
     Args:
-        yaw, pitch: radians, a number or [N]. Pitch is the true elevation of the camera.
-        radius: distance from the origin, in world units.
-        pivot: the point looked at; None is the origin.
-        focal: normalised focal length.
-        device: of the result; None: the CPU.
+        yaw, pitch: radians, a number or [N]. Pitch is the elevation of the camera above the horizon.
+        radius: distance from the origin in world units, a number or [N].
+        pivot: point that the cameras look at; None: the origin.
+        focal: normalized focal length, a number or [N].
+        device: device of the result; None: the CPU.
 
     Returns:
-        [N, 25] float32; numbers and tensors of different length broadcast.
+        [N, 25] float32; numbers and tensors of different length are broadcast.
     """
-    numbers = [_vector(value, device) for value in (yaw, pitch, radius, focal)]
+    numbers = [as_vector(value, device) for value in (yaw, pitch, radius, focal)]
     yaws, pitches, radii, focals = torch.broadcast_tensors(*numbers)
     x, y, z = (0.0, 0.0, 0.0) if pivot is None else pivot
-    target = torch.cat([_vector(value, device) for value in (x, y, z)])
+    target = torch.cat([as_vector(value, device) for value in (x, y, z)])
     position = radii[:, None] * torch.stack(
         (yaws.sin() * pitches.cos(), pitches.sin(), yaws.cos() * pitches.cos()), dim=1
     )
@@ -70,7 +75,13 @@ def look_at(
 
 
 def pack(rotation: Tensor, position: Tensor, focal: Tensor) -> Tensor:
-    """Rotation [N,3,3] (columns: right, down, forward), position [N,3] and focal [N] to cameras [N,25]."""
+    """Assemble cameras [N, 25].
+
+    Args:
+        rotation: [N, 3, 3], columns right, down, forward.
+        position: [N, 3], in world units.
+        focal: normalized focal lengths [N]; the principal point is .5.
+    """
     n = rotation.shape[0]
     cam2world = rotation.new_zeros(n, 4, 4)
     cam2world[:, :3, :3] = rotation
@@ -84,20 +95,20 @@ def pack(rotation: Tensor, position: Tensor, focal: Tensor) -> Tensor:
 
 
 def cam2world(cameras: Tensor) -> Tensor:
-    """[N, 25] -> [N, 4, 4]."""
+    """Return the cam2world matrices [N, 4, 4] of cameras [N, 25]."""
     return cameras[:, :16].view(-1, 4, 4)
 
 
 def intrinsics(cameras: Tensor) -> Tensor:
-    """[N, 25] -> [N, 3, 3], divided by the image size."""
+    """Return the intrinsics [N, 3, 3] of cameras [N, 25], divided by the image size."""
     return cameras[:, 16:].view(-1, 3, 3)
 
 
 def angles(cameras: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Yaw, pitch and roll of the viewing direction, radians, each [N].
+    """Return yaw, pitch and roll of the viewing directions in radians, each [N].
 
-    They are read from the rotation alone: a camera of `look_at` with pivot None gives its own yaw and pitch
-    back and roll 0. Roll > 0: the camera is turned clockwise about its own axis, as seen from behind it.
+    They depend on the rotation alone: for a camera of `look_at` with pivot None they are its yaw and pitch,
+    with roll 0. Roll > 0 turns the camera clockwise about its own axis, as seen from behind it.
     """
     rotation = cam2world(cameras)[:, :3, :3]
     right, forward = rotation[:, :, 0], rotation[:, :, 2]
@@ -117,16 +128,16 @@ def from_angles(
     pivot: tuple[float, float, float] | Tensor | None = None,
     focal: float | Tensor = FOCAL,
 ) -> Tensor:
-    """`look_at` with a roll about the camera's own axis: the way back from `angles`.
+    """Return cameras as `look_at` does, with a roll about the camera's own axis: the inverse of `angles`.
 
     Args:
-        yaw, pitch, roll: radians, a number or [N]; with pivot None `angles` gives them back.
+        yaw, pitch, roll: angles in radians, a number or [N]; with pivot None `angles` returns them.
         radius, pivot, focal: as in `look_at`.
 
     Returns:
         [N, 25] float32.
     """
-    rolls = _vector(roll, None)
+    rolls = as_vector(roll)
     level = look_at(yaw, pitch, radius, pivot, focal)
     level, rolls = level.expand(max(len(level), len(rolls)), 25), rolls.expand(max(len(level), len(rolls)))
     right, down, forward = cam2world(level)[:, :3, :3].unbind(dim=2)
@@ -137,13 +148,15 @@ def from_angles(
 
 @dataclass(frozen=True)
 class ViewRange:
-    """How far from the front a generator has seen heads: yaw and pitch in degrees, both ways."""
+    """Range of views that a generator was trained on: largest yaw and pitch in degrees, to both sides."""
 
     yaw: float = 180.0
+    """Largest angle to the left and right of the front, in degrees."""
     pitch: float = 90.0
+    """Largest angle above and below the front, in degrees."""
 
     def out_of_range_warning(self, cameras: Tensor) -> str:
-        """A sentence about the cameras [N, 25] that look from farther round than that; empty if none do."""
+        """Return a warning about the cameras [N, 25] outside the range; empty if there are none."""
         yaw, pitch, _ = (torch.rad2deg(values).abs() for values in angles(cameras.detach().float().cpu()))
         count = int(((yaw > self.yaw + 0.5) | (pitch > self.pitch + 0.5)).sum())
         if not count:
@@ -161,8 +174,11 @@ class ViewRange:
         focal: float = FOCAL,
         device: torch.device | None = None,
     ) -> Tensor:
-        """Cameras of `look_at` spread evenly over the range, its corners among them: [45, 25]."""
-        yaw, pitch = min(self.yaw, 180.0), min(self.pitch, 89.0)  # right above, no side is up
+        """Return cameras of `look_at` on a regular grid over the range, corners included: [45, 25]."""
+        yaw, pitch = (
+            min(self.yaw, 180.0),
+            min(self.pitch, 89.0),
+        )  # at 90 degrees up is undefined
         yaws, pitches = torch.meshgrid(
             torch.linspace(-yaw, yaw, 9, device=device),
             torch.linspace(-pitch, pitch, 5, device=device),
@@ -174,7 +190,7 @@ class ViewRange:
 
 
 def in_picture(cameras: Tensor, points: Tensor) -> Tensor:
-    """Whether points [P, 3] lie within the pictures of cameras [N, 25], seen or hidden: bool [N, P]."""
+    """Return which points [P, 3] project into the images of cameras [N, 25], occluded or not: bool [N, P]."""
     pose, k = cam2world(cameras), intrinsics(cameras)
     local = (points - pose[:, None, :3, 3]) @ pose[:, :3, :3]  # right, down, forward
     place = local @ k.mT
@@ -183,27 +199,25 @@ def in_picture(cameras: Tensor, points: Tensor) -> Tensor:
 
 
 def focal_of_fov(degrees: float | Tensor) -> Tensor:
-    """Normalised focal length of a field of view in degrees (0 to 180, both exclusive)."""
+    """Convert a field of view in degrees, in (0, 180), to a normalized focal length (float64)."""
     return 0.5 / torch.tan(torch.deg2rad(torch.as_tensor(degrees, dtype=torch.float64)) / 2)
 
 
-def fov_of_focal(focal: float | Tensor) -> Tensor:
-    """Field of view in degrees of a normalised focal length > 0."""
-    return 2 * torch.rad2deg(torch.atan(0.5 / torch.as_tensor(focal, dtype=torch.float64)))
-
-
 def mirror(cameras: Tensor) -> Tensor:
-    """The camera that sees the mirrored head as this camera's mirrored picture: [N, 25] -> [N, 25]."""
+    """Return the cameras [N, 25] from which the mirrored head looks like the mirrored images of `cameras`."""
     sign = torch.ones(25, dtype=cameras.dtype)
     sign[list(_MIRRORED)] = -1
     return cameras * sign.to(cameras.device)
 
 
 def widened(cameras: Tensor, factor: float) -> Tensor:
-    """Cameras [N, 25] whose pictures show `factor` times as much of the world, around the same middle.
+    """Return cameras [N, 25] whose images show `factor` times the extent around the same center.
+
+    Args:
+        factor: divides the focal length; above 1 shows more.
 
     Raises:
-        ValueError: a factor that is not above 0.
+        ValueError: `factor` is not a finite number above 0.
     """
     if not 0 < factor < float("inf"):
         raise ValueError(f"A view can be widened by a number above 0, not by {factor}.")
@@ -212,8 +226,8 @@ def widened(cameras: Tensor, factor: float) -> Tensor:
     return check_cameras(cameras) * shorter
 
 
-def _rotation_of_vector(angles: Tensor) -> Tensor:
-    """Rotation vectors [N, 3] in radians -> matrices [N, 3, 3]."""
+def _rotation_from_vector(angles: Tensor) -> Tensor:
+    """Convert rotation vectors [N, 3] in radians to matrices [N, 3, 3]; differentiable at 0."""
     x, y, z = angles.unbind(1)
     zero = torch.zeros_like(x)
     skew = torch.stack((zero, -z, y, z, zero, -x, -y, x, zero), dim=1).unflatten(1, (3, 3))
@@ -221,12 +235,16 @@ def _rotation_of_vector(angles: Tensor) -> Tensor:
 
 
 def rotate_cameras(cameras: Tensor, angles: Tensor) -> Tensor:
-    """Cameras [N, 25] turned by angles [N, 5] in radians.
+    """Rotate cameras [N, 25]; intrinsics and the distance from the origin stay.
 
-    The first three are a rotation vector about the world's origin, in world axes; the last two one about the
-    camera's own x and y. Intrinsics and the distance to the origin stay.
+    Args:
+        angles: [N, 5] in radians: a rotation vector (3) about the world's origin in world axes, and a
+            rotation vector (2) about the camera's own x and y axes.
+
+    Returns:
+        [N, 25].
     """
     pose = cam2world(cameras)
-    around, own = _rotation_of_vector(angles[:, :3]), _rotation_of_vector(F.pad(angles[:, 3:], (0, 1)))
+    around, own = _rotation_from_vector(angles[:, :3]), _rotation_from_vector(F.pad(angles[:, 3:], (0, 1)))
     turned_pose = torch.cat((around @ pose[:, :3, :3] @ own, around @ pose[:, :3, 3:]), dim=2)
     return torch.cat((torch.cat((turned_pose, pose[:, 3:]), dim=1).flatten(1), cameras[:, 16:]), dim=1)

@@ -1,1 +1,1 @@
-"""Errors, random numbers and picture operations that know nothing of heads."""
+"""Errors, progress, random numbers and image operations that every package above may use."""

@@ -1,4 +1,4 @@
-"""Picture operations: resizing, conversion to bytes, filling by pull and push."""
+"""Image operations: resizing, conversion to and from bytes, pull-push filling."""
 
 from __future__ import annotations
 
@@ -9,31 +9,36 @@ from torch import Tensor
 
 
 def resize(images: Tensor, size: int) -> Tensor:
-    """Antialiased bilinear resize: [N, C, H, W] -> [N, C, size, size]."""
+    """Resize images [N, C, H, W] to [N, C, size, size], bilinear and antialiased."""
     if images.shape[-2:] == (size, size):
         return images
     return F.interpolate(images, (size, size), mode="bilinear", align_corners=False, antialias=True)
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Pictures in [-1, 1] as bytes in 0..255, rounded; any shape."""
+    """Convert images in [-1, 1] to uint8 in 0..255, clamped and rounded; any shape."""
     return ((images.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
 def to_pixels(image: Tensor) -> np.ndarray:
-    """One picture [3, H, W] in [-1, 1] as uint8 [H, W, 3] on the CPU."""
+    """Convert one image [3, H, W] in [-1, 1] to a uint8 array [H, W, 3]."""
     return to_uint8(image).permute(1, 2, 0).cpu().numpy()
 
 
 def from_uint8(pixels: Tensor) -> Tensor:
-    """Bytes in 0..255 as float32 in [-1, 1]; any shape."""
+    """Convert uint8 in 0..255 to float32 in [-1, 1]; any shape."""
     return pixels.float() / 127.5 - 1
 
 
 def pull_push_fill(values: Tensor, known: Tensor) -> Tensor:
-    """Values [n, C, H, W] where known [n, 1, H, W] is 1; elsewhere means of those around (pull-push).
+    """Fill unknown pixels from their neighborhood by pull-push (a pyramid of weighted means).
 
-    0 where nothing at all is known.
+    Args:
+        values: [n, C, H, W].
+        known: [n, 1, H, W], 1 where a value is known and 0 elsewhere.
+
+    Returns:
+        [n, C, H, W]: the known values, and interpolated ones elsewhere; 0 if no pixel is known.
     """
     height, width = values.shape[-2:]
     if height == width == 1:

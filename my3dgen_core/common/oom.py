@@ -1,15 +1,15 @@
-"""Telling that a device's memory is full, in whatever words PyTorch says so."""
+"""Recognition of out-of-memory errors in all the forms that PyTorch raises them."""
 
 from __future__ import annotations
 
 import torch
 
-# cuDNN finds no algorithm whose scratch space fits; cuBLAS cannot make its own; a call of CUDA itself fails.
-_SAID = ("unable to find an engine", "_STATUS_ALLOC_FAILED", "out of memory")
+# Messages of cuDNN (no algorithm whose workspace fits), cuBLAS (no workspace) and the CUDA runtime.
+_MESSAGES = ("unable to find an engine", "_STATUS_ALLOC_FAILED", "out of memory")
 
 
 def is_out_of_memory_error(error: BaseException) -> bool:
-    """Whether less work at a time may do what failed with this."""
+    """Return whether the error says that memory is full, so that smaller chunks may succeed."""
     if isinstance(error, torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _SAID)
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _MESSAGES)

@@ -1,4 +1,4 @@
-"""Random numbers from explicit generators, made on the device that uses them."""
+"""Random numbers from explicit generators, drawn on the device that uses them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def seeded(seed: int, device: torch.device) -> torch.Generator:
-    """A generator for tensors of `device`. The meta device has none of its own and borrows the CPU's."""
+    """Return a seeded generator for a device. The meta device has none and takes one of the CPU."""
     return torch.Generator("cpu" if device.type == "meta" else device).manual_seed(seed)
 
 
@@ -22,29 +22,33 @@ def _draw(
 ) -> Tensor:
     if generator is None or generator.device.type == device.type or device.type == "meta":
         return make(shape, generator=generator, device=device)
-    # one seed gives one picture on every device when the generator is the CPU's
+    # a CPU generator gives the same numbers for every device
     return make(shape, generator=generator, device=generator.device).to(device)
 
 
 def uniform(shape: tuple[int, ...], generator: torch.Generator | None, device: torch.device) -> Tensor:
-    """float32 in [0, 1)."""
+    """Draw float32 numbers, uniform in [0, 1).
+
+    Args:
+        generator: a CPU generator gives the same numbers on every device; None: the global one of the device.
+    """
     return _draw(torch.rand, shape, generator, device)
 
 
 def normal(shape: tuple[int, ...], generator: torch.Generator | None, device: torch.device) -> Tensor:
-    """float32, standard normal."""
+    """Draw float32 numbers from the standard normal distribution. `generator`: see `uniform`."""
     return _draw(torch.randn, shape, generator, device)
 
 
 class ShuffledIndices:
-    """Indices below n in random order, every one once before any comes again."""
+    """Indices 0..n-1 in random order without replacement; reshuffled when all have been taken."""
 
     def __init__(self, n: int, seed: int) -> None:
         self.n, self.random = n, random.Random(seed)
         self.waiting: list[int] = []
 
     def take(self, count: int) -> list[int]:
-        """The next `count` indices."""
+        """Return the next `count` indices."""
         while len(self.waiting) < count:
             self.waiting += self.random.sample(range(self.n), self.n)
         taken, self.waiting = self.waiting[:count], self.waiting[count:]
@@ -52,7 +56,11 @@ class ShuffledIndices:
 
 
 class RngStreams:
-    """The chance in a step: where in the picture to look, and where on the rays."""
+    """Random streams of a training step.
+
+    places: positions in the image, drawn from Python's `random.Random`.
+    samples: jitter of the ray samples, drawn on the training device.
+    """
 
     def __init__(self, seed: int, device: torch.device) -> None:
         self.places = random.Random(seed)

@@ -1,1 +1,1 @@
-"""Files in, data out: readers and writers that run no code from a file and know no generator."""
+"""Readers and writers of file formats. They run no code from a file and know nothing of generators."""

@@ -1,4 +1,4 @@
-"""Atomic writing: a reader sees the old file or the whole new one, never a part."""
+"""Atomic writing: readers see the old file or the complete new one, never a part."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 
 @contextmanager
 def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary file beside `target`, moved into its place when the block ends without an exception.
+    """Yield a temporary file beside `target` that replaces it when the block ends without an exception.
 
-    Folders that are missing are made. After an exception nothing is left behind.
+    Missing folders are created. After an exception the temporary file is removed and `target` is unchanged.
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)

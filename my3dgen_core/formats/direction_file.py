@@ -1,4 +1,8 @@
-"""Files of directions, as people share them: read as data, checked for what they cannot mean in EG3D."""
+"""Reader of semantic directions in the formats in which they are shared: .npy, .npz, .pt and .safetensors.
+
+Files are read as data. Directions without a meaning in EG3D's W are refused: those of head pose, which is the
+camera's, and those of 2D StyleGANs.
+"""
 
 from __future__ import annotations
 
@@ -18,39 +22,52 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ..common.errors import CheckpointError, quote_untrusted
-from .npy_file import read_npy
+from .npy_file import MAGIC, read_npy
 from .pickle_values import NumpyArray, TensorRef
 from .safetensors_file import is_safetensors, read_safetensors
 from .torch_archive import opened
 
 FORMAT = "my3dgen.direction"
+# Limits: bytes of a file, elements of an array, arrays of a file.
 LARGEST_FILE, LARGEST_ARRAY, MOST_ARRAYS = 256 << 20, 4 << 20, 4096
 USUAL_WIDTH = 512
-# Rows of W+ in 2D StyleGANs of 512 and 1024 pixels; EG3D's planes of 256 pixels have 14.
-_FLAT_STYLEGAN_ROWS = (16, 18)
-_POSE = {"pose", "yaw", "pitch", "roll", "azimuth", "elevation", "rotation", "rotate", "camera", "viewpoint"}
+"""w_dim assumed where the generator is not known."""
+# Layers of W+ in 2D StyleGANs of 512 and 1024 pixels; EG3D's planes of 256 pixels have 14.
+_STYLEGAN_2D_LAYERS = (16, 18)
+# Words in a name that mark a direction of head pose, and words that say nothing about its meaning.
+_POSE_WORDS = {
+    "pose",
+    "yaw",
+    "pitch",
+    "roll",
+    "azimuth",
+    "elevation",
+    "rotation",
+    "rotate",
+    "camera",
+    "viewpoint",
+}
 _FORMAT_WORDS = {"direction", "vector", "boundary", "arr", "data", "tensor", "w", "coef"}
 
 
 @dataclass(frozen=True)
 class DirectionFile:
-    """One direction of a file: vector [w_dim] or [num_ws, w_dim], float32."""
+    """One direction read from a file."""
 
     name: str
+    """Name in the file; the file's own name if it has none."""
     vector: Tensor
+    """[w_dim] or [num_ws, w_dim], float32."""
     base_hash: str | None = None
+    """`Generator.base_hash()` of the generator it was found in; None if unknown."""
     meta: dict[str, Any] = field(default_factory=dict)
-
-
-def list_attributes(path: Path) -> list[str]:
-    """The names of the directions in a file; one that has no name of its own is called like the file."""
-    return sorted(_arrays(path)[0])
+    """Provenance: the file's name and what the file says."""
 
 
 def read_directions(
     path: Path, attribute: str | None = None, num_ws: int | None = None, w_dim: int | None = None
 ) -> DirectionFile:
-    """One direction of a file; what `Direction.load` does."""
+    """Read one direction of a file: the reader behind `Direction.load`, which documents the arguments."""
     arrays, base_hash, meta = _arrays(path)
     if attribute is None:
         if len(arrays) > 1:
@@ -69,17 +86,17 @@ def read_directions(
 
 
 def check_name(name: str) -> None:
-    """Raises CheckpointError for names that betray a direction without meaning in EG3D's W."""
+    """Raise CheckpointError if a name marks a direction of head pose or of a 2D StyleGAN."""
     words = set(re.findall(r"[a-z]+", name.lower()))
-    if words & _POSE:
+    if words & _POSE_WORDS:
         raise CheckpointError(
-            f"{quote_untrusted(name)} turns the head. In EG3D the camera does that and latents hold no pose: use a "
-            "Camera Path."
+            f"{quote_untrusted(name)} turns the head. In EG3D the camera does that and latents hold no pose: "
+            "use a Camera Path."
         )
     if any(word.startswith("stylegan") for word in words) and "eg" not in words:
         raise CheckpointError(
-            f"{quote_untrusted(name)} is a direction of a 2D StyleGAN. It means nothing in EG3D's W: find one for this "
-            "generator instead (Find Direction)."
+            f"{quote_untrusted(name)} is a direction of a 2D StyleGAN. It means nothing in EG3D's W: find "
+            "one for this generator instead (Find Direction)."
         )
 
 
@@ -89,19 +106,20 @@ def _listed(arrays: Mapping[str, Any]) -> str:
 
 
 def _shaped(name: str, tensor: Tensor, num_ws: int | None, w_dim: int | None) -> Tensor:
-    """Any shape that people use to [w_dim] or [num_ws, w_dim]."""
+    """Reshape a direction to [w_dim] or [num_ws, w_dim], whichever of the common shapes it has."""
     width = w_dim or USUAL_WIDTH
     shape = list(tensor.shape)
     core = [size for size in shape if size != 1]
     if len(core) == 1 and core[0] != width and core[0] % width == 0:
         count = core[0] // width
-        if num_ws in (None, count) or (count in _FLAT_STYLEGAN_ROWS and width == USUAL_WIDTH):
+        if num_ws in (None, count) or (count in _STYLEGAN_2D_LAYERS and width == USUAL_WIDTH):
             core = [count, width]
     rows = core[0] if len(core) == 2 else 1
-    if rows in _FLAT_STYLEGAN_ROWS and core[-1] == USUAL_WIDTH and rows != num_ws:
+    if rows in _STYLEGAN_2D_LAYERS and core[-1] == USUAL_WIDTH and rows != num_ws:
         raise CheckpointError(
-            f"The direction {quote_untrusted(name)} has shape {shape}: {rows} layers are those of a 2D StyleGAN, whose "
-            "directions mean nothing in EG3D's W. Find one for this generator instead (Find Direction)."
+            f"The direction {quote_untrusted(name)} has shape {shape}: {rows} layers are those of a 2D "
+            "StyleGAN, whose directions mean nothing in EG3D's W. Find one for this generator instead (Find "
+            "Direction)."
         )
     if len(core) not in (1, 2) or (w_dim is not None and core[-1] != w_dim):
         raise CheckpointError(
@@ -111,14 +129,14 @@ def _shaped(name: str, tensor: Tensor, num_ws: int | None, w_dim: int | None) ->
         )
     if num_ws is not None and rows not in (1, num_ws):
         raise CheckpointError(
-            f"The direction {quote_untrusted(name)} has {rows} layers, but this generator has {num_ws}. It was made "
-            "for another generator."
+            f"The direction {quote_untrusted(name)} has {rows} layers, but this generator has {num_ws}. It "
+            "was made for another generator."
         )
     return tensor.to(torch.float32).reshape(core).contiguous()
 
 
 def _arrays(path: Path) -> tuple[dict[str, Tensor], str | None, dict[str, Any]]:
-    """Every array of a file by name, base hash and provenance where the file has them."""
+    """Return every array of a file by name, and base hash and provenance where the file has them."""
     if not path.is_file():
         raise FileNotFoundError(f"There is no direction at {path}.")
     size = path.stat().st_size
@@ -129,7 +147,7 @@ def _arrays(path: Path) -> tuple[dict[str, Tensor], str | None, dict[str, Any]]:
     try:
         if is_safetensors(path):
             found, base_hash, meta = _read_safetensors(path)
-        elif _starts(path, b"\x93NUMPY"):
+        elif _starts(path, MAGIC):
             with path.open("rb") as stream:
                 found = {"": read_npy(stream, size, LARGEST_ARRAY)}
         elif _starts(path, b"PK") and (members := _npz_members(path)):
@@ -179,7 +197,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], str | None, dict[s
 
 
 def _npz_members(path: Path) -> list[zipfile.ZipInfo]:
-    """The entries of a .npz; none where the archive is another kind, such as torch's."""
+    """Return the entries of a .npz; none if the zip archive is of another kind, such as torch's."""
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
@@ -196,7 +214,8 @@ def _read_npz(path: Path, members: list[zipfile.ZipInfo]) -> dict[str, Tensor]:
         with zipfile.ZipFile(path) as archive:
             for entry in members:
                 with archive.open(entry) as stream:
-                    data = stream.read(entry.file_size + 1)  # what it says, whatever it unpacks to
+                    # one byte more than declared, so that a larger entry does not fit its header
+                    data = stream.read(entry.file_size + 1)
                 found[entry.filename.removesuffix(".npy")] = read_npy(
                     io.BytesIO(data), len(data), LARGEST_ARRAY
                 )
@@ -206,7 +225,7 @@ def _read_npz(path: Path, members: list[zipfile.ZipInfo]) -> dict[str, Tensor]:
 
 
 def _flattened(root: Any, prefix: str = "", depth: int = 0) -> dict[str, Tensor]:
-    """The tensors of a torch file by name; dictionaries in dictionaries join their names with a slash."""
+    """Return the tensors of a torch file by name; names of nested dictionaries are joined with a slash."""
     if isinstance(root, NumpyArray):
         root = root.tensor
     if isinstance(root, TensorRef):

@@ -1,7 +1,7 @@
-"""Arrays of .npy streams, by numpy's own reader with the header checked before anything is allocated.
+"""Arrays of .npy streams, read by numpy after their header has been checked against the size of the file.
 
-numpy parses the header as a literal (`ast.literal_eval`) of at most 10,000 characters; nothing in it is executed.
-Arrays of Python objects, which only unpickling could read, are refused.
+numpy parses the header as a literal (`ast.literal_eval`) of at most 10,000 characters, which executes
+nothing. Arrays of Python objects, which would have to be unpickled, are refused.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ MAGIC = b"\x93NUMPY"
 
 
 def read_npy(stream: BinaryIO, size: int, largest: int) -> Tensor:
-    """A floating-point array in any memory order, as float32 in C order.
+    """Read a floating-point array in any memory order as float32 in C order.
 
     Args:
-        stream: at the beginning of the array.
-        size: bytes up to the end of the stream.
-        largest: numbers that the array may have.
+        stream: stream at the beginning of the .npy data.
+        size: number of bytes in the stream.
+        largest: maximum number of elements.
 
     Raises:
-        CheckpointError: a damaged header, other numbers than floating-point ones, or a size that does not fit.
+        CheckpointError: a damaged header, elements that are not floating-point, more than `largest`, or a
+            size that does not match the header.
     """
     try:
         version = np.lib.format.read_magic(stream)

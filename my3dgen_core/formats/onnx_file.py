@@ -1,7 +1,8 @@
-"""Reading ONNX files without the onnx package: what a network takes and gives, its nodes and its weights.
+"""Reader of ONNX graphs without the onnx package: inputs, outputs, nodes and weights.
 
-Only the few protobuf fields that face networks use are read; large weights are skipped unless asked for, so
-telling the role of a 170 MB file takes milliseconds. Field numbers: the public onnx.proto (Apache-2.0).
+Only the protobuf fields that face networks use are parsed, and weights are skipped unless requested: telling
+which network a 170 MB file holds takes milliseconds. Field numbers are those of the public onnx.proto
+(Apache-2.0).
 """
 
 from __future__ import annotations
@@ -21,23 +22,32 @@ _DTYPES = {1: "<f4", 2: "u1", 3: "i1", 6: "<i4", 7: "<i8", 10: "<f2", 11: "<f8"}
 
 @dataclass
 class Node:
-    """One operation: names of the tensors that go in and come out, and its attributes."""
+    """One operation of a graph."""
 
     op: str = ""
+    """Operator type, such as "Conv"."""
     name: str = ""
+    """Name of the node; may be empty."""
     inputs: list[str] = field(default_factory=list)
+    """Names of the input tensors, in order."""
     outputs: list[str] = field(default_factory=list)
+    """Names of the output tensors, in order."""
     attributes: dict[str, Any] = field(default_factory=dict)
+    """Attributes by name: int, float, str, list of int or array."""
 
 
 @dataclass
 class OnnxGraph:
-    """Inputs and outputs map a name to its shape (None where a dimension is free)."""
+    """A network as data."""
 
     inputs: dict[str, list[int | None]] = field(default_factory=dict)
+    """Shapes of the inputs by name, weights excluded; None for a dynamic dimension."""
     outputs: dict[str, list[int | None]] = field(default_factory=dict)
+    """Shapes of the outputs by name; None for a dynamic dimension."""
     nodes: list[Node] = field(default_factory=list)
+    """Operations in topological order."""
     weights: dict[str, np.ndarray] = field(default_factory=dict)
+    """Initializers by name."""
 
 
 def read_onnx(path: str | Path, weights: bool = True) -> OnnxGraph:
@@ -45,14 +55,15 @@ def read_onnx(path: str | Path, weights: bool = True) -> OnnxGraph:
 
     Args:
         path: the file.
-        weights: False reads shapes and nodes only and leaves `weights` empty.
+        weights: False reads only shapes and nodes and leaves `OnnxGraph.weights` empty.
+
     Raises:
-        ValueError: the file is no ONNX model, is cut short, or keeps the weights asked for in a second file.
+        ValueError: the file is not an ONNX model, is truncated, or stores its weights in a second file.
     """
     path = Path(path)
     try:
         with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-            # numpy copies what it keeps, so that nothing points into the map once it is closed
+            # arrays are copied, so that none refers to the map after it is closed
             graph = _first(mapped, 0, len(mapped), 7)
             if graph is None:
                 raise ValueError("no graph in it")
@@ -81,7 +92,7 @@ def _signed(value: int) -> int:
 
 
 def _fields(data: mmap.mmap, at: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """Yield (field number, wire type, value or start, end) for every field of the message data[at:end]."""
+    """Yield (field number, wire type, value or start, end) of every field of the message data[at:end]."""
     while at < end:
         key, at = _varint(data, at)
         number, wire = key >> 3, key & 7
@@ -110,7 +121,7 @@ def _text(data: mmap.mmap, a: int, b: int) -> str:
 
 
 def _integers(data: mmap.mmap, wire: int, a: int, b: int) -> list[int]:
-    """A repeated integer field, packed or not."""
+    """Return the values of a repeated integer field, packed or not."""
     if wire == _VARINT:
         return [_signed(a)]
     values = []
@@ -122,7 +133,7 @@ def _integers(data: mmap.mmap, wire: int, a: int, b: int) -> list[int]:
 
 def _read_graph(data: mmap.mmap, at: int, end: int, weights: bool) -> OnnxGraph:
     graph = OnnxGraph()
-    initialised = set()
+    initialized = set()
     for number, wire, a, b in _fields(data, at, end):
         if wire != _BYTES:
             continue
@@ -130,14 +141,14 @@ def _read_graph(data: mmap.mmap, at: int, end: int, weights: bool) -> OnnxGraph:
             graph.nodes.append(_read_node(data, a, b))
         elif number == 5:
             name, values = _read_tensor(data, a, b, weights)
-            initialised.add(name)
+            initialized.add(name)
             if values is not None:
                 graph.weights[name] = values
         elif number in (11, 12):
             name, shape = _read_value(data, a, b)
             (graph.inputs if number == 11 else graph.outputs)[name] = shape
     # older exporters list the weights among the inputs
-    graph.inputs = {name: shape for name, shape in graph.inputs.items() if name not in initialised}
+    graph.inputs = {name: shape for name, shape in graph.inputs.items() if name not in initialized}
     return graph
 
 

@@ -1,18 +1,16 @@
-"""A pickle reader that cannot run code: an interpreter of the opcodes that files of generators consist of.
+"""Pickle reader that cannot run code: an interpreter of the opcodes that files of generators consist of.
 
-Why not a subclass of `pickle.Unpickler` with a strict `find_class`? Because whatever that returns is then
-called by REDUCE with the file's arguments, gets `__setstate__` or `__dict__` by BUILD, is hashed, extended
-and appended to, all inside C code with the file's sizes, and each of those is one more thing to prove
-harmless in every version of Python. Here the roles are reversed. This module knows about forty opcodes and
-refuses the rest; a name in the file becomes a `Global`, a string that is compared with a list and never
-imported; a call is a function of `pickle_values` or an error; an object is a `Record`. What comes out is
-made of None, bool, int, float, str, bytes, tuple, list, dict and the classes of `pickle_values`, and of
-nothing else.
+A subclass of `pickle.Unpickler` with a strict `find_class` would not be enough: whatever `find_class`
+returns is called by REDUCE with the file's arguments, receives `__setstate__` or `__dict__` by BUILD, is
+hashed, extended and appended to, all inside C code with the file's sizes, and each of those would have to
+be proved harmless in every version of Python. This module instead knows about forty opcodes and refuses the
+rest. A name in the file becomes a `Global`, a string that is compared with a list and never imported; a
+call is a function of `pickle_values` or an error; an object is a `Record`. Results consist of None, bool,
+int, float, str, bytes, tuple, list, dict and the classes of `pickle_values`, and of nothing else.
 
-A file can still try to be too large. So: the opcodes, the containers and the text of one file are counted and
-bounded; bytes stay in the file (`Blob`); keys are strings and small integers, because hashing a nested
-tuple can take exponential time; sets are lists; and nothing here ever walks, compares or prints a value
-that it has read.
+Size is bounded too: the opcodes, containers and characters of one file are counted against a `Budget`; bytes
+stay in the file (`Blob`); keys are strings and small integers, because hashing a nested tuple can take
+exponential time; sets become lists; and no value that was read is walked, compared or printed.
 """
 
 from __future__ import annotations
@@ -41,14 +39,15 @@ MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 
 
 class PickleReader:
-    """Reads one pickle from a stream.
+    """Reader of one pickle from a stream.
 
     Args:
-        stream: where the opcodes are.
-        file: the whole file, and `base`: where in it the stream begins. Bytes stay there.
-        budget: shared by all streams of a file.
-        persistent: gives the object of a persistent id; None refuses them.
-        nested: whether this is a stream inside another one, which may not nest further.
+        stream: source of the opcodes.
+        file: the whole file, in which bytes stay.
+        base: offset of the stream in the file.
+        budget: limits shared by all streams of a file; None: new ones.
+        persistent: returns the object of a persistent id; None: such ids are refused.
+        nested: True for a stream inside another one, which may not nest further.
     """
 
     def __init__(
@@ -68,7 +67,7 @@ class PickleReader:
         self.memo: dict[int, Any] = {}
 
     def load(self) -> Any:
-        """The value of the pickle; the stream then stands behind it.
+        """Read the value of the pickle and leave the stream at its end.
 
         Raises:
             CheckpointError: an opcode, name, call or size that no generator needs, or a damaged stream.
@@ -93,16 +92,18 @@ class PickleReader:
             raise CheckpointError(f"is a damaged pickle: {error}.") from error
 
     def take(self, length: int) -> bytes:
+        """Read exactly `length` bytes."""
         data = self.stream.read(length)
         if len(data) != length:
             raise CheckpointError("is cut off in the middle of a pickle. Download it again.")
         return data
 
     def number(self, form: str) -> int:
+        """Read one integer of a `struct` format."""
         return struct.unpack(form, self.take(struct.calcsize(form)))[0]
 
     def key(self, value: object) -> object:
-        """`value` if it can be a key: strings and small integers are hashed quickly, and collide rarely."""
+        """Return `value` if it may be a key: strings and small integers hash fast and rarely collide."""
         if type(value) is str or value is None or type(value) is bool:
             return value
         if type(value) is int and abs(value) < 1 << 31:
@@ -112,17 +113,17 @@ class PickleReader:
         )
 
     def nested_storage(self, blob: Blob) -> Storage:
-        """The storage in the bytes of a tensor: a legacy torch stream of its own."""
+        """Read the storage in the bytes of a tensor, which are a legacy torch stream of their own."""
         if self.nested:
             raise CheckpointError("nests storages in storages. It is hostile.")
-        self.budget.take(30)  # each costs as much time as that many containers
+        self.budget.take(30)  # each takes as much time as 30 containers
         head = blob.file.read(blob.offset, min(blob.length, HEAD))
         root = read_legacy(io.BytesIO(head), blob.file, blob.offset, blob.length, self.budget)
         if type(root) is not Storage:
             raise CheckpointError("holds a tensor whose bytes are not a storage.")
         return root
 
-    # One method an opcode, named as in Python's pickletools.
+    # One method per opcode, named as in Python's pickletools.
 
     def _proto(self) -> None:
         if (version := self.take(1)[0]) > 5:
@@ -138,6 +139,7 @@ class PickleReader:
         self.stack = []
 
     def pop_mark(self) -> list[Any]:
+        """Return the items above the last mark and remove them with the mark."""
         items, self.stack = self.stack, self.outer.pop()
         return items
 
@@ -307,14 +309,20 @@ def _unknown(code: bytes) -> str:
 
 
 def read_legacy(stream: BinaryIO, file: DataFile, base: int, length: int, budget: Budget) -> Any:
-    """One stream of torch.save before zip: five pickles, then the storages one after the other.
+    """Read a stream of torch.save before the zip format: five pickles, then the storages in sequence.
 
     Args:
-        stream: stands at the beginning; it may be only the head of the bytes when these are nested.
-        file, base, length: where in the file the stream lies, and its bytes.
+        stream: the stream at its beginning; for a nested stream it may hold only the first bytes.
+        file: the whole file.
+        base: offset of the stream in the file.
+        length: number of bytes of the stream.
+        budget: limits shared by all streams of the file.
 
     Returns:
-        The saved value, its storages placed.
+        The saved value, with the offsets of its storages set.
+
+    Raises:
+        CheckpointError: a damaged stream, or one whose storages do not match their description.
     """
     storages: dict[str, Storage] = {}
 
@@ -355,7 +363,7 @@ def read_legacy(stream: BinaryIO, file: DataFile, base: int, length: int, budget
 
 
 def check_stream_start(magic: object, protocol: object, system: object) -> None:
-    """The first three pickles of a legacy stream."""
+    """Raise CheckpointError unless these are the first three pickles of a legacy stream."""
     if type(magic) is not int or magic != MAGIC or type(protocol) is not int or protocol != PROTOCOL:
         raise CheckpointError("is not a file of torch.save, or of an unknown version.")
     if type(system) is not dict or system.get("little_endian") is not True:

@@ -1,4 +1,4 @@
-"""What may come out of a pickle: inert values, and the few calls that make them.
+"""Inert values that a pickle may contain, and the few calls that create them.
 
 Nothing here imports, looks up or calls anything that a file names. A "call" in a file is a key of `CALLS`,
 whose value is a function of this module: it checks its arguments and returns plain data, a `Record` or a
@@ -40,7 +40,7 @@ STORAGES = {
     for name, dtype in _DTYPES.items()
     for package in ("torch", "torch.cuda", "torch.storage")
 }
-# Struct format and torch's type of numpy's plain numbers. Objects have no entry, and never will.
+# Struct format and torch dtype of numpy's number types. Objects have no entry, so that they are refused.
 _NUMPY: dict[str, tuple[str, torch.dtype]] = {
     "f2": ("e", torch.float16),
     "f4": ("f", torch.float32),
@@ -52,7 +52,7 @@ _NUMPY: dict[str, tuple[str, torch.dtype]] = {
     "u1": ("B", torch.uint8),
     "b1": ("?", torch.bool),
 }
-# Classes of modules: they become `Record`s. The packages are those of EG3D and its fine-tunes.
+# Classes of modules, which become `Record`s. The packages are those of EG3D and its fine-tunes.
 _MODULE_CLASS = re.compile(
     r"(training\w*|torch_utils|dnnlib|torch\.nn\.modules|models|networks|lora\w*)\.[\w.]+", re.ASCII
 )
@@ -63,14 +63,14 @@ _NAMES = frozenset(
 
 @dataclass(eq=False, slots=True)
 class Global:
-    """The name of something that the file's author had imported. It is never looked up."""
+    """Name of an object that the file refers to. It is never looked up."""
 
     name: str
 
 
 @dataclass(eq=False, slots=True, repr=False)
 class Record:
-    """An object as data: the name of its class and its attributes. It is never instantiated."""
+    """Object as data: the name of its class and its attributes. It is never instantiated."""
 
     name: str
     state: dict[Any, Any] | None = None
@@ -78,7 +78,7 @@ class Record:
 
 @dataclass(eq=False, slots=True)
 class Storage:
-    """`count` numbers in the file; offset is None until a legacy stream has said where they lie."""
+    """Sequence of `count` numbers in the file; offset is None until a legacy stream has given it."""
 
     file: DataFile
     dtype: torch.dtype
@@ -88,7 +88,7 @@ class Storage:
 
 @dataclass(eq=False, slots=True)
 class TensorRef:
-    """A tensor that is still in the file, with bounds already checked."""
+    """Tensor that is still in the file, with bounds already checked."""
 
     storage: Storage
     offset: int
@@ -97,14 +97,16 @@ class TensorRef:
 
     @property
     def dtype(self) -> torch.dtype:
+        """Stored dtype."""
         return self.storage.dtype
 
     @property
     def nbytes(self) -> int:
+        """Bytes of the contiguous tensor."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     def read(self) -> Tensor:
-        """The tensor, contiguous, on the CPU, in its stored type."""
+        """Read the tensor, contiguous, on the CPU, in its stored dtype."""
         if self.storage.offset is None:
             raise CheckpointError("names a storage that it does not contain. It is damaged.")
         count = 0 if 0 in self.shape else 1 + _reach(self.shape, self.stride)
@@ -115,19 +117,21 @@ class TensorRef:
 
 @dataclass(eq=False, slots=True)
 class NumpyDtype:
+    """Number type of numpy: a key of `_NUMPY`, and the byte order "<" or ">"."""
+
     code: str
     order: str = "<"
 
 
 @dataclass(eq=False, slots=True)
 class NumpyArray:
-    """An array of plain numbers; `tensor` is None until its BUILD has come."""
+    """Array of plain numbers; `tensor` is None until its BUILD opcode."""
 
     tensor: TensorRef | None = None
 
 
 def find_global(module: str, name: str) -> Global:
-    """The inert stand-in of `module.name` if files of generators may name it.
+    """Return the `Global` of `module.name` if files of generators may name it.
 
     Raises:
         CheckpointError: an unknown name.
@@ -159,7 +163,7 @@ def _sizes(value: object, what: str) -> tuple[int, ...]:
 
 
 def make_tensor(storage: object, offset: object, shape: object, stride: object) -> TensorRef:
-    """A view of a storage, checked: every element lies inside, and there are not more than it holds."""
+    """Create a view of a storage, checked: all elements lie inside, and there are no more than it holds."""
     if type(storage) is not Storage:
         raise CheckpointError(f"builds a tensor on {quote_untrusted(storage)} instead of a storage.")
     if type(offset) is not int or not 0 <= offset <= _LARGEST:
@@ -172,17 +176,18 @@ def make_tensor(storage: object, offset: object, shape: object, stride: object) 
         raise CheckpointError(
             f"describes a tensor of {count} numbers that reaches beyond its storage of {storage.count}."
         )
-    # A stride along a length of 1 means nothing, whatever it says.
+    # The stride of a dimension of size 1 has no meaning.
     steps = tuple(1 if size == 1 else step for size, step in zip(sizes, steps, strict=True))
     return TensorRef(storage, offset, sizes, steps)
 
 
 def make_storage(file: DataFile, kind: object, count: object) -> Storage:
-    """A storage by the name of its class, its place still unknown."""
+    """Create a storage by the name of its class, its offset still unknown."""
     dtype = STORAGES.get(kind.name) if type(kind) is Global else None
     if dtype is None:
         raise CheckpointError(
-            f"uses a storage of an unknown kind: {quote_untrusted(kind.name if type(kind) is Global else kind)}."
+            "uses a storage of an unknown kind: "
+            f"{quote_untrusted(kind.name if type(kind) is Global else kind)}."
         )
     if type(count) is not int or not 0 <= count * dtype.itemsize <= file.size:
         raise CheckpointError("describes a storage larger than the whole file. It is damaged or hostile.")
@@ -195,12 +200,13 @@ def _expect(arguments: tuple[object, ...], low: int, high: int, name: str) -> No
 
 
 class Budget:
-    """Opcodes, containers and characters that one file may still use, nested streams included."""
+    """Remaining opcodes, containers and characters of one file, nested streams included."""
 
     def __init__(self) -> None:
         self.opcodes, self.containers, self.text = MOST_OPCODES, MOST_CONTAINERS, MOST_TEXT
 
     def take(self, containers: int) -> None:
+        """Count containers; raise CheckpointError when none are left."""
         self.containers -= containers
         if self.containers < 0:
             raise CheckpointError(
@@ -208,6 +214,7 @@ class Budget:
             )
 
     def take_text(self, length: int) -> None:
+        """Count characters; raise CheckpointError when none are left."""
         self.text -= length
         if self.text < 0:
             raise CheckpointError(
@@ -216,15 +223,15 @@ class Budget:
 
 
 class Reader(Protocol):
-    """A pickle reader (`pickle_interpreter.PickleReader`), as far as calls need it."""
+    """Part of a pickle reader (`pickle_interpreter.PickleReader`) that calls need."""
 
     budget: Budget
 
     def key(self, value: object) -> object:
-        """The value as a dictionary key, checked."""
+        """Return the value if it may be a dictionary key."""
 
     def nested_storage(self, blob: Blob) -> Storage:
-        """The storage in a nested stream."""
+        """Read the storage in a nested stream."""
 
 
 def _dictionary(reader: Reader, arguments: tuple[object, ...]) -> object:
@@ -244,7 +251,7 @@ def _dictionary(reader: Reader, arguments: tuple[object, ...]) -> object:
 
 
 def _sequence(reader: Reader, arguments: tuple[object, ...]) -> object:
-    """set, frozenset and torch.Size: kept as what they are made of, so that nothing has to be hashed."""
+    """Return the items of a set, frozenset or torch.Size as a list or tuple, so that nothing is hashed."""
     _expect(arguments, 0, 1, "a sequence")
     if arguments and type(arguments[0]) not in (list, tuple):
         raise CheckpointError(f"makes a sequence of {quote_untrusted(arguments[0])}.")
@@ -271,7 +278,7 @@ def _from_bytes(reader: Reader, arguments: tuple[object, ...]) -> object:
 
 
 def _persistent(reader: Reader, arguments: tuple[object, ...]) -> object:
-    """EG3D's persistence record: a class's name and attributes. Its source (`module_src`) is not read."""
+    """Return the class name and attributes of EG3D's persistence record; `module_src` is not read."""
     _expect(arguments, 1, 1, "_reconstruct_persistent_obj")
     meta = arguments[0]
     if type(meta) is not dict or meta.get("type") != "class":
@@ -283,7 +290,7 @@ def _persistent(reader: Reader, arguments: tuple[object, ...]) -> object:
 
 
 def _encode(reader: Reader, arguments: tuple[object, ...]) -> object:
-    """How protocol 2 writes bytes."""
+    """Return bytes as protocol 2 writes them: text encoded in latin-1."""
     if len(arguments) != 2 or type(arguments[0]) is not str or arguments[1] not in ("latin1", "latin-1"):
         raise CheckpointError("writes bytes in an unknown encoding.")
     reader.budget.take_text(len(arguments[0]))
@@ -341,7 +348,7 @@ DICTIONARIES = ("collections.OrderedDict", "dnnlib.util.EasyDict")
 
 
 def make_record(kind: object, arguments: object) -> object:
-    """What NEWOBJ gives: a new, empty dictionary or a record without attributes."""
+    """Create the value of a NEWOBJ opcode: an empty dictionary, or a record without attributes."""
     if type(kind) is not Global:
         raise CheckpointError(f"instantiates {quote_untrusted(kind)}. It is hostile.")
     if type(arguments) is not tuple or arguments:
@@ -356,10 +363,10 @@ def make_record(kind: object, arguments: object) -> object:
 
 
 def set_state(target: object, state: object) -> None:
-    """What BUILD does: attributes of a record, once; nothing is ever called or updated.
+    """Apply a BUILD opcode: set the attributes of a record once. Nothing is called or updated.
 
     Raises:
-        CheckpointError: any other target, or state that is no dictionary.
+        CheckpointError: another target, or a state that is not a dictionary.
     """
     if type(target) is Record and target.state is None and type(state) is dict:
         target.state = state
@@ -382,7 +389,7 @@ def set_state(target: object, state: object) -> None:
 
 
 def array_tensor(data: Blob, code: str, shape: object) -> TensorRef:
-    """The bytes of a C-ordered little-endian array as a tensor."""
+    """Create a tensor from the bytes of a C-ordered little-endian array."""
     sizes = _sizes(shape, "shape")
     kind = _NUMPY[code][1]
     if math.prod(sizes) * kind.itemsize != data.length:

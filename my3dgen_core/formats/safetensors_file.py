@@ -1,4 +1,4 @@
-"""Safetensors files: recognition, reading, atomic writing, digests."""
+"""Safetensors files: detection, reading, atomic writing; digests of files."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from .atomic_file import atomic_path
 
 
 def is_safetensors(file: Path) -> bool:
-    """Whether a file begins like one: the length of a header, and the brace that opens it."""
+    """Return whether a file starts like safetensors: the length of the header and its opening brace."""
     with file.open("rb") as stream:
         start = stream.read(9)
-    # The header's length may begin like a zip archive or a pickle; neither goes on with these five bytes.
+    # The length may look like the start of a zip archive or a pickle; neither continues with these bytes.
     return len(start) == 9 and start[4:] == b"\0\0\0\0{"
 
 
@@ -28,14 +28,17 @@ def read_safetensors(
     check: Callable[[Mapping[str, str], list[str]], None] | None = None,
     wanted: Callable[[str], bool] | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors by name, and the metadata.
+    """Read tensors by name, and the metadata.
 
     Args:
-        check: called with metadata and names before any tensor is read; what it raises passes through.
-        wanted: whether to read the tensor of a name; None: all are read.
+        check: called with the metadata and the names before any tensor is read; its exceptions pass through.
+        wanted: tells for a name whether to read the tensor; None: all are read.
+
+    Returns:
+        The tensors on the CPU, and the metadata (empty if the file has none).
 
     Raises:
-        SafetensorError: not such a file, or a damaged one.
+        SafetensorError: not a safetensors file, or a damaged one.
         OSError: the file cannot be opened.
     """
     with safe_open(path, framework="pt") as file:
@@ -54,7 +57,7 @@ def write_safetensors(
 
 
 def sha256(file: Path) -> str:
-    """The SHA-256 of a file's bytes."""
+    """Return the SHA-256 of a file's bytes as a hexadecimal string."""
     digest = hashlib.sha256()
     with file.open("rb") as stream:
         while part := stream.read(1 << 20):

@@ -1,8 +1,8 @@
-"""Files of pickle and torch.save, opened: plain pickles, legacy streams and zip archives.
+"""Reader of pickles and of files of torch.save: plain pickles, legacy streams and zip archives.
 
-The zip archive is read by hand, for torch writes the simplest kind (stored, never compressed) and
-everything else is a reason to refuse: an archive then cannot unpack to more than it is, and nothing is ever
-extracted to a path.
+The zip archive is parsed here and not by `zipfile`: torch writes entries stored, never compressed, and
+everything else is refused. An archive then cannot unpack to more than its size, and nothing is extracted to a
+path.
 """
 
 from __future__ import annotations
@@ -30,10 +30,13 @@ _PLACED = re.compile(r"(data\.pkl|version|byteorder|data/\d{1,9}|\.[\w/.]{1,60})
 
 @contextmanager
 def opened(path: Path) -> Iterator[Any]:
-    """What a file of pickle or torch.save holds, as inert values; tensors can be read within the block.
+    """Yield the root value of a pickle or a file of torch.save as inert data (see `pickle_values`).
+
+    Its tensors can be read inside the `with` block.
 
     Raises:
-        CheckpointError: not such a file, damaged, or one that asks for more than tensors and plain values.
+        CheckpointError: another kind of file, a damaged one, or one that asks for more than tensors and plain
+            values.
     """
     with path.open("rb") as stream:
         file = DataFile(stream, os.fstat(stream.fileno()).st_size)
@@ -98,7 +101,7 @@ def _read_zip(file: DataFile) -> Any:
 
 
 def _entries(file: DataFile) -> dict[str, Blob]:
-    """Name and place of every entry, from the central directory."""
+    """Return the entries of the central directory by name."""
     count, length, offset = _directory(file)
     if count > MOST_ENTRIES or length > LONGEST_DIRECTORY:
         raise CheckpointError(f"is a zip archive of {count} entries, more than any generator has.")
@@ -126,7 +129,7 @@ def _entries(file: DataFile) -> dict[str, Blob]:
             raise CheckpointError(f"is a zip archive that holds {quote_untrusted(text)} twice.")
         local = _unpack("<4s5H3L2H", file.read(header, 30), 0)
         if local[0] != b"PK\x03\x04" or local[3] != 0 or file.read(header + 30, local[9]) != name:
-            raise CheckpointError(f"is a zip archive with two opinions about {quote_untrusted(text)}.")
+            raise CheckpointError(f"is a zip archive whose headers disagree about {quote_untrusted(text)}.")
         start = header + 30 + local[9] + local[10]
         if start + size > offset:
             raise CheckpointError("is a zip archive whose entries reach beyond it.")
@@ -152,7 +155,7 @@ def _name(raw: bytes) -> str:
 
 
 def _directory(file: DataFile) -> tuple[int, int, int]:
-    """Entries, length and place of the central directory."""
+    """Return number of entries, length in bytes and offset of the central directory."""
     start = max(0, file.size - (1 << 16) - 22)
     tail = file.read(start, file.size - start)
     at = tail.rfind(b"PK\x05\x06")
@@ -175,7 +178,7 @@ def _directory(file: DataFile) -> tuple[int, int, int]:
 
 
 def _zip64(extra: bytes, size: int, packed: int, header: int) -> tuple[int, int, int]:
-    """Sizes beyond 4 GiB come from an extra field, in this order, where the short field is all ones."""
+    """Return the three fields, read from the zip64 extra field where they are all ones (beyond 4 GiB)."""
     values, at = [size, packed, header], 0
     while at + 4 <= len(extra):
         kind, length = struct.unpack_from("<2H", extra, at)

@@ -1,4 +1,4 @@
-"""The bytes of an untrusted file: read where they are wanted, never beyond its end, never too often."""
+"""Bounded reads from an untrusted file: never beyond its end, and of a limited total."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor
 
 from ..common.errors import CheckpointError
 
-# Bytes of tensors made, per byte of the file: one storage cannot serve for many large tensors.
 READS = 3
+"""Bytes of tensors that may be created per byte of the file, so that one storage cannot fill the memory."""
 
 
 class DataFile:
-    """An open file, read where tensors lie. Bytes leave it only through `read` and `tensor`."""
+    """An open file with random access. All bytes are read through `read` and `tensor`, which check bounds."""
 
     def __init__(self, stream: BinaryIO, size: int) -> None:
         self.stream = stream
@@ -23,7 +23,11 @@ class DataFile:
         self._left = READS * size
 
     def read(self, offset: int, length: int) -> bytes:
-        """Exactly `length` bytes at `offset`. The stream stays where it was: opcodes may come from it too."""
+        """Return exactly `length` bytes at `offset`, and restore the position of the stream.
+
+        Raises:
+            CheckpointError: the bytes reach beyond the end of the file.
+        """
         if offset < 0 or length < 0 or offset + length > self.size:
             raise CheckpointError("is cut off: it names bytes beyond its end. Download it again.")
         behind = self.stream.tell()
@@ -35,7 +39,15 @@ class DataFile:
         return data
 
     def tensor(self, offset: int, count: int, dtype: torch.dtype, made: int) -> Tensor:
-        """`count` numbers at `offset`, in memory of their own, out of which `made` numbers will be made."""
+        """Return `count` numbers at `offset` as a flat tensor in its own memory.
+
+        Args:
+            made: number of elements of the tensor built from them; it may exceed `count` where strides
+                repeat elements.
+
+        Raises:
+            CheckpointError: the numbers reach beyond the end, or `READS` is exceeded.
+        """
         length = count * dtype.itemsize
         if offset < 0 or length < 0 or offset + length > self.size:
             raise CheckpointError("is cut off: a tensor lies beyond its end. Download it again.")
@@ -51,13 +63,14 @@ class DataFile:
 
 @dataclass(eq=False, slots=True)
 class Blob:
-    """Bytes that stay in the file."""
+    """A range of bytes that stays in the file until `read`."""
 
     file: DataFile
     offset: int
     length: int
 
     def read(self, limit: int) -> bytes:
+        """Return the bytes; raise CheckpointError if there are more than `limit`."""
         if self.length > limit:
             raise CheckpointError(f"holds {self.length} bytes where at most {limit} belong.")
         return self.file.read(self.offset, self.length)

@@ -1,1 +1,1 @@
-"""What one keeps of a person: latents, adapter, identity."""
+"""Data of one person: latents, adapter and identity, with their files."""

@@ -1,14 +1,15 @@
-"""The low-rank update of a generator: W + up @ down, added to the stored weight before modulation.
+"""Low-rank update (LoRA) of a generator: W + up @ down, added to the stored weight before modulation.
 
-My3DGen (WACV 2025, section 3): the adapted modules are every convolution, ToRGB and affine of the
-backbone's synthesis and of super-resolution; mapping never, so that directions in W stay valid. Two layouts
-of a k x k kernel:
+My3DGen (WACV 2025, section 3) adapts every convolution, ToRGB and affine of the backbone's synthesis
+network and of super-resolution. The mapping network is not adapted, so that directions in W stay valid. Two
+layouts of a k x k kernel:
 
 - "released" (the authors' code): down [r*k, in*k*k], up [out, r*k], so that "rank r" has matrix rank r*k.
 - "lycoris": down [r, in*k*k], up [out, r].
 
-An affine's update is added to its output without the layer's own weight gain, hence the division here: that
-path moves about sqrt(w_dim) times faster at the same step and deserves a learning rate of its own.
+The update of an affine is added to its output without the layer's weight gain, hence the factor 1 / gain on
+the stored weight (`affine_gains`): that path changes about sqrt(w_dim) times faster at the same step and
+has a learning rate of its own.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -26,17 +26,16 @@ from ..common.rng import uniform
 from ..eg3d import Generator
 from ..eg3d.layers import FullyConnected, SynthesisLayer, ToRGB
 
-if TYPE_CHECKING:
-    pass
-
 LAYOUTS = ("released", "lycoris")
 TRAINABLE = ("lora", "released", "paper")
 ADAPTED = ("backbone.synthesis.", "superresolution.")
 UP, DOWN, DIFF = ".lora_up.weight", ".lora_down.weight", ".diff"
+"""Endings of tensor keys; they are part of the identity file format."""
+OTHER_BASE = "It was trained on another generator: load that one."
 
 
 def adapted_modules(generator: nn.Module) -> dict[str, nn.Module]:
-    """The modules that get a low-rank update, by name."""
+    """Return the modules that get a low-rank update, by name."""
     return {
         name: module
         for name, module in generator.named_modules()
@@ -45,11 +44,16 @@ def adapted_modules(generator: nn.Module) -> dict[str, nn.Module]:
 
 
 def extra_parameters(generator: nn.Module, trainable: str) -> list[str]:
-    """Parameters trained directly, beside the low-rank tensors.
+    """Return the names of parameters trained directly, beside the low-rank tensors.
 
-    "lora": none. "released": all biases, noise strengths and the constant input of the adapted networks, as
-    the authors' code does. "paper": biases, noise strengths and the decoder, whose count at rank 1 is the
-    paper's 240K.
+    Args:
+        generator: the generator to adapt.
+        trainable: "lora": none. "released": biases, noise strengths and the constant input of the adapted
+            networks, as in the authors' code. "paper": biases, noise strengths and the decoder, which at
+            rank 1 gives the paper's 240K parameters.
+
+    Raises:
+        ValueError: an unknown `trainable`.
     """
     if trainable not in TRAINABLE:
         raise ValueError(f"trainable must be one of {', '.join(TRAINABLE)}, not {trainable!r}.")
@@ -68,19 +72,23 @@ def extra_parameters(generator: nn.Module, trainable: str) -> list[str]:
 
 @dataclass
 class Adapter:
-    """Low-rank tensors and plain differences by name, and how to read them.
+    """Low-rank factors and full differences of a generator's weights.
 
-    tensors: `<module>.lora_up.weight`, `<module>.lora_down.weight`, `<parameter>.diff`.
-    scaling: alpha / rank, multiplied into every up @ down.
+    Keys of `tensors` and the field names are written to identity files; keys, `layout` and `scaling` also
+    enter `Identity.content_hash`. Renaming one breaks saved identities.
     """
 
     tensors: dict[str, Tensor]
+    """`<module>.lora_up.weight` [out, width], `<module>.lora_down.weight` [width, in * k * k] and
+    `<parameter>.diff` in the parameter's shape."""
     rank: int = 1
+    """Rank r of the low-rank factors."""
     layout: str = "released"
+    """Meaning of the rank for k x k kernels: "released", "lycoris", or "full" for differences only."""
     scaling: float = 1.0
+    """alpha / rank, the factor of every up @ down."""
     gains: dict[str, float] = field(default_factory=dict)
-    """1 / weight gain of the modules (affines) whose update is added to the output, not to the stored
-    weight."""
+    """1 / weight gain of the modules (affines) whose update is added to the output."""
 
     @classmethod
     def create(
@@ -92,12 +100,25 @@ class Adapter:
         alpha: float = 1.0,
         seed: int = 0,
     ) -> Adapter:
-        """A fresh adapter that changes nothing yet: down is random, up and every difference are zero."""
+        """Create an adapter without effect: down is random, up and all differences are zero.
+
+        Args:
+            generator: the generator to adapt.
+            rank: rank r, >= 1.
+            layout: "released" (factors of rank r * k for a k x k kernel) or "lycoris" (of rank r).
+            trainable: parameters trained beside the low-rank ones: "lora", "released" or "paper" (see
+                `extra_parameters`).
+            alpha: scale of the update; `scaling` is alpha / rank.
+            seed: seed of `down`; the same seed gives the same adapter on every device.
+
+        Raises:
+            ValueError: a rank below 1, or an unknown `layout` or `trainable`.
+        """
         if rank < 1:
             raise ValueError(f"rank must be at least 1, not {rank}.")
         if layout not in LAYOUTS:
             raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, not {layout!r}.")
-        draw = torch.Generator().manual_seed(seed)  # the CPU's: one seed, one adapter on every device
+        draw = torch.Generator().manual_seed(seed)  # on the CPU: the same numbers for every device
         tensors: dict[str, Tensor] = {}
         for name, module in adapted_modules(generator).items():
             weight = module.weight
@@ -114,7 +135,10 @@ class Adapter:
 
     @classmethod
     def full(cls, generator: Generator) -> Adapter:
-        """Full fine-tuning as an adapter: a difference for every parameter but the mapping network's."""
+        """Create an adapter for full fine-tuning, without effect yet.
+
+        It holds a zero difference for every parameter outside the mapping network.
+        """
         return cls(
             {
                 name + DIFF: torch.zeros_like(parameter, dtype=torch.float32)
@@ -126,19 +150,18 @@ class Adapter:
 
     @property
     def parameter_count(self) -> int:
-        """Numbers that were trained."""
+        """Number of trained parameters."""
         return sum(tensor.numel() for tensor in self.tensors.values())
 
-    def get_delta_weight(self, name: str, shape: torch.Size) -> Tensor:
-        """What module `name` adds to its stored weight of that shape."""
-        up, down = self.tensors[name + UP], self.tensors[name + DOWN]
-        return (up @ down).view(shape) * (self.scaling * self.gains.get(name, 1.0))
-
     def merged_weights(self, parameters: Mapping[str, Tensor], strength: float = 1.0) -> dict[str, Tensor]:
-        """The updated ones of `parameters`, each with `strength` times its update added.
+        """Return the adapted parameters by name, each with `strength` times its update added.
+
+        Args:
+            parameters: parameters of the base generator by name; they are not changed.
+            strength: factor of the update; 0 gives the base.
 
         Raises:
-            ValueError: this adapter belongs to a generator of another shape. Nothing has been changed then.
+            ValueError: this adapter belongs to a generator of another shape.
         """
         self.check(parameters)
         changed: dict[str, Tensor] = {}
@@ -149,7 +172,7 @@ class Adapter:
                 name = key.removesuffix(DIFF)
                 changed[name] = parameters[name] + (strength * tensor).to(parameters[name])
                 continue
-            # in one pass: weights are large, factors small
+            # one pass over the weight: scaling the small factor is cheaper than scaling up @ down
             module = key.removesuffix(UP)
             base = parameters[module + ".weight"]
             up = tensor * (strength * self.scaling * self.gains.get(module, 1.0))
@@ -158,7 +181,7 @@ class Adapter:
         return changed
 
     def check(self, parameters: Mapping[str, Tensor]) -> None:
-        """Raises ValueError unless `merged_weights` can add this adapter to parameters of these shapes."""
+        """Raise ValueError unless `merged_weights` can add this adapter to parameters of these shapes."""
         for key, tensor in self.tensors.items():
             if key.endswith(DOWN):
                 continue
@@ -166,7 +189,9 @@ class Adapter:
             name = module + ".weight" if key.endswith(UP) else key.removesuffix(DIFF)
             base = parameters.get(name)
             if base is None:
-                raise ValueError(f"This identity adapts {name}, which the generator has not. {OTHER_BASE}")
+                raise ValueError(
+                    f"This identity adapts {name}, which the generator does not have. {OTHER_BASE}"
+                )
             if key.endswith(UP):
                 down = self.tensors.get(module + DOWN)
                 fits = (
@@ -182,21 +207,18 @@ class Adapter:
                 )
 
     def subset(self, prefixes: tuple[str, ...]) -> Adapter:
-        """The part of it that updates modules whose names begin with one of `prefixes`."""
+        """Return the part of the adapter whose names begin with one of `prefixes`."""
         tensors = {key: value for key, value in self.tensors.items() if key.startswith(prefixes)}
         return dataclasses.replace(self, tensors=tensors)
 
     def to(self, device: torch.device | str) -> Adapter:
-        """The same on another device."""
+        """Return the adapter on another device."""
         tensors = {key: value.to(device) for key, value in self.tensors.items()}
         return Adapter(tensors, self.rank, self.layout, self.scaling, self.gains)
 
 
-OTHER_BASE = "It was trained on another generator: load that one."
-
-
 def affine_gains(generator: nn.Module) -> dict[str, float]:
-    """1 / weight gain of every adapted affine."""
+    """Return 1 / weight gain of every adapted affine, by name."""
     return {
         name: 1 / module.weight_gain
         for name, module in adapted_modules(generator).items()

@@ -1,6 +1,6 @@
-"""Contexts that apply identities to a generator.
+"""Context managers that apply identities to a generator.
 
-A generator's own parameters are never written to: within a block others are used in their place.
+The generator's own parameters are never written to: inside the block other tensors are used in their place.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from ..eg3d.layers import SynthesisLayer
 from .adapter import DOWN, UP, Adapter
 from .identity import Identity
 
-Person: TypeAlias = Identity | Adapter
+IdentityOrAdapter: TypeAlias = Identity | Adapter
 
 
 @contextmanager
 def replace_parameters(generator: Generator, tensors: Mapping[str, Tensor]) -> Iterator[None]:
     """Use `tensors` in place of the generator's parameters of those names inside the `with` block.
 
-    The parameters are never written to, and are restored after the block, also after an exception. Gradients
-    flow into `tensors`. Does for several modules what torch.func.functional_call does for one.
+    The parameters are never written to, and are restored after the block, also after an exception.
+    Gradients flow into `tensors`. It does for several calls of the generator's methods what
+    torch.func.functional_call does for one call of `forward`.
     """
     places = []
     for name in tensors:
@@ -35,10 +36,10 @@ def replace_parameters(generator: Generator, tensors: Mapping[str, Tensor]) -> I
     kept = [module._parameters[leaf] for module, leaf in places]
     outer = generator.replaced
     try:
-        # an enclosing block may have replaced some already: theirs are the generator's own
+        # names that an enclosing block has replaced keep the parameters recorded there
         generator.replaced = {**dict(zip(tensors, kept, strict=True)), **outer}  # type: ignore[arg-type]
         for (module, leaf), tensor in zip(places, tensors.values(), strict=True):
-            # a plain tensor among the parameters, as torch.func.functional_call does it
+            # a plain tensor among the parameters, as in torch.func.functional_call
             module._parameters[leaf] = tensor  # type: ignore[assignment]
         yield
     finally:
@@ -53,12 +54,14 @@ def with_trainable_adapter(
 ) -> Iterator[None]:
     """Apply an adapter for training inside the `with` block: gradients flow into its tensors.
 
-    As `replace_parameters` with `Adapter.merged_weights`, but the low-rank factors of convolutions stay beside the
-    weights: their gradients are computed without those of the weights, which would cost half as much as all
-    the rest.
+    Equal to `replace_parameters` with `Adapter.merged_weights`, but the low-rank factors of convolutions
+    are kept beside the weights, so that their gradients are computed without those of the full weights,
+    which would cost half as much as everything else.
 
     Args:
-        parameters: the base weights, by name.
+        generator: a frozen generator.
+        adapter: the adapter to train; its tensors require gradients.
+        parameters: base parameters by name.
     """
     layers = {
         name: module
@@ -86,22 +89,25 @@ def with_trainable_adapter(
 @contextmanager
 def personalized(
     generator: Generator,
-    identity: Person | Sequence[Person] | Sequence[Sequence[Person]],
+    identity: IdentityOrAdapter | Sequence[IdentityOrAdapter] | Sequence[Sequence[IdentityOrAdapter]],
     strength: float | Sequence[float] = 1.0,
 ) -> Iterator[Generator]:
-    """Apply one identity, or one for each picture of a batch, to the generator inside the `with` block.
+    """Apply one identity, or one for each image of a batch, to the generator inside the `with` block.
 
     Args:
-        generator: a frozen generator; bit-identical again after the block, also after an exception in it.
-        identity: one identity (or bare adapter), or several whose updates are added. Or a list of such lists, one
-            for each picture of a batch: `planes`, `render` and `sample` then take batches of that length, and
-            every picture equals what its identity alone would give. The base weights are shared and one
-            identity's are merged at a time, which bounds the memory.
-        strength: scales each update; 0 is the pretrained generator. One number, or one for each identity
-            (for each picture, if identities are given by picture).
+        generator: a frozen generator; restored bit for bit after the block, also after an exception in it.
+        identity: one identity (or adapter), or several whose updates are added. Or a list of such lists,
+            one for each image of a batch: `planes`, `render` and `sample` then take batches of that length,
+            and every image equals the one that its identities alone would give. The base weights are shared
+            and the identities of one image are merged at a time, which bounds the memory.
+        strength: factor of each update; 0 is the pretrained generator. One number, or one for each identity
+            (for each image, if identities are given by image).
+
+    Yields:
+        The generator itself.
 
     Raises:
-        ValueError: an identity of another generator, or strengths that do not fit.
+        ValueError: an identity of a generator of another shape, or a number of strengths that does not match.
     """
     several = list(identity) if isinstance(identity, Sequence) else [identity]
     strengths = list(strength) if isinstance(strength, Sequence) else [strength] * len(several)
@@ -126,25 +132,25 @@ def personalized(
     for one, factor in zip(several, strengths, strict=True):
         if factor != 0:
             device = generator.w_avg.device
-            adapter = _adapter(one).to(device)  # type: ignore[arg-type]
+            adapter = _adapter_of(one).to(device)  # type: ignore[arg-type]
             changed.update(adapter.merged_weights({**parameters, **changed}, factor))
     with replace_parameters(generator, changed):
         yield generator
 
 
-def _adapter(one: Person) -> Adapter:
+def _adapter_of(one: IdentityOrAdapter) -> Adapter:
     return one if isinstance(one, Adapter) else one.adapter
 
 
 class _StackedIdentities:
-    """The identities of one picture of a batch; called with prefixes, applied to the modules of those names."""
+    """Identities of one image of a batch; a call applies them to the modules with the given prefixes."""
 
-    def __init__(self, generator: Generator, stack: list[Person], strength: float) -> None:
+    def __init__(self, generator: Generator, stack: list[IdentityOrAdapter], strength: float) -> None:
         device = generator.w_avg.device
         self.generator, self.strength = generator, strength
-        self.adapters = [_adapter(one).to(device) for one in stack]
+        self.adapters = [_adapter_of(one).to(device) for one in stack]
         parameters = dict(generator.named_parameters())
-        for adapter in self.adapters:  # what does not fit is said before anything is rendered
+        for adapter in self.adapters:  # raises before anything is rendered
             adapter.check(parameters)
 
     def __call__(self, prefixes: tuple[str, ...]) -> AbstractContextManager[object]:
@@ -153,7 +159,7 @@ class _StackedIdentities:
 
 
 def merged_state_dict(generator: Generator, adapter: Adapter, strength: float = 1.0) -> dict[str, Tensor]:
-    """State dict of the personalized generator: the weights that `personalized` applies."""
+    """Return the state dict of the personalized generator, with the weights that `personalized` applies."""
     state = dict(generator.state_dict())
     state.update(adapter.merged_weights(state, strength))
     return state

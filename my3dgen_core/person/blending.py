@@ -1,7 +1,7 @@
-"""Between persons: identities mixed into one, and the way from one person to another.
+"""Blending of identities: weighted sums, and interpolation from one person to another.
 
-An identity is what a person adds to the generator, so that persons mix as weights do: w1 * update1 + w2 *
-update2 is a generator halfway between them, and w1 * anchor1 + w2 * anchor2 a latent it can show.
+An identity is an update of the generator's weights, so that identities blend linearly: w1 * update1 + w2 *
+update2 is the update of a person between two, and w1 * anchor1 + w2 * anchor2 a latent of that person.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from .latents import Latents
 
 
 def mix_persons(identities: Sequence[Identity], weights: Sequence[float]) -> Identity:
-    """One identity whose update is the weighted sum of several, exactly: the ranks add up.
+    """Blend several identities into one whose update is exactly their weighted sum; the ranks add up.
 
-    Its anchors are the first person's, each mixed with that anchor of the others whose camera is nearest.
+    Its anchors are the first person's, each blended with the anchors of the others whose cameras are nearest.
 
     Args:
-        identities: of one generator, each with its whole update (no looks tuned on top of a person).
-        weights: one for each; as a rule they sum to 1.
+        identities: identities of one generator, none of them tuned on top of another.
+        weights: one finite number for each; as a rule they sum to 1.
 
     Raises:
-        ValueError: identities of different generators, weights that do not fit or are not finite, a look that
-            was tuned on top of another identity.
+        ValueError: identities of different generators, an identity tuned on top of another, or weights that
+            are not finite or not one for each identity.
     """
     if not identities or len(identities) != len(weights):
         raise ValueError(f"{len(identities)} identities need as many weights, not {len(weights)}.")
@@ -57,7 +57,16 @@ def mix_persons(identities: Sequence[Identity], weights: Sequence[float]) -> Ide
 
 
 def mix_anchors(anchors: Sequence[Latents], weights: Sequence[float]) -> Latents:
-    """The first person's anchors, each mixed with those of the others that were seen from nearest by."""
+    """Blend the first person's anchors with those anchors of the others whose cameras are nearest.
+
+    Args:
+        anchors: anchors of each person, [N_i, num_ws, w_dim].
+        weights: one for each person.
+
+    Returns:
+        Latents [N_0, num_ws, w_dim], with rigid cameras if all persons have some and the weights do not sum
+        to 0.
+    """
     first = anchors[0]
     rows = [_nearest(first, other) for other in anchors]
     amounts = torch.tensor(list(weights), dtype=first.ws.dtype, device=first.ws.device)
@@ -82,27 +91,28 @@ def render_between(
     cameras: Tensor | None = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
-    """The way from one person to another in pictures: update, latent and camera move together.
+    """Render the interpolation from one person to another: update, latent and camera change together.
 
     Args:
-        generator: bare.
-        latents: the two ends [2, num_ws, w_dim]: of the first person and of the second.
+        generator: the base generator, with no identity applied.
+        first, second: the two identities.
+        latents: [2, num_ws, w_dim], a latent of the first person and one of the second.
         t: [n], 0 is the first person and 1 the second.
-        cameras: [n, 25] or [1, 25]; None: from the camera of the one end to that of the other.
-        on_step: called as (step, n, {}, picture) after each picture; what it raises ends the work.
+        cameras: [n, 25] or [1, 25]; None: interpolated between the cameras of the two latents.
+        on_step: progress callback; its image is the last one rendered [1, 3, R, R].
 
     Returns:
-        [n, 3, R, R] on the CPU.
+        Images [n, 3, R, R] on the CPU.
 
     Raises:
-        ValueError: not two latents, no cameras, or identities of another generator.
+        ValueError: not two latents, no cameras, or identities of a generator of another shape.
     """
     if len(latents) != 2:
-        raise ValueError(f"The way between two persons has two ends, but {len(latents)} latents were given.")
+        raise ValueError(f"An interpolation has two ends, but {len(latents)} latents were given.")
     device, t = generator.w_avg.device, t.detach().cpu().float()
     if cameras is None:
         if latents.cameras is None:
-            raise ValueError("The latents have no cameras of their own: say from where to look.")
+            raise ValueError("The latents have no cameras of their own: give cameras.")
         weights = torch.stack((1 - t, t), dim=1)
         cameras = blend_cameras(weights, latents.cameras.cpu())
     cameras = cameras.expand(len(t), -1).to(device)
@@ -118,8 +128,10 @@ def render_between(
 
 
 def _mixed_adapter(adapters: Sequence[Adapter], weights: Sequence[float]) -> Adapter:
-    """The weighted sum: low-rank parts side by side, differences added; parts of a module in both ways become
-    one difference."""
+    """Return the weighted sum of adapters.
+
+    Low-rank factors are concatenated and differences added. A module with both gets one difference.
+    """
     ups: dict[str, list[Tensor]] = {}
     downs: dict[str, list[Tensor]] = {}
     diffs: dict[str, Tensor] = {}
@@ -147,7 +159,7 @@ def _mixed_adapter(adapters: Sequence[Adapter], weights: Sequence[float]) -> Ada
 
 
 def _nearest(first: Latents, other: Latents) -> Tensor:
-    """For each of the first person's anchors the number of the other's with the nearest camera."""
+    """Return, for each anchor of the first, the index of the other's anchor with the nearest camera [N]."""
     device = first.ws.device
     if first.cameras is None or other.cameras is None:
         return torch.arange(len(first), device=device) % len(other)

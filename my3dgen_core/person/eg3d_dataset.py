@@ -1,4 +1,4 @@
-"""The authors' side files: EG3D's dataset.json (cameras) and one latent a photo (.npy, .pt), as anchors."""
+"""Reader of EG3D's dataset.json (cameras) and of the authors' latents (.npy, .pt; one per photo)."""
 
 from __future__ import annotations
 
@@ -18,16 +18,20 @@ from ..formats.torch_archive import opened
 from .latents import Latents
 
 LATENTS = (".npy", ".pt", ".pth")
+"""Endings of files that hold latents."""
 _LARGEST_LABELS = 256 << 20  # bytes
 _LARGEST_LATENTS = 64 << 20  # numbers
 
 
 def read_labels(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The cameras of a dataset.json: picture's name in the file -> [25] float32.
+    """Read the cameras of a dataset.json.
+
+    Returns:
+        Cameras [25], float32, by the names of the images in the file.
 
     Raises:
         FileNotFoundError: no such file.
-        CheckpointError: not a dataset.json with 25 numbers a picture.
+        CheckpointError: not a dataset.json with 25 finite numbers per image.
     """
     file = Path(path)
     if file.stat().st_size > _LARGEST_LABELS:
@@ -49,12 +53,14 @@ def read_labels(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 
 def read_latent(path: str | os.PathLike[str]) -> Tensor:
-    """A latent of a .npy or .pt file as float32 [N, 1 or num_ws, w_dim]; a single w is one row.
+    """Read the latents of a .npy or .pt file; nothing in it is executed.
+
+    Returns:
+        [N, 1 or num_ws, w_dim] float32; a single w becomes [1, 1, w_dim].
 
     Raises:
         FileNotFoundError: no such file.
-        CheckpointError: not a tensor or an array of plain numbers, or of another shape. Nothing in it is
-            executed.
+        CheckpointError: not one tensor or array of floating-point numbers, or one of another shape.
     """
     file = Path(path)
     try:
@@ -91,16 +97,20 @@ def _read_tensor(file: Path) -> Tensor:
 def read_anchors(
     latents: str | os.PathLike[str], labels: str | os.PathLike[str] | None = None, num_ws: int | None = None
 ) -> Latents:
-    """The latents of a folder, in the order of their names, with the cameras of the same names.
+    """Read the latents of a folder with their cameras, for use as anchors.
 
     Args:
-        latents: a folder of .npy or .pt files, one a photo (or several rows of one photo).
-        labels: the dataset.json; None: the folder's own, if there is one.
-        num_ws: layers to repeat a single w for; None: as they are.
+        latents: folder of .npy or .pt files, one per photo, read in the order of their names; a file may hold
+            several latents of its photo.
+        labels: dataset.json with the cameras under the photos' names; None: the one in the folder, if any.
+        num_ws: number of layers to which a single w is repeated; None: not repeated.
+
+    Returns:
+        Latents [N, num_ws, w_dim] with their cameras; without cameras if there are no labels.
 
     Raises:
         FileNotFoundError: no latents, or no such labels.
-        CheckpointError: a file that cannot be read, latents of different shapes, or one without its camera.
+        CheckpointError: a file that cannot be read, latents of different shapes, or one without a camera.
     """
     folder = Path(latents)
     files = sorted(file for file in folder.rglob("*") if file.suffix in LATENTS)
@@ -127,6 +137,6 @@ def read_anchors(
 
 
 def _photo(file: Path, folder: Path, known: dict[str, Tensor]) -> str | None:
-    """The photo a latent belongs to: of its own name, or of its folder's (`photo/latent.pt`)."""
+    """Return the name of a latent's photo: its own, or its folder's (`photo/latent.pt`); None if unknown."""
     names = [file.stem] + [part.name for part in file.parents if part != folder and folder in part.parents]
     return next((name for name in names if name in known), None)

@@ -1,4 +1,4 @@
-"""One person in one file: adapter, anchors, cameras and where they came from."""
+"""Identity of a person: adapter, anchors, cameras and provenance in one file."""
 
 from __future__ import annotations
 
@@ -24,32 +24,39 @@ from .my3dgen_snapshot import read_snapshot
 
 FORMAT = "my3dgen.identity"
 WS, CAMERAS, SCALES = "anchors.ws", "anchors.cameras", "scales"
+"""Tensor names of the identity file format."""
 PRECISIONS = (torch.float32, torch.float16, torch.int8)
 
 
 @dataclass
 class Identity:
-    """What one keeps of a person.
+    """Result of tuning on photos of one person; all that is needed to render them with the base generator.
 
-    adapter: the low-rank update. anchors: the training photos' latents with their cameras.
-    base_hash: the generator it was trained on. provenance: settings and origin, plain values for JSON.
-    history: training loss of every step; it is not stored in the file.
+    The names `base_hash` and `provenance`, those of the adapter's fields and of its tensors are written to
+    identity files, and names of tensors enter `content_hash`: renaming one breaks saved identities.
     """
 
     adapter: Adapter
+    """Update of the generator's weights."""
     anchors: Latents
+    """Latents of the training photos with their cameras."""
     base_hash: str
+    """`Generator.base_hash()` of the generator that it was trained on."""
     provenance: dict[str, Any] = field(default_factory=dict)
+    """Training settings and origin, plain values for JSON."""
     history: list[float] = field(default_factory=list)
+    """Training loss of each step; not stored in the file."""
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all tensors, anchors included, as they are in memory (float32: as `save` writes them)."""
+        """Size of all tensors in memory in bytes, anchors included; `save` writes as many in float32."""
         return sum(tensor.numel() * tensor.element_size() for tensor in self._tensors().values())
 
     def content_hash(self) -> str:
-        """SHA-256 over the adapter and the anchors: names this very person, as `base_hash` does a
-        generator."""
+        """Return the SHA-256 of base hash, adapter and anchors as a hexadecimal string.
+
+        It identifies an identity as `Generator.base_hash` identifies a generator.
+        """
         digest = hashlib.sha256(f"{self.base_hash} {self.adapter.layout} {self.adapter.scaling}".encode())
         for key, value in sorted(self._tensors().items()):
             digest.update(key.encode())
@@ -58,11 +65,11 @@ class Identity:
 
     @property
     def base_identity_hash(self) -> str | None:
-        """`content_hash` of the identity that this one was trained on top of and must be applied with; or None."""
+        """`content_hash` of the identity that this one was trained on top of and needs, or None."""
         return self.provenance.get("over")
 
     def check_base(self, base_hash: str) -> None:
-        """Raises ValueError unless the identity was trained on the generator of this hash."""
+        """Raise ValueError unless the identity was trained on the generator with this base hash."""
         if base_hash != self.base_hash:
             raise ValueError(
                 f"This identity was trained on generator {self.base_hash[:12]}, but the one loaded is "
@@ -70,7 +77,7 @@ class Identity:
             )
 
     def _tensors(self) -> dict[str, Tensor]:
-        # In W all layers share one vector: one row is enough to come back bit for bit.
+        # Latents in W repeat one vector in all layers: one row restores them bit for bit.
         ws = self.anchors.ws
         shared = bool((ws == ws[:, :1]).all())
         tensors = dict(self.adapter.tensors)
@@ -80,10 +87,16 @@ class Identity:
         return tensors
 
     def save(self, path: str | os.PathLike[str], dtype: torch.dtype = torch.float32) -> None:
-        """Writes a .safetensors file, atomically. float32 loads back bit for bit, float16 halves the file.
+        """Write the identity to a .safetensors file, atomically.
 
-        int8 halves the low-rank factors once more: whole numbers of -127 to 127, and a scale for each
-        component ("scales", in the order of the factors' names); the rest is float16. Cameras stay float32.
+        Args:
+            path: the .safetensors file.
+            dtype: float32 is restored bit for bit; float16 halves the file. int8 halves the low-rank
+                factors again: integers of -127 to 127 with a scale for each component (tensor "scales", in
+                the order of the factors' names), and float16 for the rest. Cameras are always float32.
+
+        Raises:
+            ValueError: another dtype.
         """
         if dtype not in PRECISIONS:
             raise ValueError(f"Identities are saved as float32, float16 or int8, not {dtype}.")
@@ -91,7 +104,7 @@ class Identity:
         for key, value in sorted(self._tensors().items()):
             kept = value.detach().to("cpu", torch.float32)
             if dtype == torch.int8 and key.endswith((UP, DOWN)):
-                scale = (kept.abs().amax(_along(key), keepdim=True) / 127).clamp(min=1e-30)
+                scale = (kept.abs().amax(_component_axis(key), keepdim=True) / 127).clamp(min=1e-30)
                 tensors[key] = (kept / scale).round().to(torch.int8)
                 scales.append(scale.flatten())
             elif key == CAMERAS or dtype == torch.float32:
@@ -117,7 +130,7 @@ class Identity:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Identity:
-        """Reads a file of `save`, or the person out of a My3DGen snapshot (`snapshot.split_snapshot`).
+        """Load an identity from a file of `save`, or from a My3DGen snapshot (see `split_snapshot`).
 
         Raises:
             FileNotFoundError: no such file.
@@ -135,11 +148,11 @@ class Identity:
 
         try:
             tensors, metadata = read_safetensors(file, check)
-            tensors = _scaled(tensors)
+            tensors = _dequantized(tensors)
             ws, cameras = tensors.pop(WS), tensors.pop(CAMERAS, None)
             num_ws = int(metadata["num_ws"])
             adapter = Adapter(
-                _checked(tensors),
+                _check_tensors(tensors),
                 rank=int(metadata["rank"]),
                 layout=metadata["layout"],
                 scaling=float(metadata["scaling"]),
@@ -159,13 +172,17 @@ class Identity:
 def split_snapshot(
     path: str | os.PathLike[str], base: Generator | None = None, anchors: Latents | None = None
 ) -> tuple[Generator, Identity]:
-    """Base generator and identity of a My3DGen snapshot: together they render what the snapshot renders.
+    """Split a My3DGen snapshot into base generator and identity, which together render the same images.
 
     Args:
         path: the authors' .pkl, or a state dict of such a generator.
-        base: the generator it was fine-tuned from, if at hand; then the identity holds everything that was
-            trained.
-        anchors: the person's latents with their cameras (`eg3d_dataset.read_anchors`); None: no anchors.
+        base: the generator that it was fine-tuned from, if available; the identity then holds everything that
+            was trained. None: pretrained biases are taken from copies in the file, if there are any.
+        anchors: the person's latents with their cameras (`my3dgen_core.labels.read_anchors`); None: no
+            anchors.
+
+    Returns:
+        The base generator and the identity.
 
     Raises:
         FileNotFoundError: no such file.
@@ -180,23 +197,24 @@ def split_snapshot(
     return generator, Identity(snapshot.adapter, anchors, generator.base_hash(), snapshot.provenance)
 
 
-def _along(key: str) -> int:
-    """The dimension of a factor that runs along a component: each component has a scale of its own."""
+def _component_axis(key: str) -> int:
+    """Return the axis within a rank-1 component: a column of up [out, r], a row of down [r, in]."""
     return 0 if key.endswith(UP) else 1
 
 
-def _scaled(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Stored tensors in float32; factors kept as whole numbers are multiplied by their scales."""
-    whole = sorted(key for key, value in tensors.items() if value.dtype == torch.int8)
-    counts = [tensors[key].shape[1 - _along(key)] for key in whole]
-    scales = tensors.pop(SCALES).split(counts) if whole else ()
+def _dequantized(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Convert stored tensors to float32; int8 factors are multiplied by their scales."""
+    quantized = sorted(key for key, value in tensors.items() if value.dtype == torch.int8)
+    counts = [tensors[key].shape[1 - _component_axis(key)] for key in quantized]
+    scales = tensors.pop(SCALES).split(counts) if quantized else ()
     tensors = {key: value.to(torch.float32) for key, value in tensors.items()}
-    for key, scale in zip(whole, scales, strict=True):
-        tensors[key] *= scale.unsqueeze(_along(key))
+    for key, scale in zip(quantized, scales, strict=True):
+        tensors[key] *= scale.unsqueeze(_component_axis(key))
     return tensors
 
 
-def _checked(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _check_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors; raise CheckpointError for unknown, unpaired or non-finite ones."""
     for key, value in tensors.items():
         if not key.endswith((UP, DOWN, DIFF)):
             raise CheckpointError(f"Unknown tensor {key} in an identity file.")

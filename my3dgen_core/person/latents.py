@@ -1,4 +1,4 @@
-"""Latents with what belongs to them."""
+"""Latents with their cameras and other data, and their files."""
 
 from __future__ import annotations
 
@@ -15,20 +15,28 @@ from ..camera import check_cameras
 from ..common.errors import CheckpointError
 from ..formats.safetensors_file import is_safetensors, read_safetensors, write_safetensors
 
+FORMAT = "my3dgen.latents"
+FIELDS = ("ws", "cameras", "losses", "alphas")
+"""Fields of `Latents` that are tensors of the file, under these names."""
+
 
 @dataclass(frozen=True)
 class Latents:
-    """N latents: ws [N, num_ws, w_dim]; the rest is None where unknown.
+    """N latents with their cameras. All fields but `ws` are None where unknown.
 
-    cameras [N, 25]; losses [N] (the objective at the end of an inversion); alphas [N, anchors];
-    base_hash: `Generator.base_hash()` of the generator they belong to.
+    The field names are the tensor and metadata names of latents files: renaming one breaks saved files.
     """
 
     ws: Tensor
+    """[N, num_ws, w_dim]."""
     cameras: Tensor | None = None
+    """[N, 25], the cameras of the photos."""
     losses: Tensor | None = None
+    """[N], the objective at the end of an inversion."""
     alphas: Tensor | None = None
+    """[N, anchors], weights over the anchors of an alpha space."""
     base_hash: str | None = None
+    """`Generator.base_hash()` of the generator that they belong to."""
 
     def __post_init__(self) -> None:
         if self.ws.ndim != 3:
@@ -45,11 +53,11 @@ class Latents:
         return len(self.ws)
 
     def mean(self) -> Tensor:
-        """The mean latent [1, num_ws, w_dim]: the person without any one photo's expression."""
+        """Return the mean latent [1, num_ws, w_dim], in which single photos' expressions average out."""
         return self.ws.mean(dim=0, keepdim=True)
 
     def to(self, device: torch.device | str) -> Latents:
-        """The same on another device."""
+        """Return the latents on another device."""
 
         def move(value: Tensor | None) -> Tensor | None:
             return None if value is None else value.to(device)
@@ -58,14 +66,13 @@ class Latents:
         return Latents(self.ws.to(device), *moved, self.base_hash)
 
 
-FORMAT = "my3dgen.latents"
-
-
-FIELDS = ("ws", "cameras", "losses", "alphas")
-
-
 def save_latents(latents: Latents, path: str | os.PathLike[str]) -> None:
-    """Writes a .safetensors file, atomically; `load_latents` gives the same back bit for bit."""
+    """Write latents to a .safetensors file, atomically; `load_latents` restores them bit for bit.
+
+    Args:
+        latents: the latents to write.
+        path: the .safetensors file.
+    """
     values = ((name, getattr(latents, name)) for name in FIELDS)
     tensors = {name: value.detach().cpu() for name, value in values if value is not None}
     metadata = {"format": FORMAT}
@@ -75,11 +82,15 @@ def save_latents(latents: Latents, path: str | os.PathLike[str]) -> None:
 
 
 def load_latents(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Latents:
-    """Reads a file of `save_latents`.
+    """Load latents from a file of `save_latents`.
+
+    Args:
+        path: the .safetensors file.
+        device: device of the tensors.
 
     Raises:
         FileNotFoundError: no such file.
-        CheckpointError: not a file of latents, or a damaged one.
+        CheckpointError: not a latents file, or a damaged one.
     """
     file = Path(path)
     if not file.is_file():
@@ -101,7 +112,7 @@ def load_latents(path: str | os.PathLike[str], device: torch.device | str = "cpu
     for name, value in tensors.items():
         whole = value.ndim > 0 and len(value) == count and value.dtype.is_floating_point
         if not whole or not bool(torch.isfinite(value).all()):
-            raise CheckpointError(f"{file.name} is damaged: {name} is not one finite row a latent.")
+            raise CheckpointError(f"{file.name} is damaged: {name} does not hold one finite row per latent.")
         tensors[name] = value.to(device)
     try:
         return Latents(**tensors, base_hash=metadata.get("base_hash"))

@@ -1,11 +1,11 @@
-"""A My3DGen snapshot, taken apart: the base generator and the person.
+"""Reader of snapshots of the My3DGen authors' code: base generator and adapter.
 
-The authors' fine-tunes wrap every adapted layer, so that names get segments in between, and keep the low-rank
-tensors as `lora_A` (ours: lora_down) and `lora_B` (lora_up). They train biases, noise strengths and the
-constant input too, in place: what these were before is known only from the copies of the wrapped modules
-that the wrappers' init arguments hold, or from the base generator itself. A copy counts only if its frozen
-weights are those in use, bit for bit; without any the base keeps the trained values, and base + identity is
-the person all the same.
+Their fine-tunes wrap every adapted layer, which adds segments to the names, and store the low-rank factors
+as `lora_A` (here lora_down) and `lora_B` (lora_up). Biases, noise strengths and the constant input are
+trained in place. Their pretrained values are known only from copies of the wrapped modules in the wrappers'
+init arguments, or from the base generator itself. A copy is used only if its frozen weights equal those in
+use bit for bit. Without copies the base keeps the trained values; base and identity together still render
+the person.
 """
 
 from __future__ import annotations
@@ -35,39 +35,40 @@ _WRAPPERS = (
     "fully_connected_layer",
     "superresolution_module",
 )
+# Buffers are not trained.
 _BUFFERS = ("noise_const", "resample_filter", "w_avg")
 _MOST_COPIES = 1000
 
 
 def is_snapshot(path: str | os.PathLike[str]) -> bool:
-    """Whether a file holds low-rank updates beside a generator."""
+    """Return whether a file holds low-rank factors beside a generator."""
     with open_generator(Path(path)) as found:
         return any(key.endswith(".lora_A") for key in found.state)
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A My3DGen snapshot, split: the base generator and what the person's training changed.
-
-    provenance: the file, its SHA-256, and where the pretrained biases come from.
-    """
+    """Parts of a My3DGen snapshot."""
 
     generator: Generator
+    """The base generator."""
     adapter: Adapter
+    """Everything that the training of the person changed."""
     provenance: dict[str, Any]
+    """Name and SHA-256 of the file, and the origin of the pretrained biases."""
 
 
 def read_base(file: Path, found: Contents, device: str | torch.device = "cpu") -> Generator:
-    """The base generator of a snapshot that is open."""
-    _, live, before, _ = _sorted_tensors(found, None)
+    """Build the base generator of an open snapshot."""
+    _, live, before, _ = _split_tensors(found, None)
     return build_generator(file, found.config, {**live, **before}, device)
 
 
 def read_snapshot(file: Path, found: Contents, base: Generator | None = None) -> Snapshot:
-    """Base generator and adapter of a snapshot that is open; see `identity.split_snapshot`."""
-    low_rank, live, before, where = _sorted_tensors(found, base)
+    """Build base generator and adapter of an open snapshot; see `identity.split_snapshot`."""
+    low_rank, live, before, where = _split_tensors(found, base)
     generator = build_generator(file, found.config or (base.config if base else None), {**live, **before})
-    adapter = _adapter(generator, low_rank, _scalings(found.record))
+    adapter = _converted_adapter(generator, low_rank, _scalings(found.record))
     for name in sorted(before):
         trained = read_weight(name, live[name]) - read_weight(name, before[name])
         if name.rpartition(".")[2] not in _BUFFERS and bool(trained.any()):
@@ -76,11 +77,13 @@ def read_snapshot(file: Path, found: Contents, base: Generator | None = None) ->
     return Snapshot(generator, adapter, provenance)
 
 
-def _sorted_tensors(
+def _split_tensors(
     found: Contents, base: Generator | None
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]:
-    """Tensors by official names: low-rank ones, those in use, those before the person's training; and where
-    the last come from."""
+    """Return low-rank factors, tensors in use, pretrained tensors (by official names) and origin of the last.
+
+    Names whose pretrained values are unknown are missing among the pretrained tensors.
+    """
     live: dict[str, Any] = {}
     for key, value in found.state.items():
         name = base_name(key)
@@ -90,26 +93,24 @@ def _sorted_tensors(
     low_rank = {key: live.pop(key) for key in list(live) if key.endswith((".lora_A", ".lora_B"))}
     if not low_rank:
         raise CheckpointError("holds no low-rank update: it is a generator, not a My3DGen snapshot.")
-    before, where = _before(found, live, base)
+    before, where = _pretrained_tensors(found, live, base)
     return low_rank, live, before, where
 
 
 def base_name(key: str) -> str:
-    """The official name of a tensor in a wrapped generator; official names stay as they are."""
+    """Return the official name of a tensor in a wrapped generator; official names are unchanged."""
     parts = [part for part in key.split(".") if part not in _WRAPPERS]
     if parts[:3] == ["backbone", "synthesis", "synthesis"]:
         del parts[2]
     return ".".join(parts)
 
 
-def _before(found: Contents, live: State, base: Generator | None) -> tuple[dict[str, Any], str]:
-    """Tensors as they were before the person's training, and in words where they come from."""
+def _pretrained_tensors(found: Contents, live: State, base: Generator | None) -> tuple[dict[str, Any], str]:
+    """Return the known tensors from before the training of the person, and a description of their origin."""
     if base is not None:
         state = base.state_dict()
         if set(state) != set(live):
-            raise CheckpointError(
-                "was not fine-tuned from the base generator given: the layers are other ones."
-            )
+            raise CheckpointError("was not fine-tuned from the base generator given: its layers differ.")
         adapted = {name + ".weight" for name in adapted_modules(base)}
         for key in adapted:
             if not _equal(live[key], state[key]):
@@ -129,9 +130,9 @@ def _before(found: Contents, live: State, base: Generator | None) -> tuple[dict[
 
 
 def _copies(root: Record) -> Iterator[dict[str, TensorRef]]:
-    """State dicts, by official names, of the modules that modules were made of; the largest come first.
+    """Yield the state dicts, by official names, of modules among the init arguments of other modules.
 
-    Only the arguments themselves are looked at, never those of the copies.
+    Outer modules come first. The arguments of the copies themselves are not searched.
     """
     count = 0
     for name, record in modules(root):
@@ -160,7 +161,7 @@ def _equal(one: TensorRef | Tensor, other: TensorRef | Tensor) -> bool:
 
 
 def _scalings(root: Record | None) -> dict[str, float]:
-    """alpha / rank of each adapted module, as its wrapper recorded it."""
+    """Return alpha / rank of each adapted module, as recorded by its wrapper."""
     found: dict[str, float] = {}
     if root is None:
         return found
@@ -182,19 +183,20 @@ def _scalings(root: Record | None) -> dict[str, float]:
 
 
 def _number(value: object) -> float | None:
+    """Return a plain number as float; None for anything else."""
     return float(value) if type(value) in (int, float) and abs(value) < 1e6 else None  # type: ignore[arg-type]
 
 
-def _adapter(generator: Generator, low_rank: State, scalings: Mapping[str, float]) -> Adapter:
-    """Our adapter of the authors' tensors; their rank r is r * k rows for a k x k kernel.
+def _converted_adapter(generator: Generator, low_rank: State, scalings: Mapping[str, float]) -> Adapter:
+    """Convert the authors' low-rank factors; their rank r means r * k rows for a k x k kernel.
 
-    The scaling is what most wrappers say, or 1 / r (alpha 1) as in the released settings where none does; a
-    module with another one gets the difference multiplied into its tensors.
+    The scaling is the most frequent one of the wrappers, or 1 / r (alpha 1, the released settings) where they
+    record none. Modules with another scaling get the ratio multiplied into their tensors.
     """
     known = adapted_modules(generator)
     names = {key.rpartition(".")[0] for key in low_rank}
     if unknown := sorted(names - set(known)):
-        raise CheckpointError(f"adapts {quote_untrusted(unknown[0])}, which the generator has not.")
+        raise CheckpointError(f"adapts {quote_untrusted(unknown[0])}, which the generator does not have.")
     ranks = set()
     tensors: dict[str, Tensor] = {}
     for name in sorted(names):

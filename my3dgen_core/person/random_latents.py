@@ -1,4 +1,4 @@
-"""Latents out of the generator's own prior: random heads, and the mean one."""
+"""Latents from the generator's mapping network: random heads and the mean head."""
 
 from __future__ import annotations
 
@@ -14,11 +14,18 @@ from .latents import Latents
 def random_latents(
     generator: Generator, seed: int, n: int = 1, truncation_psi: float = 0.7, batch_size: int = 1024
 ) -> Latents:
-    """Heads of people who do not exist: [n, num_ws, w_dim], each with the frontal camera.
+    """Sample latents of random heads: standard normal z through the mapping network, with truncation.
 
     Args:
-        seed: same seed, same heads, on every device.
-        truncation_psi: 1 shows all that the generator knows, 0 its mean head; .7 keeps to sound ones.
+        generator: the generator whose mapping network is used.
+        seed: the same seed gives the same heads on every device.
+        n: number of latents, >= 1.
+        truncation_psi: scale of the distance from the mean latent: 1 is the full variety, 0 the mean head; .7
+            avoids implausible ones.
+        batch_size: number of latents mapped at a time.
+
+    Returns:
+        Latents [n, num_ws, w_dim], each with the frontal camera.
 
     Raises:
         ValueError: n below 1.
@@ -37,11 +44,11 @@ def random_latents(
 
 @torch.no_grad()
 def mean_latent(generator: Generator) -> Latents:
-    """The generator's mean head, [1, num_ws, w_dim], with the frontal camera."""
+    """Return the mean latent of the generator, [1, num_ws, w_dim], with the frontal camera."""
     ws = generator.w_avg.detach().expand(1, generator.num_ws, -1).clone()
     return Latents(ws, front_camera(generator.config, ws.device), base_hash=_hash(generator))
 
 
 def _hash(generator: Generator) -> str | None:
-    # the meta device has no weights to name
+    # weights on the meta device have no values to hash
     return None if generator.w_avg.device.type == "meta" else generator.base_hash()

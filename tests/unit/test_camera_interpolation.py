@@ -12,7 +12,6 @@ from my3dgen_core.camera import (
     angles,
     cam2world,
     focal_of_fov,
-    fov_of_focal,
     from_angles,
     interpolate,
     interpolate_orbit,
@@ -55,9 +54,10 @@ def test_a_roll_leaves_the_place_and_the_direction() -> None:
     assert torch.allclose(cam2world(plain)[:, :3, 2:], cam2world(rolled)[:, :3, 2:], atol=1e-6)
 
 
-def test_a_field_of_view_is_a_focal_length_and_back() -> None:
-    assert float(fov_of_focal(FOCAL)) == pytest.approx(13.373, abs=0.01)
-    assert float(focal_of_fov(fov_of_focal(FOCAL))) == pytest.approx(FOCAL, rel=1e-9)
+def test_a_field_of_view_gives_its_focal_length() -> None:
+    degrees = math.degrees(2 * math.atan(0.5 / FOCAL))
+    assert degrees == pytest.approx(13.373, abs=0.01)
+    assert float(focal_of_fov(degrees)) == pytest.approx(FOCAL, rel=1e-9)
     assert float(focal_of_fov(90.0)) == pytest.approx(0.5)
 
 

@@ -132,7 +132,7 @@ def test_a_plain_state_dict_of_a_snapshot_splits_too(tmp_path):
         ({"merged": True}, "merged already"),
         ({"missing": ".torgb.lora_B"}, "one half"),
         ({"shape": ".torgb.lora_A"}, "does not fit"),
-        ({"extra": "backbone.mapping.fc0"}, "which the generator has not"),
+        ({"extra": "backbone.mapping.fc0"}, "which the generator does not have"),
     ],
 )
 def test_damaged_updates_are_refused(tmp_path, change, message):

@@ -10,7 +10,6 @@ from safetensors.torch import save_file
 
 from my3dgen_core import AlphaSpace, CheckpointError, Direction, Latents
 from my3dgen_core.editing.direction import principal_directions
-from my3dgen_core.formats.direction_file import list_attributes
 
 ROWS, WIDTH = 14, 512
 
@@ -62,9 +61,8 @@ def test_every_shape_in_every_format_is_read(tmp_path, ending, given, expected):
 @pytest.mark.parametrize("ending", [".npz", ".pt", ".safetensors"])
 def test_one_of_several_is_chosen_by_name(tmp_path, ending):
     path = write(tmp_path / f"many{ending}", {"smile": SMILE, "age": LAYERED})
-    assert list_attributes(path) == ["age", "smile"]
     assert torch.equal(Direction.load(path, "age").vector, LAYERED)
-    with pytest.raises(CheckpointError, match=r"several directions\. Choose one: 'age', 'smile'"):
+    with pytest.raises(CheckpointError, match=r"several directions\. Choose one: 'age', 'smile'\.$"):
         Direction.load(path)
     with pytest.raises(CheckpointError, match="no 'beard', but: 'age', 'smile'"):
         Direction.load(path, "beard")

@@ -71,14 +71,14 @@ def test_the_weights_are_never_written_to_and_are_back_after_an_error(generator,
     monkeypatch.setattr(generator.superresolution.block1.torgb, "forward", broken)
     with pytest.raises(KeyboardInterrupt), personalized(generator, [[one] for one in people]):
         generator.render(micro.latents(generator, 3), VIEWS)
-    assert generator.people is None
+    assert generator.batch_identities is None
     for key, value in generator.named_parameters():
         assert value is before[key][0]
         assert torch.equal(value, before[key][1])
 
 
 def test_batches_of_another_length_are_refused(generator, people):
-    with personalized(generator, [[one] for one in people]), pytest.raises(ValueError, match="3 persons"):
+    with personalized(generator, [[one] for one in people]), pytest.raises(ValueError, match="3 identities"):
         generator.render(micro.latents(generator, 2), VIEWS[:2])
 
 
