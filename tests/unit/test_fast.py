@@ -215,12 +215,12 @@ def test_a_grid_is_made_once_and_dies_with_its_planes(starter):
     generator = micro.generator()
     planes = generator.planes(micro.latents(generator, 1))
     generator.march(planes, VIEWS, 8, quality="fast")
-    grid = generator.grids.of(planes, generator.decoder, 1.0)
-    assert generator.grids.of(planes, generator.decoder, 1.0) is grid
-    assert len(copy.deepcopy(generator).grids._kept) == 0
+    grid = generator.bounds_cache.get(planes, generator.decoder, 1.0)
+    assert generator.bounds_cache.get(planes, generator.decoder, 1.0) is grid
+    assert len(copy.deepcopy(generator).bounds_cache._kept) == 0
     del planes
     gc.collect()
-    assert len(generator.grids._kept) == 0
+    assert len(generator.bounds_cache._kept) == 0
 
 
 def test_training_is_refused_with_a_sentence():
