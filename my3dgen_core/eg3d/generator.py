@@ -83,9 +83,10 @@ class Generator(nn.Module):
         self.renderer = "torch"
         """Rendering backend: "torch", or "compiled" where that is built (see `rendering.renderer`)."""
         self.memory_limit: int | None = None
-        """Limit of the working memory of `render` in bytes; None: none. Weights, inputs and outputs do not count.
+        """Limit of the working memory of `render` in bytes; None: no limit.
 
-        It applies where no gradients are wanted (see `rendering.memory_budget`).
+        Weights, inputs and outputs do not count. It applies where no gradients are wanted (see
+        `rendering.memory_budget`).
         """
         self.bounds_cache = DensityBoundsCache()
         """Density bounds of the planes last rendered with quality "fast"."""
