@@ -1,4 +1,4 @@
-"""The EG3D generator (Chan et al., CVPR 2022), written anew from its published behaviour, in plain torch."""
+"""EG3D generator (Chan et al., CVPR 2022): an independent implementation in plain PyTorch."""
 
 from .config import GeneratorConfig
 from .generator import Generator, Rendering

@@ -1,4 +1,4 @@
-"""The StyleGAN2 backbone: ws to tri-planes."""
+"""StyleGAN2 backbone: latents to tri-planes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .mapping import MappingNetwork
 
 
 class SynthesisNetwork(nn.Module):
-    """ws [B, num_ws, w_dim] -> [B, 3 * 32, P, P]."""
+    """StyleGAN2 synthesis network whose image is the three planes: blocks of resolution 4, 8, ... P."""
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
@@ -33,6 +33,16 @@ class SynthesisNetwork(nn.Module):
     def forward(
         self, ws: Tensor, noise_mode: str = "const", generator: torch.Generator | None = None
     ) -> Tensor:
+        """Synthesize the planes of latents.
+
+        Args:
+            ws: [B, num_ws, w_dim].
+            noise_mode: "const", "random" or "none".
+            generator: RNG of noise_mode "random".
+
+        Returns:
+            planes [B, 3 * 32, P, P], float32.
+        """
         ws = ws.to(torch.float32)  # interpolated latents may be float64
         x: Tensor | None = None
         planes: Tensor | None = None
@@ -48,6 +58,8 @@ class SynthesisNetwork(nn.Module):
 
 
 class Backbone(nn.Module):
+    """Mapping and synthesis network under the names of the official state dict."""
+
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
         self.synthesis = SynthesisNetwork(config)

@@ -1,4 +1,4 @@
-"""Everything that shapes a generator, in one frozen dataclass."""
+"""Configuration of a generator: network sizes and rendering settings in one frozen dataclass."""
 
 from __future__ import annotations
 
@@ -13,45 +13,75 @@ from torch import Tensor
 from ..camera import FOCAL, RADIUS, ViewRange, look_at
 
 SUPERRESOLUTION = ("8XDC", "8X", "4X", "2X")
+"""Known super-resolution architectures (values of `GeneratorConfig.superresolution`)."""
 PLANE_CHANNELS = 32
+"""Feature channels of each of the three planes."""
 
 
 @dataclass(frozen=True)
 class GeneratorConfig:
-    """Sizes and rendering settings of an EG3D generator; the defaults are NVIDIA's ffhq512-128."""
+    """Sizes and rendering settings of an EG3D generator; the defaults are NVIDIA's ffhq512-128.
+
+    Warning:
+        All field names and values are hashed by `Generator.base_hash`. Identities, latents and directions
+        store that hash to name their generator. Renaming, adding or removing a field, or writing a value in
+        another way in `to_dict`, changes the hash of every generator: every saved identity is then refused.
+    """
 
     z_dim: int = 512
+    """Length of the noise vector z."""
     c_dim: int = 25
+    """Length of a camera label: the camera-to-world matrix (16) and the intrinsics (9)."""
     w_dim: int = 512
+    """Length of one latent vector w."""
     mapping_layers: int = 2
+    """Fully-connected layers of the mapping network."""
     img_resolution: int = 512
+    """Pixels along an edge of the final image."""
     plane_resolution: int = 256
+    """Texels along an edge of a plane; a power of two >= 8."""
     channel_base: int = 32768
-    """Channels at resolution r are min(channel_base // r, channel_max)."""
+    """Channels of the backbone at resolution r are min(channel_base // r, channel_max)."""
     channel_max: int = 512
+    """Maximum number of channels of the backbone at any resolution."""
     conv_clamp: float | None = None
-    """Clamp of the backbone's activations; None is none."""
+    """Clamp of the backbone's activations; None: not clamped."""
     superresolution: str = "8XDC"
+    """Architecture of the super-resolution: "8XDC", "8X", "4X" or "2X"."""
     sr_antialias: bool = True
+    """Antialiased resizing of features to the input resolution of the super-resolution."""
     sr_num_fp16_res: int = 4
-    """> 0: super-resolution runs in half precision where the device has it, clamped at 256 everywhere."""
+    """> 0: super-resolution in half precision where the device has it, clamped at 256 on every device."""
     sr_noise_mode: str = "none"
+    """Noise inputs of the super-resolution: "none", "const" or "random"."""
     neural_resolution: int = 128
+    """Pixels along an edge of the volume-rendered image (EG3D: neural_rendering_resolution)."""
     depth_resolution: int = 48
+    """Coarse samples per ray."""
     depth_resolution_importance: int = 48
+    """Fine samples per ray, placed by importance sampling; 0: no second pass."""
     ray_start: float | str = 2.25
-    """World units along the ray, or "auto": where the ray enters the box."""
+    """Depth of the nearest coarse sample in world units, or "auto": where the ray enters the box."""
     ray_end: float | str = 3.3
+    """Depth of the farthest coarse sample in world units, or "auto": where the ray leaves the box."""
     box_warp: float = 1.0
-    """Side of the cube that the planes cover, centred on the origin."""
+    """Side of the cube that the planes cover, in world units, centered on the origin."""
     disparity_space_sampling: bool = False
+    """Coarse samples are evenly spaced in inverse depth instead of depth."""
     white_back: bool = False
+    """White background instead of black."""
     decoder_lr_mul: float = 1.0
+    """Learning-rate multiplier of the decoder: its stored weights are scaled by it at run time."""
     c_scale: float = 1.0
+    """Factor of the camera label that the mapping network is conditioned on."""
     c_gen_conditioning_zero: bool = False
+    """The mapping network is conditioned on zeros instead of the camera label."""
     avg_camera_radius: float = RADIUS
+    """Mean distance of the training cameras from the pivot, in world units."""
     avg_camera_pivot: tuple[float, float, float] = (0.0, 0.0, 0.2)
+    """Point that the training cameras look at, in world units."""
     focal: float = FOCAL
+    """Focal length of the training cameras, in image widths."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "avg_camera_pivot", tuple(float(v) for v in self.avg_camera_pivot))
@@ -67,37 +97,41 @@ class GeneratorConfig:
             raise ValueError("Importance sampling needs at least 4 coarse samples a ray.")
 
     def channels(self, resolution: int) -> int:
-        """Channels of the backbone at a resolution."""
+        """Return the number of channels of the backbone at a resolution."""
         return min(self.channel_base // resolution, self.channel_max)
 
     @property
     def block_resolutions(self) -> list[int]:
-        """4, 8, ... up to the planes' own resolution."""
+        """Resolutions of the backbone's blocks: 4, 8, ... up to `plane_resolution`."""
         return [4 << i for i in range((self.plane_resolution // 4).bit_length())]
 
     @property
     def num_ws(self) -> int:
-        """Style vectors that the backbone takes: one a convolution, and one for the last ToRGB."""
+        """Number of latent vectors w per picture: one per convolution, and one for the last ToRGB."""
         return 2 * len(self.block_resolutions)
 
     @property
     def trained_views(self) -> ViewRange:
-        """From how far round the generator has seen what it shows, as far as its camera tells.
+        """Range of view angles in the training data, estimated from the camera radius.
 
-        Portraits (cameras 2.7 away: all of NVIDIA's heads) hardly go beyond these angles. Generators of
-        objects, whose cameras stand nearer, have seen every side.
+        Training sets of portraits (camera radius 2.7: all of NVIDIA's heads) have few views beyond these
+        angles. Generators of objects have nearer cameras and were trained with views from all sides.
         """
         return ViewRange(45.0, 30.0) if self.avg_camera_radius > 2.5 else ViewRange()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
+        """Return the fields as values that JSON can hold."""
         values = dataclasses.asdict(self)
         values["avg_camera_pivot"] = list(self.avg_camera_pivot)
         return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> GeneratorConfig:
-        """The inverse of `to_dict`. Unknown names are an error: they would change the picture silently."""
+        """Return the configuration that `to_dict` has written.
+
+        Raises:
+            ValueError: unknown names; ignoring them could silently change the pictures.
+        """
         known = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
@@ -110,16 +144,18 @@ class GeneratorConfig:
     def from_official(
         cls, init_kwargs: Mapping[str, Any], neural_resolution: int | None = None
     ) -> GeneratorConfig:
-        """The configuration recorded in an official checkpoint (its init arguments; eg3d's own names).
+        """Return the configuration recorded in an official EG3D checkpoint.
 
         Args:
-            init_kwargs: z_dim, c_dim, w_dim, img_resolution, mapping_kwargs, channel_base, channel_max,
-                rendering_kwargs, sr_num_fp16_res, conv_clamp; others do not change the function computed.
-            neural_resolution: the resolution the volume is rendered at; None: the super-resolution's own
-            input.
+            init_kwargs: init arguments of the official generator, by their official names: z_dim, c_dim,
+                w_dim, img_resolution, mapping_kwargs, channel_base, channel_max, rendering_kwargs,
+                sr_num_fp16_res, conv_clamp. Others are ignored: they do not change the function computed.
+            neural_resolution: resolution of volume rendering; None: the input resolution of the
+                super-resolution.
 
         Raises:
-            ValueError: a setting that would need other code than this.
+            KeyError: a missing setting without a default.
+            ValueError: a setting that this implementation does not support.
         """
         rendering = init_kwargs["rendering_kwargs"]
         module = str(rendering["superresolution_module"]).rsplit(".", 1)[-1]
@@ -169,5 +205,5 @@ class GeneratorConfig:
 
 
 def front_camera(config: GeneratorConfig, device: torch.device) -> Tensor:
-    """The camera [1, 25] that the mapping is conditioned on when nothing else is asked for."""
+    """Return the frontal camera [1, 25], on which the mapping network is conditioned by default."""
     return look_at(0.0, 0.0, config.avg_camera_radius, config.avg_camera_pivot, config.focal, device)

@@ -1,4 +1,4 @@
-"""The decoder: mean plane features to density and color features."""
+"""Decoder of the radiance field: mean plane features to density and color features."""
 
 from __future__ import annotations
 
@@ -10,24 +10,30 @@ from torch import Tensor, nn
 from .config import PLANE_CHANNELS
 from .layers import FullyConnected
 
+HIDDEN, COLORS = 64, 32
+"""Hidden units and color features of the decoder."""
 Weights = tuple[Tensor, Tensor, Tensor, Tensor]
+"""w0 [64, 32], b0 [64], w1 [33, 64] and b1 [33] of the decoder, gains applied (see `Decoder.weights`)."""
 Decode = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Mean plane features [..., 32] -> raw density [..., 1] and color features [..., C]."""
 
 
 class Decoder(nn.Module):
-    """Mean plane features [..., 32] -> raw density [..., 1] and color features [..., 32]."""
+    """EG3D's decoder: a two-layer perceptron with 64 hidden units (softplus)."""
 
     def __init__(self, lr_multiplier: float = 1.0) -> None:
         super().__init__()
         self.net = nn.Sequential(
-            FullyConnected(PLANE_CHANNELS, 64, lr_multiplier=lr_multiplier),
+            FullyConnected(PLANE_CHANNELS, HIDDEN, lr_multiplier=lr_multiplier),
             nn.Softplus(),
-            FullyConnected(64, 1 + 32, lr_multiplier=lr_multiplier),
+            FullyConnected(HIDDEN, 1 + COLORS, lr_multiplier=lr_multiplier),
         )
 
     def weights(self, density_scale: float = 1.0) -> Weights:
-        """The weights with their gains, differentiable; `density_scale` multiplies the raw density.
+        """Return the weights with their gains applied, differentiable.
+
+        Args:
+            density_scale: factor of the raw density, multiplied into the last layer.
 
         Returns:
             w0 [64, 32], b0 [64], w1 [33, 64], b1 [33]; the first row of the last two gives the raw density.
@@ -44,10 +50,11 @@ class Decoder(nn.Module):
         return w0, b0, w1, b1
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean plane features [..., 32] -> raw density [..., 1] and color features [..., 32]."""
         out = self.net(features)
         return out[..., :1], colors_of(out[..., 1:])
 
 
 def colors_of(raw: Tensor) -> Tensor:
-    """The decoder's outputs for colours -> colours, in about [0, 1]."""
+    """Raw color outputs of the decoder -> color features in [-0.001, 1.001], same shape."""
     return raw.sigmoid() * 1.002 - 0.001

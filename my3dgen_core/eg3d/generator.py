@@ -1,4 +1,4 @@
-"""The whole generator: latents and cameras in, pictures out."""
+"""EG3D generator: latents and cameras to pictures."""
 
 from __future__ import annotations
 
@@ -24,33 +24,36 @@ from .rendering.renderer import check_quality, render_rays
 from .rendering.triplanes import mean_features
 from .superresolution import SuperResolution, fast_dtype
 
-# Samples decoded at a time without gradients: on a CPU what fits the cache, elsewhere what bounds the memory.
 _CPU_SAMPLES, _DEVICE_SAMPLES = 1 << 15, 1 << 22
-_FRAMES = 4  # go through super-resolution together where quality is "fast"
+"""Samples decoded at a time without gradients: limited by the cache on a CPU, by the memory elsewhere."""
+_FRAMES = 4
+"""Pictures per batch of super-resolution at quality "fast"."""
 
 ApplyIdentity = Callable[[tuple[str, ...]], AbstractContextManager[object]]
-"""Called with prefixes of module names: a context in which an identity is applied to those modules."""
+"""Function of prefixes of module names that returns a context, within which an identity is applied to the
+modules of these prefixes."""
 Result = TypeVar("Result")
 
 
 @dataclass
 class Rendering:
-    """What `Generator.render` gives; r is the neural resolution.
-
-    image [B,3,R,R] and image_raw [B,3,r,r] in [-1, 1], not clipped; depth [B,1,r,r] along the ray in world
-    units; mask [B,1,r,r], the accumulated weight in [0, 1]; features [B,32,r,r], image_raw its first three.
-    """
+    """Pictures of `Generator.render`. Shapes: R is the image resolution, r the neural resolution."""
 
     image: Tensor
+    """Final pictures [B, 3, R, R] in [-1, 1], not clipped."""
     image_raw: Tensor
+    """Volume-rendered pictures [B, 3, r, r] in [-1, 1], not clipped: the first channels of `features`."""
     depth: Tensor
+    """Depth along the ray [B, 1, r, r], in world units."""
     mask: Tensor
+    """Accumulated compositing weight [B, 1, r, r] in [0, 1]."""
     features: Tensor
+    """Volume-rendered features [B, 32, r, r] in [-1, 1], the input of super-resolution."""
 
 
 @dataclass(frozen=True)
 class _Settings:
-    """Settings of `Generator.render`, as there."""
+    """Arguments of `Generator.render` that hold for all pictures; see there."""
 
     resolution: int
     noise_mode: str
@@ -61,9 +64,12 @@ class _Settings:
 
 
 class Generator(nn.Module):
-    """EG3D.
+    """EG3D generator (Chan et al., CVPR 2022).
 
-    Parameter names equal the official state-dict keys, so `load_state_dict(strict=True)` is the map.
+    Parameter names are those of the official state dict: `load_state_dict(strict=True)` takes it as it is.
+
+    Args:
+        config: sizes and rendering settings.
     """
 
     def __init__(self, config: GeneratorConfig) -> None:
@@ -73,34 +79,46 @@ class Generator(nn.Module):
         self.superresolution = SuperResolution(config)
         self.decoder = Decoder(config.decoder_lr_mul)
         self.trained_views = config.trained_views
-        """Angles from which the generator has seen heads; loading may set a narrower range."""
+        """Range of view angles in the training data; loading a checkpoint may set a narrower one."""
         self.renderer = "torch"
-        """The rendering backend: "torch", or "compiled" where that is built (see `rendering.renderer`)."""
+        """Rendering backend: "torch", or "compiled" where that is built (see `rendering.renderer`)."""
         self.memory_limit: int | None = None
-        """Bytes of working memory for rendering, beside weights, inputs and outputs; None: as much as is fast.
-        Applies where no gradients are wanted (see `rendering.memory_budget`)."""
+        """Limit of the working memory of `render` in bytes; None: no limit.
+
+        Weights, inputs and outputs do not count. It applies where no gradients are wanted (see
+        `rendering.memory_budget`).
+        """
         self.bounds_cache = DensityBoundsCache()
         """Density bounds of the planes last rendered with quality "fast"."""
         self.replaced: dict[str, nn.Parameter] = {}
-        """The generator's own parameters while others replace them; written by `apply.replace_parameters` alone,
-        read by `base_hash`."""
+        """Own parameters, by state-dict key, while other tensors stand in their place.
+
+        Written and restored by `person.apply.replace_parameters` alone, which holds the parameters here for
+        the length of its `with` block. Read by `base_hash`, so that an applied identity does not change the
+        hash. Empty outside such a block.
+        """
         self.batch_identities: Sequence[ApplyIdentity] | None = None
-        """One identity for each picture of a batch; written by `apply.personalized` alone, read by `planes`,
-        `render` and `sample`."""
+        """One identity for each picture of a batch, or None: all pictures use the same weights.
+
+        Written and restored by `person.apply.personalized` alone, for the length of its `with` block. Read by
+        `planes`, `render` and `sample`: their batches must have this length, and picture i is computed within
+        `batch_identities[i](prefixes)`. `mapping` and `march` ignore it.
+        """
 
     @property
     def num_ws(self) -> int:
+        """Number of latent vectors w per picture."""
         return self.config.num_ws
 
     @property
     def w_avg(self) -> Tensor:
-        """The mean latent [w_dim]."""
+        """Mean latent [w_dim], as tracked in training."""
         return self.backbone.mapping.w_avg
 
     def base_hash(self) -> str:
-        """SHA-256 over the state sorted by key, as float32, and the configuration: names these very weights.
+        """Return the SHA-256 of configuration and state dict (float32, sorted by key), in hexadecimal.
 
-        An identity in effect does not change it: it names the base.
+        It identifies these base weights: an identity that is applied does not change it.
         """
         digest = hashlib.sha256(json.dumps(self.config.to_dict(), sort_keys=True).encode())
         for key, value in sorted({**self.state_dict(), **self.replaced}.items()):
@@ -111,13 +129,14 @@ class Generator(nn.Module):
     def mapping(
         self, z: Tensor, camera: Tensor, truncation_psi: float = 1.0, truncation_cutoff: int | None = None
     ) -> Tensor:
-        """Noise to latents.
+        """Map noise to latents.
 
         Args:
             z: [B, z_dim], standard normal.
-            camera: [B, 25], the pose the mapping is conditioned on (the frontal one for free views).
-            truncation_psi: 1 keeps w, 0 gives the mean latent.
-            truncation_cutoff: only the first that many layers are truncated; None is all.
+            camera: [B, 25], the camera that the mapping is conditioned on; the frontal one for latents that
+                are rendered from several cameras.
+            truncation_psi: interpolation from the mean latent (0) to w (1).
+            truncation_cutoff: number of latents per picture that are truncated, from the first on; None: all.
 
         Returns:
             ws [B, num_ws, w_dim].
@@ -127,7 +146,20 @@ class Generator(nn.Module):
     def planes(
         self, ws: Tensor, noise_mode: str = "const", generator: torch.Generator | None = None
     ) -> Tensor:
-        """ws [B, num_ws, w_dim] -> tri-planes [B, 3, 32, P, P]. No camera goes in: keep them for a path."""
+        """Synthesize tri-planes. They do not depend on the camera: reuse them for all views of a latent.
+
+        Args:
+            ws: [B, num_ws, w_dim].
+            noise_mode: "const", "random" or "none".
+            generator: RNG of noise_mode "random".
+
+        Returns:
+            [B, 3, 32, P, P].
+
+        Raises:
+            ValueError: latents of another generator, unknown noise mode, or another number of latents than of
+                identities where each picture has its own.
+        """
         self.check_ws(ws)
         if self.batch_identities is None:
             return self._planes(ws, noise_mode, generator)
@@ -136,9 +168,9 @@ class Generator(nn.Module):
         )
 
     def _planes(self, ws: Tensor, noise_mode: str, generator: torch.Generator | None) -> Tensor:
-        """Tri-planes of one identity."""
+        """Synthesize tri-planes [B, 3, 32, P, P] with the weights in use."""
         planes = self.backbone.synthesis(ws, noise_mode, generator).unflatten(1, (3, PLANE_CHANNELS))
-        if planes.device.type == "cpu":  # a pixel's channels side by side, as renderers look them up
+        if planes.device.type == "cpu":  # channels last: the renderers read all channels of a texel
             planes = planes.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
         return planes
 
@@ -155,26 +187,31 @@ class Generator(nn.Module):
         quality: str = "exact",
         chunk: int | None = None,
     ) -> Rendering:
-        """Pictures of latents from cameras.
+        """Render pictures of latents from cameras.
 
         Args:
-            ws: [B, num_ws, w_dim].
-            cameras: [B, 25]; or one of ws and cameras has length 1 and is broadcast.
-            neural_resolution: pixels of the raw image; None: the generator's own.
-            planes: what `planes(ws)` gave, to save that work.
-            noise_mode: "const", "random" or "none", for the backbone.
-            jitter: where samples lie on their rays. None: fixed, evenly stratified; a number in [0, 1): every
-                random number is that one; a torch.Generator: random (training); (coarse [B,M,N,1], fine
-                [B*M,K]) tensors.
-            generator: for noise_mode "random".
-            quality: "exact"; or "fast", for pictures alone, without gradients: what does not show is left out
-                (see `fast`), and super-resolution runs in bfloat16 where the processor has it. Give `planes`
-                for a path of cameras: what was found out about them is kept while they live.
-            chunk: rays a scene at a time; None: bounded memory without gradients, all at once with them.
+            ws: [B, num_ws, w_dim], or [1, num_ws, w_dim] for all cameras.
+            cameras: [B, 25], or [1, 25] for all latents.
+            neural_resolution: pixels along an edge of the volume-rendered image; None: as configured.
+            planes: result of `planes(ws)`, if at hand; saves the backbone's work.
+            noise_mode: noise of the backbone: "const", "random" or "none".
+            jitter: positions of the samples within their strata. None: the middle; a number in [0, 1): used
+                in place of every random number; a torch.Generator: random (training); a pair of tensors:
+                coarse [B, M, N, 1] and fine [B*M, K] numbers in [0, 1) for M rays of N coarse and K fine
+                samples.
+            generator: RNG of noise_mode "random".
+            quality: "exact", or "fast": without gradients, skipping samples in empty space and behind
+                surfaces (see `rendering.culled`), with super-resolution in bfloat16 on CPUs that have it. For
+                a camera path give `planes`: their density bounds are cached while they exist.
+            chunk: rays per scene rendered at a time; None: chosen to bound the memory without gradients, all
+                rays with gradients.
+
+        Returns:
+            pictures, depth, mask and features of the batch.
 
         Raises:
-            ValueError: wrong shapes, unknown noise mode or quality, a resolution the model cannot take;
-                gradients are wanted of a "fast" picture; or `memory_limit` is too small for one picture.
+            ValueError: wrong shapes, unknown noise mode or quality, a resolution that the generator cannot
+                take, gradients wanted of quality "fast", or a `memory_limit` too small for one picture.
         """
         check_quality(quality)
         check_cameras(cameras)
@@ -184,7 +221,7 @@ class Generator(nn.Module):
         if self.batch_identities is None:
             return self._render(ws, cameras, planes, settings)
         if isinstance(jitter, tuple):
-            raise ValueError("Pictures of several identities take no tensors as jitter: give a generator.")
+            raise ValueError("With several identities jitter cannot be tensors: give a torch.Generator.")
         prefixes = ("decoder.", "superresolution.") + (("backbone.",) if planes is None else ())
         given = (ws, cameras) if planes is None else (ws, cameras, planes)
 
@@ -195,13 +232,13 @@ class Generator(nn.Module):
         return Rendering(*(torch.cat(maps) for maps in zip(*map(_maps, rendered), strict=True)))
 
     def _render(self, ws: Tensor, cameras: Tensor, planes: Tensor | None, settings: _Settings) -> Rendering:
-        """Pictures of one identity, within the memory limit."""
+        """Render with the weights in use, within the memory limit."""
         batch = max(len(ws), len(cameras))
         counts = len(ws), len(ws if planes is None else planes), len(cameras)
         if not {*counts} <= {1, batch}:
             raise ValueError(
                 "{} latents, {} planes and {} cameras do not fit: ".format(*counts)
-                + "equal counts pair up, a single one serves all."
+                + "equal counts pair up, a single one is used for all."
             )
         if planes is None and len(ws) == 1:
             planes = self._planes(ws, settings.noise_mode, settings.generator)
@@ -213,12 +250,12 @@ class Generator(nn.Module):
         if self.memory_limit is None or torch.is_grad_enabled():
             return render_part(ws, cameras, planes, settings.chunk)
         if isinstance(settings.jitter, tuple):
-            raise ValueError("Under a limit of memory there are no tensors as jitter: give a generator.")
+            raise ValueError("With a memory limit jitter cannot be tensors: give a torch.Generator.")
         share = portion(self, self.memory_limit, batch, settings.resolution, settings.quality, planes is None)
         return _in_portions(render_part, batch, (ws, cameras, planes), share, settings.chunk)
 
     def _render_planes(self, ws: Tensor, cameras: Tensor, planes: Tensor, settings: _Settings) -> Rendering:
-        """Rays through planes, then super-resolution."""
+        """Render planes [B or 1, 3, 32, P, P] and apply super-resolution."""
         batch = max(len(ws), len(cameras), len(planes))
         resolution, quality = settings.resolution, settings.quality
         cameras = cameras.expand(batch, -1).to(planes.dtype)
@@ -247,13 +284,23 @@ class Generator(nn.Module):
         floor: float = 0.0,
         quality: str = "exact",
     ) -> RayOutput:
-        """Render single pixels: planes [B or 1,3,32,P,P], cameras [B,25], pixels [M] or [B,M] (None: all).
+        """Volume-render single pixels, without super-resolution.
 
-        Pixels are counted row by row in a picture of `resolution` x `resolution`. Samples whose weight stays
-        below `floor` get no gradient. Quality "fast" gives no gradients at all.
+        Args:
+            planes: [B, 3, 32, P, P], or [1, 3, 32, P, P] for all cameras.
+            cameras: [B, 25].
+            resolution: pixels along an edge of the picture.
+            pixels: row-major pixel numbers [M] or [B, M]; None: all, M = resolution**2.
+            jitter: see `render`.
+            chunk: see `render`.
+            floor: samples whose compositing weight stays below it get no gradient.
+            quality: "exact", or "fast", which gives no gradients at all.
+
+        Returns:
+            features [B, M, 32], depth and weight [B, M, 1].
 
         Raises:
-            ValueError: unknown quality, or gradients are wanted of a "fast" picture.
+            ValueError: unknown quality, or gradients wanted of quality "fast".
         """
         check_quality(quality)
         origins, directions = rays(cameras, resolution, pixels)
@@ -279,9 +326,17 @@ class Generator(nn.Module):
     def sample(
         self, ws: Tensor, points: Tensor, *, planes: Tensor | None = None, chunk: int | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The radiance field: points [B, M, 3] -> raw density [B, M, 1] and colour features [B, M, 32].
+        """Evaluate the radiance field at points.
 
-        The density that is marched is softplus(raw - 1). Colours lie in about [0, 1]; the first three: rgb.
+        Args:
+            ws: [B, num_ws, w_dim], or [1, num_ws, w_dim] for all points; unused if planes are given.
+            points: [B, M, 3], in world units.
+            planes: result of `planes(ws)`, if at hand.
+            chunk: points per scene decoded at a time; None: all.
+
+        Returns:
+            raw density [B, M, 1] and color features [B, M, 32]. The density of volume rendering is
+            softplus(raw - 1). Colors are in [-0.001, 1.001]; the first three channels are RGB.
         """
         if planes is None:
             planes = self.planes(ws)
@@ -292,7 +347,7 @@ class Generator(nn.Module):
         return torch.cat(densities), torch.cat(colors)
 
     def _sample(self, points: Tensor, planes: Tensor, chunk: int | None) -> tuple[Tensor, Tensor]:
-        """Raw density and colors of one identity."""
+        """Evaluate the radiance field with the weights in use."""
         planes = planes.expand(len(points), -1, -1, -1, -1)
         out = [
             self.decoder(mean_features(planes, part, self.config.box_warp))
@@ -303,9 +358,15 @@ class Generator(nn.Module):
     def _per_identity(
         self, prefixes: tuple[str, ...], work: Callable[..., Result], *batches: Tensor
     ) -> list[Result]:
-        """Call `work` on each picture's slice of the batches, its identity applied to modules of these prefixes.
+        """Call `work` once for each picture, with its identity applied.
 
-        Batches of length 1 go to every call.
+        Args:
+            prefixes: prefixes of the names of the modules that `work` uses.
+            work: function of each batch's slice of length 1.
+            batches: tensors with one row for each picture, or a single row for all.
+
+        Returns:
+            results in the order of the pictures.
         """
         identities = self.batch_identities
         assert identities is not None
@@ -321,7 +382,7 @@ class Generator(nn.Module):
         return results
 
     def check_ws(self, ws: Tensor) -> None:
-        """Raises ValueError with a sentence unless ws fit this generator."""
+        """Raise ValueError unless ws are [N, num_ws, w_dim] of this generator."""
         expected = (self.num_ws, self.config.w_dim)
         if ws.ndim != 3 or ws.shape[1:] != expected:
             raise ValueError(
@@ -337,7 +398,15 @@ def _in_portions(
     share: Portion,
     chunk: int | None,
 ) -> Rendering:
-    """A portion of latents, cameras and planes after the other, straight into the place of its pictures."""
+    """Render a batch portion by portion into preallocated results.
+
+    Args:
+        render: function of latents, cameras, planes (or None) and rays per scene at a time.
+        batch: number of pictures.
+        given: latents, cameras, and planes or None, each of length `batch` or 1.
+        share: pictures and rays of a portion.
+        chunk: upper limit of the rays per scene at a time; None: none.
+    """
     whole: Rendering | None = None
     for first in range(0, batch, share.pictures):
         part = slice(first, first + share.pictures)
@@ -360,4 +429,5 @@ def _in_portions(
 
 
 def _maps(rendering: Rendering) -> tuple[Tensor, ...]:
+    """Return the tensors of a rendering in the order of its fields."""
     return rendering.image, rendering.image_raw, rendering.depth, rendering.mask, rendering.features

@@ -1,4 +1,4 @@
-"""Reading the file of a generator, whatever its format, as data."""
+"""Reader of generator files of every supported format, which are parsed as data and never executed."""
 
 from __future__ import annotations
 
@@ -29,28 +29,29 @@ from .official_pickle import (
 )
 
 LONGEST_HEADER = 16 << 20
+"""Maximum length of a safetensors header, in bytes."""
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What a file of a generator holds, as data.
-
-    state: tensors by the name they have in the file, read or not yet. config: None until a bare state dict's
-    sidecar has been looked for. record: the module they come from, if the file holds one.
-    """
+    """Contents of a generator file, as data."""
 
     state: dict[str, TensorRef] | dict[str, Tensor]
+    """Tensors by their names in the file; those of pickles are not read yet."""
     config: GeneratorConfig | None
+    """Configuration in the file; None for a bare state dict, whose configuration is in a sidecar file."""
     record: Record | None = None
+    """Module that the tensors belong to, if the file holds one."""
 
 
 @contextmanager
 def open_generator(file: Path) -> Iterator[Contents]:
-    """What `file` holds. Tensors of pickles are read within the block, each when it is asked for.
+    """Open a generator file. Tensors of pickles are read on request, inside the `with` block only.
 
     Raises:
         FileNotFoundError: no such file.
-        CheckpointError: the file cannot be used. Errors of this kind in the block get the file's name too.
+        CheckpointError: the file cannot be used. The file's name is put before the message, also of errors of
+            this type that are raised inside the block.
     """
     if not file.is_file():
         raise FileNotFoundError(f"There is no generator at {file}. Check the path, or use 'starter'.")
@@ -74,7 +75,20 @@ def build_generator(
     state: Mapping[str, TensorRef] | Mapping[str, Tensor],
     device: str | torch.device = "cpu",
 ) -> Generator:
-    """The generator of these tensors, each checked against the configuration before it is read."""
+    """Build a generator from the tensors of a file; names and shapes are checked before anything is read.
+
+    Args:
+        file: path of the file, for its sidecar configuration.
+        config: configuration in the file; None: from the sidecar, see `sidecar_config`.
+        state: tensors by name.
+        device: device of the generator.
+
+    Returns:
+        frozen generator in evaluation mode, float32.
+
+    Raises:
+        CheckpointError: no configuration, or tensors that do not fit it or cannot be used.
+    """
     shapes = {key: tuple(value.shape) for key, value in state.items()}
     generator = empty_generator(config or sidecar_config(file, shapes))
     expected = generator.state_dict()
@@ -85,17 +99,22 @@ def build_generator(
 
 
 def read_weight(key: str, value: TensorRef | Tensor, device: str | torch.device = "cpu") -> Tensor:
-    """A weight as float32 on the device.
+    """Read one weight as float32.
+
+    Args:
+        key: state-dict key, for messages.
+        value: tensor, or reference to one that has not been read.
+        device: device of the result.
 
     Raises:
-        CheckpointError: it is no floating-point tensor, holds NaN or infinite numbers, or is another
-            low-pass filter than the one every EG3D has.
+        CheckpointError: not a floating-point tensor, NaN or infinite numbers, or a low-pass filter other than
+            EG3D's.
     """
     if not value.dtype.is_floating_point:
         raise CheckpointError(f"holds {key} as {value.dtype}; weights are floating-point numbers.")
     tensor = value.read() if isinstance(value, TensorRef) else value
     tensor = tensor.to(torch.float32)
-    # The sum is finite unless a number is not, or unless it overflows: only then look at every one.
+    # A finite sum proves that all numbers are finite; another one may also come from an overflow.
     if not bool(torch.isfinite(tensor.sum())) and not bool(torch.isfinite(tensor).all()):
         raise CheckpointError(f"holds NaN or infinite numbers in {key}. It is damaged.")
     if key.endswith(".resample_filter") and not torch.allclose(tensor, fir_kernel().to(tensor.device)):
@@ -104,6 +123,11 @@ def read_weight(key: str, value: TensorRef | Tensor, device: str | torch.device 
 
 
 def _read_safetensors(file: Path) -> Contents:
+    """Read a safetensors file, metadata checked first.
+
+    Raises:
+        CheckpointError: the file is damaged, or not a generator.
+    """
     with file.open("rb") as stream:
         if int.from_bytes(stream.read(8), "little") > LONGEST_HEADER:
             raise CheckpointError("announces a header longer than any generator's. It is damaged or hostile.")

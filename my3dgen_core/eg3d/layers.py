@@ -1,4 +1,4 @@
-"""Layers of StyleGAN2, as EG3D uses them: equalised fully-connected, modulated convolution, ToRGB, block."""
+"""StyleGAN2 layers as EG3D uses them: fully-connected, modulated convolution, ToRGB, synthesis block."""
 
 from __future__ import annotations
 
@@ -15,37 +15,48 @@ from .fused_layers import GAIN, SLOPE, LowRank, synthesis
 
 
 def normalize_2nd_moment(x: Tensor, eps: float = 1e-8) -> Tensor:
-    """Scales each row of [B, C] to mean square 1."""
+    """Scale each row of [B, C] to mean square 1."""
     return x * (x.square().mean(dim=1, keepdim=True) + eps).rsqrt()
 
 
 def lrelu(x: Tensor, clamp: float | None = None) -> Tensor:
-    """Leaky ReLU times sqrt(2), then the clamp."""
+    """Apply leaky ReLU and multiply by sqrt(2); then clamp to [-clamp, clamp], if given."""
     x = F.leaky_relu(x, SLOPE) * GAIN
     return x if clamp is None else x.clamp(-clamp, clamp)
 
 
 def fir_kernel() -> Tensor:
-    """The low-pass filter of every resampling, [4, 4], sum 1."""
+    """Return the low-pass filter of every resampling: [4, 4], sum 1."""
     taps = torch.tensor([1.0, 3.0, 3.0, 1.0])
     return torch.outer(taps, taps) / 64
 
 
 def fir(x: Tensor, kernel: Tensor, padding: tuple[int, int, int, int], gain: float = 1.0) -> Tensor:
-    """True convolution of every channel with `kernel` [k, k]; padding is (left, right, top, bottom)."""
+    """Convolve (not correlate) every channel of x with a filter.
+
+    Args:
+        x: [B, C, H, W].
+        kernel: [k, k].
+        padding: zeros added at (left, right, top, bottom).
+        gain: factor of the filter.
+
+    Returns:
+        [B, C, H + top + bottom - k + 1, W + left + right - k + 1].
+    """
     channels = x.shape[1]
     weight = (kernel * gain).flip((0, 1)).to(x.dtype).expand(channels, 1, *kernel.shape)
     return F.conv2d(F.pad(x, padding), weight, groups=channels)
 
 
-class _Doubled(torch.autograd.Function):
-    """Zeros between samples, then the low-pass filter of `fir_kernel`: bilinear, but for zeros at the rim.
+class _Upsample(torch.autograd.Function):
+    """Upsampling by 2 as zero insertion and `fir_kernel` with gain 4: bilinear interpolation, zero-padded.
 
-    The gradient is written out: torch's own is several times slower on a CPU.
+    The gradient is hand-written: that of torch's interpolation is several times slower on a CPU.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
+        """x [B, C, H, W] -> [B, C, 2H, 2W]."""
         doubled = F.interpolate(
             F.pad(x, (1, 1, 1, 1)), scale_factor=2.0, mode="bilinear", align_corners=False
         )
@@ -54,6 +65,7 @@ class _Doubled(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
+        """Gradient of the output [B, C, 2H, 2W] -> gradient of x [B, C, H, W]."""
         g = F.pad(grad, (0, 0, 1, 1))
         g = 0.75 * (g[:, :, 1:-2:2] + g[:, :, 2:-1:2]) + 0.25 * (g[:, :, :-3:2] + g[:, :, 3::2])
         g = F.pad(g, (1, 1))
@@ -61,8 +73,8 @@ class _Doubled(torch.autograd.Function):
 
 
 def upsample(x: Tensor) -> Tensor:
-    """[B, C, H, W] -> [B, C, 2H, 2W]: zeros inserted after every sample, then the filter of `fir_kernel`."""
-    return _Doubled.apply(x)
+    """Upsample [B, C, H, W] to [B, C, 2H, 2W]: a zero after every sample, then `fir_kernel` with gain 4."""
+    return _Upsample.apply(x)
 
 
 def modulated_conv(
@@ -73,16 +85,20 @@ def modulated_conv(
     demodulate: bool = True,
     up_kernel: Tensor | None = None,
 ) -> Tensor:
-    """Convolution whose input channels are scaled by `styles`, outputs renormalised to unit variance.
+    """Convolve with modulated and demodulated weights (StyleGAN2, section 2.2).
+
+    The scales are applied to the activations, not to the weights, so that the whole batch shares one dense
+    convolution.
 
     Args:
         x: [B, in, H, W].
         weight: [out, in, k, k].
-        styles: [B, in].
+        styles: factors of the input channels [B, in].
         demodulate: divide each output channel by the norm of its modulated weight.
-        up_kernel: the low-pass filter [4, 4]; given, the output is [B, out, 2H, 2W].
+        up_kernel: the low-pass filter [4, 4]; given, the output is upsampled by 2.
 
-    The scales are applied to activations, not weights, so one dense convolution serves the whole batch.
+    Returns:
+        [B, out, H, W], or [B, out, 2H, 2W] with `up_kernel`.
     """
     half = x.dtype in (torch.float16, torch.bfloat16)
     if half and demodulate:  # the norm cancels in the demodulation; without it half precision overflows
@@ -105,7 +121,7 @@ def modulated_conv(
 
 
 class FullyConnected(nn.Module):
-    """x [B, in] -> [B, out]; stored weights have unit variance and are scaled at run time (equalised)."""
+    """Fully-connected layer with equalized learning rate: unit-variance weights, scaled at run time."""
 
     def __init__(
         self,
@@ -124,13 +140,14 @@ class FullyConnected(nn.Module):
         self.activate = activate
 
     def forward(self, x: Tensor) -> Tensor:
+        """x [..., in] -> [..., out]."""
         weight = self.weight.to(x.dtype) * self.weight_gain
         x = F.linear(x, weight, self.bias.to(x.dtype) * self.bias_gain)
         return lrelu(x) if self.activate else x
 
 
 class SynthesisLayer(nn.Module):
-    """Modulated 3x3 convolution, noise, bias, leaky ReLU."""
+    """Modulated 3x3 convolution, optionally upsampling by 2, then noise, bias and leaky ReLU."""
 
     noise_const: Tensor
     resample_filter: Tensor
@@ -155,14 +172,24 @@ class SynthesisLayer(nn.Module):
         self.register_buffer("noise_const", torch.randn(resolution, resolution))
         self.register_buffer("resample_filter", fir_kernel())
         self.low_rank: LowRank | None = None
-        """An update in training, beside the weight (see `adapter.trained`)."""
+        """Low-rank update in training, beside the weight; written by `apply.with_trainable_adapter` alone."""
 
     def forward(
         self, x: Tensor, w: Tensor, noise_mode: str = "const", generator: torch.Generator | None = None
     ) -> Tensor:
-        """x [B, in, H, W] and w [B or 1, w_dim] -> [B, out, H or 2H, ...].
+        """Apply the layer.
 
-        noise_mode: "const", "random" or "none".
+        Args:
+            x: [B, in, H, W].
+            w: [B or 1, w_dim]; 1: shared by all pictures.
+            noise_mode: "const", "random" or "none".
+            generator: RNG of noise_mode "random".
+
+        Returns:
+            [B, out, H, W], or [B, out, 2H, 2W] where the layer upsamples.
+
+        Raises:
+            ValueError: unknown noise mode, or "const" at another resolution than the layer's own.
         """
         kernel = self.resample_filter if self.up else None
         noise = self._noise(
@@ -170,7 +197,7 @@ class SynthesisLayer(nn.Module):
         )
         styles = self.affine(w)
         half = x.dtype in (torch.float16, torch.bfloat16)
-        # Under autocast the written-out gradient would meet other types than the forward did.
+        # Under autocast the hand-written backward would run in other types than the forward.
         mixed = torch.is_autocast_enabled("cuda" if x.device.type == "cuda" else "cpu")
         if not mixed and (not half or (len(styles) == 1 and not torch.is_grad_enabled())):
             precise = torch.float32 if half else x.dtype
@@ -195,7 +222,7 @@ class SynthesisLayer(nn.Module):
     def _noise(
         self, shape: tuple[int, ...], noise_mode: str, generator: torch.Generator | None
     ) -> Tensor | None:
-        """What is added to all channels of an output of that shape, [1 or B, 1, H, W]."""
+        """Return the noise [1 or B, 1, H, W] for an output of `shape` [B, 1, H, W]; None if there is none."""
         if noise_mode == "none":
             return None
         if noise_mode == "random":
@@ -224,9 +251,10 @@ class ToRGB(nn.Module):
         self.weight_gain = 1 / math.sqrt(in_channels)
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        """x [B, in, H, W] and w [B or 1, w_dim] -> [B, out, H, W]."""
         styles = self.affine(w) * self.weight_gain
         if len(styles) == 1:
-            weight = (self.weight * styles[:, :, None, None]).to(x.dtype)  # the smaller tensor is modulated
+            weight = (self.weight * styles[:, :, None, None]).to(x.dtype)  # smaller than x
             x = _pointwise(x, weight, self.bias.to(x.dtype))
         else:
             x = modulated_conv(x, self.weight, styles, demodulate=False)
@@ -235,9 +263,10 @@ class ToRGB(nn.Module):
 
 
 def _pointwise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """A 1x1 convolution. Of channels side by side on a CPU it is a matrix product, and they stay so.
+    """Apply a 1x1 convolution: x [B, in, H, W], weight [out, in, 1, 1] and bias [out] -> [B, out, H, W].
 
-    On a single thread PyTorch's convolution would lay them out anew, in and out.
+    Channels-last float32 on a CPU goes through a matrix product, which keeps the memory format: on a single
+    thread PyTorch's convolution reorders both input and output.
     """
     if x.device.type == "cpu" and x.dtype == torch.float32 and x.permute(0, 2, 3, 1).is_contiguous():
         return F.linear(x.permute(0, 2, 3, 1), weight[:, :, 0, 0], bias).permute(0, 3, 1, 2)
@@ -245,7 +274,7 @@ def _pointwise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 class SynthesisBlock(nn.Module):
-    """Two convolutions (one in the first block) and a ToRGB that adds to the upsampled image so far."""
+    """Two synthesis layers (one in the first block) and a ToRGB that adds to the upsampled image."""
 
     resample_filter: Tensor
 
@@ -284,14 +313,24 @@ class SynthesisBlock(nn.Module):
         generator: torch.Generator | None = None,
         dtype: torch.dtype | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Features and image at the previous resolution, ws [B or 1, 2 or 3, w_dim] -> those at this one.
+        """Apply the block. Shapes: r is its resolution, p its input's (r / 2 where it upsamples, else r).
 
-        dtype: of the convolutions; None: half precision where the block asks for it and the device has it.
+        Args:
+            x: features [B, in, p, p]; None in the first block.
+            img: image [B, img_channels, p, p]; None: none so far.
+            ws: [B or 1, 3, w_dim], one latent per layer; [B, 2, w_dim] in the first block.
+            noise_mode: "const", "random" or "none".
+            generator: RNG of noise_mode "random".
+            dtype: type of the convolutions; None: half precision if the block is set to `fp16` and runs on
+                another device than a CPU, else float32.
+
+        Returns:
+            features [B, out, r, r] and image [B, img_channels, r, r], float32.
         """
         latents = iter(ws.unbind(dim=1))
         if self.first:
             x = self.const.to(torch.float32).expand(ws.shape[0], -1, -1, -1)
-            if x.device.type == "cpu":  # all that follows keeps its channels side by side: far faster there
+            if x.device.type == "cpu":  # later layers keep this memory format: far faster there
                 x = x.contiguous(memory_format=torch.channels_last)
         else:
             assert x is not None

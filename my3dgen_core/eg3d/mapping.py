@@ -1,4 +1,4 @@
-"""z and camera to w."""
+"""Mapping network: noise z and a camera label to latents w."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .layers import FullyConnected, normalize_2nd_moment
 
 
 class MappingNetwork(nn.Module):
-    """z [B, z_dim] and camera [B, c_dim] -> ws [B, num_ws, w_dim]."""
+    """StyleGAN2 mapping network, conditioned on a camera label: z and camera to latents ws."""
 
     w_avg: Tensor
 
@@ -30,6 +30,17 @@ class MappingNetwork(nn.Module):
     def forward(
         self, z: Tensor, camera: Tensor, truncation_psi: float = 1.0, truncation_cutoff: int | None = None
     ) -> Tensor:
+        """Map noise and cameras to latents.
+
+        Args:
+            z: [B, z_dim], standard normal.
+            camera: [B, c_dim].
+            truncation_psi: interpolation from the mean latent (0) to w (1).
+            truncation_cutoff: number of latents per picture that are truncated, from the first on; None: all.
+
+        Returns:
+            ws [B, num_ws, w_dim].
+        """
         embedded = normalize_2nd_moment(self.embed(camera * self.c_scale))
         x = torch.cat((normalize_2nd_moment(z), embedded), dim=1)
         for i in range(self.num_layers):

@@ -1,6 +1,6 @@
-"""Official generators as data: from the records of a pickle to a state dict and a configuration.
+"""Conversion of official EG3D checkpoints, parsed as data, to a state dict and a configuration.
 
-Nothing here trusts the file: names, numbers and shapes are checked before anything is built or read.
+The file is not trusted: names, numbers and shapes are checked before anything is built or read.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from ..formats.pickle_values import Record, TensorRef
 from .config import GeneratorConfig
 from .generator import Generator
 
-# A full snapshot holds several networks; this is the order of preference.
 GENERATORS = ("G_ema", "G", "g_ema", "generator", "state_dict", "model")
+"""Keys of the generator in a snapshot, in order of preference."""
 MOST_MODULES, DEEPEST, LONGEST_KEY = 20_000, 64, 300
+"""Limits of a module tree: number of modules or tensors, depth, length of a name."""
 MOST_PARAMETERS = 1 << 28
-# What a state dict's shapes cannot tell, and what a sidecar therefore has to.
+"""Limit of the numbers in a state dict (1 GiB as float32)."""
 RENDERING = (
     "ray_start",
     "ray_end",
@@ -33,7 +34,9 @@ RENDERING = (
     "depth_resolution",
     "depth_resolution_importance",
 )
+"""Settings that a sidecar file must hold, because shapes of tensors do not determine them."""
 _SUPERRESOLUTION = {(256, 256): "8XDC", (256, 128): "8X", (128, 128): "4X", (64, 128): "2X"}
+"""Architectures by the first block's resolution and channels."""
 _LIMITS = {
     "z_dim": (1, 8192),
     "c_dim": (25, 25),
@@ -48,15 +51,19 @@ _LIMITS = {
     "depth_resolution": (1, 1024),
     "depth_resolution_importance": (0, 1024),
 }
+"""Least and greatest accepted values of whole-number settings."""
 
 
 def find_generator(root: object) -> Record | dict[str, TensorRef]:
-    """The generator in what a file holds: a module's record, or a state dict.
+    """Find the generator in the root object of a file.
+
+    Returns:
+        record of a module, or a state dict of unread tensors.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: the file holds no generator.
     """
-    for _ in range(3):  # {"G_ema": {"state_dict": ...}} at the most
+    for _ in range(3):  # the deepest nesting is {"G_ema": {"state_dict": ...}}
         if is_module(root):
             assert isinstance(root, Record)
             return root
@@ -72,6 +79,7 @@ def find_generator(root: object) -> Record | dict[str, TensorRef]:
 
 
 def _state_dict(values: dict[Any, Any]) -> dict[str, TensorRef] | None:
+    """Return a dict of tensors only, without the prefix of DataParallel; None for any other dict."""
     if not values or any(
         type(key) is not str or type(value) is not TensorRef for key, value in values.items()
     ):
@@ -81,17 +89,18 @@ def _state_dict(values: dict[Any, Any]) -> dict[str, TensorRef] | None:
 
 
 def is_module(value: object) -> bool:
-    """Whether a value is the record of a torch module."""
+    """Return True for the record of a torch module."""
     if type(value) is not Record or value.state is None:
         return False
     return all(type(value.state.get(part)) is dict for part in ("_parameters", "_buffers", "_modules"))
 
 
 def modules(root: Record) -> Iterator[tuple[str, Record]]:
-    """Every module of a module by its name, itself ("") first.
+    """Yield the names and records of a module tree, the root ("") first.
 
     Raises:
-        CheckpointError: more modules than any generator has; records that contain themselves have no end.
+        CheckpointError: a child that is no module, or more modules than any generator has, as in records that
+            contain themselves.
     """
     waiting, seen = [("", root, 0)], 0
     while waiting:
@@ -111,7 +120,11 @@ def modules(root: Record) -> Iterator[tuple[str, Record]]:
 
 
 def module_state(root: Record) -> dict[str, TensorRef]:
-    """What the module's `state_dict()` would have been: tensors by name, not read yet."""
+    """Collect the state dict of a module's record: unread tensors by name.
+
+    Raises:
+        CheckpointError: parameters or buffers that are not tensors, or too many.
+    """
     state: dict[str, TensorRef] = {}
     for name, record in modules(root):
         assert record.state is not None
@@ -131,19 +144,25 @@ def module_state(root: Record) -> dict[str, TensorRef]:
 
 
 def _joined(name: str, key: object) -> str:
+    """Return the dotted name of a child; raise CheckpointError for a key that is not a plain name."""
     if type(key) is not str or not key or "." in key:
         raise CheckpointError(f"has a module or tensor named {quote_untrusted(key)}.")
     return f"{name}.{key}" if name else key
 
 
 def module_config(record: Record) -> GeneratorConfig:
-    """The configuration that a generator recorded when it was made, with its rendering settings of today."""
+    """Return the configuration of a generator's record: its init arguments and current rendering settings.
+
+    Raises:
+        CheckpointError: no recorded init arguments, or a configuration that cannot be used.
+    """
     state = record.state or {}
     settings = _plain(state.get("_init_kwargs"), 3)
     if type(settings) is not dict or not settings:
         raise CheckpointError(
-            f"holds a module of class {quote_untrusted(record.name)} that did not record how it was made, so that its "
-            "configuration is unknown. Save its state dict, with a configuration (docs/checkpoints.md)."
+            f"holds a module of class {quote_untrusted(record.name)} that did not record how it was made, "
+            "so that its configuration is unknown. Save its state dict, with a configuration "
+            "(docs/checkpoints.md)."
         )
     rendering = _plain(state.get("rendering_kwargs"), 2)
     if type(rendering) is dict and rendering:
@@ -153,7 +172,11 @@ def module_config(record: Record) -> GeneratorConfig:
 
 
 def official_config(settings: Mapping[str, Any], neural_resolution: object = None) -> GeneratorConfig:
-    """`GeneratorConfig.from_official` on settings that nobody has checked yet."""
+    """Return `GeneratorConfig.from_official` of untrusted settings.
+
+    Raises:
+        CheckpointError: settings that are missing, of a wrong type or out of range.
+    """
     if neural_resolution is not None and type(neural_resolution) is not int:
         raise CheckpointError("has a neural resolution that is not a whole number.")
     if type(settings.get("rendering_kwargs")) is not dict:
@@ -170,7 +193,10 @@ def official_config(settings: Mapping[str, Any], neural_resolution: object = Non
 
 
 def _plain(value: object, depth: int) -> Any:
-    """Settings without anything that is not plain: copies of modules and deep nesting drop out."""
+    """Return an untrusted value if it is plain: None, bool, number, short string, or a list or dict of such.
+
+    Other values, and nesting deeper than `depth`, become None; keys that are not strings are dropped.
+    """
     if value is None or type(value) in (bool, float):
         return value
     if type(value) is int:
@@ -185,12 +211,20 @@ def _plain(value: object, depth: int) -> Any:
 
 
 def our_config(text: str) -> GeneratorConfig:
-    """The configuration in the metadata of a safetensors file."""
+    """Parse the configuration in the metadata of a safetensors file (JSON).
+
+    Raises:
+        CheckpointError: not a configuration that can be used.
+    """
     return settings_config(_json(text))
 
 
 def settings_config(values: dict[str, Any]) -> GeneratorConfig:
-    """`GeneratorConfig.from_dict` on settings that nobody has checked yet."""
+    """Return `GeneratorConfig.from_dict` of untrusted settings.
+
+    Raises:
+        CheckpointError: unknown settings, or settings of a wrong type or out of range.
+    """
     plain = {key: _plain(value, 1) for key, value in values.items()}
     for key, value in plain.items():
         if type(value) is dict or (type(value) is list and key != "avg_camera_pivot"):
@@ -206,6 +240,7 @@ def settings_config(values: dict[str, Any]) -> GeneratorConfig:
 
 
 def _json(text: str) -> dict[str, Any]:
+    """Parse a JSON object; raise CheckpointError for anything else."""
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -216,10 +251,10 @@ def _json(text: str) -> dict[str, Any]:
 
 
 def check_config(config: GeneratorConfig) -> GeneratorConfig:
-    """Returns `config` if every setting has the type and a size that a generator can have.
+    """Return `config` if every setting has a valid type and is in the accepted range.
 
     Raises:
-        CheckpointError: otherwise. Nothing has been built then.
+        CheckpointError: a setting that no generator of this kind has.
     """
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -248,13 +283,15 @@ def check_config(config: GeneratorConfig) -> GeneratorConfig:
 
 
 def _finite(value: object) -> bool:
+    """Return True for an int or float of magnitude below 1e9."""
     return type(value) in (int, float) and abs(value) < 1e9  # type: ignore[arg-type]  # NaN compares false
 
 
 class _Shapes(TorchFunctionMode):
-    """Within it a module is made of shapes alone.
+    """Mode for building a module on the meta device without torch's meta kernels.
 
-    On the meta device torch's `randn` and arithmetic import its compiler first, which takes seconds.
+    These import torch's compiler on first use, which takes seconds. `randn` and `outer` return empty tensors
+    here, and divisions their first operand, which has the right shape.
     """
 
     def __torch_function__(
@@ -270,7 +307,11 @@ class _Shapes(TorchFunctionMode):
 
 
 def empty_generator(config: GeneratorConfig) -> Generator:
-    """A generator without numbers: names and shapes only."""
+    """Build a generator on the meta device: names and shapes of its tensors, without memory for values.
+
+    Raises:
+        CheckpointError: a configuration that cannot be built, or is too large.
+    """
     try:
         with torch.device("meta"), _Shapes():
             generator = Generator(config)
@@ -282,11 +323,14 @@ def empty_generator(config: GeneratorConfig) -> Generator:
 
 
 def sidecar_config(file: Path, shapes: Mapping[str, tuple[int, ...]]) -> GeneratorConfig:
-    """The configuration of a bare state dict: sizes from its shapes, the rest from a JSON file of the same
-    name.
+    """Return the configuration of a bare state dict: sizes from its shapes, the rest from a sidecar file.
+
+    Args:
+        file: path of the state dict; the sidecar has the same name with suffix .json.
+        shapes: shapes of the tensors by name.
 
     Raises:
-        CheckpointError: no such file (the message says what to put there), or one that does not fit.
+        CheckpointError: no sidecar (the message says what to write), or one that does not fit.
     """
     sizes = sizes_from_shapes(shapes)
     beside = file.with_suffix(".json")
@@ -306,7 +350,11 @@ def sidecar_config(file: Path, shapes: Mapping[str, tuple[int, ...]]) -> Generat
 
 
 def sizes_from_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-    """Everything about a generator that the shapes of its tensors tell exactly."""
+    """Return the fields of `GeneratorConfig` that the shapes of a state dict determine.
+
+    Raises:
+        CheckpointError: not the state dict of an EG3D generator.
+    """
     try:
         (w_dim,) = shapes["backbone.mapping.w_avg"]
         width = shapes["backbone.mapping.fc0.weight"][1]
@@ -326,7 +374,7 @@ def sizes_from_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
             "img_resolution": last[0],
             "plane_resolution": largest,
             "channel_max": max(channels.values()),
-            # Where no resolution is below the maximum, any larger base would mean the same.
+            # If every resolution has the maximum number of channels, any larger base gives the same sizes.
             "channel_base": channels[largest] * largest,
             "superresolution": _SUPERRESOLUTION[kind],
         }
@@ -337,12 +385,21 @@ def sizes_from_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
 
 
 def _count(shapes: Iterable[str], pattern: str) -> int:
+    """Count the names that a pattern gives for 0, 1, ..., up to the first that is missing."""
     known = set(shapes)
     return next(i for i in range(len(known) + 1) if pattern.format(i) not in known)
 
 
 def mismatch(expected: Mapping[str, torch.Tensor], shapes: Mapping[str, tuple[int, ...]]) -> str | None:
-    """Why tensors of these shapes are not the generator's, in one sentence; None if they are."""
+    """Describe the first difference between a generator's state dict and the shapes of a file; None if none.
+
+    Args:
+        expected: state dict of the generator, of which only the shapes are used.
+        shapes: shapes in the file by name.
+
+    Returns:
+        continuation of a message that begins with the file's name, or None.
+    """
     missing, unknown = sorted(set(expected) - set(shapes)), sorted(set(shapes) - set(expected))
     if missing or unknown:
         return (

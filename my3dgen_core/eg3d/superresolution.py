@@ -1,4 +1,4 @@
-"""Super-resolution: the raw feature image to the final one, by two StyleGAN2 blocks on the last w."""
+"""Super-resolution: volume-rendered features to the final image, by two StyleGAN2 blocks on the last w."""
 
 from __future__ import annotations
 
@@ -14,33 +14,41 @@ from .config import PLANE_CHANNELS, GeneratorConfig
 from .layers import SynthesisBlock, fir_kernel, upsample
 
 CONV_CLAMP = 256.0
+"""Clamp of the activations of a super-resolution that may run in half precision."""
 _STRIP_BYTES = 24 << 20
-"""Larger features are made strip by strip on a CPU. The C library keeps freed buffers of up to 32 MiB for the
-next; larger ones it asks of the system each time, page by page, which takes longer than to fill them."""
-_HALO = 2  # rows of its input that a row of a block's output depends on, to either side
+"""Size above which features are computed strip by strip on a CPU. The C library reuses freed buffers of up to
+32 MiB; larger ones are mapped by the system each time, and the page faults take longer than filling them."""
+_HALO = 2
+"""Input rows above and below that a row of a block's output depends on."""
 
 
 @dataclass(frozen=True)
 class Layout:
+    """Sizes of one super-resolution architecture."""
+
     input_resolution: int
+    """Pixels along an edge of the features that the first block takes."""
     channels: tuple[int, int]
+    """Channels of both blocks."""
     up: tuple[bool, bool]
+    """Upsampling by 2, of both blocks."""
     resize_larger: bool = True
-    """False: a larger input is an error, as in the reference."""
-    spare_filter: bool = True
-    """The checkpoint holds an unused `superresolution.resample_filter`."""
+    """Features larger than `input_resolution` are resized; False: they are an error, as in the reference."""
+    unused_filter: bool = True
+    """The checkpoint has an unused `superresolution.resample_filter`."""
 
 
 LAYOUTS = {
-    "8XDC": Layout(128, (256, 128), (True, True), spare_filter=False),
+    "8XDC": Layout(128, (256, 128), (True, True), unused_filter=False),
     "8X": Layout(128, (128, 64), (True, True)),
     "4X": Layout(128, (128, 64), (False, True), resize_larger=False),
     "2X": Layout(64, (128, 64), (False, True)),
 }
+"""Layouts by `GeneratorConfig.superresolution`."""
 
 
 def fast_dtype(device: torch.device) -> torch.dtype | None:
-    """bfloat16 on a CPU that multiplies in it, where it halves the time; None elsewhere."""
+    """Return bfloat16 for a CPU with bfloat16 instructions, where it halves the time; None elsewhere."""
     known: dict[str, object] = {}
     if device.type == "cpu":
         known = getattr(torch.cpu, "get_capabilities", dict)()
@@ -48,6 +56,8 @@ def fast_dtype(device: torch.device) -> torch.dtype | None:
 
 
 class SuperResolution(nn.Module):
+    """EG3D's super-resolution module (SuperresolutionHybrid8XDC, 8X, 4X or 2X)."""
+
     block0: SynthesisBlock
     block1: SynthesisBlock
 
@@ -78,7 +88,7 @@ class SuperResolution(nn.Module):
                 f"Super-resolution {config.superresolution} makes {resolution} px, "
                 f"but the generator says {config.img_resolution} px."
             )
-        if layout.spare_filter:
+        if layout.unused_filter:
             self.register_buffer("resample_filter", fir_kernel())
 
     def forward(
@@ -88,14 +98,24 @@ class SuperResolution(nn.Module):
         generator: torch.Generator | None = None,
         dtype: torch.dtype | None = None,
     ) -> Tensor:
-        """Feature image [B, 32, r, r] (its first three: rgb), ws [B or 1, ...] -> image [B, 3, R, R].
+        """Upscale a feature image of any size.
 
-        dtype: of the convolutions; None: the generator's own.
+        Args:
+            features: [B, 32, r, r] in [-1, 1]; the first three channels are the raw image.
+            ws: [B or 1, num_ws, w_dim], of which the last latent is used.
+            generator: RNG of noise mode "random".
+            dtype: type of the convolutions; None: as configured.
+
+        Returns:
+            image [B, 3, R, R], about [-1, 1], not clipped.
+
+        Raises:
+            ValueError: features larger than this architecture takes.
         """
         return self.upscale(self.resized(features), ws, generator, dtype)
 
     def resized(self, features: Tensor) -> Tensor:
-        """The features at the resolution that the first block takes."""
+        """Resize features [B, 32, r, r] to the resolution that the first block takes."""
         size, target = features.shape[-1], self.layout.input_resolution
         if size == target:
             return features
@@ -115,7 +135,10 @@ class SuperResolution(nn.Module):
         generator: torch.Generator | None = None,
         dtype: torch.dtype | None = None,
     ) -> Tensor:
-        """As `forward`, for features of the right scale: a patch of any size will do when noise is "none"."""
+        """Upscale features [B, 32, h, w] that need no resizing; with noise mode "none", patches of any size.
+
+        Other arguments and the result are those of `forward`.
+        """
         if len(ws) > 1 and ws.stride(0) == 0:
             ws = ws[:1]  # one latent from several cameras: the weights are modulated once
         last = ws[:, -1:].expand(-1, 3, -1)
@@ -129,9 +152,19 @@ class SuperResolution(nn.Module):
         return self.block1(x, rgb, last, self.noise_mode, generator, dtype)[1]
 
     def _in_strips(self, x: Tensor, rgb: Tensor, ws: Tensor, rows: int, dtype: torch.dtype | None) -> Tensor:
-        """The second block, some rows of one picture at a time: the same numbers from small buffers.
+        """Apply the second block strip by strip, with the same result as in one piece.
 
-        Each strip sees `_HALO` rows more on either side, whose results are thrown away.
+        Each strip has `_HALO` more rows above and below, whose results are discarded.
+
+        Args:
+            x: features [B, C, h, w] of the first block.
+            rgb: image [B, 3, h, w] of the first block.
+            ws: [B or 1, 3, w_dim].
+            rows: maximum number of input rows per strip.
+            dtype: type of the convolutions.
+
+        Returns:
+            image [B, 3, H, W].
         """
         scale, height = 2 if self.block1.up else 1, x.shape[2]
         image = upsample(rgb) if self.block1.up else rgb.clone()

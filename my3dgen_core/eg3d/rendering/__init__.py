@@ -1,1 +1,1 @@
-"""Planes and rays to pixels: the implementations of volume rendering, and the one place that chooses."""
+"""Volume rendering of tri-planes: its implementations, and the module that chooses between them."""

@@ -10,22 +10,23 @@ from .compiled.builder import available, build, load
 
 
 class HasRenderer(Protocol):
-    """A generator, as far as it is needed here."""
+    """Generator, reduced to the attribute that `select_backend` sets."""
 
     renderer: str
 
 
 def devices() -> tuple[str, ...]:
-    """Types of device that this machine computes on: "cpu", and "cuda" where there is a GPU."""
+    """Return the types of device of this machine: "cpu", and "cuda" where PyTorch has a GPU."""
     return ("cpu", "cuda") if torch.cuda.is_available() and torch.version.cuda else ("cpu",)
 
 
 def select_backend(generator: HasRenderer, renderer: str) -> None:
-    """Set `generator.renderer`.
+    """Set the rendering backend of a generator.
 
     Args:
-        renderer: "torch"; "compiled", which is built now for every device of this machine unless it was before;
-            or "auto", the compiled one where it has been built for every device.
+        generator: its attribute `renderer` is set.
+        renderer: "torch"; "compiled", which is built for every device of this machine if it is not yet; or
+            "auto": "compiled" if that is built for every device, else "torch".
 
     Raises:
         KernelError: "compiled" was asked for and cannot be built.

@@ -1,4 +1,4 @@
-"""Compositing of samples along rays.
+"""Compositing of samples along rays (EG3D section 4; NeRF section 4, with densities at interval midpoints).
 
 Shapes: B scenes, M rays each, N samples a ray. Densities are the decoder's raw output.
 """
@@ -14,11 +14,14 @@ from torch import Tensor
 
 @dataclass
 class RayOutput:
-    """Composited rays: features [B, M, 32] in [-1, 1], depth and accumulated weight [B, M, 1]."""
+    """Composited rays."""
 
     features: Tensor
+    """[B, M, 32] in [-1, 1]."""
     depth: Tensor
+    """[B, M, 1] along the ray, in world units."""
     weight: Tensor
+    """Accumulated compositing weight [B, M, 1] in [0, 1]."""
 
 
 def composite(
@@ -26,12 +29,17 @@ def composite(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Composite samples along rays.
 
+    Color, depth and raw density of an interval are the means of both ends; its density is softplus(raw - 1).
+
     Args:
-        colors: [B, M, N, C]; densities [B, M, N, 1], raw; depths [B, M, N, 1], ascending.
-        white_back: add white where the weights do not sum to 1.
+        colors: [B, M, N, C] in [0, 1].
+        densities: raw [B, M, N, 1].
+        depths: [B, M, N, 1], ascending.
+        white_back: white background, in place of black.
 
     Returns:
-        features [B, M, C] in [-1, 1], depth [B, M, 1] (NaN where nothing was hit), weights [B, M, N-1, 1].
+        features [B, M, C] in [-1, 1], depth [B, M, 1] (NaN where nothing was hit), weights of the intervals
+        [B, M, N-1, 1].
     """
     delta = depths[:, :, 1:] - depths[:, :, :-1]
     color = (colors[:, :, :-1] + colors[:, :, 1:]) / 2
@@ -43,7 +51,7 @@ def composite(
     weights = alpha * passed
     total = weights.sum(2)
     features = (weights * color).sum(2)
-    hit = total > 0  # where nothing is hit the depth is NaN, its gradient is not
+    hit = total > 0  # where nothing is hit the depth is NaN, but its gradient is 0
     depth = (weights * depth_mid).sum(2) / torch.where(hit, total, torch.ones_like(total))
     depth = torch.where(hit, depth, torch.full_like(depth, torch.nan))
     if white_back:
@@ -52,5 +60,5 @@ def composite(
 
 
 def clamp_depth(depth: Tensor, nearest: Tensor, farthest: Tensor) -> Tensor:
-    """Depth [B, M, 1] within the range of all samples; rays that hit nothing (NaN) get the farthest."""
+    """Clamp depth [B, M, 1] to the range of all samples; rays that hit nothing (NaN) get the farthest."""
     return torch.nan_to_num(depth, nan=float("inf")).clamp(nearest, farthest)

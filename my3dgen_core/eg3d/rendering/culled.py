@@ -1,10 +1,10 @@
 """Empty-space skipping and early termination: quality "fast", without gradients.
 
-Samples lie at the depths of the other implementations and are composited alike, but most of them lie in empty
-space or behind a surface. `DensityBounds` marks the intervals that cannot contain density and those that are
-certainly opaque. Only samples at the ends of the remaining intervals are decoded, front to back, so that decoded
-densities save decoding what they hide; colors are decoded only for samples with visible weight. Where there
-is no empty space, as with random weights, everything is decoded.
+Sample depths and compositing are those of the other implementations, but most samples lie in empty space or
+behind a surface. `DensityBounds` marks the intervals that cannot contain density and those that are certainly
+opaque. Only samples at the ends of the remaining intervals are decoded, front to back, so that samples hidden
+by decoded ones are skipped; colors are decoded only for samples with visible weight. Without empty space, as
+with random weights, everything is decoded.
 
 Shapes: S scenes, R rays of all scenes in one row, N samples a ray, E samples to decode.
 """
@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..decoder import Decoder
+from ..decoder import COLORS, Decoder
 from .compositing import RayOutput, clamp_depth, composite
 from .density_bounds import DensityBounds
 from .rays import importance_depths, nonzero_rows
@@ -26,17 +26,16 @@ from .request import RenderRequest
 from .triplanes import TableField, weighted_sum
 
 MAX_LOST_WEIGHT = 1e-3
-"""Compositing weight that a ray may lose: in empty space, in total, and behind an opaque interval."""
+"""Maximum compositing weight that a ray may lose in empty space, in total, and behind an opaque interval."""
 MIN_WEIGHT = 1e-4
-"""Minimum compositing weight, as a share of the ray's. Samples below it are not decoded; their weight is given to
-the decoded ones."""
-COLORS = 32
+"""Minimum compositing weight of a sample, as a share of its ray's weight. Colors of samples below it are not
+decoded; their weight is given to the decoded ones."""
 FIRST = (3, 6)
-"""Samples of a ray that are decoded before its others: of the coarse ones, and then of all."""
+"""Samples of a ray that are decoded in the first of two rounds, in the coarse and in the fine pass."""
 
 
 def render(request: RenderRequest) -> RayOutput:
-    """Both passes in PyTorch, on any device."""
+    """Render rays in PyTorch, on any device, without gradients."""
     decoder, config = request.decoder, request.config
     assert isinstance(decoder, Decoder)
     grid = request.bounds_cache.get(request.planes, decoder, config.box_warp)
@@ -54,7 +53,14 @@ def render(request: RenderRequest) -> RayOutput:
 
 
 def finish(request: RenderRequest, color: Tensor, depth: Tensor, weight: Tensor) -> RayOutput:
-    """Pixels from weighted colors [B, M, 32], depth (NaN where nothing was hit) and weight [B, M, 1]."""
+    """Convert accumulated colors to features, and clamp the depth.
+
+    Args:
+        request: the request rendered.
+        color: weighted sum of colors [B, M, 32].
+        depth: [B, M, 1], NaN where nothing was hit.
+        weight: accumulated weight [B, M, 1].
+    """
     if request.config.white_back:
         color = color + (1 - weight)
     depths = request.depths
@@ -63,14 +69,17 @@ def finish(request: RenderRequest, color: Tensor, depth: Tensor, weight: Tensor)
 
 @dataclass
 class _Rays:
-    """scene [R], origins and directions [R, 3]."""
+    """R rays of several scenes."""
 
     scene: Tensor
+    """Number of the scene [R]."""
     origins: Tensor
+    """[R, 3]."""
     directions: Tensor
+    """[R, 3]."""
 
     def bounds(self, grid: DensityBounds, depths: Tensor) -> Tensor:
-        """Of the densities at depths [R, N]: [2, R, N]."""
+        """Look up the bounds of the densities at depths [R, N]: [2, R, N]."""
         cells = grid.bounds.shape[2]
         index = self.scene[:, None]
         for axis in (2, 1, 0):
@@ -86,10 +95,15 @@ class _Rays:
 
 
 class _Samples:
-    """Samples of R rays, sorted by depth: what is known of their densities, and of some all.
+    """Samples of R rays, sorted by depth, with bounds of their densities; some of them decoded.
 
-    depths [R, N]; bounds [2, R, N]: least and greatest density, float32, both the density itself where it was
-    decoded; row [R, N]: of `units`, -1 where nothing was decoded.
+    Attributes:
+        depths: [R, N].
+        bounds: lower and upper bounds of the raw densities, float32 [2, R, N]; both are the density itself
+            where it has been decoded.
+        row: row of each sample in the concatenated `units` [R, N]; -1: not decoded.
+        units: hidden units [E, 64] of the decoded samples, one tensor per call of the decoder.
+        count: number of decoded samples.
     """
 
     def __init__(
@@ -101,14 +115,18 @@ class _Samples:
         self.count = 0
 
     def join(self, depths: Tensor) -> None:
-        """Adds samples at depths [R, K]."""
+        """Add samples at depths [R, K] and sort all by depth."""
         bounds = self.rays.bounds(self.grid, depths)
         self.depths, order = torch.cat((self.depths, depths), dim=1).sort(dim=1)
         self.bounds = torch.cat((self.bounds, bounds), dim=2).gather(2, order.expand(2, -1, -1))
         self.row = F.pad(self.row, (0, depths.shape[1]), value=-1).gather(1, order)
 
     def decode(self, first: int) -> None:
-        """Decodes the densities that matter: the `first` ones of each ray, then those that still do."""
+        """Decode the densities that are `needed`, in two rounds: the first ones of each ray, then the others.
+
+        Args:
+            first: samples of a ray in the first round, whose densities may make others unnecessary.
+        """
         for last in (False, True):
             wanted = needed(self.bounds, self.depths) & (self.row < 0)
             if not last:
@@ -122,21 +140,28 @@ class _Samples:
             self.count += len(units)
 
     def weights(self) -> tuple[Tensor, Tensor]:
-        """depth [R, 1] and weights [R, N-1]."""
+        """Composite the densities: depth [R, 1] and weights of the intervals [R, N-1]."""
         density = self.bounds[1, None, ..., None].to(self.depths.dtype)
         _, depth, weights = composite(density[..., :0], density, self.depths[None, ..., None])
         return depth[0], weights[0, ..., 0]
 
 
 def needed(bounds: Tensor, depths: Tensor) -> Tensor:
-    """Which samples have a say, by bounds [2, R, N] of their densities: [R, N]. NaN has one."""
+    """Mark the samples that may contribute to a pixel: the ends of intervals neither empty nor hidden.
+
+    Args:
+        bounds: lower and upper bounds of the densities [2, R, N]. Samples with NaN are marked.
+        depths: [R, N], ascending.
+
+    Returns:
+        boolean [R, N].
+    """
     middle = (bounds[..., 1:] + bounds[..., :-1]) / 2
     least = (middle[0] - 1).clamp(min=0) * (depths[:, 1:] - depths[:, :-1])  # softplus is greater
     before = F.pad(least.cumsum(1)[:, :-1], (1, 0))
     length = (depths[:, -1:] - depths[:, :1]).to(torch.float32)
-    air = 1 + torch.log(
-        torch.expm1(MAX_LOST_WEIGHT / length)
-    )  # softplus(air - 1) * length == MAX_LOST_WEIGHT
+    # An interval is empty below this density: softplus(air - 1) * length == MAX_LOST_WEIGHT.
+    air = 1 + torch.log(torch.expm1(MAX_LOST_WEIGHT / length))
     matters = ~(middle[1] < air) & ~(before > -math.log(MAX_LOST_WEIGHT))
     return F.pad(matters, (1, 0)) | F.pad(matters, (0, 1))
 
@@ -144,7 +169,18 @@ def needed(bounds: Tensor, depths: Tensor) -> Tensor:
 def _render(
     field: TableField, grid: DensityBounds, rays: _Rays, depths: Tensor, u: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Colours [R, 32], depth and weight [R, 1] of rays with coarse depths [R, N]; u [R, K]."""
+    """Render R rays of a chunk.
+
+    Args:
+        field: the scenes.
+        grid: their density bounds.
+        rays: scene, origin and direction of each ray.
+        depths: coarse depths [R, N].
+        u: numbers in [0, 1] that place the fine samples [R, K].
+
+    Returns:
+        weighted sum of colors [R, 32], depth (NaN where nothing was hit) and weight [R, 1].
+    """
     bounds = rays.bounds(grid, depths)
     seeing = nonzero_rows(needed(bounds, depths).any(1, keepdim=True))[0]
     if len(seeing) == 0:
@@ -168,7 +204,7 @@ def _render(
 
 
 def _colors(samples: _Samples, weights: Tensor) -> Tensor:
-    """Weighted colours [R, 32] for the weights [R, N-1] of intervals."""
+    """Decode the visible colors and sum them by the weights of the intervals [R, N-1]: [R, 32]."""
     share = (F.pad(weights, (1, 0)) + F.pad(weights, (0, 1))) / 2
     total = weights.sum(1, keepdim=True)
     counts = ~(share <= MIN_WEIGHT * total) & (samples.row >= 0)

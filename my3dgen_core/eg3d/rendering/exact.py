@@ -1,4 +1,4 @@
-"""Reference implementation in PyTorch, differentiable by autograd in everything, rays included.
+"""Reference renderer in PyTorch, differentiable by autograd in planes, decoder and rays.
 
 Shapes: B scenes, M rays each, N samples a ray.
 """
@@ -19,7 +19,7 @@ from .triplanes import mean_features
 
 
 def render(request: RenderRequest) -> RayOutput:
-    """Both passes, chunk by chunk; see `renderer.render_rays`."""
+    """Render rays chunk by chunk; see `renderer.render_rays`."""
     origins, directions, depths, u = request.rays
     min_weight = request.min_weight
     m = directions.shape[1]
@@ -47,18 +47,29 @@ def render(request: RenderRequest) -> RayOutput:
 
 @dataclass
 class RadianceField:
-    """A radiance field: planes [B, 3, 32, P, P] and what decodes them."""
+    """Radiance field of B scenes."""
 
     planes: Tensor
+    """[B, 3, 32, P, P]."""
     decoder: Decode
+    """Mean plane features to raw density and colors."""
     box_warp: float
+    """Side of the box in world units."""
 
     def at(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Raw density [B, M, 1] and colours [B, M, C] at points [B, M, 3]."""
+        """Decode points [B, M, 3]: raw density [B, M, 1] and colors [B, M, C]."""
         return self.decoder(mean_features(self.planes, points, self.box_warp))
 
     def along(self, origins: Tensor, directions: Tensor, depths: Tensor) -> tuple[Tensor, Tensor]:
-        """The same at depths [B, M, N, 1] along rays: [B, M, N, 1] and [B, M, N, C]."""
+        """Decode samples along rays.
+
+        Args:
+            origins, directions: [B, M, 3].
+            depths: [B, M, N, 1].
+
+        Returns:
+            raw density [B, M, N, 1] and colors [B, M, N, C].
+        """
         density, color = self.at((origins[:, :, None] + depths * directions[:, :, None]).flatten(1, 2))
         return density.unflatten(1, depths.shape[1:3]), color.unflatten(1, depths.shape[1:3])
 
@@ -66,7 +77,17 @@ class RadianceField:
 def two_passes(
     field: RadianceField, origins: Tensor, directions: Tensor, depths: Tensor, u: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Densities, colours and depths of both passes, sorted by depth; u [B, M, K] places the second."""
+    """Sample rays coarsely, then by importance; all samples sorted by depth.
+
+    Args:
+        field: radiance field of B scenes.
+        origins, directions: [B, M, 3].
+        depths: coarse depths [B, M, N, 1].
+        u: numbers in [0, 1] that place the fine samples [B, M, K].
+
+    Returns:
+        raw densities [B, M, N + K, 1], colors [B, M, N + K, C] and depths [B, M, N + K, 1].
+    """
     density, color = field.along(origins, directions, depths)
     count = u.shape[-1]
     if count == 0:
@@ -78,9 +99,10 @@ def two_passes(
     depths, order = torch.sort(torch.cat((depths, fine), dim=2), dim=2)
     density = torch.cat((density, density_fine), dim=2).gather(2, order)
     color = torch.cat((color, color_fine), dim=2)
-    rays_before = torch.arange(0, order.numel(), order.shape[2], device=order.device)
-    places = (order.flatten(0, 1)[..., 0] + rays_before[:, None]).flatten()
-    color = color.flatten(0, 2).index_select(0, places).view_as(color)  # whole samples: four times gather
+    first_rows = torch.arange(0, order.numel(), order.shape[2], device=order.device)
+    places = (order.flatten(0, 1)[..., 0] + first_rows[:, None]).flatten()
+    # Selecting whole samples is four times as fast as gather.
+    color = color.flatten(0, 2).index_select(0, places).view_as(color)
     return density, color, depths
 
 
@@ -91,28 +113,39 @@ def _with_gradient(
     samples: tuple[Tensor, Tensor, Tensor],
     min_weight: float,
 ) -> tuple[Tensor, Tensor]:
-    """The densities and colours of `two_passes`; those that weigh `min_weight` or more decoded anew."""
+    """Decode the samples above a minimum weight again, this time with gradients.
+
+    Args:
+        field: radiance field of B scenes.
+        origins, directions: [B, M, 3].
+        samples: result of `two_passes` without gradients, S samples a ray.
+        min_weight: minimum weight of the adjacent intervals.
+
+    Returns:
+        raw densities [B, M, S, 1] and colors [B, M, S, C]; those of the other samples have no gradient.
+    """
     density, color, depths = samples
     weights = F.pad(composite(color[..., :1], density, depths)[2][..., 0], (1, 1))
-    matter = torch.maximum(weights[..., 1:], weights[..., :-1]) > min_weight
+    visible = torch.maximum(weights[..., 1:], weights[..., :-1]) > min_weight
     points = (origins[:, :, None] + depths * directions[:, :, None]).flatten(1, 2)
-    scene, sample = nonzero_rows(matter.flatten(1))
-    # Side by side, scene by scene: `place` is where a sample lies among those of its own scene.
+    scene, sample = nonzero_rows(visible.flatten(1))
+    # The chosen points are packed scene by scene: `place` is a sample's index within its scene.
     count = torch.zeros(len(points), dtype=torch.long, device=points.device)
     count.scatter_add_(0, scene, torch.ones_like(scene))
     place = torch.arange(len(scene), device=points.device) - (count.cumsum(0) - count)[scene]
     most = points.shape[1] if points.device.type == "meta" else max(1, int(count.max()))
     chosen = points.new_zeros(len(points), most, 3)
     chosen[scene, place] = points[scene, sample]
-    density_anew, color_anew = field.at(chosen)
+    new_density, new_color = field.at(chosen)
     kept = scene * points.shape[1] + sample
     return (
-        density.flatten(0, 2).index_copy(0, kept, density_anew[scene, place]).view_as(density),
-        color.flatten(0, 2).index_copy(0, kept, color_anew[scene, place]).view_as(color),
+        density.flatten(0, 2).index_copy(0, kept, new_density[scene, place]).view_as(density),
+        color.flatten(0, 2).index_copy(0, kept, new_color[scene, place]).view_as(color),
     )
 
 
 def _scaled(decoder: Decode, density_scale: float) -> Decode:
+    """Return the decoder with its raw density multiplied by `density_scale`."""
     if density_scale == 1:
         return decoder
 

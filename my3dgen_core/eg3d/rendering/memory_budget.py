@@ -1,8 +1,8 @@
-"""How much is worked on at a time, so that a picture's working memory stays within a bound.
+"""Chunk sizes with which rendering stays within a memory limit.
 
-Bytes are told from shapes, on the safe side of what PyTorch then asks for. Weights, a person's in effect
-included, what goes in and what comes out do not count; nor does what cuDNN asks for on a GPU, and what the
-compiled renderer keeps for itself, which is less than a MiB a thread. All is float32.
+Byte counts are upper estimates of PyTorch's allocations, derived from tensor shapes. Not counted: weights
+(including those of an applied identity), inputs, outputs, cuDNN's workspaces, and the buffers of the compiled
+renderer (less than 1 MiB per thread). float32 is assumed.
 """
 
 from __future__ import annotations
@@ -18,16 +18,23 @@ from ..layers import SynthesisBlock
 from ..superresolution import SuperResolution
 
 FLOAT, MIB = 4, 2**20
-_LEAST_RAYS = 16  # worked on at a time, under the tightest bound
-_RAY, _DEPTH = 720, 16  # bytes of a ray for what is known of it throughout, and for each of its samples
-_SAMPLE = {"exact": 800, "fast": 1400}  # bytes of each sample of the rays that PyTorch works on
-_BOUNDS = 10  # planes' hidden units at a time, while a density grid is made
-_CELLS = 2 << 20  # bytes of such a grid, and of what it is put together from
-_SCATTERED = 0.3  # oneDNN's transposed convolution keeps this part of what it scatters, on each thread
+"""Bytes of a float32 number and of a MiB."""
+_LEAST_RAYS = 16
+"""Minimum number of rays rendered at a time."""
+_RAY, _DEPTH = 720, 16
+"""Bytes for every ray of a picture, and for each of its samples, whatever the chunk."""
+_SAMPLE = {"exact": 800, "fast": 1400}
+"""Bytes for each sample of the rays in a chunk, by quality."""
+_BOUNDS = 10
+"""Tensors of the size of a plane's hidden units that are alive while density bounds are computed."""
+_CELLS = 2 << 20
+"""Bytes of the density bounds of a scene and of their parts."""
+_SCATTERED = 0.3
+"""Share of its scattered products that oneDNN's transposed convolution buffers on each thread."""
 
 
 class Networks(Protocol):
-    """A generator, as far as its memory is concerned."""
+    """Generator, reduced to the parts whose memory is estimated."""
 
     config: GeneratorConfig
     backbone: Backbone
@@ -36,19 +43,26 @@ class Networks(Protocol):
 
 @dataclass(frozen=True)
 class Portion:
-    """The work done at a time: a number of pictures, and of rays of all of them."""
+    """Amount of work done at a time."""
 
     pictures: int
+    """Pictures rendered together."""
     rays: int
+    """Rays of all these pictures rendered at a time."""
 
 
 def portion(
     generator: Networks, limit: int, pictures: int, resolution: int, quality: str, planes_made: bool
 ) -> Portion:
-    """The largest portion of `pictures` of resolution**2 rays that takes at most `limit` bytes.
+    """Return the largest portion of a batch that fits a memory limit.
 
     Args:
-        planes_made: for each picture of its own; False: they are given.
+        generator: networks and configuration.
+        limit: bytes of working memory.
+        pictures: pictures of the batch.
+        resolution: pixels along an edge of the volume-rendered image.
+        quality: "exact" or "fast".
+        planes_made: planes are computed for each picture; False: they are given.
 
     Raises:
         ValueError: not even one picture fits.
@@ -78,7 +92,7 @@ def portion(
 
 
 def backbone_bytes(generator: Networks) -> int:
-    """Bytes that the planes of one latent take while they are made, the planes included."""
+    """Return the peak bytes of the backbone for one latent, its planes included."""
     synthesis, most, side = generator.backbone.synthesis, 0, 4
     for resolution in synthesis.resolutions:
         most = max(most, _block_bytes(getattr(synthesis, f"b{resolution}"), side, 3 * PLANE_CHANNELS))
@@ -87,7 +101,7 @@ def backbone_bytes(generator: Networks) -> int:
 
 
 def superresolution_bytes(generator: Networks) -> int:
-    """Bytes that one picture takes while it is upscaled, the picture included."""
+    """Return the peak bytes of super-resolution for one picture, the picture included."""
     network = generator.superresolution
     side, features = network.layout.input_resolution, PLANE_CHANNELS * network.layout.input_resolution**2
     most = 0
@@ -98,7 +112,13 @@ def superresolution_bytes(generator: Networks) -> int:
 
 
 def _block_bytes(block: SynthesisBlock, side: int, channels: int) -> int:
-    """Of one picture: the greatest of its layers' inputs, outputs and, in between, transposed outputs."""
+    """Return the peak bytes of a synthesis block for one picture: the maximum over its layers.
+
+    Args:
+        block: the block.
+        side: pixels along an edge of its input.
+        channels: channels of its image.
+    """
     threads = torch.get_num_threads() if block.conv1.weight.device.type == "cpu" else 0
     width = block.conv1.weight.shape[0]
     out = side * 2 if block.up and not block.first else side

@@ -14,10 +14,11 @@ from ...common.rng import uniform
 from ..config import GeneratorConfig
 
 Jitter = float | torch.Generator | tuple[Tensor, Tensor] | None
+"""Positions of samples within their strata, see `Generator.render`."""
 
 
 def rays(cameras: Tensor, resolution: int, pixels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Rays through pixel centres.
+    """Cast rays through pixel centers.
 
     Args:
         cameras: [B, 25].
@@ -42,7 +43,16 @@ def rays(cameras: Tensor, resolution: int, pixels: Tensor | None = None) -> tupl
 
 
 def box_limits(origins: Tensor, directions: Tensor, side: float) -> tuple[Tensor, Tensor]:
-    """Where rays enter and leave the cube of that side; (-1, -2) for rays that miss it. Each [B, M, 1]."""
+    """Intersect rays with the cube centered on the origin.
+
+    Args:
+        origins: [B, 1 or M, 3].
+        directions: [B, M, 3].
+        side: side of the cube.
+
+    Returns:
+        depths of entry and exit [B, M, 1] each; -1 and -2 for rays that miss the cube.
+    """
     inverse = 1 / directions
     near, far = (-side / 2 - origins) * inverse, (side / 2 - origins) * inverse
     start = torch.minimum(near, far).amax(-1, keepdim=True)
@@ -52,7 +62,16 @@ def box_limits(origins: Tensor, directions: Tensor, side: float) -> tuple[Tensor
 
 
 def sample_pdf(bins: Tensor, weights: Tensor, u: Tensor) -> Tensor:
-    """Inverse transform sampling: bins [R, n+1 or more], weights [R, n], u [R, k] in [0, 1] -> [R, k]."""
+    """Sample a piecewise constant density by inverse transform sampling.
+
+    Args:
+        bins: edges of the bins [R, n + 1 or more], ascending.
+        weights: weights of the bins [R, n], not normalized.
+        u: uniform numbers in [0, 1] [R, k].
+
+    Returns:
+        samples [R, k].
+    """
     weights = weights + 1e-5
     cdf = torch.cumsum(weights / weights.sum(-1, keepdim=True), dim=-1)
     cdf = torch.cat((torch.zeros_like(cdf[:, :1]), cdf), dim=-1)
@@ -68,19 +87,38 @@ def sample_pdf(bins: Tensor, weights: Tensor, u: Tensor) -> Tensor:
 
 @torch.no_grad()
 def importance_depths(depths: Tensor, weights: Tensor, u: Tensor) -> Tensor:
-    """Fine depths where the coarse weights lie: [B, M, N, 1], [B, M, N-1, 1], u [B*M, K] -> [B, M, K, 1]."""
+    """Place fine samples where the coarse weights are large, after smoothing these.
+
+    Args:
+        depths: coarse depths [B, M, N, 1].
+        weights: weights of the intervals between them [B, M, N - 1, 1].
+        u: uniform numbers in [0, 1] [B*M, K].
+
+    Returns:
+        fine depths [B, M, K, 1].
+    """
     b, m, n, _ = depths.shape
     flat, w = depths.reshape(b * m, n), weights.reshape(b * m, 1, n - 1)
     w = F.avg_pool1d(F.max_pool1d(w, 2, 1, padding=1), 2, 1)[:, 0] + 0.01
     middle = (flat[:, :-1] + flat[:, 1:]) / 2
-    # One bin more than weights: kept, because every released model was trained with it.
+    # `middle` has one bin more than there are weights, as in the reference: released models were trained so.
     return sample_pdf(middle, w[:, 1:-1], u).reshape(b, m, -1, 1)
 
 
 def coarse_depths(
     config: GeneratorConfig, origins: Tensor, directions: Tensor, noise: Tensor | float
 ) -> Tensor:
-    """Stratified depths [B, M, N, 1]; `noise` in [0, 1) moves each sample within its stride."""
+    """Place coarse samples along rays, evenly spaced except for jitter.
+
+    Args:
+        config: range of depths, number of samples N and their spacing.
+        origins: [B, 1 or M, 3].
+        directions: [B, M, 3].
+        noise: number or [B, M, N, 1] in [0, 1), the offset of a sample in units of the spacing.
+
+    Returns:
+        depths [B, M, N, 1].
+    """
     b, m = directions.shape[:2]
     n = config.depth_resolution
     steps = torch.linspace(0, 1, n, device=directions.device, dtype=directions.dtype).view(n, 1)
@@ -88,7 +126,7 @@ def coarse_depths(
         start, end = box_limits(origins, directions, config.box_warp)
         hit = end > start
         nearest = torch.where(hit, start, torch.inf).amin()
-        farthest = torch.where(hit, start, -torch.inf).amax()  # of the starts: as the reference does
+        farthest = torch.where(hit, start, -torch.inf).amax()  # of `start`, not `end`, as in the reference
         some = hit.any()
         start = torch.where(hit | ~some, start, nearest)
         end = torch.where(hit | ~some, end, farthest)
@@ -106,7 +144,17 @@ def coarse_depths(
 def jitter_numbers(
     jitter: Jitter, b: int, m: int, n: int, k: int, like: Tensor
 ) -> tuple[Tensor | float, Tensor]:
-    """The uniform numbers of both passes: coarse (number or [b, m, n, 1]) and fine [b*m, k]."""
+    """Return the numbers that place the samples of both passes.
+
+    Args:
+        jitter: see `Generator.render`.
+        b, m: scenes, and rays per scene.
+        n, k: coarse and fine samples per ray.
+        like: tensor of the wanted device and dtype.
+
+    Returns:
+        coarse numbers (one number or [b, m, n, 1]) and fine ones [b*m, k].
+    """
     if jitter is None:
         u = (torch.arange(k, device=like.device, dtype=like.dtype) + 0.5) / max(k, 1)
         return 0.5, u.expand(b * m, k)
@@ -120,7 +168,7 @@ def jitter_numbers(
 
 
 def nonzero_rows(flags: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows and columns of the true ones in [B, N]; of all on the meta device, which knows no values."""
+    """Return rows and columns of the true values in [B, N]; of all values on the meta device."""
     if flags.device.type == "meta":
         every = torch.arange(flags.numel(), device=flags.device)
         return every // flags.shape[1], every % flags.shape[1]

@@ -1,9 +1,10 @@
-"""The one place that chooses how rays become pixels.
+"""Volume rendering of rays, and the selection of its implementation.
 
-`IMPLEMENTATIONS` lists every implementation with what it can do; `render_rays` uses the first that fits the
-request. All of them put samples at the same depths and composite them alike, so that they agree: "exact" ones
-to rounding, "fast" ones to less than shows. Several identities in one batch need nothing here: `Generator`
-renders one identity's pictures at a time, each with that identity's decoder.
+`IMPLEMENTATIONS` lists all implementations and the requests that each can take; `render_rays` uses the first
+that can take the request. All of them use the same sample depths and the same compositing, so that their
+results agree: to rounding at quality "exact", within an invisible tolerance (`culled.MAX_LOST_WEIGHT`) at
+quality "fast". Batches of several identities need no implementation of their own: `Generator` renders the
+pictures of one identity at a time.
 """
 
 from __future__ import annotations
@@ -23,36 +24,41 @@ from .rays import Jitter, coarse_depths, jitter_numbers
 from .request import RenderRequest
 
 BACKENDS = ("torch", "compiled")
+"""Values of `Generator.renderer`."""
 QUALITIES = ("exact", "fast")
+"""Values of `quality`: to rounding, or with invisible samples left out."""
+GRADIENTS = ("none", "field", "rays")
+"""Gradients that a request may want, each including those before it: "field" are those of planes and decoder,
+"rays" also those of origins, directions and depths."""
 
 
 @dataclass(frozen=True)
 class Implementation:
-    """One way from rays to pixels, and the requests that it can take.
-
-    qualities: "exact", or "fast" where what does not show may be left out.
-    backends: values of `Generator.renderer` under which it is used.
-    devices: types of device; None: any.
-    float32_only: whether planes, decoder and rays must be float32 on one device; else any floating type.
-    gradients: "none"; "field": of planes and decoder; "rays": of origins, directions and depths as well.
-    any_decoder: whether `decoder` may be any callable; else it must be EG3D's (`Decoder`).
-    density_scale: whether it knows another density scale than 1.
-    ready: whether it can be used on a device now; None: always.
-    """
+    """Implementation of volume rendering, and the requests that it can take."""
 
     name: str
+    """Name, unique in the table."""
     render: Callable[[RenderRequest], RayOutput]
+    """Function that renders a request."""
     qualities: tuple[str, ...]
+    """Qualities that may be asked of it, of `QUALITIES`."""
     backends: tuple[str, ...] = BACKENDS
+    """Backends under which it is used, of `BACKENDS`."""
     devices: tuple[str, ...] | None = None
+    """Types of device; None: any."""
     float32_only: bool = True
+    """Planes, rays and decoder must be float32 and on one device; False: any floating-point types."""
     gradients: str = "none"
+    """Most gradients that it computes, of `GRADIENTS`."""
     any_decoder: bool = False
+    """The decoder may be any callable; False: it must be EG3D's (`Decoder`)."""
     density_scale: bool = True
+    """The density scale may be any number; False: it must be 1."""
     ready: Callable[[torch.device], bool] | None = None
+    """Function that returns True if it can be used on a device now; None: it always can."""
 
     def fits(self, request: RenderRequest, quality: str, backend: str) -> bool:
-        """Whether it can take the request."""
+        """Return True if it can take a request at this quality and backend."""
         device = request.planes.device
         return (
             quality in self.qualities
@@ -66,9 +72,8 @@ class Implementation:
         )
 
 
-GRADIENTS = ("none", "field", "rays")
-
 IMPLEMENTATIONS = (
+    # C++: skips empty space and hidden samples.
     Implementation(
         "compiled, culled",
         compiled.render_culled,
@@ -78,6 +83,7 @@ IMPLEMENTATIONS = (
         density_scale=False,
         ready=compiled.is_ready,
     ),
+    # Also at quality "fast" what the culled operator cannot take: on a GPU, or with a density scale.
     Implementation(
         "compiled",
         compiled.render,
@@ -87,6 +93,7 @@ IMPLEMENTATIONS = (
         gradients="field",
         ready=compiled.is_ready,
     ),
+    # PyTorch: skips empty space and hidden samples.
     Implementation(
         "culled",
         culled.render,
@@ -94,6 +101,7 @@ IMPLEMENTATIONS = (
         float32_only=False,
         density_scale=False,
     ),
+    # PyTorch on a CPU, with a hand-written gradient that needs little memory.
     Implementation(
         "recompute",
         recompute.render,
@@ -101,6 +109,7 @@ IMPLEMENTATIONS = (
         devices=("cpu",),
         gradients="field",
     ),
+    # PyTorch, the reference: takes every request.
     Implementation(
         "autograd",
         exact.render,
@@ -110,6 +119,7 @@ IMPLEMENTATIONS = (
         any_decoder=True,
     ),
 )
+"""All implementations, in order of preference."""
 
 
 def render_rays(
@@ -126,25 +136,30 @@ def render_rays(
     quality: str = "exact",
     bounds_cache: DensityBoundsCache | None = None,
 ) -> RayOutput:
-    """Two passes along rays: stratified samples, then samples where the first pass found density.
+    """Render rays in two passes: stratified samples, then samples where the first pass found density.
+
+    Depth is clamped to the range of the samples of all rays in the call.
 
     Args:
         planes: [B, 3, 32, P, P], or [1, 3, 32, P, P] for one scene seen by all rays.
         decoder: mean plane features [..., 32] -> raw density [..., 1] and colors [..., C].
-        origins: [B, 1 or M, 3]; directions [B, M, 3].
+        config: configuration, of which the rendering settings are used.
+        origins: [B, 1 or M, 3].
+        directions: [B, M, 3], of length 1.
         jitter: see `Generator.render`.
-        chunk: rays a scene to work on at a time; None is all. The result does not depend on it.
-        min_weight: samples whose compositing weight stays below it get no gradient (and cost none): most lie
-            in air or behind the surface, where it is next to nothing. The result does not depend on it.
-        density_scale: multiplies the raw density.
+        chunk: rays per scene rendered at a time; None: all. The result does not depend on it.
+        min_weight: samples whose compositing weight stays below it get no gradient, which saves the work for
+            those in empty space or behind a surface. The result does not depend on it.
+        density_scale: factor of the raw density.
         renderer: "torch", or "compiled": the compiled renderer where it is built and can take the request.
         quality: "exact", or "fast", which gives no gradients.
-        bounds_cache: keeps the density bounds of these planes between calls (quality "fast").
+        bounds_cache: cache of the density bounds of these planes (quality "fast"); None: not cached.
 
-    Depth is clamped to the range of all samples of the call, so the batch is one frame of reference.
+    Returns:
+        features [B, M, C] in [-1, 1], depth and weight [B, M, 1].
 
     Raises:
-        ValueError: unknown renderer or quality, or gradients are wanted of quality "fast".
+        ValueError: unknown renderer or quality, or gradients wanted of quality "fast".
     """
     check_quality(quality)
     if renderer not in BACKENDS:
@@ -171,17 +186,19 @@ def render_rays(
 
 
 def select(request: RenderRequest, quality: str = "exact", backend: str = "torch") -> Implementation:
-    """The first implementation that can take the request; the last one can take any."""
+    """Return the first implementation that can take a request; the last one can take any."""
     return next(one for one in IMPLEMENTATIONS if one.fits(request, quality, backend))
 
 
 def check_quality(quality: str) -> None:
-    """Raise ValueError unless it is one of `QUALITIES`."""
+    """Raise ValueError unless `quality` is one of `QUALITIES`."""
     if quality not in QUALITIES:
         raise ValueError(f"quality must be 'exact' or 'fast', not {quality!r}.")
 
 
 def _wanted_gradients(request: RenderRequest) -> str:
+    """Return the gradients that autograd would compute, of `GRADIENTS`; those of a decoder that is no module
+    are not known and do not count."""
     if not torch.is_grad_enabled():
         return "none"
     if any(values.requires_grad for values in request.rays):
@@ -193,6 +210,7 @@ def _wanted_gradients(request: RenderRequest) -> str:
 
 
 def _all_float32(request: RenderRequest) -> bool:
+    """Return True if planes, rays and EG3D's decoder are float32 and on one device."""
     tensors = [request.planes, *request.rays]
     if isinstance(request.decoder, Decoder):
         tensors += request.decoder.parameters()

@@ -1,4 +1,4 @@
-"""The rays to render and the radiance field that they pass through, as every implementation takes them."""
+"""Request to render rays through a radiance field: the argument of every implementation."""
 
 from __future__ import annotations
 
@@ -16,36 +16,37 @@ class RenderRequest:
     """Arguments of one call of `renderer.render_rays`.
 
     Shapes: B cameras, M rays each, N coarse and K fine samples a ray.
-
-    planes: [S, 3, 32, P, P]; S is B, or 1 for one scene seen from B cameras.
-    decoder: mean plane features to raw density and colors.
-    origins, directions: [B, M, 3].
-    depths: coarse depths [B, M, N, 1].
-    u: numbers in [0, 1] [B, M, K] that place the second pass.
-    chunk: rays a scene to work on at a time; None: all.
-    min_weight: samples whose weight stays below it get no gradient.
-    density_scale: multiplies the raw density.
-    bounds_cache: density bounds of planes rendered before (quality "fast").
     """
 
     planes: Tensor
+    """[S, 3, 32, P, P]; S is B, or 1 for one scene seen from B cameras."""
     decoder: Decode
+    """Mean plane features to raw density and colors."""
     config: GeneratorConfig
+    """Configuration, of which the rendering settings are used."""
     origins: Tensor
+    """[B, M, 3]."""
     directions: Tensor
+    """[B, M, 3], of length 1."""
     depths: Tensor
+    """Coarse depths [B, M, N, 1]."""
     u: Tensor
+    """Numbers in [0, 1] that place the fine samples [B, M, K]."""
     chunk: int | None
+    """Rays per scene rendered at a time; None: all."""
     min_weight: float
+    """Samples whose compositing weight stays below it get no gradient."""
     density_scale: float
+    """Factor of the raw density."""
     bounds_cache: DensityBoundsCache
+    """Density bounds of planes rendered before (quality "fast")."""
 
     @property
     def rays(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """origins, directions, depths and u."""
+        """Origins, directions, depths and u."""
         return self.origins, self.directions, self.depths, self.u
 
     @property
     def batch_planes(self) -> Tensor:
-        """The planes of each camera's scene [B, 3, 32, P, P], expanded without a copy."""
+        """Planes of each camera's scene [B, 3, 32, P, P], expanded without a copy."""
         return self.planes.expand(len(self.directions), -1, -1, -1, -1)

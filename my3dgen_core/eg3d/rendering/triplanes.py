@@ -1,4 +1,4 @@
-"""Features of tri-planes at points, in two ways: by interpolation, with PyTorch's gradients, and by table.
+"""Lookup of tri-plane features at points: by `grid_sample`, with gradients, or by a table of texels, without.
 
 Shapes: B scenes, M points each; E points of all scenes in one row.
 """
@@ -11,13 +11,16 @@ from torch import Tensor
 
 from ..decoder import Weights, colors_of
 
-PAIRS = ((0, 1), (0, 2), (2, 0))  # XY, XZ and ZX: not YZ, which is how every released model was trained
-NEGLIGIBLE_WEIGHT = 1e-8  # colours that weigh less would be lost in rounding
-_POINTS_AT_ONCE = 1 << 15  # points looked up at a time: what is made for them stays in the cache
+PAIRS = ((0, 1), (0, 2), (2, 0))
+"""Axes of the planes' columns and rows: XY, XZ and ZX; not YZ, because released models were trained so."""
+NEGLIGIBLE_WEIGHT = 1e-8
+"""Weight below which a color is lost in rounding and is not decoded."""
+_POINTS_AT_ONCE = 1 << 15
+"""Points looked up at a time, so that temporaries fit the cache."""
 
 
 def plane_features(planes: Tensor, points: Tensor, box_warp: float) -> Tensor:
-    """Features of each plane: planes [B, 3, 32, P, P] and points [B, M, 3] -> [B, 3, M, 32]."""
+    """Interpolate the features of each plane: planes [B, 3, 32, P, P], points [B, M, 3] -> [B, 3, M, 32]."""
     b, _, channels, height, width = planes.shape
     if b > 1 and planes.stride(0) == 0:  # one scene from several cameras
         return (
@@ -34,7 +37,7 @@ def plane_features(planes: Tensor, points: Tensor, box_warp: float) -> Tensor:
 
 
 def mean_features(planes: Tensor, points: Tensor, box_warp: float) -> Tensor:
-    """Mean over the planes: planes [B, 3, 32, P, P] and points [B, M, 3] -> [B, M, 32]."""
+    """Average the features of the three planes: planes [B, 3, 32, P, P], points [B, M, 3] -> [B, M, 32]."""
     if not by_table(planes, points):
         return plane_features(planes, points, box_warp).mean(1)
     b, m = points.shape[:2]
@@ -45,29 +48,38 @@ def mean_features(planes: Tensor, points: Tensor, box_warp: float) -> Tensor:
 
 
 def by_table(planes: Tensor, points: Tensor) -> bool:
-    """Whether `TexelTable` is the faster way: five times on a CPU, for pictures alone."""
+    """Return True where `TexelTable` is applicable and faster (five times): on a CPU, without gradients."""
     wanted = torch.is_grad_enabled() and (planes.requires_grad or points.requires_grad)
     return not wanted and planes.device.type == "cpu" and planes.dtype == points.dtype == torch.float32
 
 
 class TexelTable:
-    """Planes [S, 3, 32, P, P] as a table of texels, a row each; the same scene repeated counts once.
+    """Planes as a table with a row of 32 channels for each texel.
 
-    Channels that lie side by side spare a copy.
+    A scene that is expanded along the batch is stored once. Planes in channels-last order are not copied.
     """
 
     def __init__(self, planes: Tensor, box_warp: float) -> None:
+        """Lay out planes [S, 3, 32, P, P] of a box of side `box_warp`."""
         if planes.stride(0) == 0:
             planes = planes[:1]
         self.scenes, self.size, self.box_warp = planes.shape[0], planes.shape[-1], box_warp
         self.texels = planes.detach().permute(0, 1, 3, 4, 2).reshape(-1, planes.shape[2])
 
     def bilinear_corners(self, points: Tensor, scene: Tensor) -> tuple[Tensor, Tensor]:
-        """The twelve texels that points [E, 3] of scenes [E] are gather from: their rows and weights [12, E],
-        which are zero outside."""
+        """Find the texels around points: four on each plane.
+
+        Args:
+            points: [E, 3].
+            scene: number of each point's scene [E].
+
+        Returns:
+            rows of the table [12, E] and interpolation weights [12, E], which include the mean over the
+            planes and are 0 for texels outside.
+        """
         size = self.size
         texel = ((points.T * (2 / self.box_warp) + 1) * size - 1) / 2
-        low = texel.nan_to_num(-2).clamp(-2, size + 1).floor()  # further outside all weigh nothing
+        low = texel.nan_to_num(-2).clamp(-2, size + 1).floor()  # all weights are 0 further outside
         part = texel - low
         place = torch.stack((low, low + 1))  # [2, 3, E]
         share = torch.where((place >= 0) & (place < size), torch.stack((1 - part, part)), 0)
@@ -80,7 +92,7 @@ class TexelTable:
         return rows.flatten(0, 2), weights.flatten(0, 2)
 
     def gather(self, rows: Tensor, weights: Tensor) -> Tensor:
-        """Texels gather by `bilinear_corners`: mean features [E, 32]."""
+        """Sum texels by the rows and weights [12, E] of `bilinear_corners`: mean features [E, 32]."""
         return F.embedding_bag(
             rows.T.contiguous(),
             self.texels,
@@ -89,30 +101,38 @@ class TexelTable:
         )
 
     def features(self, points: Tensor, scene: Tensor) -> Tensor:
-        """Mean features [E, 32] at points [E, 3] of scenes [E]."""
+        """Interpolate mean features [E, 32] at points [E, 3] of scenes [E]."""
         return self.gather(*self.bilinear_corners(points, scene))
 
 
 class TableField:
-    """The radiance field of some scenes, decoded in two steps: density first. Gives no gradients."""
+    """Radiance field of S scenes, decoded in two steps, density first. It gives no gradients."""
 
     def __init__(self, planes: Tensor, weights: Weights, box_warp: float) -> None:
-        """weights: see `Decoder.weights`."""
+        """Lay out planes [S, 3, 32, P, P]; `weights` are those of `Decoder.weights`."""
         self.table = TexelTable(planes, box_warp)
         self.w0, self.b0, self.w1, self.b1 = (w.detach().to(planes.dtype) for w in weights)
         self.scenes = self.table.scenes
 
     def density(self, points: Tensor, scene: Tensor) -> tuple[Tensor, Tensor]:
-        """Points [E, 3] of scenes [E] -> raw density [E] and hidden units [E, 64]."""
+        """Decode points [E, 3] of scenes [E]: raw density [E] and hidden units [E, 64]."""
         return self.decoded(self.table.features(points.to(torch.float32), scene))
 
     def decoded(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean features [E, 32] -> raw density [E] and hidden units [E, 64]."""
+        """Decode mean features [E, 32]: raw density [E] and hidden units [E, 64]."""
         units = F.softplus(F.linear(features, self.w0, self.b0))
         return units @ self.w1[0] + self.b1[0], units
 
     def composited(self, units: Tensor, share: Tensor) -> Tensor:
-        """Colours of samples [R, N], whose units are [R*N, 64], added up by their shares: [R, 32]."""
+        """Decode the colors of N samples on R rays and sum them up.
+
+        Args:
+            units: hidden units [R*N, 64].
+            share: weights [R, N]; samples of negligible weight are not decoded.
+
+        Returns:
+            [R, 32].
+        """
         counts = ~(share.abs() < NEGLIGIBLE_WEIGHT)  # a NaN counts
         if bool(counts.sum() > 0.7 * counts.numel()):
             return torch.bmm(share[:, None], self.colors(units).view(*share.shape, -1))[:, 0]
@@ -121,12 +141,21 @@ class TableField:
         return weighted_sum(colors, share.flatten()[chosen], counts)
 
     def colors(self, units: Tensor) -> Tensor:
-        """Hidden units [E, 64] -> colours [E, 32]."""
+        """Hidden units [E, 64] -> colors [E, 32]."""
         return colors_of(F.linear(units, self.w1, self.b1)[:, 1:])
 
 
 def weighted_sum(colors: Tensor, share: Tensor, counts: Tensor) -> Tensor:
-    """Colours [E, C] of those samples [R, N] of rays that count, added up by their shares [E]: [R, C]."""
+    """Sum colors up ray by ray.
+
+    Args:
+        colors: colors of E samples, ray by ray [E, C].
+        share: their weights [E].
+        counts: the E samples among N on each of R rays, boolean [R, N].
+
+    Returns:
+        [R, C].
+    """
     ends = counts.sum(1).cumsum(0)
     return F.embedding_bag(
         torch.arange(len(colors), device=colors.device),

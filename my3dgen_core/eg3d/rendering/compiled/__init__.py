@@ -1,7 +1,7 @@
-"""The compiled renderer: planes and rays to composited pixels in one C++ or CUDA operator, with its gradient.
+"""Compiled renderer: planes and rays to composited pixels in one C++ or CUDA operator, with its gradient.
 
-Optional, and never built unasked: `python -m my3dgen_core build-kernels`. A generator uses it where its
-attribute `renderer` is "compiled"; the results equal PyTorch's to rounding.
+It is optional and built on request only: `python -m my3dgen_core build-kernels`. A generator uses it where
+its attribute `renderer` is "compiled". Results equal those in PyTorch to rounding.
 """
 
 from .builder import KernelError, available, build, load

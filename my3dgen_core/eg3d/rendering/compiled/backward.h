@@ -1,4 +1,4 @@
-// Gradients of pixels to gradients of planes and decoder, a block of rays at a time.
+// Backward pass of volume rendering: gradients of pixels to gradients of planes and decoder, by blocks of rays.
 #pragma once
 
 #include "forward.h"
@@ -9,7 +9,8 @@ struct WeightGradients {
   alignas(64) float w0[HIDDEN * CHANNELS] = {}, b0[HIDDEN] = {}, w1[(1 + COLORS) * HIDDEN] = {}, b1[1 + COLORS] = {};
 };
 
-// What one block of rays leaves for the scatter: gradients [count, CHANNELS] of mean features at points.
+// Result of the backward pass of one block of rays: gradients [count, CHANNELS] of mean features at points,
+// which are scattered to the planes later, and gradients of the decoder weights.
 struct Slot {
   Points points;
   Floats gradient;
@@ -18,7 +19,7 @@ struct Slot {
   explicit Slot(int rows) : points(rows), gradient(padded(rows) * CHANNELS) {}
 };
 
-// Buffers of a thread, rows of samples and of the block's rays.
+// Buffers of one thread, with a row for each sample or ray of a block.
 struct Scratch {
   Floats features, colors, color_gradient, density_gradient, hidden_gradient, depths, densities, interval;
   std::vector<int> row;
@@ -31,7 +32,7 @@ struct Scratch {
         marched(rays, March(samples)) {}
 };
 
-// What comes back along some rays, and what they were.
+// Inputs of the backward pass for some rays: rays, samples, and gradients of features, depth and weight.
 struct In {
   const float *origins, *directions, *depths, *densities, *features, *depth, *weight;
 };
@@ -42,7 +43,7 @@ INLINE float dot(const float* a, const float* b) {
   return sum(total);
 }
 
-// Gradients of the raw densities and colours of one ray, for samples whose row is below `kept`.
+// Gradients of the raw densities and colors of one ray, for samples whose row is below `kept`.
 inline void march_backward(
     const float* depths, const March& marched, int samples, const int* row, int kept, const In& in, int r, bool white_back,
     Scratch& s) {
@@ -78,7 +79,7 @@ inline void march_backward(
   }
 }
 
-// Through the decoder: from gradients of its outputs to those of its inputs and, if it learns, of its weights.
+// Backward pass of the decoder: gradients of its outputs to those of its inputs and, if `learns`, of its weights.
 inline void decode_backward(const Decoder& decoder, bool learns, Slot& slot, Scratch& s) {
   const int n = slot.count;
   WeightGradients& out = slot.weights;
@@ -91,7 +92,7 @@ inline void decode_backward(const Decoder& decoder, bool learns, Slot& slot, Scr
     for (int c = 0; c < COLORS; c++) out.b1[1 + c] += s.color_gradient[i * COLORS + c];
     for (int h = 0; h < HIDDEN; h += LANES) {
       const V unit = load(hidden + i * HIDDEN + h);
-      // The derivative of softplus from its own value.
+      // The derivative of softplus is a function of its value.
       const V g = (load(&s.hidden_gradient[i * HIDDEN + h]) + density * load(decoder.w1 + h)) * (1.0f - exp(-unit));
       store(&s.hidden_gradient[i * HIDDEN + h], g);
       store(out.b0 + h, load(out.b0 + h) + g);
@@ -113,7 +114,7 @@ inline void block_backward(
     std::copy_n(in.densities + r * samples, samples, densities);
     March& marched = s.marched[r];
     march(depths, densities, samples, marched, true);
-    // Samples that matter get a gradient; it depends on the colours of their neighbours and of all that is seen.
+    // KEPT samples get a gradient. It depends on the colors of the adjacent and of all visible samples (SEEN).
     int* row = &s.row[r * samples];
     const auto weight = [&](int i) { return i < 0 || i > samples - 2 ? 0.0f : marched.weight[i]; };
     for (int i = 0; i < samples; i++) {

@@ -1,4 +1,4 @@
-"""Compiling the renderer, where asked, and finding what was compiled."""
+"""Build and load the compiled renderer."""
 
 from __future__ import annotations
 
@@ -35,19 +35,20 @@ _SOURCES = {
     ),
     "cuda": ("cuda/glue.cpp", "cuda/render.cu", "cuda/render.h", "cuda/ray.cuh", "cuda/field.cuh"),
 }
-# NaN and infinity keep their meaning: nothing of -ffast-math that says otherwise.
+"""Source files by type of device; their contents are hashed into the name of the library."""
 _FLAGS = {
     "cpu": ("-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"),
     "cuda": ("-O3",),
 }
+"""Compiler flags by type of device: no -ffast-math, because NaN and infinity must keep their meaning."""
 
 
 class KernelError(ValueError):
-    """The compiled renderer cannot be built or used; the message says why and what to do."""
+    """Error of a compiled renderer that cannot be built or used; the message gives reason and remedy."""
 
 
 def _compiler() -> str:
-    """The path of the C++ compiler."""
+    """Return the path of the C++ compiler."""
     name = os.environ.get("CXX", "c++")
     path = shutil.which(name)
     if path is None:
@@ -59,7 +60,7 @@ def _compiler() -> str:
 
 
 def _processor() -> str:
-    """What this machine can execute: a home folder may be shared by machines that differ."""
+    """Return the processor's instruction sets: machines that share a home folder may differ in them."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -69,10 +70,10 @@ def _processor() -> str:
 
 
 def _cuda_compiler() -> str:
-    """The path of nvcc, where this PyTorch can use what it makes."""
+    """Return the path of nvcc, if this PyTorch supports CUDA."""
     if torch.version.cuda is None:
         raise KernelError("This PyTorch is made without CUDA: there is nothing to build for a GPU.")
-    from torch.utils import cpp_extension
+    from torch.utils import cpp_extension  # imports setuptools (0.4 s); only builds need it
 
     home = cpp_extension.CUDA_HOME
     path = shutil.which("nvcc", path=str(Path(home) / "bin")) if home else None
@@ -84,17 +85,17 @@ def _cuda_compiler() -> str:
     return path
 
 
-def _cards() -> str:
-    """What the CUDA library is compiled for."""
+def _cuda_architectures() -> str:
+    """Return the CUDA version and the GPU architectures that the library is compiled for."""
     found = {torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}
     return f"{torch.version.cuda} {sorted(found)} {os.environ.get('TORCH_CUDA_ARCH_LIST', '')}"
 
 
 def library_path(device: str = "cpu") -> Path:
-    """Where the library of these sources, this PyTorch, compiler and processor lies or would lie.
+    """Return the path of the library for these sources, this PyTorch, compiler and processor, built or not.
 
     Args:
-        device: "cpu" or "cuda", what it renders on.
+        device: "cpu" or "cuda".
 
     Raises:
         KernelError: there is no compiler.
@@ -103,7 +104,7 @@ def library_path(device: str = "cpu") -> Path:
     machine = _processor()
     if device == "cuda":
         compilers.append(_cuda_compiler())
-        machine = f"{platform.machine()} {_cards()}"
+        machine = f"{platform.machine()} {_cuda_architectures()}"
     versions = [subprocess.run([c, "--version"], capture_output=True, text=True).stdout for c in compilers]
     digest = hashlib.sha256("\n".join((torch.__version__, *versions, machine, *_FLAGS[device])).encode())
     for name in _SOURCES[device]:
@@ -115,12 +116,12 @@ def library_path(device: str = "cpu") -> Path:
 
 @contextmanager
 def _ninja() -> Iterator[None]:
-    """Puts ninja on the path: it may lie in an environment that is not activated."""
+    """Put ninja on the path inside the `with` block, also from an environment that is not activated."""
     before = os.environ.get("PATH", "")
     if shutil.which("ninja") is None:
         if importlib.util.find_spec("ninja") is None:
             raise KernelError("Ninja is missing: `pip install ninja`, then build the renderer again.")
-        import ninja
+        import ninja  # optional: only where the command is not on the path
 
         os.environ["PATH"] = os.pathsep.join((ninja.BIN_DIR, before))
     try:
@@ -131,8 +132,11 @@ def _ninja() -> Iterator[None]:
 
 @contextmanager
 def _quoted_library_path() -> Iterator[None]:
-    """PyTorch gives the linker the folder of its libraries without quotes; a space in it ends the build."""
-    from torch.utils import cpp_extension
+    """Quote PyTorch's library folder for the linker inside the `with` block.
+
+    PyTorch passes it unquoted; a space in it would break the build.
+    """
+    from torch.utils import cpp_extension  # see _cuda_compiler
 
     before = cpp_extension.TORCH_LIB_PATH
     if os.name == "posix":
@@ -144,7 +148,14 @@ def _quoted_library_path() -> Iterator[None]:
 
 
 def build(verbose: bool = False, device: str = "cpu") -> Path:
-    """Compiles the renderer (under a minute) unless that was done before, and gives the library's path.
+    """Compile the renderer, which takes about a minute, unless it has been compiled before.
+
+    Args:
+        verbose: show the compiler's output.
+        device: "cpu" or "cuda".
+
+    Returns:
+        path of the library.
 
     Raises:
         KernelError: no compiler or no ninja, or the compiler fails.
@@ -152,12 +163,12 @@ def build(verbose: bool = False, device: str = "cpu") -> Path:
     target = library_path(device)
     if target.exists():
         return target
-    from torch.utils import cpp_extension
+    from torch.utils import cpp_extension  # see _cuda_compiler
 
     target.parent.mkdir(parents=True, exist_ok=True)
     name = f"my3dgen_render_{device}"
     needs = "g++ or clang with OpenMP" if device == "cpu" else f"the CUDA toolkit {torch.version.cuda}"
-    # In a folder of its own and moved when done: an interrupted build leaves nothing half-made behind.
+    # Built in a temporary folder and moved at the end: an interrupted build leaves no partial library.
     with _ninja(), _quoted_library_path(), tempfile.TemporaryDirectory(dir=target.parent) as folder:
         try:
             cpp_extension.load(
@@ -182,18 +193,22 @@ def build(verbose: bool = False, device: str = "cpu") -> Path:
 
 
 def load(device: str = "cpu") -> None:
-    """Registers the operators `torch.ops.my3dgen` for a type of device; once in a process.
+    """Register the operators `torch.ops.my3dgen` for a type of device, once per process.
+
+    Args:
+        device: "cpu" or "cuda".
 
     Raises:
-        KernelError: they were not built, or cannot be loaded.
+        KernelError: the library has not been built, or cannot be loaded.
     """
     _loaded(device)
 
 
 @cache
 def _loaded(device: str) -> None:
+    """Load the library of a type of device; cached."""
     if device != "cpu":
-        load("cpu")  # it says what the operators are
+        load("cpu")  # it defines the operators' schemas
     path = library_path(device)
     if not path.exists():
         where = "this machine" if device == "cpu" else "this GPU"
@@ -211,7 +226,7 @@ def _loaded(device: str) -> None:
 
 
 def available(device: str = "cpu") -> bool:
-    """Whether the compiled renderer is built for a type of device and can be loaded."""
+    """Return True if the compiled renderer is built for a type of device and can be loaded."""
     try:
         load(device)
     except KernelError:
@@ -220,11 +235,16 @@ def available(device: str = "cpu") -> bool:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `python -m my3dgen_core build-kernels`."""
     parser.add_argument("--verbose", action="store_true", help="show what the compiler says")
 
 
 def main(args: argparse.Namespace) -> str:
-    """Builds for the CPU and, where PyTorch has CUDA, for the GPU; tries them, and says where they lie."""
+    """Build and load the libraries for the CPU and, where PyTorch has CUDA, for the GPU.
+
+    Returns:
+        paths of the libraries, or the reason why there is none for the GPU.
+    """
     lines = [str(build(args.verbose))]
     load()
     try:

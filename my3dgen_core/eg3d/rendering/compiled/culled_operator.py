@@ -12,7 +12,7 @@ from ..request import RenderRequest
 
 
 def render_culled(request: RenderRequest) -> RayOutput:
-    """Both passes without what does not show, on a CPU; no gradients."""
+    """Render rays on a CPU, skipping empty space and hidden samples; no gradients."""
     decoder, config = request.decoder, request.config
     assert isinstance(decoder, Decoder)
     grid = request.bounds_cache.get(request.planes, decoder, config.box_warp, density_bounds)
@@ -44,12 +44,20 @@ def render_rays_fast(
     lost: float,
     share: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Weighted colours [B, M, 32], depth (NaN where nothing was hit) and weight [B, M]. Needs `load()`.
+    """Call the culled operator, which must be loaded (`load`).
 
     Args:
-        planes, weights, origins, directions, depths, u: as `render_rays` takes them.
-        grid: bounds, scale and shift of a `DensityBounds` of B scenes, or one.
+        planes: [B, 3, 32, P, P]; channels-last planes are not copied.
+        weights: see `Decoder.weights`.
+        grid: bounds, scale and shift of a `DensityBounds` of B scenes, or of one.
+        origins, directions: [B, M, 3].
+        depths: coarse depths [B, M, N]; N > 1.
+        u: numbers in [0, 1] that place the fine samples [B, M, K]; K = 0: none.
+        box_warp: side of the box in world units.
         lost, share: see MAX_LOST_WEIGHT and MIN_WEIGHT of `culled`.
+
+    Returns:
+        weighted sum of colors [B, M, 32], depth (NaN where nothing was hit) and weight [B, M].
     """
     bounds, scale, shift = grid
     return torch.ops.my3dgen.render_rays_fast(
@@ -58,8 +66,5 @@ def render_rays_fast(
 
 
 def density_bounds(xy: Tensor, xz: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Hidden units [2, G, G, 64] of (y, x) and of (z, x) -> densities [2, G, G, G]. Needs `load()`.
-
-    weight [64] and bias [1] are the density's own.
-    """
+    """Call the compiled `combine_units` of `density_bounds`; the operators must be loaded (`load`)."""
     return torch.ops.my3dgen.density_bounds(xy, xz, weight, bias)

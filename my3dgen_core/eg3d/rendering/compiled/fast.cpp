@@ -1,4 +1,4 @@
-// The operators my3dgen::render_rays_fast and density_bounds on the CPU: what shows of a picture, without gradients.
+// Operators my3dgen::render_rays_fast and my3dgen::density_bounds on the CPU: culled rendering, without gradients.
 
 #include <ATen/Parallel.h>
 #include <torch/library.h>
@@ -48,7 +48,7 @@ std::tuple<Tensor, Tensor, Tensor> render_rays_fast(
   return {colors, depth, weight};
 }
 
-// The last step of density_grid.py: units [2, cells, cells, HIDDEN] of (y, x) and (z, x) -> [2, z, y, x].
+// combine_units of density_bounds.py: units [2, cells, cells, HIDDEN] of (y, x) and (z, x) -> [2, z, y, x].
 Tensor density_bounds(const Tensor& xy_, const Tensor& xz_, const Tensor& weight_, const Tensor& bias_) {
   const int64_t cells = xy_.size(1);
   const Tensor xy = plain(xy_, {2, cells, cells, HIDDEN}), xz = plain(xz_, {2, cells, cells, HIDDEN});

@@ -1,33 +1,34 @@
-// Blocks of rays to pixels, decoding only what shows: fast.py of eg3d tells how, and why it is right.
+// Culled rendering of blocks of rays: empty space and hidden samples are skipped. culled.py describes the method.
 #pragma once
 
 #include "forward.h"
 
 namespace my3dgen {
 
-constexpr int WAVE = 3;  // samples of a ray decoded before it is asked again which of the others matter
+constexpr int WAVE = 3;  // samples of a ray decoded before the others are culled again
 
-// One scene's bounds of density; cell i spans [i, i + 1) where coordinate c is at c * scale + shift.
+// Density bounds of one scene: cell i spans [i, i + 1), world coordinate c is at c * scale + shift.
 struct Grid {
-  const float *least, *greatest;  // [cells, cells, cells]: z, y, x
+  const float *least, *greatest;  // [cells, cells, cells], axes z, y, x
   int cells;
   float scale, shift;
 };
 
-// What may be lost: of a ray's weight, and of the share of it that a colour must have to be decoded.
+// Tolerances: weight that a ray may lose, and minimum share of a ray's weight for a color to be decoded; see
+// MAX_LOST_WEIGHT and MIN_WEIGHT in culled.py.
 struct Tolerance {
   float weight, share;
 };
 
-// Samples of the rays of a block, sorted by depth, a padded row a ray.
+// Samples of the rays of a block, sorted by depth, in one padded row per ray.
 struct Samples {
   int width;
-  Floats depth, least, greatest;  // least and greatest are the density itself where it was decoded
-  std::vector<int> row;           // of the points decoded, -1: none
-  // Of each ray: samples; whether some may still have to be decoded, from which interval on, and the optical
-  // depth before that.
+  Floats depth, least, greatest;  // bounds of the density; both are the density itself once decoded
+  std::vector<int> row;           // row of the sample in the decoded points; -1: not decoded
+  // Per ray: number of samples, flag that some may still have to be decoded, first interval of the next search,
+  // and the optical depth in front of that interval.
   std::vector<int> count, open, from;
-  Floats before, air;             // air: the density under which a ray loses nothing to speak of
+  Floats before, air;             // air: density below which an interval counts as empty
 
   Samples(int rays, int samples)
       : width(padded(samples)), depth(rays * width), least(rays * width), greatest(rays * width), row(rays * width),
@@ -48,7 +49,7 @@ inline void look_up(const Grid& grid, const float* origin, const float* directio
     VI cell = {};
     for (int axis = 2; axis >= 0; axis--) {
       V place = (origin[axis] * grid.scale + grid.shift) + depth * (direction[axis] * grid.scale);
-      place = place > 0.0f ? smaller(place, all(last)) : V{};  // NaN becomes 0, as good as any
+      place = place > 0.0f ? smaller(place, all(last)) : V{};  // NaN becomes 0: any cell will do
       cell = cell * grid.cells + __builtin_convertvector(place, VI);
     }
     alignas(64) int32_t cells[LANES];
@@ -60,8 +61,8 @@ inline void look_up(const Grid& grid, const float* origin, const float* directio
   }
 }
 
-// The foremost samples of ray r, up to WAVE, that have a say and were not decoded; written so that a NaN has one.
-// What lies before them is known for good: the next search goes on from there.
+// Finds up to WAVE samples of ray r, front to back, that may contribute to its pixel and are not decoded yet;
+// intervals with NaN count. Everything in front of them is decoded: the next search continues there.
 inline int wanted(Samples& s, int r, float air, float hidden, int* samples) {
   const int n = s.count[r], at = r * s.width;
   const float *depth = &s.depth[at], *least = &s.least[at], *greatest = &s.greatest[at];
@@ -80,12 +81,12 @@ inline int wanted(Samples& s, int r, float air, float hidden, int* samples) {
   return found;
 }
 
-// Decodes wave by wave, the foremost first, until nothing that matters is unknown.
+// Decodes in waves, front to back, until all samples that may contribute are decoded.
 inline void decode_waves(
     const Planes& planes, const Decoder& decoder, const float* origins, const float* directions, Tolerance tolerance,
     int rays, Samples& s, Points& points, int& decoded) {
   const float hidden = -std::log(tolerance.weight);
-  std::vector<std::pair<int, int>> asked;  // place in the arrays, row
+  std::vector<std::pair<int, int>> asked;  // index in the sample arrays, row of the decoded point
   do {
     asked.clear();
     const int start = decoded;
@@ -93,7 +94,7 @@ inline void decode_waves(
       if (!s.open[r]) continue;
       int samples[WAVE];
       const int found = wanted(s, r, s.air[r], hidden, samples);
-      s.open[r] = found == WAVE;  // else these are the last, whatever they turn out to be
+      s.open[r] = found == WAVE;  // fewer are the last ones, whatever their densities
       for (int i = 0; i < found; i++) {
         const int at = r * s.width + samples[i];
         points.put(decoded, origins + 3 * r, directions + 3 * r, s.depth[at]);
@@ -105,7 +106,7 @@ inline void decode_waves(
   } while (!asked.empty());
 }
 
-// Out: weighted colours [rays, COLORS], depth (NaN where nothing was hit) and weight.
+// Renders a block of rays to weighted sums of colors [rays, COLORS], depth (NaN where nothing was hit) and weight.
 inline void render_block_fast(
     const Planes& planes, const Decoder& decoder, const Grid& grid, Tolerance tolerance, int rays, int n, int k,
     const float* origins, const float* directions, const float* coarse, const float* u, Points& points, Samples& s,
@@ -174,7 +175,8 @@ inline void render_block_fast(
   painter.flush();
 }
 
-// Density bounds [cells] of a row of cells along x: hidden units [cells, HIDDEN] of XY and of XZ and ZX together.
+// Combines hidden units [cells, HIDDEN] of XY (xy) and of XZ and ZX together (xz) to the density bounds [cells] of
+// a row of cells along x.
 inline void bound_row(const float* xy, const float* xz, const float* weight, float bias, int cells, float* out) {
   for (int x = 0; x < cells; x++) {
     V total = {};

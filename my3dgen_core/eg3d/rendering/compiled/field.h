@@ -1,4 +1,4 @@
-// The radiance field at points: tri-planes sampled, decoded, and both run backwards.
+// Radiance field at points: lookup in tri-planes, decoder, and the backward passes of both.
 #pragma once
 
 #include <cmath>
@@ -9,7 +9,7 @@ namespace my3dgen {
 
 constexpr int CHANNELS = 32, HIDDEN = 64, COLORS = 32;
 
-// One scene's planes: channel c of plane p at column x of row y is data[p * plane + y * row + x * column + c].
+// Planes of one scene: channel c of plane p at column x of row y is data[p * plane + y * row + x * column + c].
 struct Planes {
   const float* data;
   int64_t plane, row, column;
@@ -17,10 +17,10 @@ struct Planes {
   float scale;  // 2 / box_warp
 };
 
-// The decoder's weights in the orders that products with rows of samples need.
+// Decoder weights, also transposed, in the memory orders that products with rows of samples need.
 struct Decoder {
   alignas(64) float w0[HIDDEN * CHANNELS], w0t[CHANNELS * HIDDEN], b0[HIDDEN];
-  alignas(64) float w1[(1 + COLORS) * HIDDEN], w1t[HIDDEN * COLORS], b1[COLORS];  // w1t, b1: of colours alone
+  alignas(64) float w1[(1 + COLORS) * HIDDEN], w1t[HIDDEN * COLORS], b1[COLORS];  // w1t, b1: colors only
   float b_density;
 
   Decoder(const float* weight0, const float* bias0, const float* weight1, const float* bias1) {
@@ -38,18 +38,18 @@ struct Decoder {
   }
 };
 
-// The four texels around each of LANES points on one plane; those outside weigh nothing.
+// Four texels around each of LANES points on one plane; texels outside have weight 0.
 struct Taps {
   alignas(64) int32_t at[4][LANES];
   alignas(64) float weight[4][LANES];
 };
 
-// Where points (u along the width, v along the height) lie on a plane, as torch's grid_sample has it:
-// bilinear, align_corners=False, zeros outside.
+// Locates points (u along the width, v along the height) on a plane, as torch's grid_sample does: bilinear,
+// align_corners=False, zeros outside.
 INLINE void locate(const Planes& planes, V u, V v, Taps& taps) {
   const float w = planes.width, h = planes.height;
   V x = ((u * planes.scale + 1.0f) * w - 1.0f) * 0.5f, y = ((v * planes.scale + 1.0f) * h - 1.0f) * 0.5f;
-  // Far outside all four weigh nothing: keep what follows within integers. NaN becomes -2.
+  // All weights are 0 this far outside; the limits keep the indices within integers. NaN becomes -2.
   x = x > -2.0f ? smaller(x, all(w + 1.0f)) : all(-2.0f);
   y = y > -2.0f ? smaller(y, all(h + 1.0f)) : all(-2.0f);
   VI left = __builtin_convertvector(x + 2.0f, VI) - 2, top = __builtin_convertvector(y + 2.0f, VI) - 2;
@@ -66,7 +66,7 @@ INLINE void locate(const Planes& planes, V u, V v, Taps& taps) {
   }
 }
 
-// The coordinates of plane p: XY, XZ and ZX, as every released model was trained.
+// Coordinates on plane p: XY, XZ and ZX, as in all released models.
 INLINE void project(int p, const float* x, const float* y, const float* z, V& u, V& v) {
   u = load(p == 2 ? z : x);
   v = load(p == 0 ? y : p == 1 ? z : x);
@@ -95,7 +95,7 @@ inline void gather(const Planes& planes, const float* x, const float* y, const f
   }
 }
 
-// Adds gradients [n, CHANNELS] of mean features to LANES channels of plane p: gather, run backwards.
+// Adds gradients [n, CHANNELS] of mean features to LANES channels of plane p: the backward pass of gather.
 inline void scatter(
     const Planes& planes, int p, const float* x, const float* y, const float* z, int n, const float* gradient,
     float* out) {
@@ -180,7 +180,7 @@ inline void decode(const Decoder& decoder, const float* features, int n, float* 
   }
 }
 
-// Colours [n, COLORS] of hidden units [n, HIDDEN].
+// Colors [n, COLORS] of hidden units [n, HIDDEN].
 inline void colorize(const Decoder& decoder, const float* hidden, int n, float* colors) {
   product<HIDDEN, COLORS>(hidden, n, decoder.w1t, decoder.b1, colors);
   for (int i = 0; i < n * COLORS; i += LANES)

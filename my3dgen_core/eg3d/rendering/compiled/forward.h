@@ -1,4 +1,4 @@
-// Blocks of rays to pixels.
+// Exact rendering of blocks of rays: both passes, composited to pixels.
 #pragma once
 
 #include <limits>
@@ -10,10 +10,10 @@ namespace my3dgen {
 
 using Floats = std::vector<float>;
 
-constexpr int PIECE = 64;         // samples decoded at a time: what lies in the innermost cache
-constexpr float NOTHING = 1e-8f;  // colours that weigh less would be lost in rounding: they are not decoded
+constexpr int PIECE = 64;         // samples decoded at a time: they fit the L1 cache
+constexpr float NOTHING = 1e-8f;  // colors of lower weight are lost in rounding and not decoded
 
-// Points of a block with what the decoder made of them: rows of the arrays.
+// Points of a block, with hidden units and densities once decoded; one row per point.
 struct Points {
   Floats x, y, z, hidden, density;
 
@@ -36,7 +36,7 @@ struct Points {
   }
 };
 
-// Samples whose colours are still to be decoded and added to their rays.
+// Queue of samples whose colors are to be decoded and added to their rays.
 struct Painter {
   const Decoder& decoder;
   float* features;  // [rays of the block, COLORS]
@@ -62,7 +62,7 @@ struct Painter {
   }
 };
 
-// Outputs of some rays; `depths` and `densities` of their samples are null where nobody asked to keep them.
+// Outputs of some rays; `depths` and `densities` of their samples are null where no gradient is wanted.
 struct Out {
   float *features, *depth, *weight, *depths, *densities;
   float nearest = std::numeric_limits<float>::infinity(), farthest = -nearest;
@@ -111,7 +111,7 @@ inline void render_block(
     for (int i = 0; i < samples; i++) {
       const float after = i < samples - 1 ? marched.weight[i] : 0;
       const float share = (before + after) / 2;
-      // Written so that a NaN is decoded and seen.
+      // The comparison is negated so that NaN is decoded and shows.
       if (!(std::abs(share) < NOTHING)) painter.add(r, share, &points.hidden[row(order[i]) * HIDDEN]);
       if (i < samples - 1) {
         total += after;

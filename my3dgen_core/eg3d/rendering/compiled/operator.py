@@ -1,4 +1,4 @@
-"""The compiled exact renderer: both passes composited by one operator, with its gradient."""
+"""Compiled exact renderer: both passes and their compositing as one operator, with its gradient."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .builder import KernelError, load
 
 
 def is_ready(device: torch.device) -> bool:
-    """Whether the compiled renderer is built for a device and loaded; warns with the reason where it is not."""
+    """Load the compiled renderer for a device; return False, with a warning, if it cannot be used there."""
     try:
         load("cpu" if device.type == "meta" else device.type)
     except KernelError as error:
@@ -24,7 +24,7 @@ def is_ready(device: torch.device) -> bool:
 
 
 def render(request: RenderRequest) -> RayOutput:
-    """Both passes; gradients of planes and decoder weights, none of rays."""
+    """Render rays, with gradients of planes and decoder weights, none of rays."""
     assert isinstance(request.decoder, Decoder)
     features, depth, weight, span = render_rays(
         request.batch_planes,
@@ -52,19 +52,21 @@ def render_rays(
     white_back: bool = False,
     min_weight: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Two passes along rays, composited. Needs `load()`.
+    """Call the exact operator, which must be loaded (`load`). Differentiable in planes and weights.
 
     Args:
-        planes: [B, 3, 32, P, P]; channels that lie side by side spare a copy.
+        planes: [B, 3, 32, P, P]; channels-last planes are not copied.
         weights: see `Decoder.weights`.
         origins, directions: [B, M, 3].
         depths: coarse depths [B, M, N]; N > 1.
-        u: uniform numbers [B, M, K] that place the second pass; K = 0 is none.
-        min_weight: samples whose weight stays under it get no gradient; 0 is the exact gradient.
+        u: numbers in [0, 1] that place the fine samples [B, M, K]; K = 0: none.
+        box_warp: side of the box in world units.
+        white_back: white background.
+        min_weight: samples whose weight stays below it get no gradient; 0: the exact gradient.
 
     Returns:
-        features [B, M, 32] in [-1, 1]; depth [B, M], NaN where nothing was hit; weight [B, M]; and the least
-        and the greatest depth of all samples [2]. Differentiable in planes and weights.
+        features [B, M, 32] in [-1, 1]; depth (NaN where nothing was hit) and weight [B, M]; and the least and
+        the greatest depth of all samples [2].
     """
     keep = torch.is_grad_enabled() and any(t.requires_grad for t in (planes, *weights))
     return torch.ops.my3dgen.render_rays(

@@ -1,4 +1,4 @@
-// One ray's arithmetic: compositing, importance sampling and sorting, as volume.py has them.
+// Arithmetic of one ray: compositing, importance sampling and sorting, as in compositing.py and rays.py.
 #pragma once
 
 #include <algorithm>
@@ -10,15 +10,15 @@ namespace my3dgen {
 
 inline int padded(int n) { return (n + LANES - 1) / LANES * LANES + LANES; }
 
-// What marching a ray of n samples leaves behind, an entry an interval (n - 1 of them).
+// Quantities of the n - 1 intervals of a ray of n samples.
 struct March {
   std::vector<float> weight, passed, alpha, decay, slope;
   explicit March(int n)
       : weight(padded(n)), passed(padded(n)), alpha(padded(n)), decay(padded(n)), slope(padded(n)) {}
 };
 
-// Weights along a ray. depths and densities hold padded(n) numbers. With `slopes` also what the gradient of a
-// raw density needs: the derivative of alpha by it.
+// Computes compositing weights along a ray. depths and densities hold padded(n) numbers. `slopes`: also computes
+// the derivative of alpha by the raw density, for the backward pass.
 inline void march(const float* depths, const float* densities, int n, March& out, bool slopes = false) {
   for (int i = 0; i < n - 1; i += LANES) {
     const V raw = (load(densities + i) + load(densities + i + 1)) * 0.5f - 1.0f;
@@ -36,10 +36,10 @@ inline void march(const float* depths, const float* densities, int n, March& out
   }
 }
 
-// Fine depths [k] where the coarse weights lie; u [k] in [0, 1]. `cdf` is scratch of padded(n) numbers.
+// Places fine depths [k] where the coarse weights are large; u [k] in [0, 1]; cdf: scratch of padded(n) numbers.
 inline void importance(
     const float* depths, const float* weights, int n, const float* u, int k, float* cdf, float* fine) {
-  // Window maxima of two (the rim sees one), window means of two, and of those all but the first and last.
+  // Maxima over windows of two (one at the ends), means over windows of two, without the first and the last.
   const int bins = std::max(n - 3, 0);
   const auto peak = [&](int i) { return std::max(weights[i - 1], weights[i]); };
   double total = 0, running = 0;
@@ -66,7 +66,7 @@ inline void importance(
   }
 }
 
-// Sorts order[from, to) by depth; fast where they nearly lie in order, as samples along a ray do.
+// Sorts order[from, to) by depth; fast for nearly sorted samples, as those along a ray are.
 inline void insertion_sort(const float* depths, int* order, int from, int to) {
   for (int i = from + 1; i < to; i++) {
     const int moved = order[i];
@@ -76,7 +76,7 @@ inline void insertion_sort(const float* depths, int* order, int from, int to) {
   }
 }
 
-// order [n + k]: the n coarse and k fine depths, one after the other in `depths`, from near to far.
+// Computes the order [n + k], from near to far, of n coarse and k fine depths that are concatenated in `depths`.
 inline void sort_samples(const float* depths, int n, int k, int* order, int* scratch) {
   for (int i = 0; i < n + k; i++) scratch[i] = i;
   insertion_sort(depths, scratch, 0, n);

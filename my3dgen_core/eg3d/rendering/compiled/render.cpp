@@ -1,7 +1,7 @@
-// The operator my3dgen::render_rays on the CPU: planes and rays in, composited pixels out, and its gradient.
+// Operator my3dgen::render_rays on the CPU: planes and rays to composited pixels, and its gradient.
 //
-// Rays are worked on in blocks whose samples stay in the cache; nothing the size of all samples is ever made
-// but their depths and densities, and these only where a gradient will be asked for.
+// Rays are rendered in blocks whose samples fit the cache. Of all samples only depths and densities are stored,
+// and these only where a gradient is wanted.
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
@@ -18,9 +18,9 @@
 namespace my3dgen {
 namespace {
 
-constexpr int BLOCK_SAMPLES = 1536;  // with 64 hidden units each: 400 KB
-constexpr int SLOTS = 16;  // blocks of rays between two scatters, each with weight gradients of its own: sums do
-                           // not depend on how many threads there are
+constexpr int BLOCK_SAMPLES = 1536;  // samples of a block, with 64 hidden units each: 400 KB
+constexpr int SLOTS = 16;  // blocks of rays between two scatters, each with its own weight gradients: sums do not
+                           // depend on the number of threads
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> render_rays(
     const Tensor& planes, const Tensor& w0, const Tensor& b0, const Tensor& w1, const Tensor& b1, const Tensor& origins_,
@@ -90,7 +90,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> render_rays_backward(
               scratch);
         }
       });
-      // Threads share out planes and channels, so that no two write to one place.
+      // Each thread has its own planes and channels, so that no two write to the same place.
       constexpr int PARTS = CHANNELS / LANES;
       Planes target = scenes[scene];
       target.plane = out.stride(1), target.row = out.stride(2), target.column = out.stride(3);

@@ -1,4 +1,4 @@
-// Vectors of floats as GCC and Clang have them, and the three functions that torch's numbers need.
+// Vectors of floats by the extensions of GCC and Clang, and exp, softplus and sigmoid of them.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,7 @@ namespace my3dgen {
 
 #ifdef __AVX512F__
 constexpr int LANES = 16;
-constexpr int TILE = 8;  // samples worked on at a time: their sums, two vectors each, stay in registers
+constexpr int TILE = 8;  // samples computed at a time: their sums, two vectors each, stay in registers
 #else
 constexpr int LANES = 8;
 constexpr int TILE = 4;
@@ -27,9 +27,9 @@ INLINE V load(const float* p) {
 
 INLINE void store(float* p, V v) { std::memcpy(p, &v, sizeof v); }
 
-INLINE V all(float x) { return x - V{}; }  // minus, not plus, a zero: that the compiler drops
+INLINE V all(float x) { return x - V{}; }  // the compiler removes x - 0, but not x + 0
 
-INLINE V smaller(V a, V b) { return b < a ? b : a; }  // a where either is NaN, so that NaN in a stays
+INLINE V smaller(V a, V b) { return b < a ? b : a; }  // a where either is NaN: NaN in a is kept
 
 INLINE V larger(V a, V b) { return b > a ? b : a; }
 
@@ -41,7 +41,7 @@ INLINE float sum(V v) {
   return (part[0][0] + part[0][2]) + (part[0][1] + part[0][3]);
 }
 
-// e^x to about one unit in the last place; x is clamped to what normal numbers hold.
+// e^x to about one unit in the last place; x is clamped to the range of normal numbers.
 INLINE V exp(V x) {
   x = smaller(larger(x, all(-87.0f)), all(88.0f));
   V whole = x * 1.44269504f + 12582912.0f;  // adding 1.5 * 2^23 rounds to an integer

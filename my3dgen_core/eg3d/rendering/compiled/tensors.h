@@ -1,4 +1,4 @@
-// Tensors as the operators take them, checked.
+// Checks and memory layouts of the tensors that the operators take.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -11,7 +11,7 @@ namespace my3dgen {
 
 using at::Tensor;
 
-// The tensor without gaps, if it is what the operator expects.
+// Returns the tensor contiguous; throws unless it is a float32 tensor of this shape on the CPU.
 inline Tensor plain(const Tensor& t, at::IntArrayRef shape) {
   TORCH_CHECK(t.scalar_type() == at::kFloat && t.device().is_cpu() && t.sizes() == shape,
               "my3dgen: a float32 tensor ", shape, " on the CPU is expected, not ", t.scalar_type(), " ", t.sizes());
@@ -24,7 +24,7 @@ inline Decoder decoder_of(const Tensor& w0, const Tensor& b0, const Tensor& w1, 
   return {first.data_ptr<float>(), first_bias.data_ptr<float>(), last.data_ptr<float>(), last_bias.data_ptr<float>()};
 }
 
-// Planes with their channels side by side: as they are where they lie so already, else a copy.
+// Planes of all scenes in channels-last order; copied if they have another.
 struct Scenes {
   Tensor tensor;
   float scale;
@@ -33,7 +33,7 @@ struct Scenes {
     TORCH_CHECK(planes.dim() == 5 && planes.size(0) == count && planes.size(1) == 3 && planes.size(2) == CHANNELS &&
                     planes.scalar_type() == at::kFloat && planes.device().is_cpu(),
                 "my3dgen: planes must be float32 [", count, ", 3, 32, P, P], not ", planes.sizes());
-    // One scene seen by several cameras is copied once.
+    // One scene expanded for several cameras is copied once.
     tensor = planes.stride(0) == 0 ? planes.narrow(0, 0, 1) : planes;
     if (planes.stride(2) != 1) tensor = tensor.permute({0, 1, 3, 4, 2}).contiguous().permute({0, 1, 4, 2, 3});
     tensor = tensor.expand_as(planes);

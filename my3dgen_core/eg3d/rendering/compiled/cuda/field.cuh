@@ -1,4 +1,4 @@
-// The radiance field at points: tri-planes sampled by a warp together, decoded by a thread a point.
+// Radiance field at points: tri-planes are looked up by a whole warp, and decoded by one thread per point.
 #pragma once
 
 #include "render.h"
@@ -6,7 +6,7 @@
 namespace my3dgen {
 
 constexpr int WARP = 32;
-constexpr int PITCH = CHANNELS + 4;        // of rows in shared memory: threads side by side hit different banks
+constexpr int PITCH = CHANNELS + 4;        // of rows in shared memory: adjacent threads use different banks
 constexpr int HIDDEN_PITCH = HIDDEN + 4;
 constexpr unsigned ALL = 0xffffffffu;
 
@@ -27,12 +27,12 @@ __device__ inline float softplus(float x) {
 
 __device__ inline float sigmoid(float x) { return __fdividef(1.0f, 1.0f + expf(-x)); }
 
-// Where a sample lies; `planes` is its scene's.
+// Position of a sample, and the offset of its scene's planes.
 struct Point {
   float x, y, z;
   int64_t scene;
 
-  // Nowhere, where all planes are zero.
+  // A point outside the box, where all planes are zero.
   __device__ Point() : x(NAN), y(NAN), z(NAN), scene(0) {}
 
   __device__ Point(const Planes& planes, const Rays& rays, int64_t ray, float depth) {
@@ -51,8 +51,8 @@ struct Point {
   }
 };
 
-// The four texels around a point on plane p (XY, XZ and ZX, as every released model was trained), as torch's
-// grid_sample has it: bilinear, align_corners=False, zeros outside.
+// Four texels around a point on plane p (XY, XZ and ZX, as in all released models), as in torch's grid_sample:
+// bilinear, align_corners=False, zeros outside.
 struct Taps {
   int64_t at[4];
   float weight[4];
@@ -61,7 +61,7 @@ struct Taps {
     const float u = p == 2 ? point.z : point.x, v = p == 0 ? point.y : p == 1 ? point.z : point.x;
     float x = ((u * planes.scale + 1.0f) * planes.width - 1.0f) * 0.5f;
     float y = ((v * planes.scale + 1.0f) * planes.height - 1.0f) * 0.5f;
-    // Far outside all four weigh nothing: keep what follows within integers. NaN becomes -2.
+    // All weights are 0 this far outside; the limits keep the indices within integers. NaN becomes -2.
     x = x > -2.0f ? fminf(x, planes.width + 1.0f) : -2.0f;
     y = y > -2.0f ? fminf(y, planes.height + 1.0f) : -2.0f;
     const float left = floorf(x), top = floorf(y);
@@ -77,7 +77,7 @@ struct Taps {
   }
 };
 
-// Mean plane features of the warp's 32 points to 32 rows; eight threads share a point, four channels each.
+// Mean plane features of the warp's 32 points, written to 32 rows; eight threads per point, four channels each.
 __device__ inline void gather(const Planes& planes, const Point& own, float* rows) {
   const int lane = threadIdx.x % WARP, channel = lane % 8 * 4;
   __syncwarp();
@@ -104,7 +104,7 @@ __device__ inline void gather(const Planes& planes, const Point& own, float* row
   __syncwarp();
 }
 
-// Adds the warp's 32 rows, gradients of mean features, to the planes' gradient: gather, run backwards.
+// Adds the warp's 32 rows of gradients of mean features to the planes' gradient: the backward pass of gather.
 __device__ inline void scatter(const Planes& planes, const Point& own, const float* rows, float* out) {
   const int lane = threadIdx.x % WARP;
   __syncwarp();
@@ -121,10 +121,10 @@ __device__ inline void scatter(const Planes& planes, const Point& own, const flo
   }
 }
 
-// The decoder in shared memory: all threads read one number at a time, four side by side.
+// Decoder weights in shared memory: all threads read the same four adjacent numbers at a time.
 struct alignas(16) SharedDecoder {
   float w0[HIDDEN][CHANNELS];
-  float w1[HIDDEN][COLORS + 4];  // of the hidden unit: to each colour, then to the density
+  float w1[HIDDEN][COLORS + 4];  // weights of a hidden unit for each color, then for the density
   float b0[HIDDEN], b1[COLORS + 4];
 
   __device__ void load(const Decoder& decoder) {
@@ -136,7 +136,7 @@ struct alignas(16) SharedDecoder {
     __syncthreads();
   }
 
-  // Hidden units h to h + 3 after softplus, of features x.
+  // Hidden units h to h + 3, after softplus, of features x.
   __device__ void hidden(const float (&x)[CHANNELS], int h, float (&units)[4]) const {
 #pragma unroll
     for (int j = 0; j < 4; j++) units[j] = b0[h + j];
@@ -151,7 +151,7 @@ struct alignas(16) SharedDecoder {
     for (int j = 0; j < 4; j++) units[j] = softplus(units[j]);
   }
 
-  // Adds hidden unit h's part to the raw colours.
+  // Adds the contribution of hidden unit h to the raw colors.
   __device__ void add_colors(int h, float unit, float (&colors)[COLORS]) const {
 #pragma unroll
     for (int c = 0; c < COLORS; c += 4) {
@@ -171,7 +171,7 @@ struct alignas(16) SharedDecoder {
     return total;
   }
 
-  // Sigmoids of the raw colours; the hidden units too, where `kept` is not null.
+  // Sigmoids of the raw colors; also stores the hidden units in `kept`, if it is not null.
   __device__ void brightness(const float (&x)[CHANNELS], float (&bright)[COLORS], float* kept = nullptr) const {
 #pragma unroll
     for (int c = 0; c < COLORS; c++) bright[c] = b1[c];
@@ -186,8 +186,8 @@ struct alignas(16) SharedDecoder {
     for (int c = 0; c < COLORS; c++) bright[c] = sigmoid(bright[c]);
   }
 
-  // The gradient of hidden unit h before softplus, from its value and those of raw colours and density; adds what
-  // it means for the features.
+  // Gradient of hidden unit h before softplus, from its value and the gradients of raw colors and density; adds
+  // its contribution to the gradient of the features.
   __device__ float unit_gradient(
       int h, float unit, const float (&by_color)[COLORS], float by_density, float (&by_x)[CHANNELS]) const {
     float g = by_density * w1[h][COLORS];
@@ -196,7 +196,7 @@ struct alignas(16) SharedDecoder {
       const float4 w = *reinterpret_cast<const float4*>(&w1[h][c]);
       g = fmaf(by_color[c + 3], w.w, fmaf(by_color[c + 2], w.z, fmaf(by_color[c + 1], w.y, fmaf(by_color[c], w.x, g))));
     }
-    g *= 1.0f - expf(-unit);  // the derivative of softplus from its own value
+    g *= 1.0f - expf(-unit);  // the derivative of softplus is a function of its value
 #pragma unroll
     for (int c = 0; c < CHANNELS; c += 4) {
       const float4 w = *reinterpret_cast<const float4*>(&w0[h][c]);

@@ -1,4 +1,4 @@
-// The operator my3dgen::render_rays on the GPU: the CUDA kernels as PyTorch calls them. render.cpp has its schema.
+// Operator my3dgen::render_rays on the GPU: calls of the CUDA kernels. Its schema is in render.cpp.
 
 #include <ATen/ATen.h>
 #include <ATen/Context.h>
@@ -17,10 +17,10 @@ namespace {
 
 using at::Tensor;
 
-constexpr int MOST_SAMPLES = 2048;         // of a ray: their list must fit in shared memory
-constexpr int64_t AT_A_TIME = 1 << 23;     // samples, where none are kept for a gradient: some 200 MB
+constexpr int MOST_SAMPLES = 2048;         // of a ray: a list of them must fit in shared memory
+constexpr int64_t AT_A_TIME = 1 << 23;     // samples at a time where no gradient is wanted: about 200 MB
 
-// The tensor without gaps, if it is what the operator expects.
+// Returns the tensor contiguous; throws unless it is a float32 tensor of this shape on the GPU.
 Tensor plain(const Tensor& t, at::IntArrayRef shape) {
   TORCH_CHECK(t.scalar_type() == at::kFloat && t.is_cuda() && t.sizes() == shape,
               "my3dgen: a float32 tensor ", shape, " on the GPU is expected, not ", t.scalar_type(), " ", t.sizes(), " on ",
@@ -28,7 +28,7 @@ Tensor plain(const Tensor& t, at::IntArrayRef shape) {
   return t.contiguous();
 }
 
-// The decoder's weights, and what keeps them alive.
+// Decoder weights: pointers, and the tensors that own the memory.
 struct Weights {
   Tensor w0, b0, w1, b1;
   Decoder decoder;
@@ -39,7 +39,7 @@ struct Weights {
         decoder{w0.data_ptr<float>(), b0.data_ptr<float>(), w1.data_ptr<float>(), b1.data_ptr<float>()} {}
 };
 
-// Planes with their channels side by side: as they are where they lie so already, else a copy.
+// Planes of all scenes in channels-last order; copied if they have another.
 struct Scenes {
   Tensor tensor;
   Planes planes;
@@ -48,7 +48,7 @@ struct Scenes {
     TORCH_CHECK(given.dim() == 5 && given.size(0) == count && given.size(1) == 3 && given.size(2) == CHANNELS &&
                     given.scalar_type() == at::kFloat && given.is_cuda(),
                 "my3dgen: planes must be float32 [", count, ", 3, 32, P, P] on the GPU, not ", given.sizes());
-    const bool one = count > 0 && given.stride(0) == 0;  // one scene seen by several cameras
+    const bool one = count > 0 && given.stride(0) == 0;  // one scene expanded for several cameras
     tensor = (one ? given.narrow(0, 0, 1) : given).permute({0, 1, 3, 4, 2}).contiguous();
     if (reinterpret_cast<uintptr_t>(tensor.data_ptr<float>()) % 16) tensor = tensor.clone();
     planes = {tensor.data_ptr<float>(), one ? 0 : tensor.stride(0), int(given.size(3)), int(given.size(4)),
@@ -82,7 +82,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> render_rays(
   Tensor span = at::empty({2}, options);
   for (int64_t first = 0; first < count; first += rows) {
     const int64_t part = std::min(rows, count - first);
-    // A part may begin amid a scene: rays count on from the first of all.
+    // A part may begin inside a scene: rays are numbered across all scenes.
     Rays rays{floats(origins), floats(directions), part, m, first};
     const float* near_depths = floats(coarse, first * n);
     C10_CUDA_CHECK(densities(scenes.planes, weights.decoder, rays, near_depths, n, floats(raw), stream));
@@ -111,7 +111,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> render_rays_backward(
     const Tensor& directions_, const Tensor& sample_depths, const Tensor& densities, const Tensor& features_,
     const Tensor& depth_, const Tensor& weight_, double box_warp, bool white_back, double floor,
     bool /* learns: the decoder's gradients cost little here */) {
-  at::globalContext().alertNotDeterministic("my3dgen::render_rays_backward");  // sums in any order
+  at::globalContext().alertNotDeterministic("my3dgen::render_rays_backward");  // atomic sums have no fixed order
   const c10::cuda::CUDAGuard guard(planes.device());
   const cudaStream_t stream = c10::cuda::getCurrentCUDAStream();
   const int64_t b = directions_.size(0), m = directions_.size(1), count = b * m;

@@ -1,13 +1,13 @@
-// Along one ray, a thread each: compositing, importance sampling and their gradient, as volume.py has them.
+// Arithmetic along rays: compositing, importance sampling and their gradient, as in compositing.py and rays.py.
 #pragma once
 
 #include "field.cuh"
 
 namespace my3dgen {
 
-constexpr float NOTHING = 1e-8f;  // colours that weigh less would be lost in rounding: they are not decoded
+constexpr float NOTHING = 1e-8f;  // colors of lower weight are lost in rounding and not decoded
 
-// What an interval between two samples does to the light.
+// Absorption in the interval between two samples.
 struct Interval {
   float delta, raw, decay, alpha;
 
@@ -16,12 +16,12 @@ struct Interval {
         decay(expf(-(softplus(raw) * delta))), alpha(1.0f - decay) {}
 
   __device__ float left() const { return (1.0f - alpha) + 1e-10f; }
-  __device__ float slope() const { return delta * decay * sigmoid(raw); }  // of alpha by the raw density
+  __device__ float slope() const { return delta * decay * sigmoid(raw); }  // d alpha / d raw density
 };
 
 __device__ inline float middle(const float* depths, int i) { return (depths[i] + depths[i + 1]) / 2; }
 
-// One past the last of the n entries of cdf, ascending, that are <= u.
+// Number of entries <= u among the n ascending entries of cdf.
 __device__ inline int search(const float* cdf, int n, float u) {
   int low = 0, high = n;
   while (low < high) {
@@ -40,7 +40,7 @@ __global__ void place_kernel(
   if (ray >= rays) return;
   depths += ray * n, raw += ray * n, u += ray * k, fine += ray * k;
   float* cdf = scratch + ray * n;
-  // Window maxima of two, window means of two, and of those all but the first and last.
+  // Maxima over windows of two, means over windows of two, without the first and the last.
   const int bins = max(n - 3, 0);
   double passed = 1, total = 0, running = 0;
   float before = 0, peak = 0;
@@ -66,7 +66,7 @@ __global__ void place_kernel(
   }
 }
 
-// A warp a ray: each sample counts those in front of it. NaN lies behind everything.
+// Sorts by depth, one warp per ray: each sample counts the samples in front of it. NaN is behind everything.
 __global__ void sort_kernel(
     int64_t rays, const float* depths, const float* raw, int n, const float* fine_depths, const float* fine_raw, int k,
     float* sorted_depths, float* sorted_raw) {
@@ -108,7 +108,7 @@ __global__ void composite_kernel(
   depth[ray] = moment / total;
 }
 
-// What a sample is to the gradient: without interest; its colour is needed; it gets a gradient itself.
+// Role of a sample in the backward pass: not needed, its color is needed, or it gets a gradient.
 enum Kind : uint8_t { IDLE, SEEN, KEPT };
 
 __global__ void sift_kernel(
@@ -131,12 +131,12 @@ __global__ void sift_kernel(
     kind[i] = !(floor > 0) || most > floor ? KEPT : most < NOTHING ? IDLE : SEEN;
     before = after;
   }
-  // The gradient of a sample depends on its neighbours' colours.
+  // The gradient of a sample depends on the colors of the adjacent samples.
   for (int i = 0; i < n; i++)
     if (kind[i] == IDLE && ((i > 0 && kind[i - 1] == KEPT) || (i < n - 1 && kind[i + 1] == KEPT))) kind[i] = SEEN;
 }
 
-// Gradients of raw densities; `seen` holds the samples' colours times what comes back for the features.
+// Gradients of raw densities; `seen` holds the products of the samples' colors and the gradients of the features.
 __global__ void march_backward_kernel(
     int64_t rays, const float* depths, const float* raw, int n, Incoming in, bool white_back, Buffers buffers) {
   const int64_t ray = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;

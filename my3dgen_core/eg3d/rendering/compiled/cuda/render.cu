@@ -1,5 +1,5 @@
-// The compiled renderer on the GPU, in steps: densities of samples, then rays marched, then colours of the samples
-// that show. Only depths, densities and shares of samples are kept; what is decoded never leaves the chip.
+// Compiled renderer on the GPU, in steps: densities of all samples, compositing weights, then colors of the
+// visible samples. Only depths, densities and shares of samples are stored; decoded values stay on the chip.
 
 #include "render.h"
 
@@ -10,11 +10,11 @@
 namespace my3dgen {
 namespace {
 
-constexpr int THREADS = 128;      // of a block, and samples it decodes at a time
-constexpr int TILE = 64;          // the same of the backward pass, which needs more of shared memory
-constexpr int GROUP = 16;         // rays of a block, at most
-constexpr int LISTED = 1536;      // and their samples, where a ray has fewer
-constexpr int MARCHING = 64;      // rays of a block where a thread marches one
+constexpr int THREADS = 128;      // threads of a block, and samples that it decodes at a time
+constexpr int TILE = 64;          // the same in the backward pass, which needs more shared memory
+constexpr int GROUP = 16;         // maximum number of rays of a block
+constexpr int LISTED = 1536;      // maximum number of their samples, unless one ray has more
+constexpr int MARCHING = 64;      // rays of a block in kernels with one thread per ray
 
 template <typename... Parameters, typename... Arguments>
 cudaError_t launch(
@@ -26,12 +26,12 @@ cudaError_t launch(
 
 int64_t parts(int64_t whole, int64_t part) { return (whole + part - 1) / part; }
 
-// Rays that one block takes together.
+// Number of rays of a block.
 int group_of(int n) { return std::max(1, std::min(GROUP, LISTED / n)); }
 
 size_t list_bytes(int n) { return group_of(n) * n * sizeof(int); }
 
-// Blocks that fill the device.
+// Number of blocks that fill the device.
 template <typename Kernel>
 cudaError_t resident_blocks(Kernel kernel, int threads, size_t shared, int64_t* blocks) {
   int device = 0, processors = 0, each = 0;
@@ -42,7 +42,8 @@ cudaError_t resident_blocks(Kernel kernel, int threads, size_t shared, int64_t* 
   return error;
 }
 
-// Writes those of 0 .. count - 1 that `wanted` picks, in order, and gives their number. For all threads of a block.
+// Writes the numbers in 0 .. count - 1 for which `wanted` is true, in order, and returns how many there are. All
+// threads of the block must call it.
 template <typename Wanted>
 __device__ int pick(int* list, int count, Wanted wanted) {
   __shared__ int in_warp[THREADS / WARP];
@@ -94,7 +95,7 @@ __global__ void __launch_bounds__(THREADS) paint_kernel(
   net.load(decoder);
   const int found = pick(list, many * n, [&](int i) { return !(fabsf(shares[i]) < NOTHING); });
   if (threadIdx.x <= GROUP) {
-    int low = 0, high = found;  // the first sample listed of this ray
+    int low = 0, high = found;  // index of the first listed sample of this ray
     while (low < high) {
       const int at = (low + high) / 2;
       if (list[at] < int(threadIdx.x) * n)
@@ -106,7 +107,7 @@ __global__ void __launch_bounds__(THREADS) paint_kernel(
   }
   __syncthreads();
   constexpr int WARPS = THREADS / WARP;
-  float sums[GROUP / WARPS] = {};  // of rays warp, warp + WARPS, ... and the lane's channel
+  float sums[GROUP / WARPS] = {};  // for rays warp, warp + WARPS, ... and the lane's channel
   for (int start = 0; start < found; start += THREADS) {
     const bool active = start + int(threadIdx.x) < found;
     const int i = active ? list[start + threadIdx.x] : 0;
@@ -134,7 +135,7 @@ __global__ void __launch_bounds__(THREADS) paint_kernel(
   }
 }
 
-// What comes back for the features, times each sample's colours; 0 for those without interest.
+// Products of the gradients of the features and each sample's colors; 0 for samples that are not needed.
 __global__ void __launch_bounds__(THREADS) see_kernel(
     Planes planes, Decoder decoder, Rays rays, const float* depths, int n, int group, const float* features,
     const uint8_t* kind, float* seen) {
@@ -162,7 +163,7 @@ __global__ void __launch_bounds__(THREADS) see_kernel(
   }
 }
 
-// sum += wide [TILE, 64] transposed times narrow [TILE, 32]; each thread has eight by four of the result.
+// sum += wide [TILE, 64] transposed times narrow [TILE, 32]; each thread has 8 x 4 numbers of the result.
 __device__ void outer(const float* wide, const float* narrow, float (&sum)[8][4]) {
   wide += threadIdx.x / 8 * 8, narrow += threadIdx.x % 8 * 4;
   for (int s = 0; s < TILE; s++) {
@@ -180,11 +181,11 @@ __device__ void outer(const float* wide, const float* narrow, float (&sum)[8][4]
   }
 }
 
-// Shared memory of the backward pass; the list follows.
+// Shared memory of the backward pass; the list of samples follows it.
 struct alignas(16) Bench {
   SharedDecoder net;
   float x[TILE * PITCH];              // features, then their gradients
-  float colors[TILE * PITCH];         // gradients of raw colours, and of the raw density behind them
+  float colors[TILE * PITCH];         // gradients of raw colors, then of the raw density
   float hidden[TILE * HIDDEN_PITCH];  // hidden units, then their gradients
 };
 
@@ -247,7 +248,7 @@ __global__ void __launch_bounds__(TILE) decode_backward_kernel(
       for (int s = 0; s < TILE; s++) e0 += bench.hidden[s * HIDDEN_PITCH + self];
       __syncthreads();
       store_row(x_row, by_x);
-      // The gradient is of every scene, also where one serves them all.
+      // Each scene has its own gradient, also where all share the planes of one.
       point.scene = (rays.first + ray) / rays.per_scene * (3LL * planes.height * planes.width * CHANNELS);
       scatter(planes, point, rows, planes_gradient);
     }
