@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .. import plots
-from .. import host, socket_types
+from .. import host, plots, socket_types
 from .view_rendering import render_views
 
 if TYPE_CHECKING:
@@ -110,8 +109,8 @@ class ComparisonGrid:
         node_id: str | None = None,
     ) -> dict[str, Any]:
         from ...my3dgen_core import FaceModels
-        from ...my3dgen_core.evaluation import Comparison
         from ...my3dgen_core.common.image_ops import resize
+        from ...my3dgen_core.evaluation import Comparison
 
         models = [one for one in (model, model_2, model_3, model_4) if one is not None]
         for one in models:

@@ -34,7 +34,10 @@ class ExtractMesh:
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
             "required": {
-                "model": (socket_types.MODEL, {"tooltip": "A generator, with or without identities applied."}),
+                "model": (
+                    socket_types.MODEL,
+                    {"tooltip": "A generator, with or without identities applied."},
+                ),
                 "latents": (socket_types.LATENT, {"tooltip": "The latents to choose a head from."}),
                 "which": (
                     [socket_types.MEAN, socket_types.SINGLE],

@@ -37,7 +37,10 @@ class PasteBack:
                         "also work. A single crop takes any number of images."
                     },
                 ),
-                "crops": (socket_types.CROP, {"tooltip": "From Align Faces: where each crop lies in its photo."}),
+                "crops": (
+                    socket_types.CROP,
+                    {"tooltip": "From Align Faces: where each crop lies in its photo."},
+                ),
                 "images": (
                     "IMAGE",
                     {"tooltip": "The new face crops, one per crop of Align Faces; square, of any size."},

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from .. import host, socket_types
-from ..server import live_preview, frame_sheet, ui_results
+from ..server import frame_sheet, live_preview, ui_results
 from ..server.live_handles import Head
 from .view_rendering import depth_pictures, normal_pictures, render_views
 
@@ -50,8 +50,14 @@ class Render:
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
             "required": {
-                "model": (socket_types.MODEL, {"tooltip": "A generator, with or without identities applied."}),
-                "latents": (socket_types.LATENT, {"tooltip": "The heads: from Invert Photos or an identity."}),
+                "model": (
+                    socket_types.MODEL,
+                    {"tooltip": "A generator, with or without identities applied."},
+                ),
+                "latents": (
+                    socket_types.LATENT,
+                    {"tooltip": "The heads: from Invert Photos or an identity."},
+                ),
                 "which": (
                     [socket_types.MEAN, socket_types.EVERY, socket_types.SINGLE],
                     {
