@@ -1,4 +1,4 @@
-"""The sheet that shows what personalisation has changed."""
+"""Comparison node: photos beside renders of the pretrained and the personalized generator, with PSNR."""
 
 from __future__ import annotations
 
