@@ -1,4 +1,4 @@
-"""My3DGen for ComfyUI: photos of one person in, a personal 3D head out."""
+"""My3DGen for ComfyUI: nodes that turn photos of one person into a personal 3D head."""
 
 from .nodes.camera.camera import Camera, CameraFromLoad3D, WidenView
 from .nodes.camera.paths import CameraKeyframes, CameraPath

@@ -1,6 +1,6 @@
-"""Benchmarks: `python -m benchmarks.NAME` from the root of the repository; each says what it measures.
+"""Benchmarks, one program each: `python -m benchmarks.NAME` from the root of the repository (see README.md).
 
-They share fixtures with the tests and the ComfyUI with the tools: both folders are put on the path here, once.
+They use fixtures of the tests and the ComfyUI of the tools, so both folders are put on the path here.
 """
 
 import sys

@@ -1,10 +1,10 @@
-"""Seconds a photo takes from file to crop and camera label, after the models are loaded.
+"""Seconds per photo of face alignment, from file to crop and camera label, with models loaded.
 
     python -m benchmarks.alignment [--threads 2] [--rounds 3]
 
-Six photographs of people, six of the demo person's pictures, and the photographs turned by 180 degrees, which
-climb the whole detection ladder. Gives wall time and processor time, each the median over rounds of the mean
-over photos; on a busy machine only the latter says something.
+Six photographs of people, six pictures of the demo person, and the photographs upside down, for which every
+stage of the face search runs. Gives wall-clock and processor time, each the median over rounds of the mean
+over photos; on a busy machine only the processor time is meaningful.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def main() -> None:
         "renders": renders[:6],
         "upside down": [np.rot90(photo(name), 2).copy() for name in names],
     }
-    align_faces(piles["photographs"][:1], models())  # the first one loads and warms up
+    align_faces(piles["photographs"][:1], models())  # load the models and warm up
     for name, pile in piles.items():
         walls, works = [], []
         for _ in range(options.rounds):

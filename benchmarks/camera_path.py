@@ -1,19 +1,18 @@
-"""Paths of cameras: quality "fast" against "exact", by PyTorch and compiled, side by side in one run.
+"""Time, memory and fidelity of quality "fast" and "exact" on camera paths, by PyTorch and compiled.
 
+    python -m my3dgen_core build-kernels
     python -m benchmarks.camera_path [--json FILE] [--rounds N] [--threads N] [--quick]
 
-Weights: the bundled starter, whose heads stand in empty space; and a generator of the size of ffhq512-128
-with weights at random, where there is none. Contestants take turns, so that what else runs on the machine
-disturbs all of them; ratios are those of the medians. Processor seconds stand beside those of the clock: they
-say more where the machine is not idle. Build the compiled renderer first, else its rows are left out:
-`python -m my3dgen_core build-kernels`. Memory is the peak of the resident set above what it was before the
-path, in a process of its own.
+Generators: the bundled starter, whose heads are surrounded by empty space, and random weights of
+ffhq512-128's size, which have no empty space. All combinations are timed in turns, so that other load
+disturbs them alike; ratios are those of the medians. Processor seconds are given beside wall-clock seconds
+for machines that are not idle. Without the compiled renderer its rows are left out. Memory is the peak of the
+resident set during a path, in a process of its own.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import statistics
 import subprocess
@@ -21,13 +20,16 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.memory import reset_peak, resident, return_freed
 from my3dgen_core import Generator, GeneratorConfig, load_generator, look_at
 from my3dgen_core.eg3d.rendering import compiled, culled
+from my3dgen_core.eg3d.rendering.density_bounds import density_bounds
 from my3dgen_core.eg3d.rendering.triplanes import TableField
 
 QUALITIES = ("exact", "fast")
@@ -46,36 +48,40 @@ class Scene:
         self.planes = self.generator.planes(self.ws)
 
     def path(self, frames: int) -> torch.Tensor:
+        """Return the cameras [frames, 25] of a path from left to right."""
         steps = torch.linspace(-0.6, 0.6, frames)
         return torch.cat([look_at(float(yaw), 0.1, focal=self.generator.config.focal) for yaw in steps])
 
     def frames(self, quality: str, renderer: str, cameras: torch.Tensor) -> Any:
-        """The frames of a path, a batch at a time, as they would go to a video."""
+        """Yield the frames of a path, a batch at a time, as for a video."""
         self.generator.renderer = renderer
         for part in cameras.split(BATCH):
             yield self.generator.render(self.ws, part, planes=self.planes, quality=quality).image
 
     def march(self, quality: str, renderer: str, cameras: torch.Tensor, resolution: int) -> None:
+        """Render rays alone, without super-resolution."""
         self.generator.renderer = renderer
         self.generator.march(self.planes, cameras, resolution, quality=quality)
 
 
 def random_generator() -> Generator:
+    """Return random weights of ffhq512-128's size, with density everywhere."""
     config = GeneratorConfig()
     generator = Generator(config).eval().requires_grad_(False)
+    output: Any = generator.decoder.net[2]
     with torch.no_grad():
-        generator.decoder.net[2].bias[0] = 3.0
+        output.bias[0] = 3.0
     return generator
 
 
 Clock = dict[str, list[tuple[float, float]]]
 
 
-def race(contestants: dict[str, Callable[[], Any]], rounds: int) -> dict[str, dict[str, float]]:
-    """Medians of wall and processor seconds; the first round only warms up."""
-    clock: Clock = {name: [] for name in contestants}
+def race(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, dict[str, float]]:
+    """Run all in turns, and return medians of wall-clock and processor seconds; the first round warms up."""
+    clock: Clock = {name: [] for name in runs}
     for i in range(rounds + 1):
-        for name, run in contestants.items():
+        for name, run in runs.items():
             wall, cpu = time.perf_counter(), time.process_time()
             run()
             if i:
@@ -90,17 +96,19 @@ def race(contestants: dict[str, Callable[[], Any]], rounds: int) -> dict[str, di
     }
 
 
-def contestants(renderers: list[str], run: Callable[[str, str], Any]) -> dict[str, Callable[[], Any]]:
-    return {f"{q}, {r}": lambda q=q, r=r: run(q, r) for r in renderers for q in QUALITIES}
+def combinations(renderers: list[str], run: Callable[[str, str], Any]) -> dict[str, Callable[[], Any]]:
+    """Return a run for every quality and renderer."""
+    return {f"{q}, {r}": partial(run, q, r) for r in renderers for q in QUALITIES}
 
 
 def consume(frames: Any) -> None:
+    """Render all frames without keeping them."""
     for _ in frames:
         pass
 
 
 def fidelity(scene: Scene, renderer: str) -> dict[str, float]:
-    """Of 24 frames: least PSNR in dB to the exact path, and the mean excess of frame differences, of 255."""
+    """Compare 24 "fast" frames with exact ones: lowest PSNR in dB, and excess of frame differences of 255."""
     cameras = scene.path(24)
     exact, quick = (torch.cat(list(scene.frames(q, renderer, cameras))).clamp(-1, 1) for q in QUALITIES)
     psnr = 10 * torch.log10(4 / (exact - quick).square().mean((1, 2, 3)).clamp(min=1e-12))
@@ -109,14 +117,14 @@ def fidelity(scene: Scene, renderer: str) -> dict[str, float]:
 
 
 def decoded(scene: Scene, first: tuple[int, int]) -> int:
-    """Samples whose density is decoded for a frame of 64 x 64 rays; `first` as `eg3d.rendering.culled.FIRST`."""
+    """Count the samples whose density is decoded for a frame of 64 x 64 rays; first: `culled.FIRST`."""
     counts, density, usual = [], TableField.density, culled.FIRST
 
-    def counting(self: Any, points: torch.Tensor, which: torch.Tensor) -> Any:
+    def counting(self: Any, points: torch.Tensor, scenes: torch.Tensor) -> Any:
         counts.append(len(points))
-        return density(self, points, which)
+        return density(self, points, scenes)
 
-    TableField.density, culled.FIRST = counting, first  # type: ignore[method-assign]
+    TableField.density, culled.FIRST = counting, first  # type: ignore[method-assign, assignment]
     try:
         scene.march("fast", "torch", look_at(0.3, 0.1), 64)
     finally:
@@ -125,7 +133,7 @@ def decoded(scene: Scene, first: tuple[int, int]) -> int:
 
 
 def fewer_samples(scene: Scene) -> dict[str, float]:
-    """PSNR in dB of the exact renderer with other numbers of samples to itself with the starter's own."""
+    """Return the PSNR in dB of exact rays with other numbers of samples to those with the starter's own."""
     usual, views = scene.generator.config, {}
     scene.generator.renderer = "torch"
     for n, k in ((24, 24), (24, 16), (24, 8), (16, 16), (48, 48)):
@@ -136,14 +144,8 @@ def fewer_samples(scene: Scene) -> dict[str, float]:
     return {name: float(10 * torch.log10(4 / (v - own).square().mean())) for name, v in views.items()}
 
 
-def resident(name: str) -> int:
-    """VmHWM (peak) or VmRSS (now) of this process, in bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
-
-
 def peak(frames: int, quality: str, renderer: str, threads: int) -> int:
-    """Bytes that a path of the starter takes in a process of its own."""
+    """Return the peak bytes of a path of the starter, measured in a process of its own."""
     command = [
         sys.executable,
         "-m",
@@ -159,16 +161,18 @@ def peak(frames: int, quality: str, renderer: str, threads: int) -> int:
 
 
 def measure_peak(frames: int, quality: str, renderer: str) -> int:
+    """Return the peak bytes of a path of the starter in this process."""
     scene = Scene("starter")
     cameras = scene.path(frames)
-    ctypes.CDLL(None).malloc_trim(0)
+    return_freed()
     before = resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    reset_peak()
     consume(scene.frames(quality, renderer, cameras))
     return resident("VmHWM") - before
 
 
 def measure(renderers: list[str], rounds: int, threads: int, quick: bool) -> dict[str, Any]:
+    """Return all figures; quick: short paths and small pictures."""
     scene = Scene("starter")
     result: dict[str, Any] = {"threads": threads, "rounds": rounds, "torch": torch.__version__}
     result["fidelity"] = {r: fidelity(scene, r) for r in renderers}
@@ -181,28 +185,20 @@ def measure(renderers: list[str], rounds: int, threads: int, quick: bool) -> dic
     rows = result["rows"] = []
 
     def row(case: str, count: int, run: Callable[[str, str], Any]) -> None:
-        times = race(contestants(renderers, run), rounds)
+        times = race(combinations(renderers, run), rounds)
         for name, seconds in times.items():
             quality, renderer = name.split(", ")
             rows.append({"case": case, "quality": quality, "renderer": renderer, "frames": count, **seconds})
 
     for frames in (1, 4, 24) if quick else (1, 8, 24, 60, 240):
         cameras = scene.path(frames)
-        row(
-            f"starter, {frames} frames, 128 px",
-            frames,
-            lambda q, r, c=cameras: consume(scene.frames(q, r, c)),
-        )
+        row(f"starter, {frames} frames, 128 px", frames, partial(run_path, scene, cameras))
     for size in (32, 64) if quick else (32, 64, 128, 256):
-        row(
-            f"starter, rays alone, {size} x {size}",
-            1,
-            lambda q, r, s=size: scene.march(q, r, scene.path(1), s),
-        )
+        row(f"starter, rays alone, {size} x {size}", 1, partial(run_rays, scene, size))
     row("starter, bounds of new planes", 1, lambda q, r: bounds(scene, r) if q == "fast" else None)
     if not quick:
         random = Scene("random")
-        row("random weights, rays alone, 128 x 128", 1, lambda q, r: random.march(q, r, random.path(1), 128))
+        row("random weights, rays alone, 128 x 128", 1, partial(run_rays, random, 128))
     result["peak"] = [
         {"frames": n, "quality": q, "renderer": r, "bytes": peak(n, q, r, threads)}
         for n in ((4, 24) if quick else (4, 24, 240))
@@ -212,9 +208,18 @@ def measure(renderers: list[str], rounds: int, threads: int, quick: bool) -> dic
     return result
 
 
-def bounds(scene: Scene, renderer: str) -> None:
-    from my3dgen_core.eg3d.rendering.density_bounds import density_bounds
+def run_path(scene: Scene, cameras: torch.Tensor, quality: str, renderer: str) -> None:
+    """Render a path."""
+    consume(scene.frames(quality, renderer, cameras))
 
+
+def run_rays(scene: Scene, size: int, quality: str, renderer: str) -> None:
+    """Render the rays of one frame."""
+    scene.march(quality, renderer, scene.path(1), size)
+
+
+def bounds(scene: Scene, renderer: str) -> None:
+    """Compute the density bounds of the scene's planes."""
     density_bounds(
         scene.planes,
         scene.generator.decoder,
@@ -224,6 +229,7 @@ def bounds(scene: Scene, renderer: str) -> None:
 
 
 def table(result: dict[str, Any]) -> str:
+    """Return all figures as Markdown tables."""
     lines = [
         "| case | renderer | exact: clock, processor ms a frame | fast | faster | fast, frames a second |",
         "|---|---|---|---|---|---|",

@@ -1,17 +1,16 @@
-"""What `reference.py` compares: the public code, ours, and the bare convolutions that bound both.
+"""Sides of `benchmarks.reference`: the public code, this pack, and the bare convolutions that limit both.
 
-A side is a process that answers the name of a case on its standard input with the seconds that case took.
-Every side has the same weights (random, by a recipe: `goldens.full_state`), where they matter.
+A side is a process, started by `benchmarks.reference`, that runs its case once for every line on its standard
+input and prints the seconds. All sides have the same random weights (`goldens.full_state`) where they matter.
 """
 
 from __future__ import annotations
 
-import ctypes
+import argparse
 import os
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import goldens
@@ -20,7 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.memory import reset_peak, resident, return_freed
+
 Case = Callable[[], object]
+# Settings of glibc that keep large buffers instead of returning them to the system.
 MALLOC = {
     "MALLOC_MMAP_THRESHOLD_": str(1 << 34),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 35),
@@ -29,12 +31,12 @@ MALLOC = {
 
 
 def now() -> np.ndarray:
-    """Seconds by the clock and of this process's work."""
+    """Return wall-clock and processor seconds, [2]."""
     return np.array([time.perf_counter(), time.process_time()])
 
 
 def inputs() -> tuple[Tensor, Tensor, Tensor]:
-    """ws [1, 14, 512], a camera [1, 25] and a photo [1, 3, 512, 512]."""
+    """Return ws [1, 14, 512], a camera [1, 25] and a photo [1, 3, 512, 512]."""
     from my3dgen_core import look_at
 
     draw = torch.Generator().manual_seed(0)
@@ -44,7 +46,7 @@ def inputs() -> tuple[Tensor, Tensor, Tensor]:
 
 
 def reference(eg3d: str, my3dgen: str, lora: bool) -> dict[str, Case]:
-    """The public code, EG3D's or for the LoRA step My3DGen's, as its scripts call it."""
+    """Return the cases of the public code, called as its own scripts do: EG3D's, or My3DGen's LoRA step."""
     sys.path.insert(0, eg3d)
     import dnnlib  # noqa: F401  (My3DGen's repository leaves it out)
 
@@ -102,7 +104,7 @@ def reference(eg3d: str, my3dgen: str, lora: bool) -> dict[str, Case]:
 
 
 def ours(renderer: str) -> dict[str, Case]:
-    """This pack, with PyTorch's renderer or the compiled one."""
+    """Return the cases of this pack, with PyTorch's renderer or the compiled one."""
     from my3dgen_core import InversionConfig, Latents, TuningConfig, load_generator
     from my3dgen_core.fitting.inversion import _Run
     from my3dgen_core.fitting.photo_objective import PhotoObjective
@@ -111,7 +113,7 @@ def ours(renderer: str) -> dict[str, Case]:
     model = goldens.full()
     model.renderer = renderer
     ws, camera, photo = inputs()
-    made: dict[str, Any] = {}
+    made: dict[str | int, Any] = {}
 
     @torch.inference_mode()
     def frame() -> Tensor:
@@ -119,7 +121,7 @@ def ours(renderer: str) -> dict[str, Case]:
 
     @torch.inference_mode()
     def path(quality: str, planes: Tensor | None = None) -> np.ndarray:
-        """Two frames, which count the planes as two of 24 do."""
+        """Render two frames and count the planes by 2/24."""
         start = now()
         fresh = model.planes(ws)
         made_planes = now()
@@ -128,7 +130,7 @@ def ours(renderer: str) -> dict[str, Case]:
         return now() - made_planes + 2 * (made_planes - start) / 24
 
     def fast_path() -> np.ndarray:
-        if "planes" not in made:  # random weights have no empty space; a trained head has
+        if "planes" not in made:  # a trained head, because random weights have no empty space
             starter = load_generator("starter")
             latent = starter.w_avg.expand(1, starter.num_ws, -1)
             with torch.no_grad():
@@ -181,7 +183,7 @@ def ours(renderer: str) -> dict[str, Case]:
 
 
 def orbit(renderer: str, quality: str) -> Case:
-    """24 frames of the starter, planes included."""
+    """Return the case of 24 frames of the starter, planes included."""
     from my3dgen_core import load_generator
     from my3dgen_core import orbit as cameras
 
@@ -200,11 +202,11 @@ def orbit(renderer: str, quality: str) -> Case:
 
 
 def limit() -> dict[str, Case]:
-    """The convolutions of ours alone: same shapes and type, channels side by side, one oneDNN call each."""
+    """Return this pack's convolutions as cases: the same shapes, channels last, one oneDNN call each."""
     model = goldens.full()
     calls: dict[str, list[tuple[Tensor, Tensor, bool]]] = {"backbone": [], "super-resolution": []}
 
-    def note(stage: str, up: bool) -> Callable[..., None]:
+    def record(stage: str, up: bool) -> Callable[..., None]:
         def hook(module: Any, arguments: tuple[Tensor, ...], output: Tensor) -> None:
             x = torch.randn(arguments[0].shape).contiguous(memory_format=torch.channels_last)
             weight = module.weight.transpose(0, 1) if up else module.weight
@@ -215,7 +217,7 @@ def limit() -> dict[str, Case]:
     for name, module in model.named_modules():
         if name.rsplit(".", 1)[-1] in ("conv0", "conv1", "torgb"):
             stage = "backbone" if name.startswith("backbone") else "super-resolution"
-            module.register_forward_hook(note(stage, getattr(module, "up", False)))
+            module.register_forward_hook(record(stage, getattr(module, "up", False)))
     ws, _, _ = inputs()
     with torch.inference_mode():
         model.planes(ws)
@@ -236,7 +238,7 @@ def limit() -> dict[str, Case]:
 
 
 def cases(side: str, eg3d: str, my3dgen: str, case: str) -> dict[str, Case]:
-    """All cases that a side has."""
+    """Return all cases of a side."""
     if side.startswith("reference"):
         return reference(eg3d, my3dgen, case == "LoRA step")
     if side == "limit":
@@ -245,35 +247,45 @@ def cases(side: str, eg3d: str, my3dgen: str, case: str) -> dict[str, Case]:
 
 
 def serve(side: str, eg3d: str, my3dgen: str, case: str, threads: int, peak: bool) -> None:
-    """Answers every line with the seconds (or, once, with the bytes above its start) of the case.
+    """Run the case for every line of standard input and print its wall-clock and processor seconds.
 
-    A case that returns numbers has counted for itself.
+    With `peak`, run it twice and print the peak bytes instead. A case that returns an array has measured its
+    seconds itself.
     """
     torch.set_num_threads(threads)
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # the public code prints
+    os.dup2(2, 1)  # the public code prints to standard output
     torch.manual_seed(0)
     run = cases(side, eg3d, my3dgen, case)[case]
     if peak:
-        ctypes.CDLL(None).malloc_trim(0)
-        before = _status("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        return_freed()
+        before = resident("VmRSS")
+        reset_peak()
         run()
         run()
-        print(_status("VmHWM") - before, file=answers, flush=True)
+        print(resident("VmHWM") - before, file=answers, flush=True)
         return
     run()
     for _ in sys.stdin:
         start = now()
-        told = run()
-        seconds = told if isinstance(told, np.ndarray) else now() - start
+        result = run()
+        seconds = result if isinstance(result, np.ndarray) else now() - start
         print(*seconds, file=answers, flush=True)
 
 
-def _status(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("side", help="as the rows of benchmarks.reference name it")
+    parser.add_argument("eg3d", help="folder `eg3d` of NVlabs/eg3d, or an empty string")
+    parser.add_argument("my3dgen", help="folder `eg3d` of luchaoqi/my3dgen, or an empty string")
+    parser.add_argument("case")
+    parser.add_argument("threads", type=int)
+    parser.add_argument("measure", choices=("time", "peak"))
+    args = parser.parse_args()
+    serve(args.side, args.eg3d, args.my3dgen, args.case, args.threads, args.measure == "peak")
 
 
 if __name__ == "__main__":
-    serve(*sys.argv[1:5], int(sys.argv[5]), sys.argv[6] == "peak")
+    main()

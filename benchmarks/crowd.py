@@ -1,11 +1,11 @@
-"""A picture of sixteen people in one batch: one frozen starter and sixteen adapters.
+"""Picture of sixteen persons rendered in one batch with one starter generator and sixteen adapters.
 
-    python -m benchmarks.crowd --out docs/performance/people.jpg [--people N] [--keep FOLDER]
+    python -m benchmarks.crowd --out studies/performance/people.jpg [--people N] [--keep FOLDER]
 
-The people are synthetic persons that the starter has not seen (`my3dgen_core.starter.synthetic.persons`). Each is
-inverted and trained from three photos, in a few dozen steps, which is quick and not the best that training
-does. Then `personalized(generator, [[one] for one in people])` renders all together, each from its own
-latent, a batch for each of three cameras. --keep holds the trained people: a run cut short goes on.
+The persons are synthetic and unknown to the starter (`my3dgen_core.starter.synthetic.persons`). Each is
+inverted and trained from three photos in a few dozen steps, which is quick rather than good. Then
+`personalized(generator, [[one] for one in people])` renders all of them, each from its own latent, in one
+batch for each of three cameras. With --keep an interrupted run can be resumed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ TUNING = TuningConfig(steps=30, preview_every=0)
 
 
 def trained(generator: Generator, seed: int, folder: Path | None) -> Identity:
-    """A person, from the folder if it is there already."""
+    """Train the identity of a person, or load it if the folder has it."""
     file = None if folder is None else folder / f"{seed}.safetensors"
     if file is not None and file.exists():
         return Identity.load(file)
@@ -56,7 +56,11 @@ def trained(generator: Generator, seed: int, folder: Path | None) -> Identity:
 
 @torch.inference_mode()
 def sheet(generator: Generator, people: list[Identity]) -> tuple[np.ndarray, float]:
-    """The people, left view, front and right view below each other, [H, W, 3]; and the seconds of a batch."""
+    """Render the persons from the left, the front and the right, below each other.
+
+    Returns:
+        Pixels [H, W, 3] uint8, and the mean seconds of a batch.
+    """
     ws = torch.cat([one.anchors.mean().reshape(1, generator.num_ws, -1) for one in people])
     views, start = [], time.perf_counter()
     with personalized(generator, [[one] for one in people]):
@@ -75,7 +79,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--people", type=int, default=16)
-    parser.add_argument("--keep", type=Path, help="folder of trained people")
+    parser.add_argument("--keep", type=Path, help="folder of trained identities")
     parser.add_argument("--size", type=int, default=96, help="pixels of a view in the picture")
     args = parser.parse_args()
     generator = load_generator("starter")

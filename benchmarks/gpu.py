@@ -1,10 +1,10 @@
-"""The compiled renderer on the GPU against PyTorch's path on the same card: seconds and memory.
+"""Time and memory of the compiled renderer and of PyTorch's, on one GPU.
 
     python -m my3dgen_core build-kernels
     python -m benchmarks.gpu --json gpu.json
 
-Both run in one process in turn; times are medians of CUDA events. Memory is the allocator's peak above what
-was held before.
+Both run in one process in turns; times are medians of CUDA events. Memory is the peak of PyTorch's allocator
+above its value before the run.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Run = Callable[[], object]
 
 
 def ffhq() -> tuple[Generator, torch.Tensor]:
-    """The decoder of ffhq512-128 and planes, both at random: nothing is empty, nothing is hidden."""
+    """Return random weights and planes of ffhq512-128's size, which have no empty or hidden space."""
     torch.manual_seed(0)
     with torch.device("meta"):
         generator = Generator(GeneratorConfig())
@@ -40,12 +40,15 @@ def ffhq() -> tuple[Generator, torch.Tensor]:
 
 
 def starter() -> tuple[Generator, torch.Tensor]:
+    """Return the starter and the planes of its mean head."""
     generator = load_generator("starter", device="cuda")
     with torch.no_grad():
         return generator, generator.planes(generator.w_avg.expand(1, generator.num_ws, -1))
 
 
 def frame(make: Callable[[], tuple[Generator, torch.Tensor]], batch: int) -> Callable[[str], Run]:
+    """Return a case, a function from the renderer to a run: `batch` frames."""
+
     def prepared(renderer: str) -> Run:
         generator, planes = make()
         cameras = look_at(0.3, 0.1).expand(batch, -1).cuda()
@@ -62,8 +65,10 @@ def frame(make: Callable[[], tuple[Generator, torch.Tensor]], batch: int) -> Cal
 
 
 def step(
-    make: Callable[[], tuple[Generator, torch.Tensor]], batch: int, floor: float
+    make: Callable[[], tuple[Generator, torch.Tensor]], batch: int, min_weight: float
 ) -> Callable[[str], Run]:
+    """Return a case: a training step of 64 x 64 rays, with the gradient."""
+
     def prepared(renderer: str) -> Run:
         generator, planes = make()
         generator.decoder.requires_grad_(True)
@@ -78,7 +83,7 @@ def step(
                 generator.config,
                 origins,
                 directions,
-                min_weight=floor,
+                min_weight=min_weight,
                 renderer=renderer,
             )
             loss = out.features.square().mean() + out.weight.mean()
@@ -100,6 +105,7 @@ CASES: dict[str, Callable[[str], Run]] = {
 
 
 def measure(case: str, rounds: int) -> dict[str, Any]:
+    """Return median milliseconds and peak MiB of both renderers, and their ratios."""
     result: dict[str, Any] = {"case": case}
     runs = {renderer: CASES[case](renderer) for renderer in RENDERERS}
     times: dict[str, list[float]] = {renderer: [] for renderer in RENDERERS}
@@ -125,7 +131,7 @@ def measure(case: str, rounds: int) -> dict[str, Any]:
 
 
 def profile(case: str) -> str:
-    """Where the compiled renderer's time goes, kernel by kernel."""
+    """Return the compiled renderer's time by CUDA kernel, as text."""
     run = CASES[case]("compiled")
     run()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:

@@ -1,12 +1,12 @@
-"""How the cost grows with frames, neural resolution, photos and persons, on the bundled starter.
+"""Growth of time and memory with frames, neural resolution, photos and persons, on the bundled starter.
 
     python -m my3dgen_core build-kernels
     python -m benchmarks.growth [--json FILE] [--plots FOLDER] [--rounds N] [--work]
     python -m benchmarks.growth --from FILE --plots FOLDER    # the plots alone
 
-Seconds are medians by the clock, or with --work of the processor on one thread; the contestants of a case
-take turns. Memory is PyTorch's own account: the most that was alive at once, beyond what was there before
-(`tests/allocations.py`). A table is printed.
+Seconds are medians of wall-clock time, or with --work of processor time on one thread; the curves of a case
+are timed in turns. Memory is PyTorch's own count of the most bytes alive at once, beyond those alive before
+(`tests/allocations.py`).
 """
 
 from __future__ import annotations
@@ -42,23 +42,18 @@ from my3dgen_core.eg3d.rendering.backend import select_backend
 from my3dgen_core.evaluation import read_demo_person
 from my3dgen_core.fitting.trainer import Training
 
-FRAMES, RESOLUTIONS, PHOTOS, PERSONS = (
-    (1, 8, 24, 80, 240),
-    (32, 64, 128, 256),
-    (5, 10, 20, 50),
-    (1, 4, 16, 64),
-)
-WAYS = tuple(itertools.product(("PyTorch", "compiled"), ("exact", "fast")))
+IMPLEMENTATIONS = tuple(itertools.product(("PyTorch", "compiled"), ("exact", "fast")))
 LONGEST = {("PyTorch", "exact"): 80}
-"""Frames; what takes half a minute a round goes no further."""
-BATCH = 2  # frames at a time, as Render Head has it
+"""Largest number of frames for slow implementations; it takes half a minute a round."""
+BATCH = 2  # the default batch size of Render Head
 MEMORY_FRAMES = (1, 8, 24)
+"""Numbers of frames for which memory is measured."""
 Points = dict[str, dict[str, float]]
 Runs = dict[str, Callable[[], Any]]
 
 
 def race(runs: Runs, rounds: int, clock: Callable[[], float]) -> dict[str, float]:
-    """Median seconds."""
+    """Run all in turns, and return the median seconds of each."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
@@ -69,7 +64,7 @@ def race(runs: Runs, rounds: int, clock: Callable[[], float]) -> dict[str, float
 
 
 def renderers() -> dict[str, Generator]:
-    """The starter twice, each with a renderer of its own."""
+    """Return the starter with PyTorch's renderer, and with the compiled one if it is built."""
     both = {"PyTorch": load_generator("starter")}
     if compiled.available():
         both["compiled"] = load_generator("starter")
@@ -78,7 +73,7 @@ def renderers() -> dict[str, Generator]:
 
 
 def path(generator: Generator, quality: str, frames: int) -> None:
-    """A path around the mean head, planes included; frames are let go of, as for a video."""
+    """Render a path around the mean head, planes included, without keeping the frames."""
     ws = generator.w_avg.expand(1, generator.num_ws, -1)
     planes = generator.planes(ws)
     for cameras in orbit(frames).split(BATCH):
@@ -86,10 +81,11 @@ def path(generator: Generator, quality: str, frames: int) -> None:
 
 
 def frames(count: int) -> tuple[Runs, Runs]:
+    """Return the runs to time and to measure the memory of: a path of `count` frames."""
     both = renderers()
     runs: Runs = {
         f"{name}, {quality}": torch.no_grad()(lambda g=both[name], q=quality: path(g, q, count))
-        for name, quality in WAYS
+        for name, quality in IMPLEMENTATIONS
         if name in both and count <= LONGEST.get((name, quality), count)
     }
     return runs, runs if count in MEMORY_FRAMES else {}
@@ -97,6 +93,7 @@ def frames(count: int) -> tuple[Runs, Runs]:
 
 @torch.no_grad()
 def resolution(size: int) -> tuple[Runs, Runs]:
+    """Return the runs of one picture with this neural resolution."""
     both, camera = renderers(), look_at(0.3, 0.1)
     ws = both["PyTorch"].w_avg.expand(1, both["PyTorch"].num_ws, -1)
     planes = both["PyTorch"].planes(ws)
@@ -106,13 +103,13 @@ def resolution(size: int) -> tuple[Runs, Runs]:
 
     return {
         f"{name}, {quality}": torch.no_grad()(lambda g=both[name], q=quality: picture(g, q))
-        for name, quality in WAYS
+        for name, quality in IMPLEMENTATIONS
         if name in both
     }, {}
 
 
 def photos(count: int) -> tuple[Runs, Runs]:
-    """One step for every photo in inversion; one step of a training, which looks at one photo."""
+    """Return the runs of an inversion step of every photo, and of a training step, which uses one photo."""
     generator = list(renderers().values())[-1]
     some, cameras, *_ = read_demo_person()
     index = torch.arange(count) % len(some)
@@ -129,7 +126,7 @@ def photos(count: int) -> tuple[Runs, Runs]:
 
 @torch.no_grad()
 def persons(count: int) -> tuple[Runs, Runs]:
-    """Pictures of so many persons in one batch; the memory of everybody, and of a generator for each."""
+    """Return the runs of one batch of `count` persons, and of one generator per person for the memory."""
     generator, camera = list(renderers().values())[-1], look_at(0.3, 0.1)
     people = [[person(generator, i)] for i in range(count)]
     z = torch.randn(count, generator.config.z_dim, generator=torch.Generator().manual_seed(0))
@@ -141,7 +138,7 @@ def persons(count: int) -> tuple[Runs, Runs]:
             generator.render(ws, camera)
 
     def shared() -> None:
-        """One generator, and everybody in one batch."""
+        """Render all persons in one batch with one generator."""
         weights = {key: value.clone() for key, value in generator.state_dict().items()}
         batch([[person(generator, i)] for i in range(count)])
         del weights
@@ -159,10 +156,13 @@ def persons(count: int) -> tuple[Runs, Runs]:
 
 @dataclass(frozen=True)
 class Case:
+    """A quantity that grows."""
+
     label: str
     places: tuple[int, ...]
+    """Values of the quantity."""
     at: Callable[[int], tuple[Runs, Runs]]
-    """What is timed there, and what is weighed."""
+    """Function from a value to the runs to time, and to the runs whose memory is measured."""
 
 
 CASES = {
@@ -174,21 +174,22 @@ CASES = {
 
 
 def measure(case: Case, rounds: int, work: bool) -> dict[str, Points]:
-    """seconds and MiB: curve -> place -> value."""
+    """Return seconds and MiB: curve -> value of the quantity -> figure."""
     unit = "processor seconds" if work else "seconds"
     result: dict[str, Points] = {unit: {}, "MiB": {}}
     for run in case.at(case.places[0])[0].values():
         run()  # warms up
     for place in case.places:
-        timed, weighed = case.at(place)
+        timed, measured = case.at(place)
         for name, value in race(timed, rounds, time.process_time if work else time.perf_counter).items():
             result[unit].setdefault(name, {})[str(place)] = value
-        for name, run in weighed.items():
+        for name, run in measured.items():
             result["MiB"].setdefault(name, {})[str(place)] = peak(run) / 2**20
     return {unit: curves for unit, curves in result.items() if curves}
 
 
 def table(result: dict[str, Any]) -> str:
+    """Return the figures as Markdown tables."""
     lines = []
     for name, case in CASES.items():
         for unit, curves in result.get(name, {}).items():
@@ -203,7 +204,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def draw(result: dict[str, Any], folder: Path) -> None:
-    """A plot a case: seconds, and MiB beside them where they were measured."""
+    """Write one plot per case: seconds, and MiB beside them if they were measured."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -251,7 +252,7 @@ def main() -> None:
         result |= {"threads": torch.get_num_threads(), "rounds": args.rounds, "torch": torch.__version__}
         for case in args.only or CASES:
             result[case] = measure(CASES[case], args.rounds, args.work)
-            if args.json:  # what there is so far
+            if args.json:  # after each case, so that an interrupted run keeps its figures
                 args.json.write_text(json.dumps(result, indent=1) + "\n")
     if args.json:
         args.json.write_text(json.dumps(result, indent=1) + "\n")

@@ -1,16 +1,15 @@
-"""The compiled renderer against PyTorch's own path: time side by side, memory in processes of their own.
+"""Time and memory of the compiled renderer and of PyTorch's, on the CPU.
 
+    python -m my3dgen_core build-kernels
     python -m benchmarks.kernels [--json FILE] [--rounds N] [--threads N]
 
-Build it first: `python -m my3dgen_core build-kernels`. Times alternate between the two, so that what else
-runs on the machine disturbs both; the ratio is that of the medians, with that of the least times beside it.
-Memory is the peak of the resident set above what it was before the first rendering.
+The two are timed in turns, so that other load disturbs both alike; ratios are given of the medians and of the
+shortest times. Memory is the peak of the resident set during one run, in a process of its own.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import statistics
 import subprocess
@@ -22,6 +21,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.memory import reset_peak, resident, return_freed
 from benchmarks.page import put
 from my3dgen_core import Generator, GeneratorConfig, load_generator, look_at
 from my3dgen_core.eg3d.config import PLANE_CHANNELS
@@ -34,7 +34,7 @@ RENDERERS = ("torch", "compiled")
 
 
 def frame(renderer: str) -> Callable[[], object]:
-    """ffhq512-128's renderer on random planes: 128 x 128 rays, 48 + 48 samples, in the chunks of a frame."""
+    """Prepare a frame of ffhq512-128's size on random planes: 128 x 128 rays, 48 + 48 samples."""
     config = GeneratorConfig(depth_resolution=48, depth_resolution_importance=48, neural_resolution=128)
     torch.manual_seed(0)
     with torch.device("meta"):
@@ -54,15 +54,15 @@ def frame(renderer: str) -> Callable[[], object]:
 
 
 def step(renderer: str, batch: int) -> Callable[[], object]:
-    """A training step's rendering of the starter: 64 x 64 rays, 24 + 24 samples, its gradient."""
+    """Prepare a training step of the starter: 64 x 64 rays, 24 + 24 samples, with the gradient."""
     generator = load_generator("starter")
     cameras = look_at(0.3, 0.1).expand(batch, -1)
     z = torch.randn(batch, generator.config.z_dim, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         planes = generator.planes(generator.mapping(z, cameras))
-        last = generator.decoder.net[2]
-        last.weight[0] /= DENSITY_SCALE
-        last.bias[0] /= DENSITY_SCALE
+        output: Any = generator.decoder.net[2]
+        output.weight[0] /= DENSITY_SCALE
+        output.bias[0] /= DENSITY_SCALE
     planes.requires_grad_(True)
     generator.requires_grad_(True)
     origins, directions = rays(cameras, generator.config.neural_resolution)
@@ -91,14 +91,8 @@ CASES: dict[str, Callable[[str], Callable[[], object]]] = {
 }
 
 
-def resident(name: str) -> int:
-    """VmHWM (peak) or VmRSS (now) of this process, in bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
-
-
 def peak(case: str, renderer: str, threads: int) -> int:
-    """Bytes of one run in a process of its own."""
+    """Return the peak bytes of one run, measured in a process of its own."""
     command = [
         sys.executable,
         "-m",
@@ -113,6 +107,7 @@ def peak(case: str, renderer: str, threads: int) -> int:
 
 
 def measure(case: str, rounds: int, threads: int) -> dict[str, Any]:
+    """Return median and shortest seconds and peak bytes of both renderers, and their ratios."""
     runs = {renderer: CASES[case](renderer) for renderer in RENDERERS}
     seconds: dict[str, list[float]] = {renderer: [] for renderer in RENDERERS}
     for i in range(rounds + 1):  # the first warms up
@@ -147,10 +142,9 @@ def main() -> None:
     compiled.load()
     if args.peak:
         run = CASES[args.peak[0]](args.peak[1])
-        ctypes.CDLL(None).malloc_trim(0)  # else the run would reuse, uncounted, what preparing the case freed
+        return_freed()  # memory freed by the preparation would not count when the run uses it again
         before = resident("VmRSS")
-        # The peak starts anew, so that preparing the case does not count.
-        Path("/proc/self/clear_refs").write_text("5")
+        reset_peak()
         run()
         print(resident("VmHWM") - before)
         return

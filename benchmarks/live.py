@@ -1,12 +1,12 @@
-"""How soon the page shows a new picture, in a real browser: from a mouse move to the picture on the canvas.
+"""Latency of the live preview in a real browser, from a mouse move to the picture on the canvas.
 
     python -m benchmarks.live                # the starter: latencies, and memory over 2,000 moves
     python -m benchmarks.live --moves 300    # shorter
 
-Two ways of dragging. "slow": one move, its picture, the next move. "quick": a move every 16 ms, as a hand
-does it; of one move in ten, until the first picture that was asked for after it. And of a release: until the
-picture of full quality is there. The limits are those of the page's design: at most 150 ms at the median and
-300 ms at the 95th percentile while dragging (64 px), 300 ms after the release (128 px).
+"slow" drags wait for the picture of each move. "quick" drags move every 16 ms, as a hand does; of one move in
+ten, the time until the first picture requested after it is measured. A release is measured until the picture
+in full quality. Limits: 150 ms at the median and 300 ms at the 95th percentile while dragging (64 px), 300 ms
+after a release (128 px).
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ import page as comfy_page
 import psutil
 from prompts import Prompt, node
 
-MEDIAN, NINETY_FIFTH, RELEASE = 150.0, 300.0, 300.0  # milliseconds
-SLOW, SETTLED = 60, 200  # single moves to time; moves after which memory counts as settled
+MEDIAN, NINETY_FIFTH, RELEASE = 150.0, 300.0, 300.0
+"""Limits in milliseconds."""
+SLOW, SETTLED = 60, 200
+"""Number of slow drags; moves before memory is read for the first time."""
 
-# In the page: every picture drawn is noted with its time; pointer events go to the pad as a mouse's do.
+# Runs in the page: sends pointer events to the pad, and notes the time of every picture drawn.
 DRIVE = """async ([id, slow, quick]) => {
   const pad = app.graph.getNodeById(id).widgets.find((w) => w.name === "camera_pad").element;
   const canvas = pad.querySelector("canvas");
@@ -68,7 +70,7 @@ DRIVE = """async ([id, slow, quick]) => {
     still ? (result.release.push(still[0] - released), result.still = still[1]) : (result.missed += 1);
     await wait(20);
   }
-  // A quick hand: from one move in ten to the first picture after it that was asked for after it.
+  // Quick drags: from one move in ten to the first picture that was requested after it.
   const asked = [];
   const ask = app.api.fetchApi;
   app.api.fetchApi = (...given) => {
@@ -98,6 +100,7 @@ DRIVE = """async ([id, slow, quick]) => {
 
 
 def prompt() -> Prompt:
+    """Return the workflow: a camera, and a random head of the starter."""
     camera = {"yaw": 0.0, "pitch": 0.0, "roll": 0.0, "distance": 2.7, "field_of_view": 13.3738}
     return {
         "1": node("Camera", **camera),
@@ -110,11 +113,13 @@ def prompt() -> Prompt:
     }
 
 
-def at(values: list[float], part: float) -> float:
+def percentile(values: list[float], part: float) -> float:
+    """Return the value below which a part (0..1) of the values lies."""
     return sorted(values)[min(len(values) - 1, int(part * len(values)))]
 
 
 def measure(moves: int) -> dict[str, Any]:
+    """Return milliseconds of each kind, pixels, missed pictures, memory of the page and of the server."""
     with (
         tempfile.TemporaryDirectory() as folder,
         comfy.Server(Path(folder)) as server,
@@ -134,6 +139,7 @@ def measure(moves: int) -> dict[str, Any]:
 
 
 def report(result: dict[str, Any], moves: int) -> bool:
+    """Print the figures; return True if all are within the limits."""
     good = True
 
     def line(what: str, value: float, limit: float) -> None:
@@ -143,9 +149,10 @@ def report(result: dict[str, Any], moves: int) -> bool:
 
     drag, still = result["drag"], result["still"]
     for kind in ("slow", "quick"):
-        line(f"{kind} drag, {drag} px, median of {len(result[kind])}", at(result[kind], 0.5), MEDIAN)
-        line(f"{kind} drag, {drag} px, 95th percentile", at(result[kind], 0.95), NINETY_FIFTH)
-    line(f"release, {still} px, median of {len(result['release'])}", at(result["release"], 0.5), RELEASE)
+        line(f"{kind} drag, {drag} px, median of {len(result[kind])}", percentile(result[kind], 0.5), MEDIAN)
+        line(f"{kind} drag, {drag} px, 95th percentile", percentile(result[kind], 0.95), NINETY_FIFTH)
+    released = percentile(result["release"], 0.5)
+    line(f"release, {still} px, median of {len(result['release'])}", released, RELEASE)
     print(f"moves without a picture: {result['missed']} of {SLOW}")
     before, after = result["server"]
     print(f"server's memory over {moves} moves: {before / 2**20:.0f} -> {after / 2**20:.0f} MiB")
@@ -156,6 +163,7 @@ def report(result: dict[str, Any], moves: int) -> bool:
 
 
 def ends(heaps: list[float]) -> str:
+    """Describe the lowest value of the first and of the last fifth."""
     fifth = max(1, len(heaps) // 5)
     return f"{min(heaps[:fifth]):.1f} -> {min(heaps[-fifth:]):.1f} MiB"
 
@@ -164,8 +172,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--moves", type=int, default=2000)
-    parser.add_argument("--json", type=Path, help="where to keep the raw numbers")
+    parser.add_argument("--moves", type=int, default=2000, help="moves of the quick drags")
+    parser.add_argument("--json", type=Path, help="also write the raw numbers here")
     arguments = parser.parse_args()
     result = measure(arguments.moves)
     if arguments.json:

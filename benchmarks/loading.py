@@ -1,11 +1,11 @@
-"""How long the full generator takes to load, and in how much memory, each file in a process of its own.
+"""Time and memory of loading a generator of full size from each kind of file, in a process of its own each.
 
     python -m benchmarks.loading [--json FILE] [--rounds N]
 
-The files are of the full size (ffhq512-128, 30.7 million parameters, weights by the reference recipe): our
-safetensors, an official pickle, torch.save's two formats, and a fine-tune with copies of its base in its init
+The files have the size of ffhq512-128, 30.7 million parameters with random weights: a .safetensors file of
+this pack, an official pickle, torch.save's two formats, and a fine-tune with copies of its base in its init
 arguments. Times are warm: the file is in the page cache, torch is imported. Memory is the peak above the
-imports, the file's own mapped pages included; the JSON has those apart.
+imports, mapped pages of the file included; the JSON lists those separately.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 from benchmarks import ROOT
 
 LIMITS = {"safetensors": (1.5, 1.3), "official pickle": (10.0, 1.3)}
-"""Seconds, and memory over the size of the file."""
+"""Largest seconds, and largest ratio of memory to the size of the file."""
 
 CHILD = """
 import json, resource, sys, time
@@ -44,7 +44,7 @@ print(json.dumps({
 
 
 def make(folder: Path) -> dict[str, Path]:
-    """The files, by what they are."""
+    """Write the files, and return them by kind."""
     import goldens
     import official_files as files
     import torch
@@ -74,6 +74,7 @@ def make(folder: Path) -> dict[str, Path]:
 
 
 def measure(path: Path) -> dict[str, Any]:
+    """Load a file once in a fresh process."""
     done = subprocess.run(
         [sys.executable, "-c", CHILD, str(path)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), str(ROOT)])},
@@ -88,8 +89,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--json", type=Path, help="also write the figures there")
-    parser.add_argument("--rounds", type=int, default=3, help="the best of so many is reported")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    parser.add_argument("--rounds", type=int, default=3, help="loads per file; the fastest is reported")
     args = parser.parse_args()
     results = {}
     with tempfile.TemporaryDirectory() as folder:

@@ -1,11 +1,11 @@
-"""How often something over a face is noticed, and how often a bare face is suspected.
+"""Hit rate and false alarms of the occlusion warnings of face alignment.
 
     python -m benchmarks.occluders [--persons 20] [--first 0] [--seeds 2] [--json FILE]
 
 Draws a hand, a mask, a lock of hair, a microphone and the brim of a hat over the crops of six real
-photographs, aligns them, and counts the warnings; then aligns bare renders of synthetic persons (yaw +-30,
-pitch +-15 degrees, 256 pixels; seeds from `--first` on), where every warning is a mistake. The thresholds
-were chosen on the bare renders of the persons from 200 on.
+photographs, aligns them, and counts the warnings. Then aligns unoccluded renders of synthetic persons (yaw
++-30, pitch +-15 degrees, 256 pixels; seeds from `--first` on), where every warning is a false alarm. The
+thresholds were chosen on renders of the persons from 200 on.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from my3dgen_core.face import FaceReport, align_faces
 
 
 def warnings(pictures: list[np.ndarray | torch.Tensor]) -> list[str]:
-    """What is said of each picture: "mouth", "eyes", "nose", "dropped" or ""."""
+    """Return the warning for each picture: "mouth", "eyes", "nose", "dropped" or ""."""
     report: list[FaceReport] = []
     for picture in pictures:
         try:
             report += align_faces([picture], models(), det_size=320, max_yaw=90).report
         except ValueError:
             report.append(FaceReport(0, ""))
-    said = [" ".join(row.warnings) for row in report]
-    found = [text.partition("may cover the ")[2].partition(".")[0] for text in said]
-    return [part if row.kept else "dropped" for part, row in zip(found, report, strict=True)]
+    texts = [" ".join(row.warnings) for row in report]
+    parts = [text.partition("may cover the ")[2].partition(".")[0] for text in texts]
+    return [part if row.kept else "dropped" for part, row in zip(parts, report, strict=True)]
 
 
 def main() -> None:
@@ -42,8 +42,8 @@ def main() -> None:
     )
     parser.add_argument("--persons", type=int, default=20)
     parser.add_argument("--first", type=int, default=0, help="seed of the first person")
-    parser.add_argument("--seeds", type=int, default=2, help="drawings of each thing over each face")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--seeds", type=int, default=2, help="drawings of each occluder over each face")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
     batch = real_batch()
     faces = [

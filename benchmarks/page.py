@@ -1,4 +1,4 @@
-"""Puts what a benchmark found into a page of the docs, between two marks that name it."""
+"""Insertion of a benchmark's results into a Markdown page, between two named marks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def put(page: Path, name: str, text: str) -> None:
-    """Replaces what stands between `<!-- name -->` and `<!-- /name -->`.
+    """Replace the text between `<!-- name -->` and `<!-- /name -->`.
 
     Raises:
         ValueError: the page has no such marks.

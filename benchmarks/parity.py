@@ -1,4 +1,4 @@
-"""Largest deviations from the reference, by configuration: the table of docs/parity.md.
+"""Largest deviations from the reference implementation, by configuration: the table of docs/parity.md.
 
 python -m benchmarks.parity [--full] [--out docs/parity.md]
 """
@@ -53,6 +53,7 @@ HELD = {
 
 
 def tiny() -> Iterator[Row]:
+    """Yield the deviations of the small configuration: mapping, planes, rays and images in every mode."""
     io, generator = goldens.tensors("tiny_io"), goldens.tiny()
     ws, c, name = io["ws"], io["c"], "2X, 128 px"
     for quantity, expected, psi, cutoff in (
@@ -105,6 +106,7 @@ def tiny() -> Iterator[Row]:
 
 
 def other_sizes() -> Iterator[Row]:
+    """Yield the deviations of the small configuration with the other super-resolution modules."""
     io = goldens.tensors("tiny_io")
     ws, c = io["ws"][:1], io["c"][:1]
     for size, name in ((256, "4X, 256 px"), (512, "8XDC, 512 px")):
@@ -119,6 +121,7 @@ def other_sizes() -> Iterator[Row]:
 
 
 def lora() -> Iterator[Row]:
+    """Yield the deviations of a generator with LoRA, and of its gradients."""
     io, expected, generator = goldens.tensors("tiny_io"), goldens.tensors("tiny_lora_r2_io"), goldens.tiny()
     tensors = {goldens.our_lora_key(k): v.float() for k, v in goldens.tensors("tiny_lora_r2").items()}
     adapter = Adapter(tensors, 2, "released", 0.5, affine_gains(generator))
@@ -140,6 +143,7 @@ def lora() -> Iterator[Row]:
 
 
 def full() -> Iterator[Row]:
+    """Yield the deviations of a generator of full size."""
     io, generator, name = goldens.tensors("full_io"), goldens.full(), "ffhq512-128, 512 px"
     planes = generator.planes(io["ws"])
     difference = largest_difference(planes.flatten(1, 2)[:, :, ::21, ::21], io["planes_stride21"])
@@ -152,7 +156,9 @@ def full() -> Iterator[Row]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--full", action="store_true", help="also the full configuration (a minute, 2 GB)")
     parser.add_argument("--out", type=Path, help="write the page here")
     arguments = parser.parse_args()

@@ -1,16 +1,15 @@
-"""Sixteen persons in one batch against sixteen latents of one, and against sixteen generators in memory.
+"""Time and memory of several persons in one batch, against latents of one person and several generators.
 
     python -m benchmarks.people [--people N] [--rounds N] [--threads N] [--full]
 
-Times alternate, the ratio is that of the medians. Memory is the peak above the idle process, each way in a
-process of its own: one generator and N identities; or N personal generators, as merged or fine-tuned ones
-are. --full takes the size of ffhq512-128 with random weights instead of the starter.
+The two batches are timed in turns; the ratio is that of the medians. Memory is the peak above the idle
+process, in a process of its own each: one generator with N identities, or N generators with merged
+identities. --full uses random weights of ffhq512-128's size instead of the starter.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import statistics
 import subprocess
 import sys
@@ -20,17 +19,19 @@ from pathlib import Path
 import goldens
 import torch
 
+from benchmarks.memory import reset_peak, resident, return_freed
 from benchmarks.page import put
 from my3dgen_core import Adapter, Generator, load_generator, look_at, personalized
 from my3dgen_core.person.apply import merged_state_dict
 
 
 def generator(full: bool) -> Generator:
+    """Return the starter, or a generator of ffhq512-128's size with random weights."""
     return goldens.full() if full else load_generator("starter")
 
 
 def person(model: Generator, seed: int) -> Adapter:
-    """A random adapter of rank 1 and the default choices."""
+    """Return a random adapter of rank 1 with the default layout."""
     adapter = Adapter.create(model, trainable="paper", seed=seed)
     draw = torch.Generator().manual_seed(seed)
     for tensor in adapter.tensors.values():
@@ -39,7 +40,7 @@ def person(model: Generator, seed: int) -> Adapter:
 
 
 def full_generators(model: Generator, count: int) -> list[Generator]:
-    """Of as many persons, merged: a generator each."""
+    """Return one generator per person, with the person's adapter merged."""
     models = []
     for i in range(count):
         with torch.device("meta"):
@@ -51,16 +52,17 @@ def full_generators(model: Generator, count: int) -> list[Generator]:
     return models
 
 
-def resident(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
-
-
 @torch.inference_mode()
 def peak(way: str, count: int, full: bool) -> int:
-    """Bytes above the idle process while everybody is in memory and rendered, one picture at a time."""
+    """Return the peak bytes above the idle process while all persons are in memory and rendered once.
+
+    Args:
+        way: "identities", one generator with adapters; or "generators", one merged generator per person.
+        count: number of persons.
+        full: as in `generator`.
+    """
     before = resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")
+    reset_peak()
     model = generator(full)
     ws, camera = model.w_avg.expand(1, model.num_ws, -1), look_at(0.3, 0.1)
     if way == "identities":
@@ -87,7 +89,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1 if args.work else args.threads)
     if args.peak:
-        ctypes.CDLL(None).malloc_trim(0)
+        return_freed()
         print(peak(args.peak, args.people, args.full))
         return
     model, count = generator(args.full), args.people

@@ -1,23 +1,23 @@
-"""How near the camera labels come to the truth, on synthetic heads whose cameras are known.
+"""Error of the estimated camera poses, on synthetic heads whose cameras are known.
 
     python -m benchmarks.pose --cache FILE [--persons 20] [--first 0] [--views 5] [--json FILE]
 
-Renders an album of each person (seeds from `--first` on, expressions and glasses included; yaw +-60, pitch
-+-25 degrees, 256 pixels), runs the face models once, keeps what they found in FILE, and prints the error of
-the rotation in degrees (median, 95 %, largest) for each solver.
+Renders photos of each person (seeds from `--first` on, expressions and glasses included; yaw +-60, pitch +-25
+degrees, 256 pixels), runs the face models once, saves their landmarks in FILE, and prints the error of the
+rotation in degrees (median, 95 %, largest) for each solver.
 
-The truth of a view is its camera turned until it looks at the face, which is what the crop does (a camera
-that looks at the world's origin from 60 degrees sees the face, .16 units before it, from 63),
-and rolled as the crop was.
+The true pose of a view is that of its camera, turned to look at the face and rolled, as the crop is. (A
+camera that looks at the world's origin from 60 degrees sees the face, .16 units in front of it, from 63
+degrees.)
 
-"exact + 1.5 px": the places of the landmarks on the mesh (the head model's own five points; of each point
-of the dense shape model the nearest vertex of the average head), projected, with noise and no detector.
-Hidden points count too.
+"exact + 1.5 px": projected vertices with noise instead of detected landmarks: the head model's own five
+points, and for each point of the dense shape model the nearest vertex of the average head. Occluded points
+are used too.
 
-"51 points" are brows, nose, eyes and mouth of the 106 landmarks, and "the heads' own" is a shape model (15
-modes) of 150 other persons from the very head model that the pictures show, each with two expressions: the
-nearest vertices to where the landmarks lie in frontal views. It tells what the solver loses and what the
-shape model; on photographs such a model has no such advantage, see docs/faces.md.
+"51 points" are brows, nose, eyes and mouth of the 106 landmarks. "heads' own" is a shape model (15 modes) of
+150 other persons of the same head model with two expressions each, at the vertices nearest to the landmarks
+in frontal views. It separates the error of the solver from that of the shape model; on photographs such a
+model has no advantage, see docs/faces.md.
 """
 
 from __future__ import annotations
@@ -46,24 +46,29 @@ from my3dgen_core.face.pose import (
 RESOLUTION, YAW, PITCH = 256, 60.0, 25.0
 # 51 of the 106 landmarks: brows, the nose and eyes of the shipped model, mouth
 BROWS, MOUTH = (43, 48, 49, 51, 50, 102, 103, 104, 105, 101), tuple(range(52, 72))
-OTHER_PERSONS = range(1000, 1150)  # make the heads' own shape model
-FACE = np.array([0.0, 0.006, 0.161])  # the face's origin in the world
+OTHER_PERSONS = range(1000, 1150)  # persons of the heads' own shape model
+FACE = np.array([0.0, 0.006, 0.161])  # origin of the shape model's coordinates in the world
 
 
 def degrees_between(one: np.ndarray, other: np.ndarray) -> float:
+    """Return the angle between two rotations [3,3]."""
     return float(np.degrees(np.arccos(np.clip((np.trace(one @ other.T) - 1) / 2, -1, 1))))
 
 
 def true_rotation(camera: np.ndarray, transform: np.ndarray) -> np.ndarray:
-    """World-to-camera rotation [3,3] that belongs to a crop: the camera [25] turned to look at the face, and
-    about its axis as the crop [2,3] was turned."""
+    """Return the world-to-camera rotation [3,3] of a crop.
+
+    Args:
+        camera: the view's camera [25]; it is turned to look at the face.
+        transform: photo to crop, [2,3]; its rotation is the camera's roll.
+    """
     angle = np.arctan2(transform[1, 0], transform[0, 0])
     roll = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
     return roll @ aimed(camera)
 
 
 def aimed(camera: np.ndarray) -> np.ndarray:
-    """World-to-camera rotation [3,3] of a camera [25] that turns to look at the face."""
+    """Return the world-to-camera rotation [3,3] of a camera [25] turned to look at the face."""
     matrix = camera[:16].reshape(4, 4)
     rotation, position = matrix[:3, :3].T, matrix[:3, 3]
     wanted = FACE - position
@@ -75,14 +80,14 @@ def aimed(camera: np.ndarray) -> np.ndarray:
 
 
 def project(vertices: np.ndarray, camera: np.ndarray) -> np.ndarray:
-    """Pixels [M,2] of the picture where world points [M,3] appear."""
+    """Project world points [M,3] to pixels [M,2] of a camera [25]."""
     matrix = camera[:16].reshape(4, 4)
     seen = (vertices - matrix[:3, 3]) @ matrix[:3, :3]
     return (seen[:, :2] / seen[:, 2:] * 4.2647 + 0.5) * RESOLUTION
 
 
 def mesh_points() -> np.ndarray:
-    """Vertex indices [24] of the head model nearest to the prior's points, on the average head."""
+    """Return the vertex indices [24] of the average head nearest to the shape model's points."""
     from my3dgen_core.starter.synthetic.head_model import head_model
 
     points = shape_prior(dense=True).mean * 0.27 + FACE
@@ -91,7 +96,7 @@ def mesh_points() -> np.ndarray:
 
 
 def landmark_vertices(data: dict[str, np.ndarray]) -> np.ndarray:
-    """Vertex indices [106] of the head model where the landmarks lie in views from nearly the front."""
+    """Return the vertex indices [106] nearest to the detected landmarks in nearly frontal views."""
     from scipy.spatial import cKDTree
 
     from my3dgen_core.starter.synthetic.head_mesh import SKIN
@@ -118,8 +123,14 @@ def landmark_vertices(data: dict[str, np.ndarray]) -> np.ndarray:
 def heads_own(
     vertices: np.ndarray, dense: Sequence[int], detected: tuple[int, ...], modes: int = 15
 ) -> ShapePrior:
-    """A shape model of other persons, as they lie in the world: the vertices [106] of the landmarks `dense`,
-    and the detector's points `detected`."""
+    """Compute a shape model from other persons.
+
+    Args:
+        vertices: vertex indices [106] of the landmarks.
+        dense: indices of the landmarks that the model has.
+        detected: indices of the detector's five points that it has.
+        modes: number of principal components.
+    """
     faces = (head_points() - FACE) / 0.27
     points = np.concatenate([faces[:, 5:][:, vertices[list(dense)]], faces[:, list(detected)]], axis=1)
     mean = points.mean(0)
@@ -130,7 +141,7 @@ def heads_own(
 
 @lru_cache(maxsize=1)
 def head_points() -> np.ndarray:
-    """The five points and all vertices [n,5+V,3] of other persons, in the world."""
+    """Return the five points and all vertices [n,5+V,3] of other persons in world coordinates."""
     import dataclasses
 
     import torch
@@ -151,7 +162,7 @@ def head_points() -> np.ndarray:
 
 
 def collect(persons: range, views: int) -> dict[str, np.ndarray]:
-    """Everything the solvers need, of every view in which a face was found."""
+    """Render the persons and return the solvers' inputs for every view in which a face was found."""
     import dataclasses
 
     import torch
@@ -207,7 +218,7 @@ def collect(persons: range, views: int) -> dict[str, np.ndarray]:
 
 
 def measure(data: dict[str, np.ndarray]) -> dict[str, list[float]]:
-    """Solver -> median, 95 % and largest error in degrees."""
+    """Return the median, 95 % and largest error in degrees of each solver."""
     truth = [true_rotation(*view) for view in zip(data["camera"], data["transform"], strict=True)]
     rng = np.random.default_rng(0)
     exact = data["exact"] + rng.normal(size=data["exact"].shape) * 1.5
@@ -243,7 +254,7 @@ def measure(data: dict[str, np.ndarray]) -> dict[str, list[float]]:
 
     shipped, five_points = shape_prior(dense=True), shape_prior(dense=False)
     all_five = shape_prior(dense=True, detected=(0, 1, 2, 3, 4))
-    own = heads_own(places, shipped.dense, shipped.detected)
+    own = heads_own(places, list(shipped.dense), shipped.detected)
     own_51 = heads_own(places, (*BROWS, *shipped.dense, *MOUTH), ())
     found, points = data["landmarks"], data["points"]
     exact_all = np.concatenate([exact[:, :21], exact_five], axis=1)
@@ -267,16 +278,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--cache", type=Path, required=True, help="what the face models found: made if missing"
+        "--cache", type=Path, required=True, help="landmarks of the views; written if missing"
     )
     parser.add_argument("--persons", type=int, default=20)
     parser.add_argument("--first", type=int, default=0, help="seed of the first person")
-    parser.add_argument("--views", type=int, default=5)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--views", type=int, default=5, help="photos of each person")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
     if not options.cache.exists():
         persons = range(options.first, options.first + options.persons)
-        np.savez(options.cache, **collect(persons, options.views))
+        np.savez(options.cache, **collect(persons, options.views))  # type: ignore[arg-type]
     with np.load(options.cache) as file:
         data = {name: file[name] for name in file.files}
     start = time.process_time()

@@ -1,16 +1,15 @@
-"""Speed and memory of this pack against the public reference, side by side in one run.
+"""Speed and memory of this pack and of the public reference code, in one run.
 
     python -m benchmarks.reference --eg3d FOLDER --my3dgen FOLDER [--only CASE] [--json FILE]
-        [--page docs/performance.md]
+        [--page studies/performance/README.md]
 
-The folders are the `eg3d` folders in checkouts of NVlabs/eg3d and luchaoqi/my3dgen, whose licences are their
-own; nothing of them is in this repository. Without them ours is measured alone.
+The folders are the `eg3d` folders in checkouts of NVlabs/eg3d and luchaoqi/my3dgen, which have licenses of
+their own; nothing of them is in this repository. Without them this pack is measured alone.
 
-Each side is a process of its own, and the sides take turns in every round, so that what else runs on the
-machine disturbs all alike. Ratios are those of medians. "tuned malloc" is the reference with glibc told to
-keep large buffers, which its code needs the user to do. Configuration ffhq512-128, random weights, one
-picture; a frame of a path counts its share of the planes of 24. Memory is the peak above the idle process,
-each side in a fresh one.
+Each side is a process of its own, and the sides take turns in every round, so that other load disturbs all
+alike. Ratios are those of medians. "tuned malloc" is the reference with glibc set to keep large buffers, a
+setting that its users would have to know. Configuration ffhq512-128, random weights, one picture; a frame of
+a path counts 1/24 of the planes. Memory is the peak above the idle process, each side in a fresh process.
 """
 
 from __future__ import annotations
@@ -40,20 +39,23 @@ THEIRS = (REFERENCE, TUNED, OURS, COMPILED)
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table: who takes part, and what must hold (ratios to both references)."""
+    """A case: the sides that take part, and the targets."""
 
     sides: tuple[str, ...]
     must: tuple[float, ...] | None = None
+    """Required speed: ratios to the reference without and with tuned malloc, percent of the limit, or frames
+    per second."""
     memory: float | None = None
-    """Peak memory over the reference's, at most."""
+    """Largest allowed ratio of the peak memory to the reference's."""
     frames: int = 0
-    """Frames that one run renders; the planes of ours count 1/24 each."""
+    """Frames that one run renders; with this pack each counts 1/24 of the planes."""
     aim: tuple[float, ...] | None = None
+    """Desired speed, in the units of `must`."""
     label: str = ""
     unit: str = "x"
 
     def found(self, sides: dict[str, Any], side: str) -> tuple[float, ...]:
-        """What is held against `must`: ratios to both references, share of the limit, or frames a second."""
+        """Return a side's speed in the units of `must`."""
         median = sides[side]["median"]
         if LIMIT in sides:
             return (100 * sides[LIMIT]["median"] / median,)
@@ -91,7 +93,7 @@ MEMORY_AIM = 0.3
 
 
 class Side:
-    """A process that runs one case when told."""
+    """A process that runs one case on request."""
 
     def __init__(self, side: str, case: str, args: argparse.Namespace, peak: bool = False) -> None:
         command = [
@@ -110,27 +112,30 @@ class Side:
         )
 
     def run(self) -> list[float]:
-        """Seconds of one run: by the clock, and of work."""
+        """Return wall-clock and processor seconds of one run."""
         assert self.process.stdin is not None
         self.process.stdin.write("\n")
         self.process.stdin.flush()
         return self.answer()
 
     def answer(self) -> list[float]:
+        """Read one line of numbers from the process."""
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            raise RuntimeError(f"a side ended: {' '.join(map(str, self.process.args))}")  # type: ignore[arg-type]
+            command = " ".join(map(str, self.process.args))  # type: ignore[arg-type]
+            raise RuntimeError(f"A side ended: {command}")
         return [float(number) for number in line.split()]
 
     def close(self) -> None:
+        """End the process."""
         assert self.process.stdin is not None
         self.process.stdin.close()
         self.process.wait()
 
 
 def measure(case: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of every round and peak bytes, by side."""
+    """Return the seconds of every round and the peak bytes, by side."""
     row = ROWS[case]
     sides = [side for side in row.sides if args.eg3d or not side.startswith("reference")]
     result: dict[str, Any] = {"case": case, "threads": args.threads, "rounds": args.rounds, "sides": {}}
@@ -157,7 +162,7 @@ def measure(case: str, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """The figures as Markdown."""
+    """Return the figures as a Markdown table."""
     lines = [
         "| what | side | median s | least s | against the reference | tuned malloc | peak MiB | memory |",
         "|---|---|---|---|---|---|---|---|",
@@ -184,7 +189,7 @@ def table(results: list[dict[str, Any]]) -> str:
 
 
 def verdicts(results: list[dict[str, Any]]) -> str:
-    """What must hold, what is aimed at, and what was found, as Markdown."""
+    """Return targets, results and verdicts as a Markdown table."""
     lines = ["| what | must | aim | ours | ours, compiled renderer | verdict |", "|---|---|---|---|---|---|"]
     for result in results:
         row, sides = ROWS[result["case"]], result["sides"]
@@ -194,7 +199,9 @@ def verdicts(results: list[dict[str, Any]]) -> str:
         lines.append(_verdict(row.label, row.must, row.aim, found, row.unit))
         if row.memory is not None and "peak_bytes" in sides.get(REFERENCE, {}):
             most = sides[REFERENCE]["peak_bytes"]
-            shares = {side: (sides[side]["peak_bytes"] / most,) for side in found}
+            shares: dict[str, tuple[float, ...]] = {
+                side: (sides[side]["peak_bytes"] / most,) for side in found
+            }
             lines.append(
                 _verdict(f"{row.label}: peak memory", (row.memory,), (MEMORY_AIM,), shares, "x", True)
             )
@@ -209,6 +216,8 @@ def _verdict(
     unit: str = "x",
     less: bool = False,
 ) -> str:
+    """Return one line of `verdicts`; `less`: smaller values are better."""
+
     def reached(values: tuple[float, ...], wanted: tuple[float, ...]) -> bool:
         return len(values) == len(wanted) and all(
             (v <= w) if less else (v >= w) for v, w in zip(values, wanted, strict=True)

@@ -1,4 +1,4 @@
-"""The border with ComfyUI: the one file that imports comfy, folder_paths or server.
+"""Interface to ComfyUI: the only file that imports comfy, comfy_api, folder_paths or server.
 
 Outside ComfyUI (tests, scripts) every function has a plain fallback: folders under the working directory, no
 progress bar, everything on the CPU.
@@ -28,15 +28,18 @@ except ImportError:
 log = logging.getLogger("my3dgen")
 
 GENERATORS, IDENTITIES, DIRECTIONS = "generators", "identities", "directions"
+"""Kinds of model files, and the names of their folders under models/my3dgen."""
 _EXTENSIONS = {
     GENERATORS: {".safetensors", ".pkl", ".pt", ".pth"},
     IDENTITIES: {".safetensors", ".pkl", ".pt"},
     DIRECTIONS: {".safetensors", ".npy", ".npz", ".pt"},
 }
 PREVIEW_PIXELS = 320
+"""Longest side of the preview that ComfyUI shows during a node's work."""
 TEXT_INTERVAL = 0.5
-# Bytes asked of ComfyUI's memory management beside the weights, for NVIDIA's 512 px generator.
+"""Seconds between two updates of the text under a node."""
 RENDER_MEMORY, TRAINING_MEMORY = 2 << 30, 8 << 30
+"""Bytes requested from ComfyUI's memory management beside the weights, for NVIDIA's 512 px generator."""
 
 
 # --- Folders and files ------------------------------------------------------------------------------------
@@ -47,21 +50,24 @@ def _models_root() -> Path:
 
 
 def input_root() -> Path:
+    """Return ComfyUI's input folder."""
     return Path(folder_paths.get_input_directory()) if folder_paths else Path.cwd() / "input"
 
 
 def output_root() -> Path:
+    """Return ComfyUI's output folder."""
     return Path(folder_paths.get_output_directory()) if folder_paths else Path.cwd() / "output"
 
 
 def _model_folders(kind: str) -> list[Path]:
-    """Where files of this kind are looked for; what SaveIdentity wrote under output/ counts too."""
+    """Return the folders searched for a kind of file: in models/, and in output/, where nodes save."""
     if folder_paths:
         return [Path(folder) for folder in folder_paths.get_folder_paths(f"my3dgen_{kind}")]
     return [_models_root() / "my3dgen" / kind, output_root() / "my3dgen" / kind]
 
 
 def _register_model_folders() -> None:
+    """Add the pack's model folders to ComfyUI's list, which also gives users extra_model_paths.yaml."""
     for kind, extensions in _EXTENSIONS.items():
         folders = [str(_models_root() / "my3dgen" / kind), str(output_root() / "my3dgen" / kind)]
         known = folder_paths.folder_names_and_paths.get(f"my3dgen_{kind}", ([], set()))
@@ -70,7 +76,7 @@ def _register_model_folders() -> None:
 
 
 def list_models(kind: str) -> list[str]:
-    """Names of the files of one kind, as LoadGenerator and LoadIdentity offer them."""
+    """Return the names of the files of one kind, for the dropdowns of the Load nodes."""
     if folder_paths:
         return list(folder_paths.get_filename_list(f"my3dgen_{kind}"))
     found = ((f, folder) for folder in _model_folders(kind) for f in folder.rglob("*"))
@@ -78,7 +84,11 @@ def list_models(kind: str) -> list[str]:
 
 
 def find_model(kind: str, name: str) -> Path:
-    """The file with this name; FileNotFoundError says where it was looked for."""
+    """Return the file with this name.
+
+    Raises:
+        FileNotFoundError: no model folder of this kind contains it, or the name leads outside the folder.
+    """
     for folder in _model_folders(kind):
         path = _inside(folder, name)
         if path is not None and path.is_file():
@@ -89,13 +99,13 @@ def find_model(kind: str, name: str) -> Path:
 
 
 def _inside(folder: Path, name: str) -> Path | None:
-    """folder/name, or None where that would be outside the folder."""
+    """Return folder/name, or None if that lies outside the folder."""
     path = Path(os.path.abspath(folder / name))
     return path if path.is_relative_to(os.path.abspath(folder)) else None
 
 
 def list_input_folders() -> list[str]:
-    """Folders under input/ that a user may have put photos in."""
+    """Return the names of all folders under input/."""
     root = input_root()
     if not root.is_dir():
         return []
@@ -103,7 +113,12 @@ def list_input_folders() -> list[str]:
 
 
 def find_input_folder(name: str) -> Path:
-    """A folder under input/; anything else is refused: a workflow from elsewhere must read no other file."""
+    """Return a folder under input/.
+
+    Raises:
+        ValueError: the name leads outside input/. A workflow from a stranger must not read other files.
+        FileNotFoundError: there is no such folder.
+    """
     path = _inside(input_root(), name)
     if path is None or path == Path(os.path.abspath(input_root())):
         raise ValueError(f"{name!r} is not a folder inside {input_root()}. Copy the photos into one there.")
@@ -122,13 +137,20 @@ def _face_folders() -> list[Path]:
 
 
 def list_face_packs() -> list[str]:
-    """Names of the folders with ONNX files under models/insightface/models."""
+    """Return the names of the folders with ONNX files under models/insightface/models."""
     packs = (p for folder in _face_folders() if folder.is_dir() for p in folder.iterdir())
     return sorted({p.name for p in packs if p.is_dir() and any(p.glob("*.onnx"))})
 
 
 def find_face_pack(name: str) -> Path:
-    """The folder of a face pack; "auto" is the first one found."""
+    """Return the folder of a face pack.
+
+    Args:
+        name: name of the pack; "auto" is the first one found.
+
+    Raises:
+        FileNotFoundError: there is no such pack, or none at all.
+    """
     packs = list_face_packs()
     where = _face_folders()[0]
     if not packs:
@@ -144,7 +166,15 @@ def find_face_pack(name: str) -> Path:
 
 
 def save_path(prefix: str, suffix: str) -> Path:
-    """A new file name under output/, numbered as core's own nodes do; never outside output/."""
+    """Return a new, numbered file name under output/, as ComfyUI's own nodes choose it.
+
+    Args:
+        prefix: folder and name under output/.
+        suffix: file extension, with its dot.
+
+    Raises:
+        ValueError: the prefix leads outside output/.
+    """
     root = str(output_root().absolute())
     if folder_paths:
         folder, name, number, _, _ = folder_paths.get_save_image_path(prefix, root)
@@ -159,7 +189,11 @@ def save_path(prefix: str, suffix: str) -> Path:
 
 
 def save_temporary(name: str, suffix: str, content: bytes) -> dict[str, str]:
-    """A new file in the folder that ComfyUI empties at its start; returned as the page asks for it."""
+    """Write a file to ComfyUI's temporary folder, which is emptied at each start.
+
+    Returns:
+        filename, subfolder and type, the parameters of ComfyUI's route /view.
+    """
     folder = Path(folder_paths.get_temp_directory()) if folder_paths else output_root() / "temp"
     folder.mkdir(parents=True, exist_ok=True)
     filename = f"{name}_{secrets.token_hex(8)}{suffix}"
@@ -168,24 +202,32 @@ def save_temporary(name: str, suffix: str, content: bytes) -> dict[str, str]:
 
 
 def state_folder(kind: str, name: str | None) -> Path:
-    """A folder under output/my3dgen for what a node keeps between runs; `name` is the node's number."""
+    """Return the folder under output/my3dgen where a node keeps its state between runs; `name` is its id."""
     safe = "".join(letter for letter in name or "node" if letter.isalnum() or letter in "-_")
     return output_root() / "my3dgen" / kind / (safe or "node")
 
 
 def cache_folder(kind: str) -> Path:
-    """A folder that outlives a session, for what can be computed again and may be deleted at any time."""
+    """Return a folder under user/my3dgen for results that can be recomputed; users may delete it."""
     user = Path(folder_paths.get_user_directory()) if folder_paths else Path.cwd() / "user"
     return user / "my3dgen" / kind
 
 
 def perceptual_folder() -> Path:
-    """Where the weights of perceptual losses lie."""
+    """Return the folder of LPIPS weights."""
     return _models_root() / "my3dgen" / "perceptual"
 
 
 def validate(value: str | None, find: Callable[[str], Path]) -> bool | str:
-    """For VALIDATE_INPUTS: True, or the sentence of what is missing. None is a value that comes by a link."""
+    """Check an input for VALIDATE_INPUTS.
+
+    Args:
+        value: value of the input; None if it is linked.
+        find: function that raises if the value names no file.
+
+    Returns:
+        True, or the error message.
+    """
     if value is None:
         return True
     try:
@@ -196,13 +238,13 @@ def validate(value: str | None, find: Callable[[str], Path]) -> bool | str:
 
 
 def fingerprint(paths: list[Path]) -> str:
-    """A text that changes when one of the files does, for IS_CHANGED."""
+    """Return a text that changes when one of the files does, for IS_CHANGED."""
     stats = ((p, p.stat()) for p in paths if p.is_file())
     return "|".join(f"{p}:{s.st_mtime_ns}:{s.st_size}" for p, s in stats)
 
 
 def mesh_class() -> Any:
-    """Core's class of what goes over MESH wires, or None where there is none."""
+    """Return ComfyUI's class of MESH values, or None if it has none."""
     try:
         from comfy_api.latest._util.geometry_types import MESH
     except ImportError:
@@ -214,14 +256,14 @@ def mesh_class() -> Any:
 
 
 class _Resident:
-    """Stands in for ModelPatcher outside ComfyUI."""
+    """Substitute for ModelPatcher outside ComfyUI."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
 
 
 def manage(model: nn.Module) -> Any:
-    """Hands a model to ComfyUI's memory management."""
+    """Return a ModelPatcher, which hands a model to ComfyUI's memory management."""
     if folder_paths is None:
         return _Resident(model)
     from comfy import model_management
@@ -231,18 +273,18 @@ def manage(model: nn.Module) -> Any:
 
 
 def resident(patcher: Any, memory: int = 0) -> Any:
-    """The model, on the device it computes on, with about `memory` bytes free beside it."""
+    """Return the model on its compute device, with about `memory` bytes free beside it."""
     if folder_paths is not None:
         from comfy import model_management
 
-        # Moving weights under the executor's inference mode would make them inference tensors for good.
+        # Weights moved under the executor's inference mode would stay inference tensors.
         with torch.inference_mode(False):
             model_management.load_models_gpu([patcher], memory_required=memory, force_full_load=True)
     return patcher.model
 
 
 def to_host(tensor: Tensor) -> Tensor:
-    """To where ComfyUI wants what goes over a wire."""
+    """Move a tensor to the device on which ComfyUI passes values between nodes."""
     if folder_paths is None:
         return tensor.cpu()
     from comfy import model_management
@@ -252,14 +294,14 @@ def to_host(tensor: Tensor) -> Tensor:
 
 @contextmanager
 def training() -> Iterator[None]:
-    """Gradients on: the executor runs every node under inference mode."""
+    """Enable gradients inside the `with` block; ComfyUI runs nodes under inference mode."""
     with torch.inference_mode(False), torch.enable_grad():
         yield
 
 
 @contextmanager
 def rendering() -> Iterator[None]:
-    """No gradients, but no inference mode either: what is made of weights here must stay usable."""
+    """Disable gradients without inference mode, whose tensors autograd could not use later."""
     with torch.inference_mode(False), torch.no_grad():
         yield
 
@@ -268,7 +310,7 @@ def rendering() -> Iterator[None]:
 
 
 def check_cancelled() -> None:
-    """Raises ComfyUI's own exception when the user pressed cancel."""
+    """Raise ComfyUI's InterruptProcessingException if the user pressed cancel."""
     if folder_paths is not None:
         from comfy import model_management
 
@@ -276,7 +318,11 @@ def check_cancelled() -> None:
 
 
 def progress(node_id: str | None, what: str = "") -> Callable[..., None]:
-    """An `on_step` for the core: bar, preview, a line of text under the node, and cancellation.
+    """Return an `on_step` for the core: progress bar, preview, text under the node, cancellation.
+
+    Args:
+        node_id: id of the node that shows it.
+        what: name of the work, or of its unit, for the text.
 
     Returns:
         on_step(step, total, losses=None, image=None); image is [1, 3, h, w] in [-1, 1].
@@ -304,7 +350,7 @@ def progress(node_id: str | None, what: str = "") -> Callable[..., None]:
 
 
 def _picture(image: Tensor) -> Any:
-    """[1, 3, h, w] in [-1, 1] -> a Pillow image."""
+    """Convert [1, 3, h, w] in [-1, 1] to a Pillow image."""
     from PIL import Image
 
     from ..my3dgen_core.common.image_ops import to_pixels
@@ -313,21 +359,21 @@ def _picture(image: Tensor) -> Any:
 
 
 def send_text(node_id: str | None, text: str) -> None:
-    """Shows a text under a node, where a page is listening."""
+    """Show a text under a node on the page of the running prompt, if there is one."""
     server = _server()
     if server is not None and node_id is not None:
         server.send_progress_text(text, node_id, server.client_id)
 
 
 def report(node_id: str | None, text: str) -> dict[str, list[str]]:
-    """Logs a node's text, shows it under the node, and returns the `ui` that keeps it in the history."""
+    """Log a node's text, show it under the node, and return the `ui` entry that keeps it in the history."""
     log.info("%s", text)
     send_text(node_id, text)
     return {"text": [text]}
 
 
 def preview(images: Tensor) -> dict[str, list[dict[str, str]]]:
-    """Pictures [B,H,W,3], 0..1, for the node itself to show: the `images` of its `ui`."""
+    """Save IMAGE [B,H,W,3] to the temporary folder and return the `ui` entry that shows it on the node."""
     if folder_paths is None:
         return {}
     root = folder_paths.get_temp_directory()
@@ -344,31 +390,31 @@ def preview(images: Tensor) -> dict[str, list[dict[str, str]]]:
 
 
 def _server() -> Any:
-    """ComfyUI's server, or None where there is none."""
+    """Return ComfyUI's server, or None outside ComfyUI."""
     return getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
 
 
 def publish(event: str, data: dict[str, Any]) -> None:
-    """Tells the page whose prompt runs, where one is listening."""
+    """Send an event to the page of the running prompt, if there is one."""
     server = _server()
     if server is not None:
         server.send_sync(event, data, server.client_id)
 
 
 def busy() -> bool:
-    """Whether a prompt is running."""
+    """Return True while a prompt is running."""
     return bool(getattr(getattr(_server(), "prompt_queue", None), "currently_running", None))
 
 
 def jpeg(image: Tensor, quality: int = 88) -> bytes:
-    """[1, 3, h, w] in [-1, 1] -> a JPEG file."""
+    """Encode [1, 3, h, w] in [-1, 1] as JPEG."""
     file = io.BytesIO()
     _picture(image).save(file, "JPEG", quality=quality)
     return file.getvalue()
 
 
 def serve(method: str, path: str, handler: Callable[[Any], Any]) -> None:
-    """Adds a route to ComfyUI's server, where there is one."""
+    """Add a route to ComfyUI's server; outside ComfyUI do nothing."""
     server = _server()
     if server is not None:
         server.routes.route(method, path)(handler)

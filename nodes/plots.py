@@ -1,4 +1,4 @@
-"""Pictures made of pictures: the labelled sheet and the loss plot, drawn with Pillow."""
+"""Plots and sheets as IMAGE, drawn with Pillow: labeled pictures, the training loss, camera positions."""
 
 from __future__ import annotations
 
@@ -14,20 +14,28 @@ if TYPE_CHECKING:
 
 MARGIN = 8
 INK, FAINT, PAPER, LINE = (32, 32, 36), (140, 140, 148), (255, 255, 255), (38, 99, 170)
-LAST, FIELD = (196, 60, 50), (236, 238, 242)
+LAST, TRAINED = (196, 60, 50), (236, 238, 242)
+"""Colors of the last camera, and of the range of views that the generator was trained on."""
 
 
 def sheet(
     columns: Sequence[str], labels: Sequence[str], rows: Sequence[Sequence[Tensor]], cell: int
 ) -> Tensor:
-    """The core's table of pictures as IMAGE [1,H,W,3]."""
-    from ..my3dgen_core.evaluation.picture_table import sheet as drawn
+    """Draw a table of pictures as IMAGE [1,H,W,3], with the core's `sheet`.
 
-    return to_image(drawn(columns, labels, rows, cell))
+    Args:
+        columns: titles of the columns.
+        labels: one label per row.
+        rows: pictures [3, h, w] in [-1, 1] of each row.
+        cell: side of a picture in the sheet, in pixels.
+    """
+    from ..my3dgen_core.evaluation.picture_table import sheet as draw_sheet
+
+    return to_image(draw_sheet(columns, labels, rows, cell))
 
 
 def loss_plot(history: Sequence[float], width: int = 640, height: int = 320) -> Tensor:
-    """Loss over steps on a logarithmic scale, smoothed by a running mean. IMAGE [1,H,W,3]."""
+    """Plot the loss over steps, smoothed by a running mean, on a logarithmic scale, as IMAGE [1,H,W,3]."""
     from PIL import Image, ImageDraw
 
     canvas = Image.new("RGB", (width, height), PAPER)
@@ -59,9 +67,9 @@ def loss_plot(history: Sequence[float], width: int = 640, height: int = 320) -> 
 
 
 def camera_plot(cameras: Tensor, trained: ViewRange | None, size: int = 320) -> Tensor:
-    """Where cameras [N, 25] stand, as seen from the head: yaw to the side, pitch up, in degrees. IMAGE.
+    """Plot cameras [N, 25] by yaw (across) and pitch (up) in degrees, as IMAGE [1,size,size,3].
 
-    From blue (the first) to red; the grey field is what the generator was trained for, where it is known.
+    The color runs from blue, the first camera, to red, the last. A gray field is the trained range of views.
     """
     from PIL import Image, ImageDraw
 
@@ -77,7 +85,7 @@ def camera_plot(cameras: Tensor, trained: ViewRange | None, size: int = 320) -> 
 
     if trained is not None:
         wide, high = min(trained.yaw, 1.1 * reach), min(trained.pitch, 1.1 * reach)
-        draw.rectangle((*place(-wide, high), *place(wide, -high)), fill=FIELD)
+        draw.rectangle((*place(-wide, high), *place(wide, -high)), fill=TRAINED)
     for line in ((place(-reach, 0), place(reach, 0)), (place(0, -reach), place(0, reach))):
         draw.line(line, fill=FAINT)
     draw.text((size - 92, size / 2 + 4), f"yaw {reach:.0f} deg", fill=FAINT, font=font)
@@ -99,7 +107,7 @@ def _font(size: int) -> Any:
 
 
 def to_image(canvas: Any) -> Tensor:
-    """A Pillow image or pixels [H,W,3] uint8 -> IMAGE [1,H,W,3]."""
+    """Convert a Pillow image or pixels [H,W,3] uint8 to IMAGE [1,H,W,3]."""
     import numpy as np
 
     return torch.from_numpy(np.asarray(canvas, dtype=np.float32) / 255)[None]

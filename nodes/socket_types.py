@@ -1,7 +1,7 @@
-"""What travels on the wires, and the conversions between ComfyUI's pictures and the core's.
+"""Values of the sockets, and conversions between ComfyUI's images and the core's.
 
 EG3D_MODEL carries `Model`, EG3D_CAMERA `Cameras`, EG3D_CROP `Crops`, EG3D_LATENT the core's `Latents`,
-MY3DGEN_IDENTITY the core's `Identity`, EG3D_DIRECTION its `Direction`. All are shared by every branch of a
+MY3DGEN_IDENTITY the core's `Identity`, EG3D_DIRECTION its `Direction`. A value is shared by every branch of a
 workflow and by later runs: never change one in place.
 """
 
@@ -29,49 +29,61 @@ CROP = "EG3D_CROP"
 DISTANCE, FIELD_OF_VIEW = 2.7, 13.3738
 """EG3D's own camera: its distance from the head, and its field of view in degrees (focal length 4.2647)."""
 _IN_USE = threading.RLock()
-"""Held while an identity is in effect in a generator's modules."""
+"""Lock held while an identity is applied to a generator's modules."""
 
 
 @dataclass(frozen=True)
 class AppliedIdentity:
+    """An identity with the factor of its update."""
+
     identity: Identity
     strength: float
 
 
 @dataclass(frozen=True)
 class Model:
-    """A generator in ComfyUI's care, and the identities to apply around each use of it."""
+    """A generator under ComfyUI's memory management, and the identities to apply whenever it is used."""
 
     patcher: Any
+    """ComfyUI's ModelPatcher, or its substitute outside ComfyUI."""
     name: str
+    """File name, for messages."""
     identities: tuple[AppliedIdentity, ...] = ()
+    """Identities, applied in this order."""
 
     @property
     def generator(self) -> Generator:
-        """The bare generator, wherever its weights are now; for its configuration and its hash."""
+        """The bare generator on its present device; use it for its configuration and hash only."""
         return self.patcher.model
 
     def with_identity(self, identity: Identity, strength: float) -> Model:
-        """The same generator with one more identity; this one stays as it is.
+        """Return the same generator with one more identity.
 
         Raises:
-            ValueError: an identity of another generator, or a look of one that is not applied.
+            ValueError: the identity belongs to another generator, or was tuned on top of an identity that is
+                not applied.
         """
         identity.check_base(self.generator.base_hash())
         below = [applied.identity.content_hash() for applied in self.identities]
-        if identity.base_identity_hash is not None and identity.base_identity_hash not in below:
+        needed = identity.base_identity_hash
+        if needed is not None and needed not in below:
             raise ValueError(
-                f"This identity was tuned on top of identity {identity.base_identity_hash[:12]}, which is not applied. "
+                f"This identity was tuned on top of identity {needed[:12]}, which is not applied. "
                 "Apply that one first, then this one."
             )
         return replace(self, identities=(*self.identities, AppliedIdentity(identity, strength)))
 
     def without_identities(self) -> Model:
+        """Return the bare generator."""
         return replace(self, identities=())
 
     @contextmanager
     def ready(self, memory: int = 0) -> Iterator[Generator]:
-        """The generator on its device, with this model's identities in effect for the length of the block."""
+        """Load the generator on its compute device and apply this model's identities inside the `with` block.
+
+        Args:
+            memory: bytes of working memory to keep free on the device.
+        """
         from ..my3dgen_core import personalized
 
         generator = host.resident(self.patcher, memory)
@@ -82,9 +94,9 @@ class Model:
 
     @contextmanager
     def untouched(self) -> Iterator[Generator | None]:
-        """The bare generator wherever it is, sure to stay as it is within the block; None while it is in use.
+        """Lock the bare generator against changes inside the `with` block; yields None while it is in use.
 
-        For another thread than the executor's. Keep the block short: nodes wait for its end.
+        For threads other than the executor's. Keep the block short: nodes wait for its end.
         """
         free = _IN_USE.acquire(blocking=False)
         try:
@@ -96,9 +108,10 @@ class Model:
 
 @dataclass(frozen=True)
 class Cameras:
-    """Cameras [N, 25] of the core."""
+    """Value of EG3D_CAMERA."""
 
     values: Tensor
+    """Cameras [N, 25] of the core."""
 
     def __len__(self) -> int:
         return self.values.shape[0]
@@ -106,11 +119,14 @@ class Cameras:
 
 @dataclass(frozen=True)
 class Crops:
-    """Where face crops came from: one transform a crop, and which of `photo_count` photos it was cut from."""
+    """Value of EG3D_CROP: the positions of face crops in their photos."""
 
     transforms: tuple[CropTransform, ...]
+    """Transform from photo to crop, one per crop."""
     photos: tuple[int, ...]
+    """Index of each crop's photo."""
     photo_count: int
+    """Number of photos that Align Faces received."""
 
     def __len__(self) -> int:
         return len(self.transforms)
@@ -118,19 +134,20 @@ class Crops:
 
 @dataclass(frozen=True)
 class Mesh:
-    """A MESH for cores that have no class for it: vertices [1,V,3], faces [1,F,3].
-
-    vertex_colors [1,V,3], 0..1; normals [1,V,3].
-    """
+    """Value of MESH for versions of ComfyUI that have no class for it."""
 
     vertices: Tensor
+    """[1, V, 3]."""
     faces: Tensor
+    """Vertex indices [1, F, 3]."""
     vertex_colors: Tensor
+    """[1, V, 3] in 0..1."""
     normals: Tensor
+    """Unit normals of the vertices, [1, V, 3]."""
 
 
 def make_mesh(vertices: Tensor, faces: Tensor, vertex_colors: Tensor, normals: Tensor) -> Any:
-    """What core's 3D nodes take as MESH: core's own class, with as many of these fields as it knows."""
+    """Return a MESH for ComfyUI's 3D nodes: its own class, with those of the fields of `Mesh` that it has."""
     fields = {"vertices": vertices, "faces": faces, "vertex_colors": vertex_colors, "normals": normals}
     core = host.mesh_class()
     if core is None:
@@ -139,16 +156,25 @@ def make_mesh(vertices: Tensor, faces: Tensor, vertex_colors: Tensor, normals: T
     mesh = core(**{name: value for name, value in fields.items() if name in known})
     for name, value in fields.items():
         if not hasattr(mesh, name):
-            setattr(mesh, name, value)  # an older core ignores it, other packs may look for it
+            setattr(mesh, name, value)  # an older ComfyUI ignores it, other packs may read it
     return mesh
 
 
 def device_of(generator: Generator) -> torch.device:
+    """Return the device of the generator's weights."""
     return next(generator.parameters()).device
 
 
 def checked_pictures(images: Tensor, what: str) -> Tensor:
-    """IMAGE [B,H,W,3 or 4] -> the same without alpha; anything else raises a sentence."""
+    """Check an IMAGE [B,H,W,3 or 4] and return it without alpha.
+
+    Args:
+        images: the value of the socket.
+        what: its name at the start of an error message.
+
+    Raises:
+        ValueError: another shape, an empty batch, or a NaN or infinite number.
+    """
     if (
         not isinstance(images, Tensor)
         or images.ndim != 4
@@ -163,13 +189,13 @@ def checked_pictures(images: Tensor, what: str) -> Tensor:
 
 
 def pictures_to_core(images: Tensor, what: str) -> Tensor:
-    """IMAGE [B,H,W,3], 0..1 -> [B,3,H,W] in [-1,1], a copy of its own."""
+    """Convert IMAGE [B,H,W,3] in 0..1 to a copy [B,3,H,W] in [-1,1]."""
     pixels = checked_pictures(images, what).detach().clone().float()
     return pixels.permute(0, 3, 1, 2).contiguous() * 2 - 1
 
 
 def crops_to_core(images: Tensor, what: str = "The crops") -> Tensor:
-    """As `pictures_to_core`, for square face crops whose cameras are known."""
+    """Convert as `pictures_to_core`, and raise a ValueError if the images are not square."""
     pixels = pictures_to_core(images, what)
     height, width = pixels.shape[2:]
     if height != width:
@@ -180,12 +206,12 @@ def crops_to_core(images: Tensor, what: str = "The crops") -> Tensor:
 
 
 def pictures_to_host(images: Tensor) -> Tensor:
-    """[B,3,H,W] in [-1,1] -> IMAGE [B,H,W,3], 0..1."""
+    """Convert [B,3,H,W] in [-1,1] to IMAGE [B,H,W,3] in 0..1."""
     return host.to_host(((images.float().clamp(-1, 1) + 1) / 2).permute(0, 2, 3, 1).contiguous())
 
 
 def mask_to_core(mask: Tensor | None, count: int, device: torch.device) -> Tensor | None:
-    """MASK [B,H,W] -> [B,1,H,W], a copy of its own; one mask serves all pictures."""
+    """Convert MASK [H,W] or [B,H,W] to a copy [count,1,H,W]; a single mask is repeated."""
     if mask is None:
         return None
     masks = mask.detach().clone().float().to(device)
@@ -198,12 +224,12 @@ def mask_to_core(mask: Tensor | None, count: int, device: torch.device) -> Tenso
 
 
 def mask_to_host(masks: Tensor) -> Tensor:
-    """[B,1,H,W], 0..1 -> MASK [B,H,W]."""
+    """Convert [B,1,H,W] in 0..1 to MASK [B,H,W]."""
     return host.to_host(masks.float().clamp(0, 1)[:, 0].contiguous())
 
 
 def check_same_count(pictures: int, others: int, node: str, what: str = "cameras") -> None:
-    """One camera (or anchor) a picture; anything else is two outputs that do not belong together."""
+    """Raise a ValueError unless there is one camera (or `what`) per picture."""
     if pictures != others:
         raise ValueError(
             f"{node} got {pictures} pictures but {others} {what}. Both must come from the same photos, "
@@ -212,10 +238,15 @@ def check_same_count(pictures: int, others: int, node: str, what: str = "cameras
 
 
 MEAN, EVERY, SINGLE = "mean", "every", "single"
+"""Choices of the input `which`."""
 
 
 def chosen(latents: Latents, which: str, index: int) -> Latents:
-    """The latents that a node works with: their mean (it has no camera of its own), all, or one of them."""
+    """Select latents by a node's inputs `which` and `index`.
+
+    Returns:
+        The mean latent without a camera, all latents, or the one with this index.
+    """
     from ..my3dgen_core import Latents
 
     if which == MEAN:
@@ -229,12 +260,18 @@ def chosen(latents: Latents, which: str, index: int) -> Latents:
 
 
 def check_latents(latents: Latents, model: Model) -> None:
-    """Latents mean nothing to a generator they were not found in."""
+    """Raise a ValueError if the latents were made with another generator than the model's."""
     check_base(latents.base_hash, model, "These latents belong")
 
 
 def check_base(base_hash: str | None, model: Model, belongs: str) -> None:
-    """What carries the hash of another generator is refused; without a hash nobody knows."""
+    """Raise a ValueError if a hash is known and is not the hash of the model's generator.
+
+    Args:
+        base_hash: hash of the generator that something was made with, or None.
+        model: the model it is to be used with.
+        belongs: start of the error message, such as "These latents belong".
+    """
     expected = model.generator.base_hash()
     if base_hash is not None and base_hash != expected:
         raise ValueError(

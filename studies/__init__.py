@@ -1,1 +1,1 @@
-"""Studies: experiments that answer the claims of the paper, with their data and results."""
+"""Studies: experiments on the claims of the papers, with their data and results."""

@@ -26,7 +26,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,18 @@ def newer_frontend() -> Path:
         pinned.write_text(f"comfyui-frontend-package=={FRONTEND} --hash=sha256:{FRONTEND_SHA256}\n")
         _install(home, "--require-hashes", "--requirement", str(pinned))
     return static
+
+
+def upstream(prompt: dict[str, Any], nodes: Iterable[str]) -> set[str]:
+    """Return the names of these nodes of an API-format prompt and of everything upstream of them."""
+    found: set[str] = set()
+    todo = list(nodes)
+    while todo:
+        name = todo.pop()
+        if name not in found:
+            found.add(name)
+            todo += [value[0] for value in prompt[name]["inputs"].values() if isinstance(value, list)]
+    return found
 
 
 def _install(target: Path, *what: str) -> None:
@@ -121,12 +133,16 @@ def _has_gpu() -> bool:
 
 @dataclass
 class Result:
-    """Result of a prompt. `seconds`: time of each node that ran, in order; `cached`: the other nodes."""
+    """Result of a prompt."""
 
-    status: str  # "success", "error" or "interrupted"
+    status: str
+    """"success", "error" or "interrupted"."""
     outputs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """The `ui` of each node, by the node's name."""
     seconds: dict[str, float] = field(default_factory=dict)
+    """Time of each node that ran, in order."""
     cached: set[str] = field(default_factory=set)
+    """Names of the nodes whose result came from the cache."""
     error: str = ""
     error_node: str = ""
 
@@ -198,6 +214,7 @@ class Server:
         self._wait_for("status", 30)
 
     def stop(self) -> None:
+        """Stop the server, with SIGKILL if it does not end within ten seconds."""
         if self.process is None:
             return
         self.process.terminate()
@@ -209,15 +226,18 @@ class Server:
         self.process = None
 
     def log_tail(self, lines: int = 40) -> str:
+        """Return the last lines of the server's log."""
         return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
 
     # --- HTTP ---
 
     def get(self, path: str) -> Any:
+        """Return the JSON answer of a GET request."""
         with urllib.request.urlopen(f"http://{self.address}{path}", timeout=60) as answer:
             return json.load(answer)
 
     def post(self, path: str, data: dict[str, Any]) -> Any:
+        """Send JSON and return the JSON answer."""
         request = urllib.request.Request(
             f"http://{self.address}{path}",
             json.dumps(data).encode(),

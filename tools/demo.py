@@ -43,6 +43,7 @@ def main() -> int:
 
 
 def run(who: str, output: Path, quick: bool) -> None:
+    """Copy the photos, run the workflow in a real ComfyUI, and print the summary."""
     base = comfy.make_base(ROOT / "build" / "demo")
     models = face_test_pack.make_pack(FACES)
     link(base / "models" / "insightface", models.parents[1])
@@ -61,7 +62,7 @@ def run(who: str, output: Path, quick: bool) -> None:
                 f"{node.get('_meta', {}).get('title', 'the prompt')}: {result.error or result.status}\n"
                 f"ComfyUI's log: {server.log}"
             )
-        tell(prompt, result, server, time.monotonic() - began)
+        print_summary(prompt, result, server, time.monotonic() - began)
 
 
 def build_renderer() -> str:
@@ -73,6 +74,7 @@ def build_renderer() -> str:
 
 
 def link(place: Path, target: Path) -> None:
+    """Make `place` a symbolic link to `target`, in place of whatever is there."""
     if place.is_symlink() or place.exists():
         place.unlink() if place.is_symlink() else shutil.rmtree(place)
     place.symlink_to(target, target_is_directory=True)
@@ -124,7 +126,7 @@ class Progress:
             print()
 
 
-def tell(prompt: dict[str, Any], result: comfy.Result, server: comfy.Server, seconds: float) -> None:
+def print_summary(prompt: dict[str, Any], result: comfy.Result, server: comfy.Server, seconds: float) -> None:
     """Print the summary: photo report, metrics, sizes, times, files, license of the face models."""
     by_class = {node["class_type"]: name for name, node in prompt.items()}
     print(f"\nPhotos\n{result.text(by_class['My3DGenAlignFaces'])}")

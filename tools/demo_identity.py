@@ -21,7 +21,8 @@ ROOT = Path(__file__).resolve().parent.parent
 STARTER = ROOT / "my3dgen_core" / "starter"
 SECOND = 301
 """Seed of the second person, who is not part of the study."""
-LARGEST = 1_000_000
+MAX_BYTES = 1_000_000
+"""Largest size of a bundled identity file."""
 WHO = {
     False: ("The demo person", "the demo person (`demo_person/`)"),
     True: ("The second person", f"person {SECOND} of `my3dgen_core.starter`"),
@@ -66,14 +67,14 @@ def main() -> int:
     inversion = InversionConfig()
     tuning = TuningConfig() if arguments.steps is None else TuningConfig(steps=arguments.steps)
     begin = time.perf_counter()
-    anchors = invert(generator, photos, cameras, inversion, on_step=told("inversion"))
-    identity = personalize(generator, photos, anchors, tuning, on_step=told("training"))
+    anchors = invert(generator, photos, cameras, inversion, on_step=print_progress("inversion"))
+    identity = personalize(generator, photos, anchors, tuning, on_step=print_progress("training"))
     print(f"\r{time.perf_counter() - begin:.0f} s")
     identity.save(out, torch.float16)
     size = out.stat().st_size
-    if size > LARGEST:
+    if size > MAX_BYTES:
         out.unlink()
-        print(f"The identity has {size:,} bytes, more than {LARGEST:,}: deleted.", file=sys.stderr)
+        print(f"The identity has {size:,} bytes, more than {MAX_BYTES:,}: deleted.", file=sys.stderr)
         return 1
     scores = evaluate(generator, type(identity).load(out), views, view_cameras)
     name, who = WHO[second]
@@ -102,8 +103,8 @@ def second_person() -> tuple[torch.Tensor, ...]:
     return *someone.photos(PHOTOS, seed=0, resolution=SIZE), someone.render(views, SIZE)[0], views
 
 
-def told(what: str) -> Callable[..., None]:
-    """Return an on_step that shows its progress on a terminal."""
+def print_progress(what: str) -> Callable[..., None]:
+    """Return an `on_step` that prints progress on a terminal."""
 
     def on_step(step: int, total: int, *_: object) -> None:
         if sys.stdout.isatty():

@@ -2,9 +2,9 @@
 
 python tools/page.py                # workflows/NAME.json from workflows/api/NAME.json, for every NAME
 python tools/page.py NAME ...       # only these
-python tools/page.py screenshots    # web/docs/pictures/*.png, see tools/screenshots.py
 
-The "note" of the first node of an API workflow becomes a note in the workflow.
+The "note" of the first node of an API workflow becomes a note in the workflow. Other programs that need a
+page import `open_page` and `RUN` from here: tools/screenshots.py, benchmarks/live.py, the browser tests.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+NO_BROWSER = "This needs chromium: apt-get install chromium, or set CHROMIUM."
 READY = "window.app?.graph && Object.keys(LiteGraph.registered_node_types).length > 100"
 # Arrange nodes in columns along the data flow, wide enough for every name.
 TO_UI = """
@@ -64,7 +65,7 @@ async (workflow) => {
 """
 
 
-# Queues as the button does; what went wrong, or nothing.
+# Queues the workflow as the button does; returns the error message, or an empty string.
 RUN = """() => new Promise((done) => {
   app.api.addEventListener("execution_success", () => done(""), {once: true});
   app.api.addEventListener("execution_error", (event) => done(event.detail.exception_message), {once: true});
@@ -73,13 +74,13 @@ RUN = """() => new Promise((done) => {
 
 
 def browser_path() -> str | None:
-    """The browser, from CHROMIUM or the PATH; None where there is none."""
+    """Return the path of chromium, from CHROMIUM or the PATH; None if there is none."""
     return os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 @contextmanager
 def open_browser() -> Iterator[Any]:
-    """A playwright browser without a screen."""
+    """Open a headless playwright browser."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -105,7 +106,7 @@ def open_page(server: comfy.Server, browser: Any = None) -> Iterator[Any]:
 
 
 def same_prompt(prompt: dict[str, Any]) -> dict[str, Any]:
-    """Return what runs of a prompt, for comparison: without titles, notes and texts that the page adds."""
+    """Return the parts of a prompt that decide what runs, without titles, notes and the page's own texts."""
     return {
         name: {
             "class_type": node["class_type"],
@@ -122,12 +123,8 @@ def note_of(prompt: dict[str, Any]) -> str:
 
 def main() -> int:
     if browser_path() is None:
-        print("This needs chromium: apt-get install chromium, or set CHROMIUM.", file=sys.stderr)
+        print(NO_BROWSER, file=sys.stderr)
         return 1
-    if sys.argv[1:2] == ["screenshots"]:
-        import screenshots
-
-        return screenshots.main(sys.argv[2:])
     with (
         tempfile.TemporaryDirectory() as folder,
         comfy.Server(Path(folder)) as server,

@@ -1,7 +1,7 @@
 """Take the pictures of every node for the help pages, in ComfyUI's real page: web/docs/pictures/NAME.webp.
 
-    python tools/page.py screenshots                     # all of them, in the dark theme
-    python tools/page.py screenshots [--light] [--vue] [--rtl] [--to FOLDER] [NAME ...]
+    python tools/screenshots.py                     # all of them, in the dark theme
+    python tools/screenshots.py [--light] [--vue] [--rtl] [--to FOLDER] [NAME ...]
 
 Their workflows are in tools/scenes.py. A short training runs first; slow results are kept in the system's
 folder for temporary files.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from typing import Any
 
 import comfy
 import face_test_pack
+import page as comfy_page
 import scenes
 from scenes import FOLDER, Prompt
 
@@ -90,20 +92,8 @@ def make_photos(folder: Path) -> None:
     Image.new("RGB", (300, 200), (120, 150, 180)).save(folder / "wall.jpg")
 
 
-def leading_to(prompt: Prompt, nodes: set[str]) -> Prompt:
-    """Return these nodes of a prompt and everything upstream of them."""
-    found: set[str] = set()
-    todo = list(nodes)
-    while todo:
-        name = todo.pop()
-        if name not in found:
-            found.add(name)
-            todo += [value[0] for value in prompt[name]["inputs"].values() if isinstance(value, list)]
-    return {name: entry for name, entry in prompt.items() if name in found}
-
-
 class Stage:
-    """The page with one workflow in it."""
+    """A page with one workflow in it."""
 
     def __init__(self, page: Any) -> None:
         self.page = page
@@ -118,11 +108,9 @@ class Stage:
 
     def play(self, prompt: Prompt, run: bool = True) -> None:
         """Lay out a workflow, and run it."""
-        from page import RUN
-
         by_number, self.numbers = numbered(prompt)
         self.page.evaluate(LAY_OUT, by_number)
-        failed = self.page.evaluate(RUN) if run else ""
+        failed = self.page.evaluate(comfy_page.RUN) if run else ""
         if failed:
             raise comfy.ComfyError(failed)
 
@@ -198,14 +186,17 @@ def slowly(stage: Stage) -> None:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture: its workflow, its nodes (with their sizes, or None), and actions before it is taken."""
+    """A picture of a help page."""
 
     play: str
+    """Name of its workflow."""
     nodes: dict[str, list[int] | None]
+    """Names of the nodes to show, with their widths and heights, or None to keep a node's size."""
     act: Callable[[Stage], None] = Stage.still
+    """Action before the picture is taken."""
 
 
-WIDE, STRIP, TALL = [560, 260], [560, 330], [400, 420]
+STRIP, TALL = [560, 330], [400, 420]
 SCENES = {
     "camera_pad": Scene("personal", {"camera": [320, 520]}, camera_pad),
     "alpha_mixer": Scene("personal", {"mix": [480, 480]}, mixer),
@@ -247,17 +238,20 @@ SCENES = {
 }
 
 
-def main(given: list[str]) -> int:
+def main() -> int:
+    if comfy_page.browser_path() is None:
+        print(comfy_page.NO_BROWSER, file=sys.stderr)
+        return 1
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", help=f"of {', '.join(SCENES)}; all of them by default")
-    parser.add_argument("--to", type=Path, default=TARGET)
+    parser.add_argument("--to", type=Path, default=TARGET, help="output folder")
     parser.add_argument("--light", action="store_true", help="the light theme")
     parser.add_argument("--vue", action="store_true", help="Nodes 2.0")
     parser.add_argument("--rtl", action="store_true", help="right-to-left layout")
     parser.add_argument("--steps", type=int, default=80, help="training steps")
-    arguments = parser.parse_args(given)
+    arguments = parser.parse_args()
     base = comfy.make_base(BASE)
     models = base / "models" / "insightface"
     if not models.exists():
@@ -270,14 +264,13 @@ def main(given: list[str]) -> int:
 
 
 def take(server: comfy.Server, arguments: argparse.Namespace) -> None:
-    from page import open_page
-
+    """Take the wanted pictures, workflow by workflow."""
     server.post("/settings", {"Comfy.ColorPalette": "light" if arguments.light else "dark"})
     server.post("/settings", {"Comfy.VueNodes.Enabled": arguments.vue})
     made = server.output / "my3dgen"
     plays: dict[str, Callable[[], Prompt]] = {
         "personal": lambda: scenes.personal(arguments.steps),
-        "known": scenes.known,
+        "known": lambda: scenes.KNOWN,
         "kept": lambda: scenes.kept(made),
         "three_d": lambda: scenes.three_d(server.base / "input", made),
     }
@@ -285,7 +278,7 @@ def take(server: comfy.Server, arguments: argparse.Namespace) -> None:
     needed = {SCENES[name].play for name in wanted}
     if needed & {"kept", "three_d"} and not (made / "meshes").is_dir():
         needed |= {"personal", "known"}  # they write what the others load
-    with open_page(server) as page:
+    with comfy_page.open_page(server) as page:
         page.set_viewport_size({"width": 1600, "height": 1500})
         if arguments.rtl:
             page.evaluate("() => { document.documentElement.dir = 'rtl'; }")
@@ -295,9 +288,10 @@ def take(server: comfy.Server, arguments: argparse.Namespace) -> None:
                 continue
             chosen = [name for name in wanted if SCENES[name].play == play]
             whole = prompt()
-            if play == "known" and chosen:  # the others are one head, of which widgets show live pictures
-                whole = leading_to(whole, {node for name in chosen for node in SCENES[name].nodes})
-            # Core's 3D view does not come to its end without a screen.
+            if play == "known" and chosen:  # the other workflows are small, and their widgets need all nodes
+                needed_nodes = comfy.upstream(whole, (node for name in chosen for node in SCENES[name].nodes))
+                whole = {name: entry for name, entry in whole.items() if name in needed_nodes}
+            # ComfyUI's 3D viewer does not finish without a screen.
             stage.play(whole, run=play != "three_d")
             for name in chosen:
                 file = arguments.to / f"{name}.webp"
@@ -306,7 +300,7 @@ def take(server: comfy.Server, arguments: argparse.Namespace) -> None:
 
 
 def picture(stage: Stage, scene: Scene) -> bytes:
-    """Save the scene as a small WebP."""
+    """Return the scene as a small WebP file."""
     from PIL import Image
 
     stage.bring(scene.nodes)
@@ -316,3 +310,7 @@ def picture(stage: Stage, scene: Scene) -> bytes:
     taken = Image.open(io.BytesIO(stage.page.screenshot(clip=clip))).convert("RGB")
     taken.save(made, "WEBP", quality=QUALITY, method=6)
     return made.getvalue()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -46,25 +46,15 @@ MORE: dict[str, list[tuple[str, int]]] = {
 """Further outputs, shown before the one in SOURCES."""
 
 
-def upstream(prompt: dict[str, Any], node: str) -> set[str]:
-    """Return the node and everything upstream of it."""
-    found, todo = set(), [node]
-    while todo:
-        name = todo.pop()
-        if name not in found:
-            found.add(name)
-            todo += [value[0] for value in prompt[name]["inputs"].values() if isinstance(value, list)]
-    return found
-
-
 def part(prompt: dict[str, Any], outputs: list[tuple[str, int]]) -> tuple[dict[str, Any], list[str]]:
     """Return the part of the prompt that saves these outputs (by node title), and the saving nodes' names."""
     saved: list[str] = []
-    needed, kept = set(), {}
+    needed: set[str] = set()
+    kept = {}
     for title, slot in outputs:
         makes = [name for name, node in prompt.items() if node["_meta"]["title"] == title]
         node = next(name for name in makes if prompt[name]["class_type"] not in ("PreviewImage", "SaveImage"))
-        needed |= upstream(prompt, node)
+        needed |= comfy.upstream(prompt, [node])
         saved.append(f"thumbnail{len(saved)}")
         inputs = {"images": [node, slot], "filename_prefix": f"thumbnails/{saved[-1]}"}
         kept[saved[-1]] = {"class_type": "SaveImage", "inputs": inputs, "_meta": {"title": ""}}

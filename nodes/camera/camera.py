@@ -1,4 +1,4 @@
-"""Camera nodes."""
+"""Camera nodes: single cameras and the field of view."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FIELD_OF_VIEW = {"default": FIELD_OF_VIEW, "min": 1.0, "max": 120.0, "step": 0.
 
 
 def pivot_of(model: socket_types.Model | None) -> Any:
-    """The point that the model's cameras look at, or None without a model."""
+    """Return the look-at point of the model's cameras, or None without a model."""
     return None if model is None else model.generator.config.avg_camera_pivot
 
 
@@ -109,7 +109,14 @@ def cameras_from(
     field_of_view: float,
     pivot: tuple[float, float, float] | None,
 ) -> Tensor:
-    """The camera [1, 25] of Camera's numbers: degrees, and the distance from the centre of the head."""
+    """Return the camera [1, 25] of the Camera node's inputs.
+
+    Args:
+        yaw, pitch, roll: degrees.
+        distance: from the world's origin, the center of the head, in EG3D's units.
+        field_of_view: degrees.
+        pivot: look-at point; None: the origin.
+    """
     from ...my3dgen_core.camera import from_angles
 
     numbers = (math.radians(yaw), math.radians(pitch), math.radians(roll))
@@ -162,20 +169,23 @@ class CameraFromLoad3D:
 
         x, y, z, zoom = _view_of(camera_info)
         yaw, pitch = math.atan2(x, z), math.atan2(y, math.hypot(x, z))
-        pitch = min(max(pitch, math.radians(-89)), math.radians(89))  # straight down has no yaw
+        pitch = min(max(pitch, math.radians(-89)), math.radians(89))  # straight up or down has no yaw
         focal = _focal_length(field_of_view) * zoom
         return (socket_types.Cameras(look_at(yaw, pitch, distance, pivot_of(model), focal)),)
 
 
 def _focal_length(field_of_view: float) -> float:
-    """In image widths; the default is exactly the number in EG3D's labels."""
+    """Return the focal length in image widths; for the default view exactly the value of EG3D's labels."""
     from ...my3dgen_core.camera import FOCAL, focal_of_fov
 
     return FOCAL if abs(field_of_view - FIELD_OF_VIEW) < 1e-3 else float(focal_of_fov(field_of_view))
 
 
 def _view_of(camera_info: Any) -> tuple[float, float, float, float]:
-    """Direction from the target to the camera (three.js has the world's axes: y up), zoom."""
+    """Return the offset x, y, z from target to camera, and the zoom, of Load 3D's `camera_info`.
+
+    three.js has EG3D's axes: y up.
+    """
     try:
         position, target = camera_info["position"], camera_info["target"]
         x, y, z = (float(position[axis]) - float(target[axis]) for axis in "xyz")

@@ -1,4 +1,4 @@
-"""Camera path nodes."""
+"""Camera path nodes: presets and keyframes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from .camera import DEGREES, pivot_of
 
 if TYPE_CHECKING:
     from torch import Tensor
+
 BY_HAND, BY_HAND_CLOSED = "keyframes", "closed keyframes"
 PATHS = ["ellipse", "swing", "sweep", "figure8", "spiral", BY_HAND, BY_HAND_CLOSED]
-MOST_KEYFRAMES = 100
+MAX_KEYFRAMES = 100
 FPS_INPUT = (
     "FLOAT",
     {
@@ -207,20 +208,18 @@ class CameraKeyframes:
 
 
 def path_result(cameras: Tensor, fps: float, model: socket_types.Model | None) -> PathResult:
-    """What every node that makes a path gives out."""
+    """Return the outputs of a path node: cameras, plot, number of frames, frames per second."""
     trained = None if model is None else model.generator.trained_views
     plot = plots.camera_plot(cameras, trained)
     return socket_types.Cameras(cameras), host.to_host(plot), len(cameras), fps
 
 
 def parse_keyframes(text: str) -> Tensor:
-    """ "-30 0, 0 12" -> yaw and pitch [K, 2] in radians.
+    """Parse keyframes, such as "-30 0, 0 12" in degrees, into yaw and pitch [K, 2] in radians.
 
     Raises:
-        ValueError: it is no such list, or a number is out of its range.
+        ValueError: the text is no such list, a number is out of its range, or there are too many.
     """
-    import torch
-
     found = []
     for part in filter(None, (part.strip() for part in text.split(","))):
         try:
@@ -232,6 +231,6 @@ def parse_keyframes(text: str) -> Tensor:
                 f"The keyframe {part!r} is out of range: yaw within 180 degrees, pitch within 89."
             )
         found.append((yaw, pitch))
-    if not 0 < len(found) <= MOST_KEYFRAMES:
-        raise ValueError(f"There are {len(found)} keyframes; write between 1 and {MOST_KEYFRAMES}.")
+    if not 0 < len(found) <= MAX_KEYFRAMES:
+        raise ValueError(f"There are {len(found)} keyframes; write between 1 and {MAX_KEYFRAMES}.")
     return torch.deg2rad(torch.tensor(found))

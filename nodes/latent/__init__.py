@@ -1,1 +1,1 @@
-"""Nodes that make, mix, edit and project latents."""
+"""Nodes that sample, mix, edit, project and save latents."""

@@ -1,4 +1,4 @@
-"""Living in the person: latents made of an identity's anchors."""
+"""Alpha-space nodes: sample, mix, project and interpolate an identity's anchors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 CATEGORY = "My3DGen/Latents"
 IDENTITY_INPUT = (socket_types.IDENTITY, {"tooltip": "From Train Identity or Load Identity."})
-# Of nodes that look for photos inside a person.
+# Inputs of the nodes that project photos into alpha space.
 PHOTO_INPUTS = {
     "model": (
         socket_types.MODEL,
@@ -159,10 +159,19 @@ class MixAnchors:
 
 
 def parse_weights(text: str, count: int, beta: float) -> Tensor:
-    """ "0: 0.5, 2: 1.5" -> [1, count] with the sum 1; entries without a weight are 0.
+    """Parse weights, such as "0: 0.5, 2: 1.5", and normalize them to the sum 1.
+
+    Args:
+        text: "anchor: weight" pairs, separated by commas; anchors not named have the weight 0.
+        count: number of anchors.
+        beta: how far a weight may fall below 0.
+
+    Returns:
+        [1, count].
 
     Raises:
-        ValueError: it is no such list, names an anchor that is not there, or leaves the person.
+        ValueError: the text is no such list, an anchor does not exist, the sum is not positive, or a weight
+            is below -beta.
     """
     weights = torch.zeros(1, count, dtype=torch.float64)
     for part in filter(None, (part.strip() for part in text.split(","))):
@@ -183,7 +192,7 @@ def parse_weights(text: str, count: int, beta: float) -> Tensor:
             f"A weight is {float(weights.min()):.3f}, below -beta = {-beta:g}: that leaves the person's "
             "alpha space. Raise beta, or the weight."
         )
-    # rounding in the text must not be what fails
+    # The text has rounded weights: do not refuse one that is below -beta by a rounding error.
     weights = weights.clamp(min=-beta)
     return (weights / weights.sum()).float()
 

@@ -1,4 +1,4 @@
-"""Scores by words: core's CLIP and CLIP_VISION as a labeller of pictures."""
+"""Image scores by text: ComfyUI's CLIP and CLIP_VISION as a labeler for direction finding."""
 
 from __future__ import annotations
 
@@ -9,11 +9,16 @@ import torch
 from .. import socket_types
 
 
-def by_words(words: str, opposite: str, clip: Any, clip_vision: Any) -> Any:
-    """A labeller by core's text and image encoder of one CLIP.
+def text_labeler(words: str, opposite: str, clip: Any, clip_vision: Any) -> Any:
+    """Return a labeler that scores images by their CLIP similarity to a text.
+
+    Args:
+        words: the text.
+        opposite: text whose similarity is subtracted.
+        clip, clip_vision: ComfyUI's text and image encoder of one CLIP model.
 
     Raises:
-        ValueError: one is missing, or what is connected is no CLIP.
+        ValueError: an encoder is missing, or is no CLIP.
     """
     from ...my3dgen_core.editing.face_scores import TextSimilarity
 
@@ -23,19 +28,22 @@ def by_words(words: str, opposite: str, clip: Any, clip_vision: Any) -> Any:
     def embed(images: torch.Tensor) -> torch.Tensor:
         return clip_vision.encode_image(socket_types.pictures_to_host(images))["image_embeds"]
 
-    return TextSimilarity(words, embed, meaning(clip, words), meaning(clip, opposite))
+    return TextSimilarity(words, embed, embed_text(clip, words), embed_text(clip, opposite))
 
 
-def meaning(clip: Any, text: str) -> torch.Tensor:
-    """The embedding [1, d] of a text in the space that CLIP's pictures are in.
+def embed_text(clip: Any, text: str) -> torch.Tensor:
+    """Return the embedding [1, d] of a text in CLIP's joint space of texts and images.
 
-    Asked for a pooled output, core's encoder for SD 1 leaves out the projection into that space, which is
-    of the same width. So it is asked for the unprojected one, and the projection is applied here.
+    ComfyUI's text encoder of SD 1 returns its pooled output without the projection into that space. Therefore
+    the unprojected output is requested, and the projection applied here.
+
+    Raises:
+        ValueError: the encoder has no pooled output, or no projection.
     """
     tokens, model = clip.tokenize(text), getattr(clip, "cond_stage_model", None)
     encoder = getattr(model, getattr(model, "clip", ""), None)
     projection = getattr(getattr(encoder, "transformer", None), "text_projection", None)
-    if projection is None:  # several encoders in one: core projects
+    if projection is None:  # several encoders in one, whose output ComfyUI projects
         found = clip.encode_from_tokens(tokens, return_pooled=True)[1]
     else:
         found = clip.encode_from_tokens(tokens, return_pooled="unprojected")[1]

@@ -1,4 +1,4 @@
-"""Directions without face models: from examples of before and after, and the ways in which heads vary."""
+"""Direction nodes that need no face models: from example pairs, and a preview of principal components."""
 
 from __future__ import annotations
 
@@ -125,10 +125,10 @@ class ComponentSheet:
         amounts = torch.linspace(-reach, reach, columns)
         with host.rendering(), model.ready(memory=host.RENDER_MEMORY) as generator:
             found = principal_directions(random_latents(generator, 0, COMPONENT_SAMPLES, 1.0), components)
-            centre = mean_latent(generator)
-            middle = centre.ws if latents is None else latents.mean().to(centre.ws)
-            ws = torch.cat([direction.apply(middle, amounts) for direction in found])
-            views = render_views(generator, ws, centre.cameras, on_step=host.progress(node_id, "picture"))
+            mean = mean_latent(generator)
+            start = mean.ws if latents is None else latents.mean().to(mean.ws)
+            ws = torch.cat([direction.apply(start, amounts) for direction in found])
+            views = render_views(generator, ws, mean.cameras, on_step=host.progress(node_id, "picture"))
         picture = plots.sheet(
             [f"{amount:+.1f}" for amount in amounts.tolist()],
             [f"{direction.name}: {direction.meta['share']:.0%} of the variance" for direction in found],

@@ -1,4 +1,4 @@
-"""Semantic directions: from a file, found in a generator, and applied to latents."""
+"""Direction nodes: load a semantic direction, find one in a generator, apply one to latents."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from .. import host, socket_types
 from ..server import live_preview, ui_results
 from ..server.live_handles import Edit
-from .clip_scores import by_words
+from .clip_scores import text_labeler
 
 if TYPE_CHECKING:
     from ...my3dgen_core import Direction, Identity, Latents
@@ -21,6 +21,7 @@ MEASURED = ["smile", "mouth open", "eyes open", "face width", "jaw width", "age"
 WORDS = "words"
 COMPONENTS = [f"component {number}" for number in range(1, 13)]
 COMPONENT_SAMPLES = 4096
+"""Random latents from which the principal components are computed."""
 
 
 STARTER = "starter: "
@@ -28,12 +29,12 @@ _BUNDLED = Path(__file__).resolve().parents[2] / "my3dgen_core" / "starter" / "d
 
 
 def bundled_directions() -> list[str]:
-    """The starter's own directions, as Load Direction offers them: "starter: smile"."""
+    """Return the names of the starter's own directions, such as "starter: smile"."""
     return [STARTER + file.stem for file in sorted(_BUNDLED.glob("*.safetensors"))]
 
 
 def find_direction_file(name: str) -> Path:
-    """The file of a direction that Load Direction offers."""
+    """Return the file of a direction that Load Direction lists."""
     if name in bundled_directions():
         return _BUNDLED / f"{name.removeprefix(STARTER)}.safetensors"
     return host.find_model(host.DIRECTIONS, name)
@@ -199,46 +200,46 @@ class FindDirection:
         from ...my3dgen_core.editing.identity_preserving import LocalFinderConfig, find_local_directions
         from ...my3dgen_core.face import embed
 
-        looked_in = model.without_identities()
+        searched = model.without_identities()
         if identity is not None and attribute not in COMPONENTS:
-            looked_in = _personal(model, identity)
-        with host.rendering(), looked_in.ready(memory=host.RENDER_MEMORY) as generator:
+            searched = _personalized(model, identity)
+        with host.rendering(), searched.ready(memory=host.RENDER_MEMORY) as generator:
             if attribute in COMPONENTS:
                 number = COMPONENTS.index(attribute)
-                cloud = random_latents(generator, seed, COMPONENT_SAMPLES, 1.0)
-                found = principal_directions(cloud, number + 1)[number]
+                latents = random_latents(generator, seed, COMPONENT_SAMPLES, 1.0)
+                found = principal_directions(latents, number + 1)[number]
                 text = f"{attribute}: {found.meta['share']:.0%} of the variance of {COMPONENT_SAMPLES} heads"
             else:
-                labeller: Any
+                labeler: Any
                 cache: Path | None = host.output_root() / "my3dgen" / "directions"
                 if attribute == WORDS:
                     attribute = words.strip() or WORDS
-                    labeller, cache = by_words(attribute, opposite, clip, clip_vision), None
+                    labeler, cache = text_labeler(attribute, opposite, clip, clip_vision), None
                 else:
-                    labeller = FaceGeometry(_face_models(face_models))
+                    labeler = FaceGeometry(_face_models(face_models))
                 on_step = host.progress(node_id, "head")
                 if identity is None:
                     config = FinderConfig(samples=samples, seed=seed)
-                    found = find_directions(generator, labeller, [attribute], config, cache, on_step)[
+                    found = find_directions(generator, labeler, [attribute], config, cache, on_step)[
                         attribute
                     ]
                 else:
                     models = _face_models(face_models)
-                    who = " ".join(
-                        f"{one.identity.content_hash()} {one.strength}" for one in looked_in.identities
+                    applied = " ".join(
+                        f"{one.identity.content_hash()} {one.strength}" for one in searched.identities
                     )
                     found = find_local_directions(
                         generator,
                         identity.anchors.mean().to(generator.w_avg.device),
-                        labeller,
+                        labeler,
                         lambda images: embed(images, models),
                         [attribute],
                         LocalFinderConfig(samples=samples, seed=seed),
-                        None if cache is None else (cache, who),
+                        None if cache is None else (cache, applied),
                         on_step,
                     )[attribute]
                 about = "" if identity is None else ", for this identity"
-                text = f"{attribute}{about}: from {samples} heads; {_sureness(found.meta.get('correlation'))}"
+                text = f"{attribute}{about}: from {samples} heads; {_quality(found.meta.get('correlation'))}"
         return {"ui": host.report(node_id, text), "result": (found, text)}
 
 
@@ -370,7 +371,11 @@ class ApplyDirection:
 
 
 def parse_layers(text: str) -> list[int] | None:
-    """ "0-5, 8" -> [0, 1, 2, 3, 4, 5, 8]; an empty text -> None, all layers."""
+    """Parse layers, such as "0-5, 8" into [0, 1, 2, 3, 4, 5, 8]; an empty text into None, all layers.
+
+    Raises:
+        ValueError: the text is no such list.
+    """
     layers: list[int] = []
     for part in text.replace(" ", "").split(","):
         first, dash, last = part.partition("-")
@@ -382,8 +387,8 @@ def parse_layers(text: str) -> list[int] | None:
     return layers or None
 
 
-def _personal(model: socket_types.Model, identity: Identity) -> socket_types.Model:
-    """The model as it is where it is this person's already; else the bare one with the identity."""
+def _personalized(model: socket_types.Model, identity: Identity) -> socket_types.Model:
+    """Return the model itself if the identity is applied already, else the bare model with the identity."""
     applied = [one.identity.content_hash() for one in model.identities]
     if identity.content_hash() in applied:
         return model
@@ -396,7 +401,8 @@ def _face_models(name: str) -> Any:
     return FaceModels.from_folder(host.find_face_pack(name))
 
 
-def _sureness(correlation: float | None) -> str:
+def _quality(correlation: float | None) -> str:
+    """Describe how well a direction predicts the attribute on heads that were not used to find it."""
     if correlation is None:
         return "too few heads to say how sure"
     return f"correlation with the measure on unseen heads: {correlation:.2f}"

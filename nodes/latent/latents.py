@@ -1,4 +1,4 @@
-"""Latents out of nothing, and in files."""
+"""Latent nodes: random latents, and latents in files."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 CATEGORY = "My3DGen/Latents"
 FOLDER = "my3dgen/latents"
+"""Folder of latents under output/ and input/."""
 
 
 class RandomLatent:
@@ -140,13 +141,17 @@ def _folders() -> list[Path]:
 
 
 def list_latents() -> list[str]:
-    """Names of the files that Load Latents offers."""
+    """Return the names of the files that Load Latents lists."""
     found = ((file, folder) for folder in _folders() for file in folder.rglob("*.safetensors"))
     return sorted({file.relative_to(folder).as_posix() for file, folder in found})
 
 
 def find_latents(name: str) -> Path:
-    """The file of this name, and no file elsewhere: a workflow from a stranger must read no other."""
+    """Return a listed file by its name; a workflow from a stranger must not read any other file.
+
+    Raises:
+        FileNotFoundError: no such file is listed.
+    """
     if name not in list_latents():
         raise FileNotFoundError(
             f"There are no latents {name!r} in {_folders()[0]}. Save some, or choose others."

@@ -1,4 +1,4 @@
-"""Photos repaired out of the person: hidden parts filled in, small ones made sharp."""
+"""Restoration node: inpainting and super-resolution of photos within an identity's alpha space."""
 
 from __future__ import annotations
 

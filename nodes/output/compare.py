@@ -1,4 +1,4 @@
-"""The sheet that shows what personalisation has changed."""
+"""Comparison node: photos beside renders of the pretrained and the personalized generator, with PSNR."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .. import plots
-from .. import host, socket_types
+from .. import host, plots, socket_types
 from .view_rendering import render_views
 
 if TYPE_CHECKING:
@@ -86,8 +85,8 @@ class Compare:
         node_id: str | None = None,
     ) -> dict[str, Any]:
         from ...my3dgen_core import Latents, look_at
-        from ...my3dgen_core.evaluation import psnr
         from ...my3dgen_core.common.image_ops import resize
+        from ...my3dgen_core.evaluation import psnr
 
         photos = socket_types.crops_to_core(images, "The photos")
         socket_types.check_latents(anchors, pretrained)

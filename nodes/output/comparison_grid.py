@@ -1,4 +1,4 @@
-"""One table of pictures for everything: models, latents and cameras in rows and columns."""
+"""Comparison grid node: a sheet of models, latents and cameras in rows and columns."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .. import plots
-from .. import host, socket_types
+from .. import host, plots, socket_types
 from .view_rendering import render_views
 
 if TYPE_CHECKING:
     from ...my3dgen_core import Latents
 
-MOST_PICTURES = 400
+MAX_PICTURES = 400
 ROWS = ["models", "latents", "cameras", "models, latents", "models, cameras", "latents, cameras"]
 NO_FACES = "none"
 
@@ -110,26 +109,28 @@ class ComparisonGrid:
         node_id: str | None = None,
     ) -> dict[str, Any]:
         from ...my3dgen_core import FaceModels
-        from ...my3dgen_core.evaluation import Comparison
         from ...my3dgen_core.common.image_ops import resize
+        from ...my3dgen_core.evaluation import Comparison
 
         models = [one for one in (model, model_2, model_3, model_4) if one is not None]
         for one in models:
             socket_types.check_latents(latents, one)
         seen_from, paired = _cameras(latents, cameras, pair)
         views = 1 if paired else len(seen_from)
-        if len(models) * len(latents) * views > MOST_PICTURES:
+        if len(models) * len(latents) * views > MAX_PICTURES:
             raise ValueError(
                 f"{len(models)} models, {len(latents)} latents and {views} cameras make more than "
-                f"{MOST_PICTURES} images. Choose fewer."
+                f"{MAX_PICTURES} images. Choose fewer."
             )
-        shown, on_step = [], host.progress(node_id, "picture")
+        rendered, on_step = [], host.progress(node_id, "picture")
         for one in models:
             with host.rendering(), one.ready(memory=host.RENDER_MEMORY) as generator:
-                found = render_views(generator, latents.ws, seen_from, on_step=on_step, grid=not paired).image
-            shown.append(found)
-        size = max(found.shape[-1] for found in shown)
-        pictures = torch.stack([resize(found, size) for found in shown]).unflatten(1, (len(latents), views))
+                views_of_model = render_views(
+                    generator, latents.ws, seen_from, on_step=on_step, grid=not paired
+                )
+            rendered.append(views_of_model.image)
+        size = max(part.shape[-1] for part in rendered)
+        pictures = torch.stack([resize(part, size) for part in rendered]).unflatten(1, (len(latents), views))
         labels = {
             "models": names(model_names, len(models), "model"),
             "latents": names(latent_names, len(latents), ""),
@@ -150,7 +151,7 @@ class ComparisonGrid:
 
 
 def _cameras(latents: Latents, cameras: socket_types.Cameras | None, pair: bool) -> tuple[Tensor, bool]:
-    """The cameras, and whether they belong to the latents one by one."""
+    """Return the cameras [N, 25], and whether they pair up with the latents one by one."""
     if cameras is None:
         if latents.cameras is None:
             raise ValueError("These latents have no cameras of their own: connect a Camera Path.")
@@ -159,6 +160,6 @@ def _cameras(latents: Latents, cameras: socket_types.Cameras | None, pair: bool)
 
 
 def names(text: str, count: int, what: str) -> list[str]:
-    """ "a, b" -> a name for each of `count`; numbers where there are none."""
+    """Split names, such as "a, b", into exactly `count`; missing ones are `what` with a number."""
     given = [name.strip() for name in text.split(",")] if text.strip() else []
     return [*given, *(f"{what} {number + 1}".strip() for number in range(len(given), count))][:count]

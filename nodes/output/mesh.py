@@ -1,4 +1,4 @@
-"""A latent -> a mesh, for core's own 3D nodes and as a coloured file."""
+"""Mesh node: a latent to a colored mesh, for ComfyUI's 3D nodes and as a .glb file."""
 
 from __future__ import annotations
 
@@ -34,7 +34,10 @@ class ExtractMesh:
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
             "required": {
-                "model": (socket_types.MODEL, {"tooltip": "A generator, with or without identities applied."}),
+                "model": (
+                    socket_types.MODEL,
+                    {"tooltip": "A generator, with or without identities applied."},
+                ),
                 "latents": (socket_types.LATENT, {"tooltip": "The latents to choose a head from."}),
                 "which": (
                     [socket_types.MEAN, socket_types.SINGLE],
@@ -112,12 +115,12 @@ class ExtractMesh:
         save_glb(mesh, path)
         closed = "closed" if mesh.is_watertight else "not closed"
         text = f"{len(mesh.vertices):,} vertices, {len(mesh.faces):,} faces, {closed}: {path}"
-        colours = np.asarray(mesh.visual.vertex_colors)[None, :, :3].astype(np.float32) / 255
-        out = socket_types.make_mesh(
+        colors = np.asarray(mesh.visual.vertex_colors)[None, :, :3].astype(np.float32) / 255
+        value = socket_types.make_mesh(
             host.to_host(torch.tensor(np.asarray(mesh.vertices)[None], dtype=torch.float32)),
             host.to_host(torch.tensor(np.asarray(mesh.faces)[None], dtype=torch.int64)),
-            host.to_host(torch.from_numpy(colours)),
+            host.to_host(torch.from_numpy(colors)),
             host.to_host(torch.tensor(np.asarray(mesh.vertex_normals)[None], dtype=torch.float32)),
         )
         name = path.relative_to(host.output_root().absolute()).as_posix()
-        return {"ui": host.report(node_id, text), "result": (out, name, text)}
+        return {"ui": host.report(node_id, text), "result": (value, name, text)}

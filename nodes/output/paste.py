@@ -1,4 +1,4 @@
-"""Face crops -> back into the photos they came from."""
+"""Paste node: blends new faces back into the photos from which the crops were cut."""
 
 from __future__ import annotations
 
@@ -37,7 +37,10 @@ class PasteBack:
                         "also work. A single crop takes any number of images."
                     },
                 ),
-                "crops": (socket_types.CROP, {"tooltip": "From Align Faces: where each crop lies in its photo."}),
+                "crops": (
+                    socket_types.CROP,
+                    {"tooltip": "From Align Faces: where each crop lies in its photo."},
+                ),
                 "images": (
                     "IMAGE",
                     {"tooltip": "The new face crops, one per crop of Align Faces; square, of any size."},
@@ -114,7 +117,11 @@ class PasteBack:
 
 
 def _one_each(masks: list[Tensor] | None, count: int) -> list[Tensor | None]:
-    """A mask [1, H, W] for each picture; None for each where there are none."""
+    """Return one mask [1, H, W] per picture, repeating a single one; without masks one None per picture.
+
+    Raises:
+        ValueError: there are neither one nor `count` masks.
+    """
     flat = [mask[None] for batch in masks or [] for mask in (batch[None] if batch.ndim == 2 else batch)]
     if len(flat) not in (0, 1, count):
         raise ValueError(f"There are {len(flat)} masks for {count} pictures. Use one, or one per picture.")
@@ -122,7 +129,11 @@ def _one_each(masks: list[Tensor] | None, count: int) -> list[Tensor | None]:
 
 
 def _places(cuts: socket_types.Crops, photos: int, faces: int) -> list[tuple[int, int]]:
-    """(photo, crop) of every new face."""
+    """Return the index (photo, crop) of every new face.
+
+    Raises:
+        ValueError: the numbers of photos, crops and faces do not match.
+    """
     if len(cuts) == 1 and photos in (1, cuts.photo_count):
         return [(0 if photos == 1 else cuts.photos[0], 0)] * faces
     if faces != len(cuts):

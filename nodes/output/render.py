@@ -1,4 +1,4 @@
-"""Latents and cameras -> pictures."""
+"""Render node: latents and cameras to images, masks, depth and normals."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from .. import host, socket_types
-from ..server import live_preview, frame_sheet, ui_results
+from ..server import frame_sheet, live_preview, ui_results
 from ..server.live_handles import Head
 from .view_rendering import depth_pictures, normal_pictures, render_views
 
@@ -50,8 +50,14 @@ class Render:
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
             "required": {
-                "model": (socket_types.MODEL, {"tooltip": "A generator, with or without identities applied."}),
-                "latents": (socket_types.LATENT, {"tooltip": "The heads: from Invert Photos or an identity."}),
+                "model": (
+                    socket_types.MODEL,
+                    {"tooltip": "A generator, with or without identities applied."},
+                ),
+                "latents": (
+                    socket_types.LATENT,
+                    {"tooltip": "The heads: from Invert Photos or an identity."},
+                ),
                 "which": (
                     [socket_types.MEAN, socket_types.EVERY, socket_types.SINGLE],
                     {
@@ -119,7 +125,7 @@ class Render:
             progress = host.progress(node_id, "frame")
 
             def on_step(step: int, total: int, losses: dict[str, float], image: Tensor) -> None:
-                progress(step, total, losses)  # without a preview: the node's viewer shows the frames
+                progress(step, total, losses)  # without the preview: the node's own viewer shows the frames
 
             cut = cut_behind if cut_behind > -1 else None
             views = render_views(generator, chosen.ws, seen_from, batch_size, on_step, grid, cut)
@@ -133,8 +139,8 @@ class Render:
             host.to_host(views.depth.permute(0, 2, 3, 1).expand(-1, -1, -1, 3).contiguous()),
         )
         head = Head(weakref.ref(model), chosen.ws[:1].detach().clone())
-        ui = live_preview.publish(head, model) | frame_sheet.contact_sheet(views.image)
-        beyond = model.generator.trained_views.out_of_range_warning(seen_from)
-        if beyond:
-            ui |= host.report(node_id, beyond)
+        ui = live_preview.publish(head, model) | frame_sheet.save_frames(views.image)
+        warning = model.generator.trained_views.out_of_range_warning(seen_from)
+        if warning:
+            ui |= host.report(node_id, warning)
         return {"ui": ui_results.remember(node_id, ui), "result": result}

@@ -1,4 +1,4 @@
-"""Rendering many views with bounded memory, progress and cancellation, for every node that shows some."""
+"""Rendering of many views with bounded memory, progress and cancellation, for the nodes."""
 
 from __future__ import annotations
 
@@ -19,19 +19,27 @@ OnStep = Callable[..., None]
 
 @dataclass(frozen=True)
 class Views:
-    """image [B,3,H,W] in [-1,1]; mask and depth [B,1,H,W], normals [B,3,H,W], enlarged to the same size.
-
-    All on the CPU.
-    """
+    """Rendered views, on the CPU; the maps are upsampled to the size of the image."""
 
     image: Tensor
+    """[B, 3, H, W] in [-1, 1]."""
     mask: Tensor
+    """Opacity of the head, [B, 1, H, W] in 0..1."""
     depth: Tensor
+    """Distance along the ray, [B, 1, H, W]."""
     normals: Tensor
+    """Unit normals as of `normals`, [B, 3, H, W]."""
 
 
 def pair(ws: Tensor, cameras: Tensor) -> tuple[Tensor, Tensor]:
-    """Equal counts pair up, a single one serves all: -> ws [B, num_ws, w_dim], cameras [B, 25]."""
+    """Pair latents with cameras one by one; a single one of either is repeated.
+
+    Returns:
+        ws [B, num_ws, w_dim], cameras [B, 25].
+
+    Raises:
+        ValueError: the numbers differ and neither is 1.
+    """
     count = max(len(ws), len(cameras))
     if len(ws) not in (1, count) or len(cameras) not in (1, count):
         raise ValueError(
@@ -50,12 +58,23 @@ def render_views(
     grid: bool = False,
     cut_behind: float | None = None,
 ) -> Views:
-    """Renders ws [N, num_ws, w_dim] from cameras [M, 25]; the planes of a single latent are made once.
+    """Render latents from cameras.
 
-    A path of cameras around one latent is rendered with quality "fast", all else with "exact".
-    cut_behind: what lies at z below this is no head to the mask, such as the wall behind it.
+    The planes of a single latent are computed once, and several views of it rendered with quality "fast";
+    everything else is rendered with "exact".
 
-    grid: every latent from every camera, N x M views: all cameras of the first latent, then of the second ...
+    Args:
+        generator: the generator, on its compute device.
+        ws: [N, num_ws, w_dim].
+        cameras: [M, 25].
+        batch_size: views rendered at once.
+        on_step: called after each batch, with its first image.
+        grid: render every latent from every camera, N x M views: all cameras of the first latent, then of the
+            second, and so on. Otherwise latents and cameras are paired as by `pair`.
+        cut_behind: exclude surfaces at z below this from the mask, such as a wall behind the head.
+
+    Raises:
+        ValueError: latents and cameras cannot be paired.
     """
     device = socket_types.device_of(generator)
     ws, cameras = ws.to(device), cameras.to(device)
@@ -83,7 +102,7 @@ def render_views(
         head = rendering.mask
         if cut_behind is not None:
             head = head * in_front(rendering.depth, paired_cameras[part], cut_behind)
-        maps = (_enlarged(values, size) for values in (head, rendering.depth, facing))
+        maps = (_upsampled(values, size) for values in (head, rendering.depth, facing))
         views.append((rendering.image.cpu(), *maps))
         if on_step is not None:
             on_step(min(start + batch_size, total), total, {}, rendering.image[:1])
@@ -95,14 +114,14 @@ def _parts(views: Views) -> tuple[Tensor, ...]:
 
 
 def _shifted(on_step: OnStep, done: int, total: int) -> OnStep:
-    """Progress of one part of a longer work."""
+    """Return an `on_step` for one part of a longer task that has `total` steps, `done` before this part."""
     return lambda step, _, losses, image: on_step(done + step, total, losses, image)
 
 
 def normals(depth: Tensor, cameras: Tensor) -> Tensor:
-    """Unit normals [B,3,r,r] of the surface at depth [B,1,r,r] along the rays of cameras [B, 25].
+    """Compute unit normals [B,3,r,r] from depth [B,1,r,r] along the rays of cameras [B, 25].
 
-    In the axes of normal maps: x to the right of the picture, y up, z towards the camera.
+    Axes are those of normal maps: x to the right of the image, y up, z toward the camera.
     """
     from ...my3dgen_core.camera import intrinsics
 
@@ -119,7 +138,7 @@ def normals(depth: Tensor, cameras: Tensor) -> Tensor:
 
 
 def in_front(depth: Tensor, cameras: Tensor, plane: float) -> Tensor:
-    """1 where the surface at depth [B,1,r,r] along rays of cameras [B, 25] is before z = `plane`, else 0."""
+    """Return 1 where the surface at depth [B,1,r,r] along rays of cameras [B, 25] has z > `plane`, else 0."""
     from ...my3dgen_core.eg3d.rendering.rays import rays
 
     origins, directions = rays(cameras.to(depth), depth.shape[-1])
@@ -127,14 +146,14 @@ def in_front(depth: Tensor, cameras: Tensor, plane: float) -> Tensor:
     return (z > plane).to(depth).view_as(depth)
 
 
-def _enlarged(values: Tensor, size: torch.Size) -> Tensor:
+def _upsampled(values: Tensor, size: torch.Size) -> Tensor:
     return torch.nn.functional.interpolate(values.float(), size, mode="bilinear", align_corners=False).cpu()
 
 
 def depth_pictures(depth: Tensor, mask: Tensor) -> Tensor:
-    """Depth [B,1,H,W] along the ray -> [B,3,H,W] in [-1,1]: near is white, far and background are black.
+    """Convert depth [B,1,H,W] along the ray to images [B,3,H,W] in [-1,1]: near is white, far is black.
 
-    One scale for all views, so that a video does not flicker.
+    All views have one scale, so that a video does not flicker. The background is black.
     """
     head = mask > 0.5
     if not bool(head.any()):
@@ -145,10 +164,10 @@ def depth_pictures(depth: Tensor, mask: Tensor) -> Tensor:
 
 
 def normal_pictures(normals: Tensor, mask: Tensor) -> Tensor:
-    """Normals [B,3,H,W] -> a normal map in [-1,1] with the colours that ControlNet's normal models expect.
+    """Convert normals [B,3,H,W] to normal maps in [-1,1] in the colors of ControlNet's normal models.
 
-    Red is left, green is up, blue is towards the camera: most programs' maps have red to the right. The
-    background is black.
+    Red is left, green is up, blue is toward the camera; in most other programs red is right. The background
+    is black.
     """
     signs = torch.tensor([-1.0, 1.0, 1.0], device=normals.device).view(3, 1, 1)
     facing = torch.nn.functional.normalize(normals, dim=1) * signs

@@ -1,1 +1,1 @@
-"""Nodes from photos to an identity."""
+"""Nodes from photos to an identity: load, align, invert, train, save, blend."""

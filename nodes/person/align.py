@@ -1,4 +1,4 @@
-"""Photos -> face crops with cameras."""
+"""Face alignment node: photos to face crops with cameras."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ class AlignFaces:
         try:
             with host.rendering():
                 aligned = align(named, models, **settings)
-        except AlignmentError as error:  # the page needs the report all the more
+        except AlignmentError as error:  # a failed node has no `ui`, but the page needs the report most then
             host.publish(EVENT, {"node": node, **photo_report(named, error.report)})
             raise
         report = f"{format_report(aligned.report)}\n{describe_coverage(aligned.report)}"
@@ -224,7 +224,7 @@ class AlignFaces:
 
 
 def _overview(aligned: AlignedFaces) -> np.ndarray:
-    """The contact sheet above the coverage plot, [H,W,3] uint8."""
+    """Draw the contact sheet above the coverage plot, [H,W,3] uint8."""
     from ...my3dgen_core.face import coverage_plot
 
     sheet = aligned.sheet()
@@ -234,7 +234,7 @@ def _overview(aligned: AlignedFaces) -> np.ndarray:
 
 
 def _named_photos(photos: list[Tensor], names: list[str] | None) -> list[tuple[str, Any]]:
-    """A list of IMAGE batches -> (name, [H,W,3] array) of every photo; photos may differ in size."""
+    """Flatten IMAGE batches of any sizes into (name, [H,W,3] in 0..1) of every photo."""
     flat = [picture for batch in photos for picture in socket_types.checked_pictures(batch, "The photos")]
     names = names or []
     if len(names) != len(flat):

@@ -1,4 +1,4 @@
-"""Between two persons: one identity out of two, and the way from one to the other."""
+"""Blending nodes: a weighted mean of two identities, and the transition from one to the other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keeping an identity in a file, and applying it."""
+"""Identity nodes: save, load and apply."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BUNDLED = {
 
 
 def find_identity(name: str) -> Path:
-    """The file of an identity that Load Identity offers."""
+    """Return the file of an identity that Load Identity lists."""
     return BUNDLED.get(name) or host.find_model(host.IDENTITIES, name)
 
 
@@ -115,7 +115,7 @@ class LoadIdentity:
 
 
 def card(identity: Identity) -> list[list[str]]:
-    """What the card on the node says: rows of a name and a value."""
+    """Return the rows (name, value) of the card on the node."""
     adapter, made = identity.adapter, identity.provenance
     settings = made.get("settings", {})
     rows = {

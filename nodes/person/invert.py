@@ -1,4 +1,4 @@
-"""Face crops -> latents: where in the generator's world each photo lies."""
+"""Inversion node: face crops to latents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a workflow starts from: a generator, a folder of photos, the demo person."""
+"""Loading nodes, with which workflows start: a generator, a folder of photos, the demo person."""
 
 from __future__ import annotations
 
@@ -260,7 +260,7 @@ class LoadDemoPerson:
 
 
 def _photo_files(folder: str, subfolders: bool = False) -> list[tuple[str, Path]]:
-    """(name, file) of every picture; the name tells the sub-folder too."""
+    """Return (name, file) of every picture; the name is the path relative to the folder."""
     from ...my3dgen_core.face.photos import list_photos
 
     root = _demo_folder() / "photos" if folder == DEMO_PERSON else host.find_input_folder(folder)
@@ -268,7 +268,7 @@ def _photo_files(folder: str, subfolders: bool = False) -> list[tuple[str, Path]
 
 
 def _shrunk(pixels: Any, longest_side: int) -> torch.Tensor:
-    """Photo [H,W,3], uint8 or floats in 0..1 -> IMAGE [1,H,W,3] with sides of at most `longest_side`."""
+    """Convert a photo [H,W,3], uint8 or float in 0..1, to IMAGE [1,H,W,3] no larger than `longest_side`."""
     image = torch.from_numpy(pixels)[None]
     image = image.float() / 255 if image.dtype == torch.uint8 else image.float()
     height, width = image.shape[1:3]

@@ -1,4 +1,4 @@
-"""Training: a person from many photos, or one look of a person from a single one."""
+"""Training nodes: an identity from many photos, and pivotal tuning on one look."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import host, plots, socket_types
 from ..output.view_rendering import render_views
 from ..server import training_monitor
-from ..server.identity_similarity import likeness
+from ..server.identity_similarity import similarity_to_first
 
 if TYPE_CHECKING:
     from ...my3dgen_core import Identity, Latents, TuningConfig
@@ -236,11 +236,11 @@ class TrainIdentity:
                     node_id,
                     host.progress(node_id, "training"),
                     images,
-                    likeness(images, face_models, faces),
+                    similarity_to_first(images, face_models, faces),
                 ),
                 start=start,
                 face_models=faces,
-                heads=_told(socket_types.mask_to_core(heads, len(images), device)),
+                heads=_unless_white(socket_types.mask_to_core(heads, len(images), device)),
             )
         text = summary(identity, model.generator)
         plot = plots.loss_plot(identity.history)
@@ -340,7 +340,10 @@ class PivotalTuning:
                 config,
                 masks=socket_types.mask_to_core(masks, len(images), device),
                 on_step=training_monitor.watch(
-                    node_id, host.progress(node_id, "pivotal tuning"), images, likeness(images, "auto")
+                    node_id,
+                    host.progress(node_id, "pivotal tuning"),
+                    images,
+                    similarity_to_first(images, "auto"),
                 ),
                 over=None if below is None else below.identity,
                 strength=1.0 if below is None else below.strength,
@@ -355,7 +358,11 @@ class PivotalTuning:
 
 
 def _anchors(anchors: Latents, count: int, model: socket_types.Model, node: str) -> Latents:
-    """Anchors of the core's own, once it is sure that they belong to the model and to `count` photos."""
+    """Return a copy of the anchors, for training.
+
+    Raises:
+        ValueError: they have no cameras, belong to another generator, or are not `count` in number.
+    """
     from ...my3dgen_core import Latents
 
     socket_types.check_latents(anchors, model)
@@ -365,20 +372,20 @@ def _anchors(anchors: Latents, count: int, model: socket_types.Model, node: str)
     return Latents(anchors.ws.clone(), anchors.cameras.clone(), base_hash=anchors.base_hash)
 
 
-def _told(heads: Tensor | None) -> Tensor | None:
-    """Head masks that say something: Align Faces gives white ones where it does not know."""
+def _unless_white(heads: Tensor | None) -> Tensor | None:
+    """Return the head masks, or None if all are white, which is how Align Faces outputs unknown masks."""
     return None if heads is None or bool((heads == 1).all()) else heads
 
 
 def _scaled(config: TuningConfig, rate: float) -> TuningConfig:
-    """The settings with another rate for the convolutions, and the other rates in proportion."""
+    """Return the settings with this learning rate for the convolutions, and the other rates in proportion."""
     factor = rate / config.lr
     others = ("affine_lr", "diff_lr", "full_lr")
     return replace(config, lr=rate, **{name: getattr(config, name) * factor for name in others})
 
 
 def summary(identity: Identity, generator: Any) -> str:
-    """How small the person is beside the generator."""
+    """Describe the size of an identity, compared with the generator's."""
     count = identity.adapter.parameter_count
     whole = sum(parameter.numel() for parameter in generator.parameters())
     return (

@@ -1,1 +1,1 @@
-"""What the nodes exchange with the page: routes, live preview, training monitor, reports."""
+"""Exchange with the page: routes, live preview, training monitor, reports."""

@@ -1,4 +1,4 @@
-"""The photos of Align Faces for the report on its node: small pictures, faces, what became of each."""
+"""Photo report of Align Faces for the widget on its node: thumbnails, faces found, decisions."""
 
 from __future__ import annotations
 
@@ -13,19 +13,26 @@ if TYPE_CHECKING:
     from ...my3dgen_core.face import FaceReport
 
 EVENT = "my3dgen.photos"
-MOST, PIXELS = 200, 480
+MAX_PHOTOS, PIXELS = 200, 480
+"""Photos in a report, and the longest side of their thumbnails."""
 
 
 def photo_report(photos: list[tuple[str, np.ndarray]], report: list[FaceReport]) -> dict[str, list[Any]]:
-    """For a node's `ui`. Photos [H, W, 3] in 0..1 with their rows; of more than 200 the first ones.
+    """Return the `ui` entry of the photo report, for the first 200 photos.
 
-    Places are parts of the photo's width and height, as `by_hand` takes them.
+    Args:
+        photos: (name, [H, W, 3] in 0..1) of each photo.
+        report: the row of each photo.
+
+    Returns:
+        Boxes and points are fractions of the photo's width and height, as in the input `by_hand`.
     """
-    pairs = list(zip(photos, report, strict=False))[:MOST]
+    pairs = list(zip(photos, report, strict=False))[:MAX_PHOTOS]
     return {"my3dgen_photos": [_entry(pixels, row) for (_, pixels), row in pairs]}
 
 
 def _entry(pixels: np.ndarray, row: FaceReport) -> dict[str, Any]:
+    """Return one photo of the report, and save its thumbnail."""
     height, width = pixels.shape[:2]
     size = np.array([width, height])
     points = None
@@ -40,12 +47,12 @@ def _entry(pixels: np.ndarray, row: FaceReport) -> dict[str, Any]:
         "by_hand": row.by_hand,
         "boxes": [(np.array(box) / np.tile(size, 2)).round(4).tolist() for box in boxes],
         "points": points,
-        "file": host.save_temporary("my3dgen_photo", ".jpg", host.jpeg(_small(pixels), 80)),
+        "file": host.save_temporary("my3dgen_photo", ".jpg", host.jpeg(_thumbnail(pixels), 80)),
     }
 
 
-def _small(pixels: np.ndarray) -> torch.Tensor:
-    """[1, 3, h, w] in [-1, 1], 480 px at its longest side at most."""
+def _thumbnail(pixels: np.ndarray) -> torch.Tensor:
+    """Shrink a photo [H, W, 3] in 0..1 to a longest side of 480 px; return it as [1, 3, h, w] in [-1, 1]."""
     picture = torch.from_numpy(np.ascontiguousarray(pixels[..., :3])).permute(2, 0, 1)[None].float() * 2 - 1
     scale = min(1.0, PIXELS / max(pixels.shape[:2]))
     size = [max(1, round(side * scale)) for side in pixels.shape[:2]]

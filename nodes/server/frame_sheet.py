@@ -1,4 +1,4 @@
-"""The rendered frames for the viewer on Render Head: one small picture file with all of them."""
+"""Frames for the viewer on Render Head, tiled into one small image file."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ from torch import Tensor
 
 from .. import host
 
-FRAMES, PIXELS = 64, 256
+MAX_FRAMES, MAX_PIXELS = 64, 256
+"""Frames in a sheet, and the side of a frame."""
 
 
-def contact_sheet(images: Tensor) -> dict[str, list[Any]]:
-    """Frames [N, 3, H, W] in [-1, 1] as one file in ComfyUI's temporary folder, for a node's `ui`.
+def save_frames(images: Tensor) -> dict[str, list[Any]]:
+    """Save frames as one tiled file in ComfyUI's temporary folder and return its `ui` entry.
 
-    Of more than 64 frames as many are taken at equal distances; none is larger than 256 px.
+    Args:
+        images: [N, 3, H, H] in [-1, 1]. More than 64 frames are subsampled evenly; frames larger than 256 px
+            are shrunk.
     """
-    picks = torch.linspace(0, len(images) - 1, min(FRAMES, len(images))).round().long()
-    size = min(PIXELS, images.shape[-1])
+    picks = torch.linspace(0, len(images) - 1, min(MAX_FRAMES, len(images))).round().long()
+    size = min(MAX_PIXELS, images.shape[-1])
     frames = torch.nn.functional.interpolate(images[picks], (size, size), mode="area")
     columns = math.ceil(math.sqrt(len(frames)))
     rows = math.ceil(len(frames) / columns)

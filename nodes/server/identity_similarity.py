@@ -1,4 +1,4 @@
-"""How like the person a training's previews are: ArcFace's cosine with the photo, for the monitor."""
+"""Identity similarity of training previews: the ArcFace cosine with the photo, for the training monitor."""
 
 from __future__ import annotations
 
@@ -17,72 +17,87 @@ NO_FACE = "No face was found in the photo: the identity similarity is not measur
 FAILED = "The identity similarity could not be measured: the server's log says why."
 
 
-class Likeness:
-    """Of one photo and pictures of the same view.
+class IdentitySimilarity:
+    """ArcFace similarity of training previews to one photo.
 
-    It stands beside the training: what is missing or fails ends the measure, with a line for people in
-    `note`, and never the training. It draws no random number and keeps no gradient.
+    It runs alongside the training and never interrupts it: on failure it stops measuring and puts a message
+    for users in `note`. It draws no random numbers and keeps no gradients.
     """
 
-    def __init__(self, photo: Tensor, models: Callable[[], FaceModels]) -> None:
-        """photo [1, 3, H, W] in [-1, 1]; models: loaded, or loads them, when the first picture comes."""
-        self.note = ""
-        self._photo, self._models = photo, models
-        self._face: tuple[FaceModels, Tensor, Tensor] | None = None  # points [1, 5, 2] in parts, embedding
+    def __init__(self, photo: Tensor, load_models: Callable[[], FaceModels]) -> None:
+        """Keep the photo; face models are loaded with the first preview.
 
-    def of(self, picture: Tensor) -> float | None:
-        """The cosine with a picture [1, 3, h, w] in [-1, 1]; None where it is not measured (any more)."""
+        Args:
+            photo: [1, 3, H, W] in [-1, 1].
+            load_models: returns the face models, or raises OSError or FaceModelError if there are none.
+        """
+        self.note = ""
+        self._photo, self._load_models = photo, load_models
+        self._reference: tuple[FaceModels, Tensor, Tensor] | None = None
+
+    def measure(self, picture: Tensor) -> float | None:
+        """Return the cosine of the photo with a preview from its own camera.
+
+        Args:
+            picture: [1, 3, h, w] in [-1, 1].
+
+        Returns:
+            The cosine, or None if it cannot be measured; `note` then has the reason.
+        """
         from ...my3dgen_core.face import FaceModelError
 
         if self.note:
             return None
         try:
-            return self._measure(picture.detach())
+            return self._cosine(picture.detach())
         except (OSError, FaceModelError) as error:
             self.note = NO_MODELS
             host.log.info("no identity similarity: %s", error)
-        except Exception:  # a training of hours must not end by what only watches it
+        except Exception:  # a monitor must not end a training of hours
             self.note = FAILED
             host.log.exception("the identity similarity failed")
         return None
 
-    def _measure(self, picture: Tensor) -> float | None:
+    def _cosine(self, picture: Tensor) -> float | None:
         from ...my3dgen_core.face import embed
 
-        face = self._face = self._face or self._of_photo()
-        if face is None:
+        reference = self._reference = self._reference or self._embed_photo()
+        if reference is None:
             self.note = NO_FACE
             return None
-        models, points, own = face
-        # The picture is of the photo's own camera: the face lies where it lies there.
-        seen, _ = embed(picture, models, (points * picture.shape[-1]).numpy())
-        return float((seen * own).sum())
+        models, points, photo_embedding = reference
+        # The preview has the photo's camera, so the face is at the same place.
+        embedding, _ = embed(picture, models, (points * picture.shape[-1]).numpy())
+        return float((embedding * photo_embedding).sum())
 
-    def _of_photo(self) -> tuple[FaceModels, Tensor, Tensor] | None:
+    def _embed_photo(self) -> tuple[FaceModels, Tensor, Tensor] | None:
+        """Return models, five points [1, 5, 2] as fractions of the side, embedding [1, D]; None: no face."""
         import torch
 
         from ...my3dgen_core.face.recognition import embed, find_points
 
-        models = self._models()
+        models = self._load_models()
         points, found = find_points(self._photo, models)
         if not found[0]:
             return None
-        own, _ = embed(self._photo, models, points)
-        return models, torch.from_numpy(points) / self._photo.shape[-1], own
+        embedding, _ = embed(self._photo, models, points)
+        return models, torch.from_numpy(points) / self._photo.shape[-1], embedding
 
 
-def likeness(images: Tensor, pack: str, loaded: FaceModels | None = None) -> Likeness:
-    """Of the first of a training's photos, IMAGE [B, H, W, 3].
+def similarity_to_first(images: Tensor, pack: str, loaded: FaceModels | None = None) -> IdentitySimilarity:
+    """Return the similarity to the first of a training's photos.
 
     Args:
+        images: the photos, IMAGE [B, H, W, 3].
         pack: name of the face pack, or "auto".
-        loaded: its models, where they are at hand already.
+        loaded: the models of the pack, if they are loaded already.
     """
 
-    def models() -> FaceModels:
+    def load_models() -> FaceModels:
         from ...my3dgen_core import FaceModels
 
-        # On the CPU: a GPU's memory is the training's.
+        # On the CPU: the GPU's memory belongs to the training.
         return loaded or FaceModels.from_folder(host.find_face_pack(pack), ["CPUExecutionProvider"])
 
-    return Likeness(images[:1, ..., :3].detach().permute(0, 3, 1, 2).float().cpu() * 2 - 1, models)
+    photo = images[:1, ..., :3].detach().permute(0, 3, 1, 2).float().cpu() * 2 - 1
+    return IdentitySimilarity(photo, load_models)

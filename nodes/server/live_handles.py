@@ -1,4 +1,4 @@
-"""What live pictures are made of, and the names under which the page may ask for them."""
+"""Registry behind the live previews: heads, mixtures and edits by unguessable handles."""
 
 from __future__ import annotations
 
@@ -19,104 +19,124 @@ if TYPE_CHECKING:
     from .. import socket_types
 
 COUNT, NBYTES = 64, 64 << 20
-MOST_OUTSIDE = 1.01  # below 0: any weight that a request may hold
+"""Largest number of handles, and of the bytes behind them."""
+BETA = 1.01
+"""`AlphaSpace.beta` of a mixture: it admits every weight that a request may contain."""
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """A head as a Render node shows it: ws [1, num_ws, w_dim], and the model as long as it lives."""
+    """A head of a Render Head node."""
 
     model: weakref.ref[socket_types.Model]
+    """The node's model; a preview must not keep its weights in memory."""
     ws: Tensor
+    """The latent, [1, num_ws, w_dim]."""
 
     @property
     def nbytes(self) -> int:
+        """Bytes of the latent."""
         return self.ws.nbytes
 
 
 @dataclass(frozen=True, eq=False)
 class Mixture:
-    """The anchors of a person."""
+    """Anchors of an identity, to be mixed by weights."""
 
     anchors: Latents
 
     @property
     def nbytes(self) -> int:
+        """Bytes of the anchors."""
         return self.anchors.ws.nbytes
 
     def mixed(self, weights: tuple[float, ...]) -> Latents:
-        """The anchors mixed with these weights, one latent, and the camera as Mix Anchors mixes it."""
+        """Return the latent and camera that Mix Anchors makes with these weights.
+
+        Raises:
+            RequestError: 400, there is not one weight per anchor.
+        """
         from ...my3dgen_core import AlphaSpace
 
         if len(weights) != len(self.anchors):
             raise RequestError(400, f"There are {len(self.anchors)} anchors, but {len(weights)} weights.")
         amounts = torch.tensor([weights], dtype=torch.float64)
-        return AlphaSpace(self.anchors, MOST_OUTSIDE).combine(amounts / amounts.sum())
+        return AlphaSpace(self.anchors, BETA).combine(amounts / amounts.sum())
 
 
 @dataclass(frozen=True, eq=False)
 class Edit:
-    """An edit along a direction, of ws [1, num_ws, w_dim], as an Apply Direction node is set."""
+    """An edit along a direction, with the settings of an Apply Direction node."""
 
     ws: Tensor
+    """The node's own latent, [1, num_ws, w_dim]."""
     direction: Direction
     layers: list[int] | None
+    """Rows of the latent that move; None: all."""
     within: AlphaSpace | None
+    """Alpha space that the edit should not leave, or None."""
     edge: str
+    """Behavior at the border of the alpha space, as in `Direction.apply`."""
 
     @property
     def nbytes(self) -> int:
+        """Bytes of the latents."""
         anchors = 0 if self.within is None else self.within.anchors.ws.nbytes
         return self.ws.nbytes + anchors
 
     def applied(self, ws: Tensor, strength: float) -> Tensor:
-        """ws [1, num_ws, w_dim], edited."""
+        """Return ws [1, num_ws, w_dim], edited with this strength."""
         return self.direction.apply(ws, strength, self.layers, within=self.within, edge=self.edge)
 
 
 class Handles:
-    """Things by names that nobody can guess, bounded in number and bytes: the least recently used one goes.
+    """Items by unguessable handles, bounded in number and bytes; the least recently used is dropped first.
 
-    Safe from several threads.
+    Thread-safe.
     """
 
     def __init__(self, count: int = COUNT, nbytes: int = NBYTES) -> None:
         self.count, self.nbytes = count, nbytes
-        self._things: OrderedDict[str, Any] = OrderedDict()
-        self._lock = threading.RLock()  # the garbage collector may come back into it through `_drop`
+        self._items: OrderedDict[str, Any] = OrderedDict()
+        self._lock = threading.RLock()  # reentrant: the garbage collector may call `_drop` inside any method
 
     def __len__(self) -> int:
-        return len(self._things)
+        return len(self._items)
 
-    def give(self, thing: Any, owner: object) -> str:
-        """A new handle for `thing` (it has `nbytes`), which ends with its owner."""
+    def give(self, item: Any, owner: object) -> str:
+        """Return a new handle.
+
+        Args:
+            item: a Head, Mixture or Edit; anything with `nbytes`.
+            owner: object with whose end the handle is dropped.
+        """
         handle = secrets.token_urlsafe(16)
         with self._lock:
-            self._things[handle] = thing
-            while len(self._things) > self.count or (len(self._things) > 1 and self._bytes() > self.nbytes):
-                self._things.popitem(last=False)
+            self._items[handle] = item
+            while len(self._items) > self.count or (len(self._items) > 1 and self._bytes() > self.nbytes):
+                self._items.popitem(last=False)
         weakref.finalize(owner, self._drop, handle).atexit = False
         return handle
 
     def find(self, handle: str, kind: type[T]) -> T:
-        """The thing of this kind.
+        """Return the item of a handle.
 
         Raises:
-            RequestError: 404, there is none, or it is of another kind.
+            RequestError: 404, the handle is unknown or its item is of another kind.
         """
         with self._lock:
-            thing = self._things.get(handle)
-            if not isinstance(thing, kind):
+            item = self._items.get(handle)
+            if not isinstance(item, kind):
                 raise RequestError(
                     404, "This preview is not known here (any more). Queue the workflow again."
                 )
-            self._things.move_to_end(handle)
-            return thing
+            self._items.move_to_end(handle)
+            return item
 
     def _bytes(self) -> int:
-        return sum(thing.nbytes for thing in self._things.values())
+        return sum(item.nbytes for item in self._items.values())
 
     def _drop(self, handle: str) -> None:
         with self._lock:
-            self._things.pop(handle, None)
+            self._items.pop(handle, None)

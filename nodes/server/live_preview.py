@@ -1,7 +1,7 @@
-"""Live pictures: a small frame of a head, at once, for the widgets on the page.
+"""Live previews: small frames of a head for the widgets on the page, rendered while the user drags.
 
-An executed node hands out a handle (`give_head`, `give_mixture`, `give_edit`); the page sends it back with
-numbers. Nothing else travels in a request: no path, no name of a file, no tensor.
+An executed node publishes a handle (`publish`); the page sends it back with numbers. A request contains
+nothing else: no path, no file name, no tensor.
 """
 
 from __future__ import annotations
@@ -28,17 +28,20 @@ if TYPE_CHECKING:
     from ...my3dgen_core import Generator
 
 PLANES = 4
-# While dragging: enough to see where one is. At rest: the generator's own picture, no larger than a widget.
-DRAG_PIXELS, DRAG_SAMPLES, STILL_PIXELS = 64, 16, 256
+"""Number of latents whose planes are kept."""
+DRAG_PIXELS, DRAG_SAMPLES = 64, 16
+"""Side and samples per ray of pictures while dragging, which skip the super-resolution."""
+STILL_PIXELS = 256
+"""Largest side of pictures at rest, which are rendered in full and shrunk."""
 BUSY = "A prompt is running: live previews return when it is done."
 STALE = "A newer request replaced this one."
 
 
-class _Person:
-    """A generator with a model's identities in effect for good.
+class _PersonalizedCopy:
+    """A copy of a model's generator with its identities applied permanently.
 
-    It shares every weight with the model but no module, so that whatever a node does to the model's own
-    modules meanwhile, or the other way round, is not seen. One thread only.
+    The copy shares every weight with the model but no module, so that nodes may apply and remove identities
+    meanwhile. Not thread-safe.
     """
 
     def __init__(self, model: socket_types.Model) -> None:
@@ -57,15 +60,24 @@ class _Person:
             depth_resolution_importance=min(DRAG_SAMPLES, self.exact.depth_resolution_importance),
         )
         self.planes: OrderedDict[Any, Tensor] = OrderedDict()
-        self._applied = ExitStack()  # never closed: the copy stays this person
+        self._applied = ExitStack()  # never closed: the identities stay applied to the copy
         identities = [applied.identity for applied in model.identities]
         strengths = [applied.strength for applied in model.identities]
         self._applied.enter_context(personalized(self.generator, identities, strengths))
 
     def picture(self, key: Any, ws: Tensor, camera: Tensor, drag: bool) -> Tensor:
-        """[1, 3, h, w] in [-1, 1]; the planes of the last few latents, named by `key`, are kept.
+        """Render one picture; the planes of the last few latents are cached.
 
-        Quality "fast" first looks at all of the planes: that pays once the camera moves around them.
+        Quality "fast" first computes density bounds of the planes, which pays off from the second picture on.
+
+        Args:
+            key: hashable name of the latent.
+            ws: [1, num_ws, w_dim].
+            camera: [1, 25].
+            drag: fewer pixels and samples, for pictures while dragging.
+
+        Returns:
+            [1, 3, h, w] in [-1, 1].
         """
         ws, camera = ws.to(self.device), camera.to(self.device)
         quality = "fast" if key in self.planes else "exact"
@@ -87,16 +99,16 @@ class _Person:
 
 
 class LivePreviewServer:
-    """Renders one live picture at a time, in a thread of its own; of one handle the newest request wins."""
+    """Renders previews one at a time in a thread of its own; of each handle, only the newest request."""
 
     def __init__(self, handles: Handles) -> None:
         self.handles = handles
         self._thread = ThreadPoolExecutor(1, "my3dgen-live")
         self._newest: weakref.WeakKeyDictionary[Head, object] = weakref.WeakKeyDictionary()
-        self._person: tuple[weakref.ref[Head], _Person] | None = None
+        self._copy: tuple[weakref.ref[Head], _PersonalizedCopy] | None = None
 
     async def answer(self, body: bytes) -> Answer:
-        """A JPEG, or a sentence that says why there is none."""
+        """Answer a request with a JPEG, or with an error message."""
         try:
             request = parse(body)
             head = self.handles.find(request.head, Head)
@@ -106,8 +118,8 @@ class LivePreviewServer:
             self._newest[head] = ticket
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._thread, self._draw, head, request, ticket)
-        except RequestError as refused:
-            return Answer.sentence(refused.status, str(refused))
+        except RequestError as error:
+            return Answer.error(error.status, str(error))
 
     def _draw(self, head: Head, request: Request, ticket: object) -> Answer:
         if self._newest.get(head) is not ticket:
@@ -116,31 +128,32 @@ class LivePreviewServer:
             raise RequestError(503, BUSY)
         try:
             with host.rendering():
-                picture = self._person_of(head).picture(*self._latent(head, request), request.drag)
-        except ValueError as error:  # the core's own sentence, such as a direction of another generator
+                picture = self._copy_of(head).picture(*self._latent(head, request), request.drag)
+        except ValueError as error:  # the core's own message, such as for a direction of another generator
             raise RequestError(400, str(error)) from error
-        except RuntimeError as error:  # such as weights that went to another device in the middle, or memory
-            self._person = None
-            host.log.warning("live picture: %s", error)
+        except RuntimeError as error:  # such as out of memory, or weights moved to another device meanwhile
+            self._copy = None
+            host.log.warning("live preview: %s", error)
             raise RequestError(503, "No live preview at the moment. Move again.") from error
         return Answer(200, "image/jpeg", host.jpeg(picture))
 
-    def _person_of(self, head: Head) -> _Person:
+    def _copy_of(self, head: Head) -> _PersonalizedCopy:
+        """Return the personalized copy of a head's model; the last one is kept."""
         model = head.model()
         if model is None:
             raise RequestError(410, "The model of this preview is gone. Queue the workflow again.")
-        kept = self._person
+        kept = self._copy
         if kept is None or kept[0]() is not head or kept[1].device != socket_types.device_of(model.generator):
-            # dies with its head: what is kept here must not keep a model's weights
-            kept = weakref.ref(head, lambda _: self._forget()), _Person(model)
-            self._person = kept
+            # The copy is dropped with its head, so that it does not keep the model's weights in memory.
+            kept = weakref.ref(head, lambda _: self._forget()), _PersonalizedCopy(model)
+            self._copy = kept
         return kept[1]
 
     def _forget(self) -> None:
-        self._person = None
+        self._copy = None
 
     def _latent(self, head: Head, request: Request) -> tuple[Any, Tensor, Tensor]:
-        """What names the latent, the latent [1, num_ws, w_dim], the camera [1, 25]."""
+        """Return a key that identifies the latent, the latent [1, num_ws, w_dim], and the camera [1, 25]."""
         model = head.model()
         pivot = model.generator.config.avg_camera_pivot if model and request.aim == "model" else None
         camera = cameras_from(**request.camera, pivot=pivot)
@@ -159,12 +172,18 @@ class LivePreviewServer:
 
 
 HANDLES = Handles()
-STUDIO = LivePreviewServer(HANDLES)
+SERVER = LivePreviewServer(HANDLES)
 
 
-def publish(thing: Head | Mixture | Edit, owner: object, **more: Any) -> dict[str, list[Any]]:
-    """What a node adds to its `ui`, so that the page learns the handle; `more` goes along with it."""
-    return {"my3dgen_live": [{"handle": HANDLES.give(thing, owner), **more}]}
+def publish(item: Head | Mixture | Edit, owner: object, **more: Any) -> dict[str, list[Any]]:
+    """Register an item and return the `ui` entry that gives the page its handle.
+
+    Args:
+        item: what previews are made of.
+        owner: output of the node; the handle is dropped with it.
+        **more: JSON values that the page receives with the handle.
+    """
+    return {"my3dgen_live": [{"handle": HANDLES.give(item, owner), **more}]}
 
 
-host.serve("POST", "/my3dgen/live", handler(STUDIO.answer, BODY_LIMIT))
+host.serve("POST", "/my3dgen/live", handler(SERVER.answer, BODY_LIMIT))

@@ -1,4 +1,4 @@
-"""What the page may ask of a live picture, checked before anything is done with it."""
+"""Requests for live previews: parsing, and checks of every field before it is used."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from ..socket_types import DISTANCE, FIELD_OF_VIEW
 
 BODY_LIMIT = 64 << 10
 HANDLE_LENGTH, WEIGHTS, EDITS = 64, 1000, 8
-# name: lowest, highest, what it is where it is not given; the same ranges as the inputs of Camera
+"""Largest length of a handle, and largest numbers of weights and edits in a request."""
+# name: lowest value, highest, default; the ranges are those of the Camera node
 CAMERA = {
     "yaw": (-180.0, 180.0, 0.0),
     "pitch": (-89.0, 89.0, 0.0),
@@ -23,36 +24,38 @@ KNOWN = {"head", "quality", "aim", "weights", "edits", *CAMERA}
 
 
 class RequestError(Exception):
-    """Why there is no picture: an HTTP status and a sentence for people."""
+    """Refusal of a request, with an HTTP status and a message for the user."""
 
-    def __init__(self, status: int, sentence: str) -> None:
-        super().__init__(sentence)
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
         self.status = status
 
 
 @dataclass(frozen=True)
 class Request:
-    """Handles and numbers, all in their ranges; whether the handles are known is for `Handles` to say.
-
-    camera: degrees and distance by the names of Camera's inputs. aim: "model", it looks at the model's own
-    point, as a Camera does that has a model connected; "origin"; or "anchors", it is mixed of the anchors'
-    cameras instead. weights: handle of a mixture, one number
-    an anchor, sum 1. edits: (handle, strength) in the order of the wires.
-    """
+    """A checked request: every number is within its range, but handles may be unknown to `Handles`."""
 
     head: str
+    """Handle of the head."""
     camera: dict[str, float]
+    """Degrees and distance by the names of the Camera node's inputs."""
     aim: str
+    """"model": look at the model's look-at point, as a Camera with a model does; "origin": at the world's
+    origin; "anchors": mix the anchors' cameras instead."""
     drag: bool
+    """Render quickly, because the user is dragging."""
     weights: tuple[str, tuple[float, ...]] | None
+    """Handle of a mixture and one weight per anchor, with the sum 1; or None."""
     edits: tuple[tuple[str, float], ...]
+    """(handle, strength) of each edit, in the order of the links."""
 
 
 def parse(body: bytes) -> Request:
-    """A request out of JSON.
+    """Parse a request from JSON.
 
     Raises:
-        RequestError: 413 or 400 with a sentence. It repeats no text of the request.
+        RequestError: 413, the body is too long, or 400, it is no valid request. The message repeats no text
+            of the request.
     """
     if len(body) > BODY_LIMIT:
         raise RequestError(413, f"A request may have at most {BODY_LIMIT} bytes.")
@@ -119,7 +122,7 @@ def _handle(value: Any) -> str:
 
 
 def _number(value: Any, what: str, low: float, high: float) -> float:
-    """bool is an int in Python, but no number here; JSON's NaN and Infinity are none either."""
+    """Return a number within [low, high]; bool and JSON's NaN and Infinity are refused."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise RequestError(400, f"{what} must be a number.")
     if not low <= value <= high or not math.isfinite(value):

@@ -1,4 +1,4 @@
-"""Our routes on ComfyUI's server: bodies of a bounded size, answers without stack traces."""
+"""Routes on ComfyUI's server: request bodies of bounded size, answers without stack traces."""
 
 from __future__ import annotations
 
@@ -13,25 +13,33 @@ log = logging.getLogger("my3dgen")
 
 @dataclass(frozen=True)
 class Answer:
-    """What a route gives back."""
+    """Response of a route."""
 
     status: int
+    """HTTP status."""
     kind: str
+    """Content type."""
     body: bytes
 
     @classmethod
-    def sentence(cls, status: int, text: str) -> Answer:
-        return cls.json({"error": text}, status)
+    def error(cls, status: int, message: str) -> Answer:
+        """Return a JSON response with an error message."""
+        return cls.json({"error": message}, status)
 
     @classmethod
     def json(cls, value: Any, status: int = 200) -> Answer:
+        """Return a JSON response."""
         return cls(status, "application/json", json.dumps(value).encode())
 
 
 def handler(answer: Callable[[bytes], Awaitable[Answer]], limit: int = 0) -> Callable[[Any], Any]:
-    """A handler for aiohttp: `answer` gets the body, of at most `limit` bytes; 0 means that none is read.
+    """Return a handler for aiohttp.
 
-    A body must be called JSON: another site's page cannot send that without asking first.
+    A body must be of type application/json: a page of another site cannot send that without a CORS preflight.
+
+    Args:
+        answer: coroutine function from the body to the response.
+        limit: largest size of the body in bytes; 0: no body is read.
     """
 
     async def handle(request: Any) -> Any:
@@ -40,14 +48,14 @@ def handler(answer: Callable[[bytes], Awaitable[Answer]], limit: int = 0) -> Cal
         try:
             body = await _read(request.content, limit + 1) if limit else b""
             if len(body) > limit:
-                found = Answer.sentence(413, f"A request may have at most {limit} bytes.")
+                found = Answer.error(413, f"A request may have at most {limit} bytes.")
             elif limit and request.content_type != "application/json":
-                found = Answer.sentence(415, "A request must be of type application/json.")
+                found = Answer.error(415, "A request must be of type application/json.")
             else:
                 found = await answer(body)
-        except Exception:  # the border: what went wrong is for the log, not for the page
+        except Exception:  # details go to the log, not to the page
             log.exception("%s failed", request.path)
-            found = Answer.sentence(500, "This failed; the server's log says why.")
+            found = Answer.error(500, "This failed; the server's log says why.")
         return web.Response(
             status=found.status,
             body=found.body,
@@ -58,10 +66,10 @@ def handler(answer: Callable[[bytes], Awaitable[Answer]], limit: int = 0) -> Cal
     return handle
 
 
-async def _read(stream: Any, most: int) -> bytes:
-    """The first `most` bytes of a stream."""
+async def _read(stream: Any, limit: int) -> bytes:
+    """Read at most `limit` bytes of a stream."""
     parts, size = [], 0
-    while size < most and (part := await stream.read(most - size)):
+    while size < limit and (part := await stream.read(limit - size)):
         parts.append(part)
         size += len(part)
     return b"".join(parts)

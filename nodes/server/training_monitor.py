@@ -1,4 +1,4 @@
-"""The course of a training, for the page: told as it goes, and kept for a page that is opened later."""
+"""Progress of trainings for the page: sent while they run, and kept for a page that is opened later."""
 
 from __future__ import annotations
 
@@ -12,107 +12,116 @@ import torch
 from torch import Tensor
 
 from .. import host
-from .identity_similarity import Likeness
+from .identity_similarity import IdentitySimilarity
 from .routes import Answer, handler
 
 EVENT = "my3dgen.training"
-POINTS, PIXELS, INTERVAL, KEPT = 300, 160, 0.7, 8
-PICTURES = 16
+MAX_POINTS, MAX_PREVIEWS, MAX_TRAININGS = 300, 16, 8
+"""Points of a curve, previews of a training (one fewer is kept), and trainings kept."""
+PIXELS, INTERVAL = 160, 0.7
+"""Largest side of a preview, and seconds between two messages to the page."""
 
 _STATES: OrderedDict[str, dict[str, Any]] = OrderedDict()
 
 
 class Curve:
-    """Values over steps, at most 300 points however long it gets: each is the mean of equally many values."""
+    """Values over steps as at most 300 points, each the mean of the same number of values."""
 
     def __init__(self) -> None:
         self.points: list[tuple[int, float]] = []
-        self._each = 1
-        self._open: list[float] = []
+        self._values_per_point = 1
+        self._pending: list[float] = []
 
     def add(self, step: int, value: float) -> None:
-        self._open.append(value)
-        if len(self._open) < self._each:
+        """Add the value of a step."""
+        self._pending.append(value)
+        if len(self._pending) < self._values_per_point:
             return
-        self.points.append((step, sum(self._open) / len(self._open)))
-        self._open = []
-        if len(self.points) >= POINTS:
+        self.points.append((step, sum(self._pending) / len(self._pending)))
+        self._pending = []
+        if len(self.points) >= MAX_POINTS:
             pairs = zip(self.points[::2], self.points[1::2], strict=True)
             self.points = [(later, (a + b) / 2) for (_, a), (later, b) in pairs]
-            self._each *= 2
+            self._values_per_point *= 2
 
 
-class Album:
-    """Pictures of a training, at most 15 however long it gets, at equal distances."""
+class PreviewHistory:
+    """Previews of a training, at most 15, evenly spaced."""
 
     def __init__(self) -> None:
         self.pictures: list[tuple[int, str]] = []
-        self._each = 1
+        self._interval = 1
         self._seen = 0
 
     def add(self, step: int, picture: str) -> None:
+        """Add the preview of a step, unless it falls between two that are kept."""
         self._seen += 1
-        if self._seen % self._each:
+        if self._seen % self._interval:
             return
         self.pictures.append((step, picture))
-        if len(self.pictures) >= PICTURES:
+        if len(self.pictures) >= MAX_PREVIEWS:
             self.pictures = self.pictures[1::2]
-            self._each *= 2
+            self._interval *= 2
 
 
 def watch(
-    node_id: str | None, on_step: Callable[..., None], images: Tensor, likeness: Likeness | None = None
+    node_id: str | None,
+    on_step: Callable[..., None],
+    images: Tensor,
+    similarity: IdentitySimilarity | None = None,
 ) -> Callable[..., None]:
-    """The same `on_step`, which also tells the page.
+    """Return an `on_step` that calls the given one and also reports to the page.
 
     Args:
-        images: what is trained towards, IMAGE [B, H, W, 3]; the core's previews show the first of them.
-        likeness: of the first of them; measured whenever there is a preview.
+        node_id: id of the training node; None: return the given `on_step`.
+        on_step: as `host.progress` returns it.
+        images: the training photos, IMAGE [B, H, W, 3]; the core's previews show the first of them.
+        similarity: similarity to the first photo, measured for each preview.
     """
     if node_id is None:
         return on_step
-    curve, similar, album = Curve(), Curve(), Album()
+    curve, similarities, previews = Curve(), Curve(), PreviewHistory()
     begun, sent, new = time.monotonic(), 0.0, False
     first: int | None = None
     target = images[:1, ..., :3].detach().permute(0, 3, 1, 2) * 2 - 1
-    # All keys from the beginning: the server's thread may read it at any time.
+    # All keys are present from the beginning, because the server's thread may read the state at any time.
     state: dict[str, Any] = {"node": node_id, "state": "running", "step": 0, "total": 0, "left": 0.0}
     state |= {"curve": [], "similarity": [], "note": "", "target": _url(target), "now": None, "seen": []}
     _keep(node_id, state)
 
     def publish() -> None:
-        """All that changes; the pictures only where there is a new one."""
+        """Send the state; the previews only if there is a new one."""
         nonlocal new
-        told = {key: value for key, value in state.items() if new or key != "seen"}
+        message = {key: value for key, value in state.items() if new or key != "seen"}
         new = False
-        host.publish(EVENT, told)
+        host.publish(EVENT, message)
 
-    def look(step: int, image: Tensor) -> None:
+    def add_preview(step: int, image: Tensor) -> None:
         nonlocal new
         picture = _url(image)
-        album.add(step, picture)
-        if likeness is not None:
-            cosine = likeness.of(image)
+        previews.add(step, picture)
+        if similarity is not None:
+            cosine = similarity.measure(image)
             if cosine is not None:
-                similar.add(step, round(cosine, 4))
-            state.update(similarity=list(similar.points), note=likeness.note)
-        state.update(now=picture, seen=list(album.pictures))
+                similarities.add(step, round(cosine, 4))
+            state.update(similarity=list(similarities.points), note=similarity.note)
+        state.update(now=picture, seen=list(previews.pictures))
         new = True
 
     def watched(
         step: int, total: int, losses: dict[str, float] | None = None, image: Tensor | None = None
     ) -> None:
         nonlocal first, sent
-        first = step - 1 if first is None else first  # a training that goes on does not begin at 1
+        first = step - 1 if first is None else first  # a resumed training does not begin at 1
         if losses and "loss" in losses:
             curve.add(step, losses["loss"])
         now = time.monotonic()
         left = (now - begun) / max(1, step - first) * (total - step)
         state.update(step=step, total=total, left=round(left, 1), curve=list(curve.points))
         if image is not None:
-            look(step, image)
+            add_preview(step, image)
         try:
-            on_step(step, total, losses)  # without core's preview: the monitor has the picture
+            on_step(step, total, losses)  # without ComfyUI's preview: the monitor shows the picture
         except BaseException:
             state["state"] = "stopped"
             publish()
@@ -128,12 +137,12 @@ def watch(
 def _keep(node_id: str, state: dict[str, Any]) -> None:
     _STATES.pop(node_id, None)
     _STATES[node_id] = state
-    if len(_STATES) > KEPT:
+    if len(_STATES) > MAX_TRAININGS:
         _STATES.popitem(last=False)
 
 
 def _url(image: Tensor) -> str:
-    """[1, 3, h, w] in [-1, 1] -> a small JPEG as an address that holds the picture itself."""
+    """Convert [1, 3, h, w] in [-1, 1] to a small JPEG in a data URL."""
     size = min(PIXELS, image.shape[-1])
     small = torch.nn.functional.interpolate(image.detach().float().cpu(), (size, size), mode="area")
     return "data:image/jpeg;base64," + base64.b64encode(host.jpeg(small, 80)).decode()

@@ -1,7 +1,6 @@
-"""What nodes have told the page, for a page that missed it.
+"""Latest `ui` result of each node, kept on the server.
 
-ComfyUI tells a page what a node's run gave, but says nothing where the result comes from its cache: a page
-that was reloaded would wait for its handles in vain. It learns which nodes were cached, and asks here.
+ComfyUI does not resend the result of a cached node, so a reloaded page asks here for the handles it lost.
 """
 
 from __future__ import annotations
@@ -12,23 +11,23 @@ from typing import Any
 from .. import host
 from .routes import Answer, handler
 
-KEPT = 256
+MAX_NODES = 256
 
-_TOLD: OrderedDict[str, dict[str, Any]] = OrderedDict()
+_RESULTS: OrderedDict[str, dict[str, Any]] = OrderedDict()
 
 
 def remember(node_id: str | None, ui: dict[str, Any]) -> dict[str, Any]:
-    """Keeps a node's latest `ui`, and returns it."""
+    """Keep a node's latest `ui`, and return it."""
     if node_id is not None:
-        _TOLD.pop(node_id, None)
-        _TOLD[node_id] = ui
-        if len(_TOLD) > KEPT:
-            _TOLD.popitem(last=False)
+        _RESULTS.pop(node_id, None)
+        _RESULTS[node_id] = ui
+        if len(_RESULTS) > MAX_NODES:
+            _RESULTS.popitem(last=False)
     return ui
 
 
-async def _told(_: bytes) -> Answer:
-    return Answer.json({"nodes": dict(_TOLD)})
+async def _results(_: bytes) -> Answer:
+    return Answer.json({"nodes": dict(_RESULTS)})
 
 
-host.serve("GET", "/my3dgen/nodes", handler(_told))
+host.serve("GET", "/my3dgen/nodes", handler(_results))

@@ -1,14 +1,14 @@
-"""What lives in a person, in numbers: alpha samples, interpolation, edits, held-out photos, hidden parts.
+"""The alpha-space study: alpha samples, interpolation, edits, held-out photos and inpainting, in numbers.
 
     python -m studies.personalization.persons --out build/study/persons 100 101 102 103 104 105 --plain
     python -m studies.alpha_space --face-models build/face/models/insightface/models/testpack
     python -m studies.alpha_space --quick --face-models ...     # one person, few steps, two minutes
     python -m studies.alpha_space --identities build/study/identities --face-models ...   # trains nothing
-    python -m studies.alpha_space --report        # studies/alpha_space/README.md of what is there
+    python -m studies.alpha_space --report        # write studies/alpha_space/README.md from what is measured
 
-A person is one line of persons.jsonl; one that is there is skipped, unless the generator, the settings or the
-identity have changed. The persons are those of the study, synthetic, and unknown to the generator; the
-pretrained generator answers every question beside the personal one, with the same anchors.
+Each person is one line of persons.jsonl. A person who is there is skipped, unless the generator, the settings
+or the identity have changed. The persons are those of the personalization study, synthetic and unknown to the
+generator. The pretrained generator is measured beside the personal one, with the same anchors.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -62,43 +61,52 @@ PAGE = Path("studies/alpha_space/README.md")
 DIRECTIONS = Path(starter.__file__).parent / "directions"
 MODELS = PRETRAINED, PERSONAL = "pretrained", "personal"
 EDITS = ("age", "weight", "jaw")
-"""Directions beside the smile."""
+"""Directions other than the smile."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How thoroughly is measured."""
+    """Sample sizes and numbers of steps."""
 
     photos: int = 50
+    """Photos of the identity."""
     held_photos: int = 2
+    """Held-out photos."""
     tuning_steps: int = 400
-    """Where no identity is given."""
+    """Training steps, if no identity is given."""
     samples: int = 64
+    """Alpha samples."""
     pairs: int = 1
-    """Ways from one anchor to another."""
+    """Interpolations, each from one anchor to another."""
     way: int = 7
-    """Steps of each."""
+    """Steps of an interpolation."""
     poses: int = 10
+    """Cameras from which each step is seen."""
     sweep: float = 4.0
-    """Strengths of the starter's smile, both ways."""
+    """Largest strength of the starter's smile, in both directions."""
     sweep_steps: int = 17
+    """Strengths of a smile, evenly spaced."""
     held_sweep: tuple[float, float] = (-12.0, 20.0)
-    """Strengths of the smile that is found about the person, in as many steps."""
+    """Lowest and highest strength of the identity-preserving smile."""
     finder: LocalFinderConfig = field(default_factory=LocalFinderConfig)
+    """Search of the identity-preserving smile."""
     inversion: InversionConfig = field(default_factory=lambda: InversionConfig(preview_every=0))
+    """Inversion of the photos, if no identity is given."""
     alone: InversionConfig = field(default_factory=lambda: in_w(50))
-    """Of a single photo in the pretrained generator."""
+    """Inversion of a held-out photo in the pretrained generator."""
     projection: ProjectionConfig = field(default_factory=lambda: in_alpha(50))
-    """As many steps."""
+    """Projection of a held-out photo into alpha space, with the same number of steps."""
     hidden: float = 0.4
     """Share of the picture that is hidden, a square over the face."""
 
 
 def in_w(steps: int) -> InversionConfig:
+    """Return the settings of an inversion into W."""
     return dataclasses.replace(quick(HELD_OUT, steps), space="w", preview_every=0)
 
 
 def in_alpha(steps: int) -> ProjectionConfig:
+    """Return the settings of a projection into alpha space; few steps get a higher learning rate."""
     return ProjectionConfig(steps=steps, lr=0.01 * max(1.0, (150 / steps) ** 0.5), preview_every=0)
 
 
@@ -116,15 +124,18 @@ SMOKE = Settings(
 
 @dataclass(frozen=True)
 class Folders:
-    """Where things lie: what is written, persons as study_persons.py makes them, identities by seed."""
+    """Folders of the study."""
 
     out: Path
+    """Output: rows, pictures, trained identities."""
     persons: Path
+    """Persons as `studies.personalization.persons` writes them."""
     identities: Path | None = None
+    """Trained identities, SEED.safetensors; others are trained."""
 
 
-class Living:
-    """Measures persons and writes what they gave."""
+class AlphaSpaceStudy:
+    """Measures persons and writes one row each."""
 
     def __init__(
         self, generator: Generator, face_models: FaceModels, settings: Settings, folders: Folders
@@ -140,7 +151,7 @@ class Living:
         self.stamp = hashlib.sha256(made_with.encode()).hexdigest()[:12]
 
     def run(self, persons: list[int]) -> None:
-        """Skips persons that are there, of this generator, these settings and their identity."""
+        """Measure the persons that have no row of this generator, these settings and their identity."""
         done = {(row["person"], row["stamp"], row["identity"]) for row in read_rows(self.out)}
         for number in persons:
             start = time.process_time()
@@ -155,24 +166,24 @@ class Living:
             row |= self.measure(number, person, identity) | {"seconds": time.process_time() - start}
             row["device"] = str(self.generator.w_avg.device)
             with (self.out / ROWS).open("a") as file:
-                file.write(f"\n{json.dumps(row)}\n")  # a fresh line, also behind one that was cut off
+                file.write(f"\n{json.dumps(row)}\n")  # starts a new line, also after an incomplete one
             print(f"person {number}: {row['seconds']:.0f} s", flush=True)
 
     def measure(self, number: int, person: Person, identity: Identity) -> dict[str, Any]:
-        """Everything about one person."""
+        """Return the row of one person."""
         space, photos = AlphaSpace(identity.anchors), person.photos[: self.settings.photos]
-        likeness = Likeness(photos, self.face_models)
-        own, known = self._own_smiles(photos, person.cameras, likeness, identity)
+        similarity = Likeness(photos, self.face_models)
+        own, known = self._own_smiles(photos, person.cameras, similarity, identity)
         row: dict[str, Any] = {"clocks": {}, "own smiles": known}
         clock = Clock(row["clocks"])
         self.shelf = Shelf(self.out / "pictures", number)
         for model in MODELS:
             with self._as(model, identity):
                 row[model] = {
-                    "samples": clock("samples", self.samples, model, space, likeness),
-                    "interpolation": clock("interpolation", self.interpolation, model, space, likeness),
-                    "smile": clock("smile", self.smile_sweep, model, space, likeness, own),
-                    "edits": clock("edits", self.edits, space, likeness),
+                    "samples": clock("samples", self.samples, model, space, similarity),
+                    "interpolation": clock("interpolation", self.interpolation, model, space, similarity),
+                    "smile": clock("smile", self.smile_sweep, model, space, similarity, own),
+                    "edits": clock("edits", self.edits, space, similarity),
                 }
         restoring = Restoring(self.generator, identity, person, self.face_models, self.settings, self.shelf)
         row["held-out photos"] = clock("held-out photos", restoring.held_out)
@@ -186,7 +197,7 @@ class Living:
             yield
 
     def _identity(self, number: int, person: Person) -> Identity:
-        """The person's identity: given, or trained here and kept."""
+        """Return the person's identity: a given one, or one that is trained here and saved."""
         given = self.folders.identities
         if given is not None and (given / f"{number}.safetensors").is_file():
             identity = Identity.load(given / f"{number}.safetensors")
@@ -204,8 +215,8 @@ class Living:
 
     # --- Alpha space --------------------------------------------------------------------------------------
 
-    def samples(self, model: str, space: AlphaSpace, likeness: Likeness) -> dict[str, Any]:
-        """Uncurated alpha samples: likeness to the photos, and how they differ among themselves."""
+    def samples(self, model: str, space: AlphaSpace, similarity: Likeness) -> dict[str, Any]:
+        """Measure uncurated alpha samples: identity similarity to the photos, and diversity."""
         looks = space.sample(self.settings.samples, seed=0, anchors_per_sample=min(3, len(space)))
         assert looks.cameras is not None
         front = self._front()
@@ -213,8 +224,8 @@ class Living:
         both = [render(self.generator, ws, torch.cat((camera, front))) for ws, camera in each]
         own, frontal = (torch.stack(views) for views in zip(*both, strict=True))
         self.shelf.keep("samples", **{model: own[:8]})
-        features = likeness.embed(own)
-        cosines = (features @ likeness.photos.T).mean(1)
+        features = similarity.embed(own)
+        cosines = (features @ similarity.photos.T).mean(1)
         return {
             "identity": float(cosines.mean()) if len(cosines) else None,
             "worst": float(cosines.min()) if len(cosines) else None,
@@ -223,8 +234,8 @@ class Living:
             "diversity, pose-free": pairwise(frontal),
         }
 
-    def interpolation(self, model: str, space: AlphaSpace, likeness: Likeness) -> dict[str, Any]:
-        """Likeness on the ways from anchor to anchor, each step seen from several poses."""
+    def interpolation(self, model: str, space: AlphaSpace, similarity: Likeness) -> dict[str, Any]:
+        """Measure the identity similarity along interpolations of anchors, each step from several poses."""
         settings = self.settings
         draw = torch.Generator().manual_seed(0)
         yaws = torch.linspace(-0.6, 0.6, settings.poses)
@@ -237,15 +248,15 @@ class Living:
             if number == 0:
                 self.shelf.keep("interpolation", **{model: render(self.generator, way.ws, way.cameras)})
             for step, ws in enumerate(way.ws.split(1)):
-                features = likeness.embed(self._around(ws, poses))
-                by_step[step] += (features @ likeness.photos.T).mean(1).tolist()
+                features = similarity.embed(self._around(ws, poses))
+                by_step[step] += (features @ similarity.photos.T).mean(1).tolist()
         means = [mean(values) for values in by_step]
         known = [value for value in means if value is not None]
         return {"identity": mean(known), "worst step": min(known, default=None), "by step": means}
 
     @torch.no_grad()
     def _around(self, ws: Tensor, cameras: Tensor) -> Tensor:
-        """One head from many sides, in the quality of camera paths (72 dB from the exact one)."""
+        """Render one head from many cameras with quality "fast" (72 dB PSNR to "exact")."""
         device = self.generator.w_avg.device
         ws, planes = ws.to(device), self.generator.planes(ws.to(device))
         return self.generator.render(ws, cameras.to(device), planes=planes, quality="fast").image.cpu()
@@ -253,36 +264,42 @@ class Living:
     # --- Edits --------------------------------------------------------------------------------------------
 
     def _own_smiles(
-        self, photos: Tensor, cameras: Tensor, likeness: Likeness, identity: Identity
+        self, photos: Tensor, cameras: Tensor, similarity: Likeness, identity: Identity
     ) -> tuple[Tensor, dict[str, Any]]:
-        """The smiles of the photos that look ahead (within 20 degrees, or the five that do most), as they
-        would be measured from the front, and how much less the most and the least smiling are like all
-        photos than those between.
+        """Measure the smiles of the nearly frontal photos, and the identity drop between them.
 
-        A turn alone changes what landmarks measure: what the person's unedited head gives from a photo's
-        camera, less what it gives from the front, is taken off."""
+        Nearly frontal are photos within 20 degrees, or the five most frontal ones. A turn of the head alone
+        changes the landmark measure; therefore its value for the person's unedited head from the photo's
+        camera, minus the value from the front, is subtracted.
+
+        Returns:
+            Smiles [n], and the results of `own_drop` with the ranges before the correction.
+        """
         yaw = angles(cameras[: len(photos)])[0].abs()
         ahead = yaw <= max(0.35, float(yaw.sort().values[min(4, len(yaw) - 1)]))
         features, found = embed(photos[ahead], self.face_models)
-        measured, middle = self.smile(photos[ahead])[SMILE], identity.anchors.mean()
+        measured, mean_anchor = self.smile(photos[ahead])[SMILE], identity.anchors.mean()
         with personalized(self.generator, identity):
-            turned = self.smile(self._around(middle, cameras[: len(photos)][ahead]))[SMILE]
-            front = self.smile(self._around(middle, self._front()))[SMILE]
+            turned = self.smile(self._around(mean_anchor, cameras[: len(photos)][ahead]))[SMILE]
+            front = self.smile(self._around(mean_anchor, self._front()))[SMILE]
         smiles = measured - turned + front
         seen = found & torch.isfinite(smiles)
-        known = own_drop(smiles[seen], (features @ likeness.photos.T).mean(1)[seen])
+        known = own_drop(smiles[seen], (features @ similarity.photos.T).mean(1)[seen])
         known["as measured"] = [float(measured[seen].min()), float(measured[seen].max())]
         known["of turns alone"] = [float(turned[seen].min()), float(turned[seen].max())]
         return smiles[seen], known
 
-    def smile_sweep(self, model: str, space: AlphaSpace, likeness: Likeness, own: Tensor) -> dict[str, Any]:
-        """The smile up and down from the mean anchor, seen from the front: how much the likeness drops over
-        the range of smiles that the person's own frontal photos span."""
+    def smile_sweep(self, model: str, space: AlphaSpace, similarity: Likeness, own: Tensor) -> dict[str, Any]:
+        """Measure the identity drop of the mean anchor when its smile is varied, seen from the front.
+
+        Args:
+            own: smiles [n] of the person's own photos, whose range is judged.
+        """
         count, sweep = self.settings.sweep_steps, self.settings.sweep
         steps, held_steps = (
             torch.linspace(*ends, count) for ends in ((-sweep, sweep), self.settings.held_sweep)
         )
-        starters, middle = self.directions[SMILE], space.anchors.mean()
+        starter_smile, middle = self.directions[SMILE], space.anchors.mean()
         held = find_local_directions(
             self.generator, middle, self.smile, lambda images: embed(images, self.face_models), [SMILE],
             self.settings.finder,
@@ -290,14 +307,14 @@ class Living:
         found: dict[str, Any] = {"photos": [float(own.min()), float(own.max())] if len(own) else None}
         half = list(range(middle.shape[1] // 2, middle.shape[1]))
         for name, ws in (
-            ("all layers", starters.apply(middle, steps)),
-            ("later layers", starters.apply(middle, steps, half)),
-            ("within the hull", starters.apply(middle, steps, None, space, "project")),
+            ("all layers", starter_smile.apply(middle, steps)),
+            ("later layers", starter_smile.apply(middle, steps, half)),
+            ("within the hull", starter_smile.apply(middle, steps, None, space, "project")),
             ("identity held", held.apply(middle, held_steps)),
         ):
             views = render(self.generator, ws, self._front().expand(len(ws), -1))
             smiles = self.smile(views)[SMILE]
-            cosines = [likeness.mean(view) for view in views.split(1)]
+            cosines = [similarity.mean(view) for view in views.split(1)]
             strengths = held_steps if name == "identity held" else steps
             found[name] = smile_claim(strengths, smiles, cosines, own)
             if len(own):
@@ -306,14 +323,14 @@ class Living:
         found["identity held"]["direction"] = held.meta
         return found
 
-    def edits(self, space: AlphaSpace, likeness: Likeness) -> dict[str, Any]:
-        """Likeness of the mean anchor edited by other attributes, two standard deviations both ways."""
+    def edits(self, space: AlphaSpace, similarity: Likeness) -> dict[str, Any]:
+        """Measure the identity of the mean anchor after other edits of two standard deviations, both ways."""
         middle, amounts = space.anchors.mean(), torch.tensor([-2.0, 2.0])
-        found: dict[str, Any] = {"unedited": likeness.mean(render(self.generator, middle, self._front()))}
+        found: dict[str, Any] = {"unedited": similarity.mean(render(self.generator, middle, self._front()))}
         for name, within in (("within", space), ("free", None)):
             others = [self.directions[edit] for edit in EDITS]
             ws = torch.cat([one.apply(middle, amounts, within=within, edge="project") for one in others])
-            found[name] = likeness.mean(render(self.generator, ws, self._front().expand(len(ws), -1)))
+            found[name] = similarity.mean(render(self.generator, ws, self._front().expand(len(ws), -1)))
         return found
 
     def _front(self) -> Tensor:
@@ -322,7 +339,7 @@ class Living:
 
 
 def origin(identity: Identity) -> str:
-    """How an identity came about."""
+    """Describe the training of an identity."""
     made = identity.provenance
     settings = made["settings"]
     way = f"LoRA r={settings['rank']}" if settings["method"] == "lora" else settings["method"]
@@ -330,7 +347,7 @@ def origin(identity: Identity) -> str:
 
 
 class Clock:
-    """Calls functions and adds up their processor seconds by name."""
+    """Sums processor seconds of calls by name."""
 
     def __init__(self, seconds: dict[str, float]) -> None:
         self.seconds = seconds
@@ -343,7 +360,7 @@ class Clock:
 
 
 def read_rows(out: Path) -> list[dict[str, Any]]:
-    """Finished persons; a line that was cut off is left out, and its person runs again."""
+    """Return the rows of finished persons; an incomplete line is skipped."""
     file, rows = out / ROWS, []
     for line in file.read_text().splitlines() if file.exists() else []:
         with contextlib.suppress(json.JSONDecodeError):
@@ -354,13 +371,13 @@ def read_rows(out: Path) -> list[dict[str, Any]]:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("seeds", type=int, nargs="*", help="persons; all six by default")
-    parser.add_argument("--out", type=Path, default=Path("build/living"))
+    parser.add_argument("--out", type=Path, default=Path("build/alpha_space"))
     parser.add_argument("--persons", type=Path, default=Path("build/study/persons"), help="their pictures")
     parser.add_argument("--identities", type=Path, help="folder of SEED.safetensors; others are trained")
     parser.add_argument("--quick", action="store_true", help="one person, few steps, minutes")
-    parser.add_argument("--smoke", action="store_true", help="one person, two steps: does it run at all")
-    parser.add_argument("--report", action="store_true", help="write the tables of what is there")
-    parser.add_argument("--docs", type=Path, default=PAGE, help="where they go")
+    parser.add_argument("--smoke", action="store_true", help="one person, two steps, as a test")
+    parser.add_argument("--report", action="store_true", help="write the page from the rows that are there")
+    parser.add_argument("--docs", type=Path, default=PAGE, help="file of the page")
     parser.add_argument("--generator", default="starter")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--face-models", type=Path, help="ONNX folder with detection and recognition")
@@ -373,12 +390,12 @@ def main(arguments: list[str] | None = None) -> None:
     settings = SMOKE if args.smoke else QUICK if args.quick else Settings()
     persons = args.seeds or list(PERSONS)[: 1 if args.quick or args.smoke else None]
     if args.face_models is None:
-        parser.error("Likeness is what is measured: name a folder with --face-models.")
+        parser.error("The study measures identity similarity: name a folder with --face-models.")
     generator = load_generator(args.generator, device=args.device)
     select_backend(generator, "auto")
     folders = Folders(args.out, args.persons, args.identities)
-    Living(generator, FaceModels.from_folder(args.face_models), settings, folders).run(persons)
+    AlphaSpaceStudy(generator, FaceModels.from_folder(args.face_models), settings, folders).run(persons)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,4 +1,4 @@
-"""The part of `studies.alpha_space` about photos that training has not seen: found again, and filled in."""
+"""Reconstruction and inpainting of held-out photos, for `studies.alpha_space`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ HOLE = "PSNR of the hidden part, dB"
 
 
 class Restoring:
-    """One person's held-out photos."""
+    """Measures the held-out photos of one person."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class Restoring:
         self.faces = embed(self.photos, face_models)
 
     def held_out(self) -> dict[str, Any]:
-        """Reconstructions: alpha space of the person against inversion in the pretrained generator."""
+        """Measure reconstructions: projection into alpha space, and inversion in the pretrained generator."""
 
         def projected() -> Tensor:
             found = self.space.project(
@@ -67,17 +67,19 @@ class Restoring:
         return {name: self._near(views) for name, views in shown.items()}
 
     def hidden(self) -> dict[str, Any]:
-        """Photos with a part hidden, filled in."""
+        """Measure photos whose hidden part is inpainted."""
         photos, cameras = self.photos, self.cameras
         masks = hidden_part(photos, self.settings.hidden)
-        spoilt = torch.where(masks > 0, torch.zeros_like(photos), photos)
+        occluded = torch.where(masks > 0, torch.zeros_like(photos), photos)
 
         def filled() -> Tensor:
             config = self.settings.projection
-            return inpaint(self.generator, self.space, spoilt, cameras, masks, config, plus=True).images.cpu()
+            return inpaint(
+                self.generator, self.space, occluded, cameras, masks, config, plus=True
+            ).images.cpu()
 
-        found = {"hidden": spoilt}
-        found[f"{PRETRAINED}, W"] = blend(photos, self._inverted(spoilt, masks), masks)
+        found = {"hidden": occluded}
+        found[f"{PRETRAINED}, W"] = blend(photos, self._inverted(occluded, masks), masks)
         found |= self._in_alpha(filled)
         self._keep("hidden", found)
         return {
@@ -86,7 +88,7 @@ class Restoring:
         }
 
     def _inverted(self, photos: Tensor, masks: Tensor | None = None) -> Tensor:
-        """Pictures of the pretrained generator, inverted alone in W."""
+        """Invert each photo into the pretrained generator's W and render it."""
         found = invert(self.generator, photos, self.cameras, self.settings.alone, masks)
         return render(self.generator, found.ws, self.cameras)
 
@@ -98,7 +100,7 @@ class Restoring:
         self.shelf.keep(part, photo=self.photos[:2], **{name: views[:2] for name, views in found.items()})
 
     def _near(self, views: Tensor) -> dict[str, Any]:
-        """Nearness to the photos, and the cosine of each face with its own photo's."""
+        """Return image similarity to the photos, and the cosine of each face with its photo's."""
         mine, seen = embed(views, self.face_models)
         theirs, known = self.faces
         both = seen & known

@@ -1,4 +1,4 @@
-"""The pictures of `studies.alpha_space`: kept while it measures, drawn when it reports."""
+"""Pictures of `studies.alpha_space`: saved while measuring, drawn for the report."""
 
 from __future__ import annotations
 
@@ -18,26 +18,27 @@ CELL = 112
 
 
 class Shelf:
-    """Pictures of one person by part and name, as bytes in one file."""
+    """Pictures of one person by part of the report and name, as bytes in one file."""
 
     def __init__(self, folder: Path, person: int) -> None:
         self.path = folder / f"{person}.npz"
         self.kept: dict[str, np.ndarray] = {}
 
     def keep(self, part: str, **pictures: Tensor) -> None:
-        """Pictures [n, 3, R, R] in [-1, 1] each."""
+        """Add pictures [n, 3, R, R] in [-1, 1] by name."""
         for name, values in pictures.items():
             pixels = to_uint8(values.cpu())
             self.kept[f"{part}/{name}"] = pixels.numpy()
 
     def write(self) -> None:
+        """Write the file."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_suffix(".part.npz")
         np.savez_compressed(partial, **self.kept)  # type: ignore[arg-type]
         partial.replace(self.path)
 
     def read(self, part: str) -> dict[str, Tensor]:
-        """By name, in the order in which they were kept; empty where nothing was."""
+        """Return the pictures of a part by name, in the order in which they were added."""
         if not self.path.is_file():
             return {}
         with np.load(self.path) as stored:
@@ -49,7 +50,7 @@ class Shelf:
 
 
 def strips(part: str, rows: Sequence[Row], folder: Path, titles: Sequence[str] = ()) -> np.ndarray | None:
-    """Every name a row of pictures, person after person; None where nothing was kept."""
+    """Draw one row per name, person after person, as [H, W, 3] uint8; None if there are no pictures."""
     lines: list[tuple[str, list[Tensor]]] = []
     for row in rows:
         for name, pictures in Shelf(folder, row["person"]).read(part).items():
@@ -62,7 +63,7 @@ def strips(part: str, rows: Sequence[Row], folder: Path, titles: Sequence[str] =
 
 
 def tables(part: str, rows: Sequence[Row], folder: Path, _: Sequence[str] = ()) -> np.ndarray | None:
-    """Every name a column, every photo of every person a row; None where nothing was kept."""
+    """Draw one column per name and one row per photo, as [H, W, 3] uint8; None if there are no pictures."""
     found = {row["person"]: Shelf(folder, row["person"]).read(part) for row in rows}
     found = {person: pictures for person, pictures in found.items() if pictures}
     if not found:

@@ -1,4 +1,4 @@
-"""studies/alpha_space/README.md: the tables of `studies.alpha_space` and the answers to the claims, out of its rows."""
+"""Report of `studies.alpha_space`: tables, answers to the claims and pictures, from its rows."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from studies.alpha_space.pictures import strips, tables
 Row = dict[str, Any]
 PRETRAINED, PERSONAL = "pretrained", "personal"
 SMILE_DROP = 0.03
+"""Largest identity drop of a smile for the claim to hold."""
 INTRODUCTION = """# Alpha-space study
 
 Alpha samples, interpolation, edits, photos that training has not seen, hidden parts: the personal generator
@@ -49,11 +50,11 @@ FIGURES = {
     "Held-out": ("held-out", tables, 4),
     "hidden": ("hidden", tables, 4),
 }
-"""Word in a title -> part of the pictures, how it is drawn, and of how many persons at most."""
+"""Word in a title -> part of the pictures, function that draws it, and largest number of persons."""
 
 
 def value(row: Row, *path: str) -> float | None:
-    """A number in a row, or None."""
+    """Return a number in a row by its keys, or None."""
     found: Any = row
     for key in path:
         found = found.get(key) if isinstance(found, dict) else None
@@ -61,25 +62,29 @@ def value(row: Row, *path: str) -> float | None:
 
 
 def mean(rows: Sequence[Row], *path: str) -> float | None:
-    """Over the persons who have the number."""
+    """Return the mean over the persons who have the number, or None."""
     values = [number for number in (value(row, *path) for row in rows) if number is not None]
     return fmean(values) if values else None
 
 
 def shown(number: float | None, digits: int = 3, sign: bool = False) -> str:
+    """Format a number; None is a dash."""
     return "-" if number is None else f"{number:{'+' if sign else ''}.{digits}f}"
 
 
 def counted(number: int, what: str) -> str:
+    """Format a number with its noun, in the plural unless it is 1."""
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def table(columns: Sequence[str], lines: Sequence[tuple[str, Sequence[str]]]) -> str:
+    """Return a Markdown table; each line is a label and its cells."""
     head = [f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     return "\n".join([*head, *(f"| {name} | {' | '.join(cells)} |" for name, cells in lines)])
 
 
 def sampling(rows: Sequence[Row]) -> str:
+    """Return the table of alpha samples."""
     columns = ["identity", "worst", "faces found", "diversity", "diversity, pose-free"]
     paths = ["identity", "worst", "faces", "diversity", "diversity, pose-free"]
     return table(
@@ -92,6 +97,7 @@ def sampling(rows: Sequence[Row]) -> str:
 
 
 def ways(rows: Sequence[Row]) -> str:
+    """Return the table of interpolations."""
     paths = ["identity", "worst step"]
     return table(
         ["identity", "worst step of a way"],
@@ -101,6 +107,7 @@ def ways(rows: Sequence[Row]) -> str:
 
 
 def smiles(rows: Sequence[Row]) -> str:
+    """Return the table of smiles."""
     lines = []
     for model in (PRETRAINED, PERSONAL):
         for way in SMILES:
@@ -116,11 +123,13 @@ def smiles(rows: Sequence[Row]) -> str:
 
 
 def highest_own(rows: Sequence[Row]) -> float | None:
+    """Return the largest identity drop between a person's own photos."""
     found = [drop for row in rows if (drop := value(row, "own smiles", "drop")) is not None]
     return max(found, default=None)
 
 
 def edits(rows: Sequence[Row]) -> str:
+    """Return the table of the other edits."""
     paths = ["unedited", "within", "free"]
     return table(
         ["unedited", "within the person", "free"],
@@ -132,6 +141,7 @@ def edits(rows: Sequence[Row]) -> str:
 
 
 def photos(rows: Sequence[Row], part: str, extra: Sequence[str] = ()) -> str:
+    """Return the table of held-out or inpainted photos; extra: columns before the usual ones."""
     columns = [*extra, "PSNR dB", "SSIM", "VIF", "identity", "faces"]
     digits = {"PSNR dB": 2, **dict.fromkeys(extra, 2)}
     return table(
@@ -145,7 +155,7 @@ def photos(rows: Sequence[Row], part: str, extra: Sequence[str] = ()) -> str:
 
 
 def claims(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
-    """(claim, yes / no / not measured, its numbers); a claim holds if it holds for every person."""
+    """Return (claim, yes / no / not measured, its numbers); a claim holds if it holds for every person."""
     hole = "PSNR of the hidden part, dB"
     alpha = f"{PERSONAL}, alpha P+"
     return [
@@ -166,6 +176,11 @@ def claims(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
 
 
 def verdict(pairs: Sequence[tuple[float | None, float | None]], factor: float = 1.0) -> str:
+    """Answer whether the first number of each pair exceeds `factor` times the second.
+
+    Returns:
+        "yes", "no" if it holds for no pair, the number of pairs, or "not measured".
+    """
     known = [(mine, other) for mine, other in pairs if mine is not None and other is not None]
     if not known:
         return "not measured"
@@ -176,7 +191,7 @@ def verdict(pairs: Sequence[tuple[float | None, float | None]], factor: float = 
 def better(
     rows: Sequence[Row], claim: str, path: tuple[str, ...], factor: float = 1.0
 ) -> tuple[str, str, str]:
-    """Personal against pretrained; `factor` is how much of the pretrained one's number is enough."""
+    """Answer whether the personal generator exceeds `factor` times the pretrained one."""
     return between(rows, claim, (PERSONAL, *path), (PRETRAINED, *path), factor=factor)
 
 
@@ -188,13 +203,14 @@ def between(
     digits: int = 3,
     factor: float = 1.0,
 ) -> tuple[str, str, str]:
+    """Answer whether the number at `mine` exceeds `factor` times the one at `other`."""
     pairs = [(value(row, *mine), value(row, *other)) for row in rows]
     numbers = f"{shown(mean(rows, *mine), digits)} against {shown(mean(rows, *other), digits)}"
     return claim, verdict(pairs, factor), numbers
 
 
 def smile(rows: Sequence[Row]) -> tuple[str, str, str]:
-    """Likeness drops by less than .03 over the smiles of the person's own photos, all of them reached."""
+    """Answer whether the identity drops by less than .03 over the whole range of the photos' own smiles."""
     sweeps = [row[PERSONAL]["smile"][KEPT] for row in rows]
     known = [(sweep["drop"], sweep["covered"]) for sweep in sweeps if sweep["drop"] is not None]
     claim = f"A smile, {KEPT}: it drops by less than {SMILE_DROP} over the photos' own range"
@@ -205,21 +221,28 @@ def smile(rows: Sequence[Row]) -> tuple[str, str, str]:
     drops, covers = zip(*known, strict=True)
     reached = f"{fmean(covers):.0%} of the range reached"
     rising = fmean(sweep["rising"] for sweep in sweeps if sweep["drop"] is not None)
-    told = (
+    numbers = (
         f"drop {fmean(drops):.3f} (highest {max(drops):.3f}), {reached}, rising at {rising:.0%} of the steps"
     )
-    return claim, answer, told
+    return claim, answer, numbers
 
 
 def write_report(rows: Sequence[Row], path: Path, pictures: Path) -> str:
-    """Writes the report of the latest settings, with the pictures that were kept, and with what is written by
-    hand in notes.md beside it; returns it.
+    """Write the report of the latest settings with its pictures, and append notes.md from the same folder.
+
+    Args:
+        rows: rows of `read_rows`.
+        path: the file to write.
+        pictures: folder of the saved pictures.
+
+    Returns:
+        The text of the report.
 
     Raises:
         ValueError: nothing has been measured yet.
     """
     if not rows:
-        raise ValueError("There is nothing to report yet: run living.py first.")
+        raise ValueError("There is nothing to report yet: run `python -m studies.alpha_space` first.")
     rows = list({row["person"]: row for row in rows if row["stamp"] == rows[-1]["stamp"]}.values())
     rows.sort(key=lambda row: row["person"])
     settings = rows[0]["settings"]
@@ -231,7 +254,7 @@ def write_report(rows: Sequence[Row], path: Path, pictures: Path) -> str:
         training=f", and {fmean(own) / 60:.1f} where the identity is trained first" if own else "",
     )  # fmt: skip
     hidden = settings["hidden"]
-    answers = [(claim, [answer, told]) for claim, answer, told in claims(rows)]
+    answers = [(claim, [answer, numbers]) for claim, answer, numbers in claims(rows)]
     parts = {
         "The claims": table(["holds for every person", "numbers"], answers),
         f"{settings['samples']} alpha samples": f"{SAMPLING}\n\n{sampling(rows)}",
@@ -258,7 +281,7 @@ def write_report(rows: Sequence[Row], path: Path, pictures: Path) -> str:
 
 
 def origins(rows: Sequence[Row]) -> str:
-    """How the identities came about, each way with its persons."""
+    """Describe the trainings of the identities, each with its persons if there are several."""
     ways: dict[str, list[str]] = {}
     for row in rows:
         ways.setdefault(row["origin"], []).append(str(row["person"]))
@@ -268,7 +291,7 @@ def origins(rows: Sequence[Row]) -> str:
 
 
 def drawn(title: str, rows: Sequence[Row], pictures: Path, path: Path) -> str | None:
-    """The name of the picture that goes with a part, written beside the report; None where there is none."""
+    """Draw the picture of a section beside the report and return its file name; None if there is none."""
     from PIL import Image
 
     for word, (part, draw, most) in FIGURES.items():

@@ -1,22 +1,22 @@
-"""What personalization buys, on persons whose truth is known from every side. Resumable at every cell.
+"""The personalization study: gains of low-rank adaptation on persons with ground truth from every side.
 
-    python -m studies.personalization.persons --out build/study/persons 100       # once; others as they are wanted
-    python -m studies.personalization --quick --arcface FOLDER                    # one person
-    python -m studies.personalization --rates --device cuda --workers 6           # learning rates; then
+    python -m studies.personalization.persons --out build/study/persons 100    # once; more persons as needed
+    python -m studies.personalization --quick --arcface FOLDER                 # one person
+    python -m studies.personalization --rates --device cuda --workers 6        # learning rates; then
     python -m studies.personalization --device cuda --workers 6 --arcface FOLDER --minutes 9
-    python -m studies.personalization --report                                    # tables and plots, into studies/personalization
+    python -m studies.personalization --report            # tables and plots, into studies/personalization
 
-Every finished cell is one line of cells.jsonl (rates.jsonl for --rates). A cell that is there is skipped,
-unless generator or settings have changed since; the report leaves out what has. The most important cells come
-first, so it can be cut off at any moment. All persons are synthetic; the generator has not seen them.
-"""  # noqa: E501
+Each finished cell is one line of cells.jsonl (rates.jsonl for --rates). A cell that is there is skipped,
+unless the generator or the settings have changed; the report leaves out outdated cells. The most important
+cells come first, so that a run can be interrupted at any time. All persons are synthetic and unknown to the
+generator.
+"""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import dataclasses
-import sys
 import tempfile
 import time
 from functools import lru_cache
@@ -44,7 +44,14 @@ from my3dgen_core.eg3d.rendering import compiled  # fmt: skip
 from my3dgen_core.face import IdentityNetwork
 from my3dgen_core.fitting.camera_refinement import CameraRefinement
 from my3dgen_core.fitting.trainer import Training
-from studies.personalization.measures import Likeness, identity_network, inside, nearness, render, surface
+from studies.personalization.measures import (
+    PersonSimilarity,
+    identity_network,
+    inside,
+    nearness,
+    render,
+    surface,
+)
 from studies.personalization.persons import Person, read
 from studies.personalization.plan import (
     GRID,
@@ -65,12 +72,14 @@ from studies.personalization.work import CELLS, RATE_CELLS, best_rates, read_cel
 PEOPLE, PEOPLE_FOUND = "persons", "identities"
 YAWS = tuple(range(-60, 61, 15))
 LONG = 2000
-"""Steps from which on a training is kept in between, every 500 steps."""
+"""Trainings of at least this many steps save a checkpoint every 500 steps."""
 
 
 class PeakMemory:
-    """Most memory since it was made, in bytes: the GPU's that tensors take, or this process's; None where the
-    system does not say."""
+    """Peak memory in bytes since its creation: of tensors on the GPU, or of this process on the CPU.
+
+    None on systems that do not report it.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.known = device, device.type == "cuda"
@@ -82,6 +91,7 @@ class PeakMemory:
             self.known = True
 
     def read(self) -> int | None:
+        """Return the peak so far."""
         if not self.known:
             return None
         if self.device.type == "cuda":
@@ -103,16 +113,16 @@ class Study:
         self.base_hash = generator.base_hash()
         self.person = lru_cache(maxsize=2)(self._person)
 
-    def _person(self, seed: int) -> tuple[Person, Likeness | None]:
+    def _person(self, seed: int) -> tuple[Person, PersonSimilarity | None]:
         person = read(self.out / PEOPLE / f"{seed}.npz", self.device)
-        return person, None if self.arcface is None else Likeness(self.arcface, person)
+        return person, None if self.arcface is None else PersonSimilarity(self.arcface, person)
 
     def stamp(self, cell: Cell) -> str:
-        """What a row of this cell depends on."""
+        """Return the hash of all that a row of this cell depends on."""
         return stamp(self.base_hash, self.settings, cell)
 
     def measure(self, cell: Cell) -> dict[str, Any]:
-        """Everything about one cell."""
+        """Return the row of one cell."""
         return self._measure(cell) | {"device": self._device_name()}
 
     def _device_name(self) -> str:
@@ -130,14 +140,15 @@ class Study:
         if cell.refine:
             config = dataclasses.replace(config, shared_steps=self.settings.refined)
         anchors = self._invert(photos, labels, config)
-        identity, row = None, {}
+        identity: Identity | None = None
+        row: dict[str, Any] = {}
         if cell.method != MEAN:
             identity, row = self._train(cell, person, photos, anchors)
             anchors = identity.anchors
-        inside = contextlib.nullcontext() if identity is None else personalized(self.generator, identity)
+        applied = contextlib.nullcontext() if identity is None else personalized(self.generator, identity)
         mean, seen_from = anchors.mean(), anchors.cameras
         assert seen_from is not None
-        with inside:
+        with applied:
             pictures = render(self.generator, mean, person.view_cameras)
             row |= self._views(cell, person, pictures, [surface(self.generator, mean, person)])
             if cell.method == "LoRA r=1":
@@ -156,7 +167,7 @@ class Study:
 
     def _invert(self, photos: Tensor, labels: Tensor, config: InversionConfig) -> Latents:
         kept = dataclasses.replace(config, cache_dir=str(self.out / "inversions"), preview_every=0)
-        if self.device.type == "cuda":  # all photos at once: each has its own latent, whatever the batch
+        if self.device.type == "cuda":  # all photos at once: the latents do not depend on the batch size
             kept = dataclasses.replace(kept, batch_size=len(photos))
         return invert(self.generator, photos, labels, kept)
 
@@ -179,8 +190,8 @@ class Study:
                 if config.checkpoint_dir is not None and training.done % 500 == 0:
                     training.save(folder)
                 if training.done % self.settings.curve_every == 0 or training.done == cell.steps:
-                    most = most or memory.read()  # before pictures are looked at
-                    curve.append(self._look(training, person, photos))
+                    most = most or memory.read()  # before the first evaluation
+                    curve.append(self._evaluate(training, person, photos))
         identity, last = training.identity(), max(1, cell.steps // 20)
         if cell.thorough and cell.method == "LoRA r=1":
             identity.save(self.out / PEOPLE_FOUND / f"{cell.person}.safetensors")
@@ -192,8 +203,8 @@ class Study:
             "settings": config.fingerprint_settings,
         }
 
-    def _look(self, training: Training, person: Person, photos: Tensor) -> list[float]:
-        """Step, PSNR of training photos, PSNR of held-out views."""
+    def _evaluate(self, training: Training, person: Person, photos: Tensor) -> list[float]:
+        """Return the step, the PSNR of training photos, and the PSNR of held-out views."""
         identity = training.identity()
         with personalized(self.generator, identity):
             cameras = identity.anchors.cameras
@@ -204,9 +215,10 @@ class Study:
         return [training.done, *(float(score or 0) for score in scores)]
 
     def _nearest(self, cell: Cell, person: Person, photos: Tensor, labels: Tensor) -> dict[str, Any]:
-        """Each view from the one photo whose camera is nearest, as one would do without the other photos.
+        """Measure views rendered from the inversion of the one photo whose camera is nearest.
 
-        Identity all around is that of the photo nearest to the front."""
+        Identity by yaw and on the orbit is measured for the photo nearest to the front.
+        """
         front = look_at(0.0, 0.0, device=self.device)
         wanted = torch.cat([person.view_cameras, front])[:, [3, 7, 11]]
         nearest = torch.cdist(wanted, labels[:, [3, 7, 11]]).argmin(1).tolist()
@@ -215,7 +227,8 @@ class Study:
         config = dataclasses.replace(cell.config(), steps=self.settings.pivotal_steps)
         seconds = 0.0
         views: dict[int, Tensor] = {}
-        measures, row = [], {}
+        measures: list[dict[str, float | None]] = []
+        row: dict[str, Any] = {}
         for number, index in enumerate(distinct):
             alone = slice(number, number + 1)
             latents = Latents(found.ws[alone], labels[index, None])
@@ -231,9 +244,9 @@ class Study:
                     seconds += time.perf_counter() - start
                 identity = training.identity()
                 row |= {"parameters": identity.adapter.parameter_count, "bytes": identity.nbytes}
-            inside = contextlib.nullcontext() if identity is None else personalized(self.generator, identity)
+            applied = contextlib.nullcontext() if identity is None else personalized(self.generator, identity)
             mine = [view for view, one in enumerate(nearest[:-1]) if one == index]
-            with inside:
+            with applied:
                 for view, picture in zip(
                     mine, render(self.generator, latents.ws, person.view_cameras[mine]) if mine else (),
                     strict=True,
@@ -249,7 +262,7 @@ class Study:
     def _views(
         self, cell: Cell, person: Person, pictures: Tensor, measures: list[dict[str, float | None]]
     ) -> dict[str, Any]:
-        """Measures of the held-out views; two of them are kept as pictures."""
+        """Measure the held-out views, and save two of them as pictures."""
         shown = [len(pictures) // 4, 3 * len(pictures) // 4]
         save_views(self.out / "views" / f"{cell.name}.png", pictures[shown])
         save_views(self.out / "views" / f"{cell.person}-target.png", person.views[shown])
@@ -257,18 +270,21 @@ class Study:
             "head PSNR dB": inside(pictures, person.views, person.mask)
         }
         for key in measures[0]:
-            known = [one[key] for one in measures if one[key] is not None]
-            means[key] = fmean(known) if known else None  # type: ignore[type-var]
-        likeness = self.person(cell.person)[1]
-        if likeness is None:
+            known = [number for one in measures if (number := one[key]) is not None]
+            means[key] = fmean(known) if known else None
+        similarity = self.person(cell.person)[1]
+        if similarity is None:
             return {"held-out views": means}
-        means["identity"] = float(likeness.seen(pictures, person.view_cameras).mean())
-        truth = float(likeness.seen(person.views, person.view_cameras).mean())
+        means["identity"] = float(similarity.seen(pictures, person.view_cameras).mean())
+        truth = float(similarity.seen(person.views, person.view_cameras).mean())
         return {"held-out views": means, "truth": {"identity": truth}}
 
     def _registered(self, mean: Tensor, person: Person) -> dict[str, Any]:
-        """The held-out views, each from the camera that lays the head over it: pictures cannot tell a turn of
-        all the photos' cameras from one of the head, and such a turn is no error of the head's."""
+        """Measure the held-out views, each from the camera that aligns the head with it.
+
+        Pictures cannot distinguish a rotation of all cameras from a rotation of the head, so such a rotation
+        is no error of the head.
+        """
         found = CameraRefinement(person.view_cameras, True)
         views = resize(person.views, self.generator.config.neural_resolution)
         for _ in range(6):
@@ -276,74 +292,77 @@ class Study:
         return dict(nearness(render(self.generator, mean, found.cameras()), person.views))
 
     def _held_out(self, person: Person, seed: int) -> dict[str, Any]:
-        """Photos of another album, inverted into W+: can the generator, as it is, show them?"""
+        """Measure held-out photos, inverted into W+ on the generator as it is."""
         found = self._invert(person.held_photos, person.held_cameras, self.settings.held_out)
         views = render(self.generator, found.ws, person.held_cameras)
         measures: dict[str, Any] = nearness(views, person.held_photos)
-        likeness = self.person(seed)[1]
-        if likeness is not None:
+        similarity = self.person(seed)[1]
+        if similarity is not None:
             mine, theirs = (
-                likeness.aligned(images, person.held_points * images.shape[-1])
+                similarity.aligned(images, person.held_points * images.shape[-1])
                 for images in (views, person.held_photos)
             )
             measures["identity"] = float((mine * theirs).sum(1).mean())
         return measures
 
     def _identity(self, ws: Tensor, seed: int) -> dict[str, Any]:
-        """Multi-view identity error in both ways, and identity by yaw."""
-        likeness = self.person(seed)[1]
-        if likeness is None:
+        """Measure the multi-view identity error, aligned and unaligned, and the identity by yaw."""
+        similarity = self.person(seed)[1]
+        if similarity is None:
             return {}
         return {
-            "multi-view identity error": likeness.around(self.generator, ws, self.settings.orbit),
-            "identity by yaw": self._by_yaw(ws, likeness),
+            "multi-view identity error": similarity.around(self.generator, ws, self.settings.orbit),
+            "identity by yaw": self._by_yaw(ws, similarity),
         }
 
-    def _by_yaw(self, ws: Tensor, likeness: Likeness) -> list[list[float]]:
-        """Yaws in degrees with the cosine there."""
+    def _by_yaw(self, ws: Tensor, similarity: PersonSimilarity) -> list[list[float]]:
+        """Return pairs of yaw in degrees and cosine."""
         yaws = torch.tensor([float(yaw) for yaw in YAWS], device=self.device)
         path = look_at(torch.deg2rad(yaws), 0.0, device=self.device)
-        cosines = likeness.seen(render(self.generator, ws, path), path).mean(1).tolist()
+        cosines = similarity.seen(render(self.generator, ws, path), path).mean(1).tolist()
         return [list(pair) for pair in zip(YAWS, cosines, strict=True)]
 
     def _one_photo(self, cell: Cell, person: Person) -> dict[str, list[list[float]]]:
-        """Identity by yaw of one photo that was not trained on, on the generator as the method left it:
-        inverted into W, and after pivotal tuning."""
-        likeness = self.person(cell.person)[1]
-        if likeness is None:
+        """Measure the identity by yaw of one held-out photo, on the generator as the method left it.
+
+        Returns:
+            "before": after inversion into W; "after": after pivotal tuning as well.
+        """
+        similarity = self.person(cell.person)[1]
+        if similarity is None:
             return {}
         photo, camera = person.held_photos[:1], person.held_cameras[:1]
         pivot = self._invert(photo, camera, self.settings.alone)
         config = TuningConfig(method="full", steps=self.settings.pivotal_steps, preview_every=0)
         with torch.enable_grad():
             tuned = pivotal_tune(self.generator, photo, pivot, config)
-        before = self._by_yaw(pivot.ws, likeness)
+        before = self._by_yaw(pivot.ws, similarity)
         with personalized(self.generator, tuned):
-            return {"before": before, "after": self._by_yaw(pivot.ws, likeness)}
+            return {"before": before, "after": self._by_yaw(pivot.ws, similarity)}
 
     def _file(self, identity: Identity, seed: int) -> dict[str, Any]:
-        """How large the person is, and what fewer bits cost."""
+        """Measure the size of the identity, and the loss of quality in float16 and int8."""
         row: dict[str, Any] = {"parameters": identity.adapter.parameter_count, "bytes": identity.nbytes}
         for name, dtype in (("half", torch.float16), ("int8", torch.int8)):
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "person.safetensors"
                 identity.save(path, dtype)
-                row[name] = {"bytes": path.stat().st_size} | self._again(Identity.load(path), seed)
+                row[name] = {"bytes": path.stat().st_size} | self._reloaded(Identity.load(path), seed)
         return row
 
-    def _again(self, identity: Identity, seed: int) -> dict[str, Any]:
-        """A person out of a file, on the held-out views."""
-        person, likeness = self.person(seed)
+    def _reloaded(self, identity: Identity, seed: int) -> dict[str, Any]:
+        """Measure the held-out views of an identity from a file."""
+        person, similarity = self.person(seed)
         with personalized(self.generator, identity):
             views = render(self.generator, identity.anchors.mean().to(self.device), person.view_cameras)
         measures: dict[str, Any] = nearness(views, person.views)
-        if likeness is not None:
-            measures["identity"] = float(likeness.seen(views, person.view_cameras).mean())
+        if similarity is not None:
+            measures["identity"] = float(similarity.seen(views, person.view_cameras).mean())
         return measures
 
 
 def save_views(path: Path, views: Tensor) -> None:
-    """Pictures side by side."""
+    """Save pictures [N, 3, R, R] in [-1, 1] side by side."""
     from PIL import Image
 
     pixels = to_uint8(torch.cat(list(views.cpu()), dim=2))
@@ -354,17 +373,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("build/study"))
     parser.add_argument("--quick", action="store_true", help="one person")
-    parser.add_argument("--smoke", action="store_true", help="one person, a few steps: does it run at all")
+    parser.add_argument("--smoke", action="store_true", help="one person, a few steps, as a test")
     parser.add_argument("--rates", action="store_true", help="learning rates, on persons of no table")
-    parser.add_argument("--report", action="store_true", help="tables and plots of what is there")
+    parser.add_argument("--report", action="store_true", help="write tables and plots of the finished cells")
     parser.add_argument(
         "--docs", type=Path, default=Path("studies/personalization"), help="where the report goes"
     )
     parser.add_argument("--generator", default="starter")
-    parser.add_argument("--arcface", type=Path, help="ONNX file or folder; without it nothing of identity")
+    parser.add_argument("--arcface", type=Path, help="ONNX file or folder; without it no identity measures")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--workers", type=int, default=1, help="processes beside each other")
-    parser.add_argument("--minutes", type=float, default=24 * 60, help="then everything is ended")
+    parser.add_argument("--workers", type=int, default=1, help="parallel processes")
+    parser.add_argument("--minutes", type=float, default=24 * 60, help="time limit of the run")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--until", type=float, default=0.0, help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
@@ -380,10 +399,10 @@ def main(arguments: list[str] | None = None) -> None:
     if args.report:
         from studies.personalization.report import write_report
 
-        cells = [row for row in rows_of(CELLS) if row["cell"]["person"] in PERSONS]
-        print(write_report(cells, args.out / "views", args.docs, rows_of(RATE_CELLS), rates))
+        rows = [row for row in rows_of(CELLS) if row["cell"]["person"] in PERSONS]
+        print(write_report(rows, args.out / "views", args.docs, rows_of(RATE_CELLS), rates))
         return
-    if not args.worker:  # what an earlier run had begun is free again
+    if not args.worker:  # cells that an earlier run left unfinished may be claimed again
         for claim in (args.out / "claims").glob("*"):
             claim.unlink()
     until = args.until or time.time() + 60 * args.minutes
@@ -401,4 +420,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

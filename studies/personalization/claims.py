@@ -1,4 +1,4 @@
-"""The claims, answered by the study's numbers alone."""
+"""Answers to the claims, computed from the rows of the personalization study."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from studies.personalization.rows import (
 
 
 def claims(rows: list[Row]) -> list[tuple[str, str, str]]:
-    """(claim, yes / no / in part / moot / not measured, its numbers)."""
+    """Return (claim, yes / no / in part / moot / not measured, its numbers) for each claim."""
     main = main_cells(rows)
     answers = [
         _beats_pretrained(main), _keeps_gain(main), _few_photos(rows), _by_yaw(main), _few_steps(rows),
@@ -54,12 +54,12 @@ Answer = tuple[str, str] | None
 
 
 def _answer(holds: bool, numbers: str, whole: bool = True) -> Answer:
-    """whole: every part of the claim was measured."""
+    """Return an answer; whole: every part of the claim was measured."""
     return ("no" if not holds else "yes" if whole else "in part"), numbers
 
 
 def _beats_pretrained(main: list[Row]) -> Answer:
-    told, holds, whole = [], True, True
+    numbers, holds, whole = [], True, True
     for person in sorted({row["cell"]["person"] for row in main}):
         rows = chosen(main, person=person)
         for path, unit in ((VIEWS, "dB"), (IDENTITY, "identity")):
@@ -70,23 +70,23 @@ def _beats_pretrained(main: list[Row]) -> Answer:
                 whole = False
                 continue
             holds &= mine > max(known)
-            told.append(f"{person}: {mine:.3f} against {max(known):.3f} {unit}")
-    return _answer(holds, "; ".join(told), whole) if told else None
+            numbers.append(f"{person}: {mine:.3f} against {max(known):.3f} {unit}")
+    return _answer(holds, "; ".join(numbers), whole) if numbers else None
 
 
 def _keeps_gain(main: list[Row]) -> Answer:
     main = together(main, MEAN, "LoRA r=1", "full") + chosen(main, method="LyCORIS r=1")
-    told, shares = [persons_of(chosen(main, method="full"))], []
+    numbers, shares = [persons_of(chosen(main, method="full"))], []
     for path, unit in ((VIEWS, "dB"), (IDENTITY, "identity")):
         lora, full = gain(main, "LoRA r=1", path), gain(main, "full", path)
         if lora is not None and full is not None and full > 0:
             shares.append(lora / full)
-            told.append(f"{lora:+.3f} of {full:+.3f} {unit} ({100 * lora / full:.0f} %)")
+            numbers.append(f"{lora:+.3f} of {full:+.3f} {unit} ({100 * lora / full:.0f} %)")
     counts = [mean(chosen(main, method=m), ("parameters",)) for m in ("full", "LoRA r=1", "LyCORIS r=1")]
     for count, layout in zip(counts[1:], ("released", "LyCORIS"), strict=True):
         if counts[0] is not None and count is not None:
-            told.append(f"{counts[0] / count:.0f}x fewer parameters here in the {layout} layout")
-    return _answer(min(shares) >= 0.95, "; ".join(told), len(shares) == 2) if shares else None
+            numbers.append(f"{counts[0] / count:.0f}x fewer parameters here in the {layout} layout")
+    return _answer(min(shares) >= 0.95, "; ".join(numbers), len(shares) == 2) if shares else None
 
 
 def _few_photos(rows: list[Row]) -> Answer:
@@ -112,7 +112,7 @@ def _few_photos(rows: list[Row]) -> Answer:
 
 
 def _fall(points: dict[int, float]) -> float | None:
-    """From the front to 45 degrees, both sides."""
+    """Return the drop from the front to 45 degrees, mean of both sides."""
     sides = [points[yaw] for yaw in (-45, 45) if yaw in points]
     return points[0] - fmean(sides) if sides and 0 in points else None
 
@@ -128,7 +128,7 @@ def _by_yaw(main: list[Row]) -> Answer:
 
 
 def _few_steps(rows: list[Row]) -> Answer:
-    """A run of fewer steps than 6,000 can refute the claim: more steps end no higher."""
+    """Answer claim 5; a run of fewer than 6,000 steps can only refute it, as more steps lower the loss."""
     whole = usual(chosen(rows, method="LoRA r=1", cameras="exact", photos=50, seed=0, refine=False))
     longer = sorted({row["cell"]["steps"] for row in whole if row["cell"]["steps"] > 1000}, reverse=True)
     for steps in longer:
@@ -155,7 +155,7 @@ def _refining(rows: list[Row]) -> Answer:
     lora = [row for row in lora if row["cell"]["person"] in persons]
     most = max((row["cell"]["photos"] for row in chosen(lora, cameras="noisy")), default=0)
     lora = chosen(main_steps(lora), photos=most)
-    told, shares = [persons_of(lora)], []
+    numbers, shares = [persons_of(lora)], []
     ways = ((VIEWS, "dB"), (REGISTERED, "dB of views found by their pictures"), (IDENTITY, "identity"))
     for path, unit in ways if most else ():
         exact = mean(chosen(lora, cameras="exact", refine=False), path)
@@ -166,17 +166,19 @@ def _refining(rows: list[Row]) -> Answer:
         if exact <= noisy:
             return "moot", f"pose errors cost nothing: exact {exact:.3f}, noisy {noisy:.3f} {unit}"
         shares.append((refined - noisy) / (exact - noisy))
-        told.append(f"exact {exact:.3f}, noisy {noisy:.3f}, refined {refined:.3f} {unit} ({shares[-1]:.0%})")
+        numbers.append(
+            f"exact {exact:.3f}, noisy {noisy:.3f}, refined {refined:.3f} {unit} ({shares[-1]:.0%})"
+        )
     if not shares:
         return None
     holds = [share >= 0.8 for share in shares]
-    return ("yes" if all(holds) else "in part" if any(holds) else "no"), "; ".join(told)
+    return ("yes" if all(holds) else "in part" if any(holds) else "no"), "; ".join(numbers)
 
 
 def _half_size(main: list[Row]) -> Answer:
-    """Two ways to a small file: the leaner layout at half precision, the released one in whole numbers."""
+    """Answer claim 7 for two small files: the LyCORIS layout in float16, the released one in int8."""
     ways = (("LyCORIS r=1", "half", "lycoris", "float16"), ("LoRA r=1", "int8", "released", "int8"))
-    told, any_holds = [], False
+    numbers, any_holds = [], False
     for method, precision, layout, dtype in ways:
         rows = together(main, method, "LoRA r=1")
         small = [row for row in chosen(rows, method=method) if precision in row]
@@ -189,16 +191,16 @@ def _half_size(main: list[Row]) -> Answer:
         size = full_size(layout, dtype)
         any_holds |= len(costs) == 2 and costs[0] < 0.1 and costs[1] < 0.005 and size <= 350_000
         identity = f" and {costs[1]:.4f} identity" if len(costs) == 2 else ""
-        told.append(
+        numbers.append(
             f"{method} as {dtype} ({persons_of(small)}) costs {costs[0]:.3f} dB{identity}; "
             f"{size / 1e3:.0f} kB at ffhq512-128 with 50 anchors in W"
         )
-    return _answer(any_holds, "; ".join(told)) if told else None
+    return _answer(any_holds, "; ".join(numbers)) if numbers else None
 
 
 @cache
 def full_size(layout: str, dtype: str, photos: int = 50) -> int:
-    """Bytes of the file of a person of NVIDIA's size: rank 1, the paper's set, anchors in W."""
+    """Return the bytes of an identity file at NVIDIA's size: rank 1, the paper's layers, anchors in W."""
     import torch
 
     from my3dgen_core import Adapter, Generator, GeneratorConfig, Identity, Latents
@@ -217,13 +219,13 @@ def full_size(layout: str, dtype: str, photos: int = 50) -> int:
 
 def _floaters(main: list[Row]) -> Answer:
     main = chosen(main, method=MEAN) + together(main, "LoRA r=1", "full")
-    told, holds = [persons_of(together(main, "LoRA r=1", "full"))], True
+    numbers, holds = [persons_of(together(main, "LoRA r=1", "full"))], True
     for path, where in ((STRAY, "opacity of empty space"), (COLUMNS["floaters %"][0], "pixels")):
         lora, full = (mean(chosen(main, method=method), path) for method in ("LoRA r=1", "full"))
         if lora is None or full is None:
             return None
         holds &= lora < full
-        told.append(f"{100 * lora:.3f} % against {100 * full:.3f} % ({where})")
+        numbers.append(f"{100 * lora:.3f} % against {100 * full:.3f} % ({where})")
     base = mean(chosen(together(main, MEAN, "LoRA r=1", "full"), method=MEAN), STRAY)
-    told += [] if base is None else [f"pretrained {100 * base:.3f} % (opacity of empty space)"]
-    return _answer(holds, "; ".join(told))
+    numbers += [] if base is None else [f"pretrained {100 * base:.3f} % (opacity of empty space)"]
+    return _answer(holds, "; ".join(numbers))

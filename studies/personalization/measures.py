@@ -1,7 +1,7 @@
-"""What the study measures, on whatever device the generator is: pictures, likeness, depth, stray density.
+"""Measures of the personalization study, on the generator's device: pictures, identity, depth, stray density.
 
-Similarity measures are torchmetrics'. Faces are not searched for: where they are is known, so that a picture
-that no detector would take for a face counts as well as any other.
+Image similarity is torchmetrics'. Faces are not detected: their positions are known, so that a picture in
+which no detector would find a face counts like any other.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from my3dgen_core.face import IdentityNetwork
 from my3dgen_core.fitting.identity_loss import project
 from studies.personalization.persons import Person
 
-_GRID = 64  # points along an edge of the cube that is searched for stray density
-_REACH = 0.45  # of its inscribed ball, which every camera sees whole
+_GRID = 64  # points along an edge of the cube in which stray density is measured
+_RADIUS = 0.45  # of the ball of these points, which every camera sees completely
 
 
 @torch.no_grad()
 def render(generator: Generator, ws: Tensor, cameras: Tensor) -> Tensor:
-    """Pictures [N, 3, R, R] on the generator's device of latents [N or 1, num_ws, w_dim]."""
+    """Render latents [N or 1, num_ws, w_dim] from cameras [N, 25] to pictures [N, 3, R, R]."""
     planes = generator.planes(ws)
     size = 32 if planes.is_cuda else 1
     parts = []
@@ -39,7 +39,13 @@ def render(generator: Generator, ws: Tensor, cameras: Tensor) -> Tensor:
 
 @torch.no_grad()
 def inside(views: Tensor, truth: Tensor, mask: Tensor) -> float:
-    """Mean PSNR in dB of the pixels that the head covers, mask [N, 1, R, R]: whatever lies behind it."""
+    """Return the mean PSNR in dB of the pixels that the head covers.
+
+    Args:
+        views: pictures [N, 3, R, R] in [-1, 1].
+        truth: true pictures, of any size.
+        mask: coverage of the true head, [N, 1, H, H].
+    """
     covered = resize(mask.float(), views.shape[-1]) > 0.5
     truth = resize(truth, views.shape[-1])
     squared = (views.clamp(-1, 1) - truth).square().mean(1, keepdim=True) * covered
@@ -49,7 +55,7 @@ def inside(views: Tensor, truth: Tensor, mask: Tensor) -> float:
 
 @torch.no_grad()
 def nearness(views: Tensor, truth: Tensor) -> Measures:
-    """Mean PSNR in dB, SSIM and VIF of pictures [N, 3, R, R]; truth of any size."""
+    """Return the mean PSNR in dB, SSIM and VIF of pictures [N, 3, R, R] in [-1, 1]; truth of any size."""
     from torchmetrics.functional.image import (
         structural_similarity_index_measure as ssim,
     )
@@ -69,9 +75,12 @@ def nearness(views: Tensor, truth: Tensor) -> Measures:
     }
 
 
-class Likeness:
-    """Cosines of ArcFace embeddings with a person's photos: "aligned" by the true eyes, nose and mouth, or
-    "unaligned", a fixed square out of the picture as the paper takes it."""
+class PersonSimilarity:
+    """ArcFace similarity to a person's photos.
+
+    Faces are "aligned" by the true eyes, nose and mouth, or "unaligned": a fixed square of the picture, as in
+    the paper.
+    """
 
     def __init__(self, network: IdentityNetwork, person: Person) -> None:
         self.network, self.person = network, person
@@ -83,23 +92,31 @@ class Likeness:
 
     @torch.no_grad()
     def aligned(self, images: Tensor, points: Tensor) -> Tensor:
-        """Embeddings [N, 512] by five points [N, 5, 2] in pixels."""
+        """Embed faces [N, 3, R, R] aligned by five points [N, 5, 2] in pixels; return [N, 512]."""
         return self.network(images.clamp(-1, 1), points.cpu().numpy())
 
     @torch.no_grad()
     def unaligned(self, images: Tensor) -> Tensor:
-        """Embeddings [N, 512] of rows 35 to 223, columns 32 to 220 of 256."""
+        """Embed rows 35 to 223 and columns 32 to 220 of pictures scaled to 256 pixels; return [N, 512]."""
         cut = resize(images.float().clamp(-1, 1), 256)[:, :, 35:223, 32:220]
         return F.normalize(self.network.features(F.adaptive_avg_pool2d(cut, 112)), dim=1)
 
     def seen(self, images: Tensor, cameras: Tensor) -> Tensor:
-        """Cosines [N, photos] of pictures of the neutral face from cameras [N, 25]."""
+        """Return the cosines [N, photos] of pictures of the neutral face from cameras [N, 25]."""
         points = project(self.person.landmarks, cameras) * images.shape[-1]
         return self.aligned(images, points) @ self.photos["aligned"].T
 
     def around(self, generator: Generator, ws: Tensor, views: int, seed: int = 0) -> dict[str, float]:
-        """The paper's multi-view identity error, both ways: 1 - the cosine with the nearest photo, mean over
-        random frames of its orbit."""
+        """Return the paper's multi-view identity error, aligned and unaligned.
+
+        It is 1 minus the cosine with the nearest photo, mean over random frames of the paper's orbit.
+
+        Args:
+            generator: the generator, with the identity applied.
+            ws: one latent [1, num_ws, w_dim].
+            views: number of frames.
+            seed: seed of their choice.
+        """
         path = orbit(**ORBIT)  # type: ignore[arg-type]
         draw = torch.Generator().manual_seed(seed)
         frames = path[torch.randperm(len(path), generator=draw)[:views].sort().values].to(ws.device)
@@ -112,7 +129,7 @@ class Likeness:
 
 
 def identity_network(path: Path | None, device: torch.device | str) -> IdentityNetwork | None:
-    """ArcFace of an ONNX file, or of the folder of a face model pack; None: nothing of identity."""
+    """Load ArcFace from an ONNX file or the folder of a face model pack; None for None."""
     if path is None:
         return None
     if path.is_dir():
@@ -124,12 +141,13 @@ def identity_network(path: Path | None, device: torch.device | str) -> IdentityN
 
 @torch.no_grad()
 def surface(generator: Generator, ws: Tensor, person: Person) -> Measures:
-    """Depth error of the held-out views, and density where there is nothing.
+    """Measure the depth of the held-out views, and density in empty space.
 
-    "depth error": mean absolute, in world units, where both show the head. "floaters": share of pixels with
-    density off the true surface: off the head the ray's weight, on it 1 where the ray ends more than a
-    twentieth of the head's box before the surface. "stray density": mean opacity of a hundredth of a unit of
-    space that some true view shows to be empty.
+    Returns:
+        "depth error": mean absolute error in world units, where both show the head. "floaters": share of
+        pixels with density off the true surface: beside the head the ray's weight, on the head 1 if the ray
+        ends more than a twentieth of the head's box in front of the surface. "stray density": mean opacity of
+        a hundredth of a unit of space that some true view shows to be empty.
     """
     planes, size = generator.planes(ws), person.mask.shape[-1]
     errors, floaters = [], []
@@ -152,13 +170,15 @@ def surface(generator: Generator, ws: Tensor, person: Person) -> Measures:
 
 
 def empty_space(person: Person, margin: float) -> Tensor:
-    """Points [M, 3] of a grid that some held-out view proves empty: seen beside the head, or before it by
-    more than `margin`."""
+    """Return the points [M, 3] of a grid that some held-out view proves empty.
+
+    Such a point is seen beside the head, or more than `margin` in front of it.
+    """
     device = person.depth.device
-    line = torch.linspace(-_REACH, _REACH, _GRID, device=device)
+    line = torch.linspace(-_RADIUS, _RADIUS, _GRID, device=device)
     points = torch.stack(torch.meshgrid(line, line, line, indexing="ij"), dim=-1).reshape(-1, 3)
-    points = points[points.norm(dim=1) < _REACH]
-    # what holds for a pixel and its neighbours: no doubt at silhouettes
+    points = points[points.norm(dim=1) < _RADIUS]
+    # A pixel counts only with its neighbors, so that silhouettes are excluded.
     covered = F.max_pool2d(person.mask, 3, 1, 1)
     whole = -F.max_pool2d(-person.mask, 3, 1, 1) > 0.999
     nearest = -F.max_pool2d(-person.depth, 3, 1, 1)

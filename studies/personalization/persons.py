@@ -1,10 +1,11 @@
-"""The study's persons, one compact file each: photos, truth and landmarks, so that no mesh is needed later.
+"""Persons of the study in one compact file each: photos, ground truth and landmarks.
 
     python -m studies.personalization.persons --out build/study/persons 100 101
     python -m studies.personalization.persons --out build/study/persons 102 103 104 105 300 301 --plain
 
-Pictures are kept as bytes and depths in tenths of a thousandth: 1.7 MB a person at 128 pixels, and 1.3 MB for
-the cluttered pictures, which only the first two persons need.
+Pictures are stored as bytes and depths in steps of 0.0001: 1.7 MB per person at 128 pixels, and 1.3 MB for
+the cluttered pictures, which only the first two persons need. The files are all that the study reads of a
+person.
 """
 
 from __future__ import annotations
@@ -22,37 +23,42 @@ from my3dgen_core import look_at
 from my3dgen_core.common.image_ops import to_uint8
 
 PHOTOS, HELD_PHOTOS, VIEWS = 50, 6, 8
-POSE_ERROR = 3.5  # degrees rms
-_DEPTH = 1e-4
+POSE_ERROR = 3.5  # degrees RMS of the noisy cameras
+_DEPTH = 1e-4  # unit of stored depths
 
 
 @dataclass(frozen=True)
 class Person:
-    """One person, seen by cameras [N, 25]; pictures [N, 3, R, R] in [-1, 1], landmarks in units of the side.
-
-    Training gets `photos` (or `cluttered`, another background behind each; it may be empty) with `cameras`
-    (or `noisy`, off by 3.5 degrees rms). `held_*`: photos of another album. `view*`: the neutral face, with
-    depth along the ray and coverage [N, 1, R, R], from cameras between the photos' and beyond them.
-    `landmarks` [5, 3] of the neutral face in the world.
-    """
+    """One synthetic person. Pictures are [N, 3, R, R] in [-1, 1], cameras [N, 25]."""
 
     photos: Tensor
+    """Training photos on a plain background."""
     cluttered: Tensor
+    """The same photos, each with a different background; may be empty."""
     cameras: Tensor
+    """True cameras of the training photos."""
     noisy: Tensor
+    """The same cameras with errors of 3.5 degrees RMS."""
     points: Tensor
+    """Eyes, nose and mouth corners in the training photos, [N, 5, 2], as fractions of the side."""
     held_photos: Tensor
+    """Held-out photos with other expressions."""
     held_cameras: Tensor
     held_points: Tensor
     views: Tensor
+    """Held-out views of the neutral face."""
     view_cameras: Tensor
+    """Cameras between those of the photos and beyond them."""
     depth: Tensor
+    """Depth of the held-out views along the ray, [N, 1, R, R]."""
     mask: Tensor
+    """Coverage of the head in the held-out views, [N, 1, R, R]."""
     landmarks: Tensor
+    """Five points of the neutral face in world coordinates, [5, 3]."""
 
 
 def photographed(seed: int, resolution: int = 128, photos: int = PHOTOS) -> Person:
-    """A person out of `my3dgen_core.starter`."""
+    """Render a person of `my3dgen_core.starter`."""
     from my3dgen_core.starter import person
 
     who = person(seed)
@@ -73,6 +79,7 @@ _PICTURES = ("photos", "cluttered", "held_photos", "views")
 
 
 def write(person: Person, path: Path) -> None:
+    """Write a person to a compressed .npz file."""
     arrays = {}
     for one in fields(person):
         value: Tensor = getattr(person, one.name)
@@ -90,7 +97,7 @@ def write(person: Person, path: Path) -> None:
 
 
 def read(path: Path, device: torch.device | str = "cpu") -> Person:
-    """What `write` wrote, as float32 on a device."""
+    """Read a file of `write`, as float32 on a device."""
     if not path.exists():
         raise SystemExit(
             f"There is no {path}. Make it with: python -m studies.personalization.persons "
@@ -114,7 +121,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("seeds", type=int, nargs="+")
     parser.add_argument("--out", type=Path, default=Path("build/study/persons"))
-    parser.add_argument("--plain", action="store_true", help="without the cluttered pictures")
+    parser.add_argument("--plain", action="store_true", help="leave out the cluttered pictures")
     parser.add_argument("--resolution", type=int, default=128)
     parser.add_argument("--photos", type=int, default=PHOTOS)
     args = parser.parse_args(arguments)

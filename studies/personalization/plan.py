@@ -1,4 +1,4 @@
-"""What the study measures, and how thoroughly: cells in the order of their importance, and settings."""
+"""Plan of the personalization study: cells in the order of their importance, and settings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from my3dgen_core.evaluation.protocols import quick
 from studies.personalization.rows import MEAN, NEAREST, PIVOTAL
 
 PERSONS, GRID = range(100, 106), (100, 101)
-TUNED_ON = (300, 301)  # learning rates, on persons of no table
+TUNED_ON = (300, 301)  # persons of the learning-rate search, who are in no table
 PRETRAINED = (MEAN, NEAREST, PIVOTAL)
 TRAINED: dict[str, dict[str, Any]] = {
     "LoRA r=1": {"rank": 1},
@@ -24,7 +24,7 @@ TRAINED: dict[str, dict[str, Any]] = {
     "LyCORIS r=2": {"rank": 2, "layout": "lycoris"},
     "full": {"method": "full"},
 }
-RATES: dict[str, tuple[float, ...]] = {  # tried factors of the usual learning rates
+RATES: dict[str, tuple[float, ...]] = {  # factors of the default learning rates that are searched
     "LoRA r=1": (0.5, 1.0, 2.0),
     "full": (0.5, 1.0, 2.0, 4.0),
     "LyCORIS r=1": (1.0, 2.0),
@@ -32,7 +32,7 @@ RATES: dict[str, tuple[float, ...]] = {  # tried factors of the usual learning r
 }
 OF_LORA, OF_FULL = ("rank", "layout", "trainable", "lr", "affine_lr"), ("full_lr",)
 OF_REFINEMENT = ("anchor_lr",)
-"""Settings that a training of another kind does not look at."""
+"""Settings that only affect LoRA, full fine-tuning, and camera refinement."""
 
 
 CORE = (*PRETRAINED, "LoRA r=1", "LyCORIS r=1", "full")
@@ -41,7 +41,7 @@ CORE = (*PRETRAINED, "LoRA r=1", "LyCORIS r=1", "full")
 
 @dataclass(frozen=True)
 class Cell:
-    """One training, or one answer of the pretrained generator."""
+    """One training, or one method of the pretrained generator."""
 
     person: int
     method: str
@@ -58,38 +58,43 @@ class Cell:
 
     @property
     def name(self) -> str:
+        """Name of the cell, from all its fields."""
         return "-".join(str(value).replace(" ", "_") for value in asdict(self).values())
 
     @property
     def thorough(self) -> bool:
-        """Of the main table: held-out photos and identity all around are measured too."""
+        """True for cells of the main table, for which held-out photos and identity are measured too."""
         usual = Cell(self.person, self.method, photos=self.photos, steps=self.steps, rate=self.rate)
         return self == usual and self.person not in TUNED_ON and self.method in CORE
 
     def config(self) -> TuningConfig:
-        """Of its training."""
+        """Return the settings of the cell's training."""
         made = TuningConfig(
             steps=self.steps, seed=self.seed, refine=self.refine, preview_every=0,
             background_weight=self.background_weight, **TRAINED.get(self.method, {"method": "full"}),
         )  # fmt: skip
         names = ("lr", "affine_lr", "diff_lr", "full_lr")
-        return dataclasses.replace(made, **{name: getattr(made, name) * self.rate for name in names})  # type: ignore[arg-type]
+        return dataclasses.replace(made, **{name: getattr(made, name) * self.rate for name in names})
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How thoroughly is measured."""
+    """Numbers of steps and views of the measurement."""
 
     inversion: InversionConfig = field(default_factory=InversionConfig)
+    """Inversion of the training photos."""
     alone: InversionConfig = field(default_factory=lambda: InversionConfig(steps=300, shared_steps=0))
-    """Of a single photo, as one would do it without the others."""
+    """Inversion of a single photo without the others."""
     refined: int = 300
-    """Shared steps where cameras are refined on the way: head and cameras take turns."""
+    """Shared steps of an inversion that alternates with camera refinement."""
     held_out: InversionConfig = field(default_factory=lambda: quick(HELD_OUT, 150))
+    """Inversion of the held-out photos."""
     pivotal_steps: int = 100
+    """Steps of pivotal tuning."""
     orbit: int = 24
+    """Frames of the orbit for the multi-view identity error."""
     curve_every: int = 100
-    """Steps between two looks at the held-out views during a training; its time is not counted."""
+    """Steps between two evaluations during a training; their time is not counted."""
 
 
 SMOKE = Settings(
@@ -105,14 +110,14 @@ QUICK = dataclasses.replace(
 
 
 def set_on(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings without those that are off: one that is added later, and is off, leaves earlier rows valid."""
+    """Drop settings that are off, so that a new setting that is off leaves earlier rows valid."""
     return {
         name: set_on(value) if isinstance(value, dict) else value for name, value in settings.items() if value
     }
 
 
 def stamp(base_hash: str, settings: Settings, cell: Cell) -> str:
-    """Names what a cell's row depends on, but for the programs: a row of another stamp is out of date."""
+    """Return the hash of the generator and settings that a cell's row depends on; other rows are outdated."""
     trained = {} if cell.method in (MEAN, NEAREST) else set_on(cell.config().fingerprint_settings)
     idle = OF_LORA if trained.get("method") == "full" else OF_FULL
     for name in idle if cell.refine else (*idle, *OF_REFINEMENT):
@@ -125,13 +130,14 @@ def stamp(base_hash: str, settings: Settings, cell: Cell) -> str:
 
 
 def plan(rates: dict[str, float] | None = None) -> list[Cell]:
-    """All cells, in an order that leaves the best of it wherever it is cut off.
+    """Return all cells, the most important first, so that the plan can be interrupted anywhere.
 
-    rates: factor of the learning rates by method.
+    Args:
+        rates: factor of the learning rates, by method.
     """
     trained, ranks = ("LoRA r=1", "full"), ("LoRA r=2", "LoRA r=4", "LyCORIS r=2")
     first = PERSONS[0]
-    cells = [Cell(first, "LoRA r=1", steps=6000)]  # takes longest
+    cells = [Cell(first, "LoRA r=1", steps=6000)]  # first, because it takes longest
     cells += [Cell(person, m) for person in PERSONS for m in (*trained, MEAN, NEAREST)]
     cells += [Cell(person, m) for person in PERSONS for m in ("LyCORIS r=1", PIVOTAL)]
     for person in GRID:
@@ -158,7 +164,7 @@ def plan(rates: dict[str, float] | None = None) -> list[Cell]:
 
 
 def plan_rates(steps: int = 400) -> list[Cell]:
-    """Learning rates: each method that is told apart, on persons that are in no table."""
+    """Return the cells of the learning-rate search, on persons that are in no table."""
     first, *others = TUNED_ON
     cells = [Cell(first, method, steps=steps, rate=factor) for method in RATES for factor in RATES[method]]
     kinds = [method for method in RATES if method != PIVOTAL]
@@ -171,22 +177,23 @@ def plan_rates(steps: int = 400) -> list[Cell]:
 
 
 def plan_quick() -> list[Cell]:
-    """One person, minutes."""
+    """Return a few cells of one person, which take minutes."""
     methods = (*PRETRAINED, "LoRA r=1", "LyCORIS r=1", "full")
     return [Cell(PERSONS[0], method, photos=10, steps=100) for method in methods]
 
 
 def plan_smoke() -> list[Cell]:
-    """A few steps: does it run at all."""
+    """Return cells of a few steps, as a test of the program."""
     cells = [Cell(PERSONS[0], m, photos=3, steps=4) for m in (MEAN, PIVOTAL, "LoRA r=1", "full")]
     hard: dict[str, Any] = {"cameras": "noisy", "refine": True, "background": "cluttered", "space": "w+"}
     return [*cells, Cell(PERSONS[0], "LoRA r=1", photos=3, steps=4, background_weight=0.3, **hard)]
 
 
 def rate_of(cell: Cell, rates: dict[str, float]) -> float:
-    """A method's factor; other ranks take that of their layout, at rank 1.
+    """Return a method's factor of the learning rates; other ranks take the factor of their layout at rank 1.
 
-    Backgrounds that change from photo to photo bear the usual rates alone: at twice those it diverges."""
+    Cells with cluttered backgrounds use the default rates: twice those diverge.
+    """
     if cell.background == "cluttered":
         return 1.0
     return rates.get(cell.method, rates.get(f"{cell.method.split()[0]} r=1", 1.0))

@@ -1,4 +1,4 @@
-"""The study's plots (matplotlib) and the paper's figure."""
+"""Plots of the personalization study, by matplotlib, and the paper's figure."""
 
 from __future__ import annotations
 
@@ -28,9 +28,14 @@ FIGURE = {"target": None, "pretrained": MEAN, "full": "full", "LoRA": "LoRA r=1"
 
 
 def draw(rows: list[Row], main: list[Row], shown: list[Row], views: Path, docs: Path) -> list[str]:
-    """Everything there are cells for; names of the files in `docs`.
+    """Draw everything for which there are cells, and return the names of the files.
 
-    main: rows of persons that have every method; shown: rows of the main table, for the figure.
+    Args:
+        rows: all rows.
+        main: rows of the persons that have every method.
+        shown: rows of the main table, for the figure.
+        views: folder of the saved pictures.
+        docs: folder of the plots.
     """
     drawn = {
         "parameters.png": lambda axes: _parameters(axes, main),
@@ -41,7 +46,7 @@ def draw(rows: list[Row], main: list[Row], shown: list[Row], views: Path, docs: 
         "steps.png": lambda axes: _steps(axes, rows),
     }
     names = [name for name, plot in drawn.items() if _figure(docs / name, plot)]
-    figure = docs / "figure.jpg"  # an earlier one stays where the pictures lie on another machine
+    figure = docs / "figure.jpg"  # without the pictures, as on another machine, an earlier figure is kept
     return (["figure.jpg"] if _paper_figure(shown, views, figure) or figure.exists() else []) + names
 
 
@@ -63,7 +68,7 @@ def _figure(path: Path, plot) -> bool:  # type: ignore[no-untyped-def]
 
 
 def _parameters(axes, main: list[Row]) -> bool:  # type: ignore[no-untyped-def]
-    """Identity (held-out PSNR where it was not measured) against parameters."""
+    """Plot identity, or the PSNR of held-out views if it was not measured, over parameters."""
     path = IDENTITY if mean(main, IDENTITY) is not None else VIEWS
     points = []
     for method in ORDER:
@@ -76,13 +81,13 @@ def _parameters(axes, main: list[Row]) -> bool:  # type: ignore[no-untyped-def]
         axes.annotate(method, (count, score), fontsize=8, xytext=(4, 4), textcoords="offset points")
     base = mean(chosen(main, method=MEAN), path)
     if base is not None:
-        axes.axhline(base, color="grey", linestyle=":", label="pretrained, mean anchor")
+        axes.axhline(base, color="gray", linestyle=":", label="pretrained, mean anchor")
     axes.set(xscale="log", xlabel="parameters", ylabel=f"held-out views: {path[-1]}")
     return bool(points)
 
 
 def _photos(axes, rows: list[Row]) -> bool:  # type: ignore[no-untyped-def]
-    """Held-out error against the number of photos, persons of the grid."""
+    """Plot the PSNR of held-out views over the number of photos."""
     plain = main_steps(usual(chosen(rows, cameras="exact", seed=0, refine=False)))
     counts = sorted({row["cell"]["photos"] for row in plain})
     if len(counts) < 2:
@@ -99,22 +104,22 @@ def _photos(axes, rows: list[Row]) -> bool:  # type: ignore[no-untyped-def]
 
 
 def _overfitting(axes, main: list[Row]) -> bool:  # type: ignore[no-untyped-def]
-    """Training and held-out PSNR by steps."""
+    """Plot the PSNR of training photos and held-out views over steps."""
     found = False
-    for colour, method in (("tab:blue", "LoRA r=1"), ("tab:orange", "full")):
+    for color, method in (("tab:blue", "LoRA r=1"), ("tab:orange", "full")):
         curves = [row["curve"] for row in chosen(main, method=method) if row.get("curve")]
         if not curves:
             continue
         found = True
         steps, training, held = np.mean(curves, axis=0).T
-        axes.plot(steps, training, "--", color=colour, label=f"{method}: training photos")
-        axes.plot(steps, held, "-o", color=colour, markersize=3, label=f"{method}: held-out views")
+        axes.plot(steps, training, "--", color=color, label=f"{method}: training photos")
+        axes.plot(steps, held, "-o", color=color, markersize=3, label=f"{method}: held-out views")
     axes.set(xlabel="steps", ylabel="PSNR dB")
     return found
 
 
 def _yaw(axes, main: list[Row]) -> bool:  # type: ignore[no-untyped-def]
-    """Identity against yaw: the nearest photo before and after pivotal tuning, and all photos."""
+    """Plot identity over yaw, for the methods of one photo and of all."""
     found = False
     for method in ("mean anchor", "nearest inversion", PIVOTAL, "LoRA r=1", "full"):
         points = curve_by_yaw(chosen(main, method=method))
@@ -126,22 +131,22 @@ def _yaw(axes, main: list[Row]) -> bool:  # type: ignore[no-untyped-def]
 
 
 def _one_photo(axes, main: list[Row]) -> bool:  # type: ignore[no-untyped-def]
-    """Identity against yaw of a photo that was not trained on, before and after pivotal tuning."""
+    """Plot identity over yaw of a held-out photo, before and after pivotal tuning."""
     rows = [row for row in main if row.get("one photo by yaw")]
-    for colour, (name, method) in zip(("grey", "tab:orange", "tab:blue"), ONE_PHOTO.items(), strict=True):
+    for color, (name, method) in zip(("gray", "tab:orange", "tab:blue"), ONE_PHOTO.items(), strict=True):
         for when, line in (("before", "--"), ("after", "-")):
             points = curve_by_yaw(chosen(rows, method=method), ("one photo by yaw", when))
             if points:
                 label = f"{name}, {when}"
                 axes.plot(
-                    *zip(*points.items(), strict=True), f"o{line}", color=colour, markersize=3, label=label
+                    *zip(*points.items(), strict=True), f"o{line}", color=color, markersize=3, label=label
                 )
     axes.set(xlabel="yaw in degrees", ylabel="identity (cosine)")
     return bool(rows)
 
 
 def _steps(axes, rows: list[Row]) -> bool:  # type: ignore[no-untyped-def]
-    """PSNR by steps, for trainings of different length of one person."""
+    """Plot the PSNR over steps, for trainings of one person with different numbers of steps."""
     plain = usual(chosen(rows, cameras="exact", seed=0, refine=False, method="LoRA r=1"))
     plain = [row for row in plain if row.get("curve")]
     longest = max((row["cell"]["steps"] for row in plain), default=0)

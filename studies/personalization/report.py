@@ -1,4 +1,4 @@
-"""The study's report: tables, answers to the claims, plots and the paper's figure, out of its cells."""
+"""Report of the personalization study: tables, answers to the claims, plots and the paper's figure."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from studies.personalization.rows import (
 
 
 def table(rows: list[Row], key: Callable[[Row], str]) -> str:
-    """Means by `key` as Markdown, of numbers that all its rows have; columns without any are left out."""
+    """Return means by `key` as a Markdown table, of numbers that all rows of a key have; no empty columns."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(key(row), []).append(row)
@@ -47,25 +47,27 @@ def table(rows: list[Row], key: Callable[[Row], str]) -> str:
 
 
 def by_person(rows: list[Row]) -> str:
-    """Held-out views of every person and method: PSNR in dB and identity."""
+    """Return the PSNR in dB and identity of the held-out views, by method and person."""
     persons = sorted({row["cell"]["person"] for row in rows})
     lines = [f"| PSNR dB, identity | {' | '.join(map(str, persons))} |", "|---" * (len(persons) + 1) + "|"]
     for method in dict.fromkeys(row["cell"]["method"] for row in rows):
         cells = []
         for person in persons:
             one = chosen(rows, method=method, person=person)
-            psnr, likeness = mean(one, VIEWS), mean(one, IDENTITY)
+            psnr, identity = mean(one, VIEWS), mean(one, IDENTITY)
             text = "-" if psnr is None else f"{psnr:.2f}"
-            cells.append(text if likeness is None else f"{text}, {likeness:.3f}")
+            cells.append(text if identity is None else f"{text}, {identity:.3f}")
         lines.append(f"| {method} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def by_method(row: Row) -> str:
+    """Return the label of a row in the main table."""
     return str(row["cell"]["method"])
 
 
 def by_condition(row: Row) -> str:
+    """Return the label of a row in the table of photos, cameras, refinement and backgrounds."""
     cell = row["cell"]
     refined = ", refined" if cell["refine"] else ""
     behind = f"{cell['background']} background of weight {cell['background_weight']}"
@@ -74,11 +76,12 @@ def by_condition(row: Row) -> str:
 
 
 def sorted_rows(rows: list[Row]) -> list[Row]:
+    """Sort rows by their method."""
     return sorted(rows, key=lambda row: ORDER.index(row["cell"]["method"]))
 
 
 def spread(rows: list[Row]) -> str:
-    """Mean and deviation over seeds, per person and method."""
+    """Return mean and deviation over seeds by person and method, as a Markdown table."""
     lines = ["| person, method | seeds | views: PSNR dB | identity |", "|---|---|---|---|"]
     main = main_steps(usual(chosen(rows, cameras="exact", refine=False)))
     groups: dict[tuple[Any, ...], list[Row]] = {}
@@ -97,7 +100,7 @@ def spread(rows: list[Row]) -> str:
 
 
 def rates_table(rows: list[Row], best: Mapping[str, float]) -> str:
-    """Held-out views by factor of the learning rates, for each method and person; the best in bold."""
+    """Return the held-out views by factor of the learning rates, method and person; chosen in bold."""
     factors = sorted({row["cell"]["rate"] for row in rows})
     lines = ["| method, person | " + " | ".join(f"x {factor:g}" for factor in factors) + " |"]
     lines.append("|---" * (len(factors) + 1) + "|")
@@ -112,7 +115,7 @@ def rates_table(rows: list[Row], best: Mapping[str, float]) -> str:
 
 
 WHY = "why.md"
-"""What was read out of the numbers by hand: a file beside the report, which takes it in."""
+"""File beside the report with the interpretation, written by hand, which the report includes."""
 
 _HOW = """\
 Every number and picture here is synthetic, measured on the starter generator with persons that it has not
@@ -165,8 +168,19 @@ def write_report(
     rate_rows: Sequence[Row] = (),
     best: Mapping[str, float] | None = None,
 ) -> str:
-    """README.md, plots and the figure into `docs`; returns the text."""
-    from studies.personalization.plots import draw
+    """Write README.md, plots and the figure.
+
+    Args:
+        rows: rows of the cells.
+        views: folder of the saved pictures.
+        docs: folder of the report.
+        rate_rows: rows of the learning-rate search.
+        best: chosen factor by method.
+
+    Returns:
+        The text of README.md.
+    """
+    from studies.personalization.plots import draw  # matplotlib: not needed to measure
 
     if not rows:
         raise SystemExit("There are no cells yet: run the study first.")

@@ -1,4 +1,4 @@
-"""Rows of the study: what is called what, and how to choose and average them."""
+"""Rows of the personalization study: names of methods and columns, selection and means."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ REGISTERED = COLUMNS["found views: PSNR dB"][0]
 
 
 def value(row: Row, path: Sequence[str]) -> float | None:
-    """A number in a row, or None."""
+    """Return a number in a row by its keys, or None."""
     found: Any = row
     for key in path:
         found = found.get(key) if isinstance(found, dict) else None
@@ -45,23 +45,23 @@ def value(row: Row, path: Sequence[str]) -> float | None:
 
 
 def mean(rows: Iterable[Row], path: Sequence[str]) -> float | None:
-    """Over the rows that have the number."""
+    """Return the mean over the rows that have the number, or None."""
     values = [v for v in (value(row, path) for row in rows) if v is not None]
     return fmean(values) if values else None
 
 
 def chosen(rows: list[Row], **wanted: object) -> list[Row]:
-    """Rows whose cell has these values."""
+    """Select the rows whose cell has these values."""
     return [row for row in rows if all(row["cell"][key] == one for key, one in wanted.items())]
 
 
 def usual(rows: list[Row]) -> list[Row]:
-    """Rows of plain backgrounds that weigh as much as the head, with anchors in W."""
+    """Select the rows with plain backgrounds of full weight and anchors in W."""
     return chosen(rows, background="plain", background_weight=1.0, space="w")
 
 
 def main_cells(rows: list[Row]) -> list[Row]:
-    """The main table's: most photos, exact cameras, first seed, nothing refined, the usual steps."""
+    """Select the main table: most photos, exact cameras, first seed, no refinement, usual steps."""
     plain = usual(chosen(rows, cameras="exact", seed=0, refine=False))
     if not plain:
         return []
@@ -72,31 +72,31 @@ def main_cells(rows: list[Row]) -> list[Row]:
 
 
 def main_steps(rows: list[Row]) -> list[Row]:
-    """Rows of the usual number of steps."""
+    """Select the rows with the most frequent number of steps."""
     steps = [row["cell"]["steps"] for row in rows]
     return chosen(rows, steps=max(set(steps), key=steps.count)) if steps else []
 
 
 def together(rows: list[Row], *methods: str) -> list[Row]:
-    """Rows of these methods, of the persons that have them all: what may be compared."""
+    """Select the rows of these methods and of the persons that have all of them, for a fair comparison."""
     persons = [{row["cell"]["person"] for row in chosen(rows, method=method)} for method in methods]
     common = set.intersection(*persons) if persons else set()
     return [row for row in rows if row["cell"]["person"] in common and row["cell"]["method"] in methods]
 
 
 def persons_of(rows: Iterable[Row]) -> str:
-    """ "persons 100, 101"."""
+    """Format the persons of the rows, such as "persons 100, 101"."""
     return "persons " + ", ".join(map(str, sorted({row["cell"]["person"] for row in rows})))
 
 
 def gain(rows: list[Row], method: str, path: Sequence[str]) -> float | None:
-    """What a method gains over the mean anchor of the pretrained generator, mean over persons."""
+    """Return a method's mean gain over the mean anchor of the pretrained generator."""
     found, base = mean(chosen(rows, method=method), path), mean(chosen(rows, method=MEAN), path)
     return None if found is None or base is None else found - base
 
 
 def curve_by_yaw(rows: list[Row], of: Sequence[str] = ("identity by yaw",)) -> dict[int, float]:
-    """Mean identity by yaw in degrees."""
+    """Return the mean identity by yaw in degrees."""
     points: dict[int, list[float]] = {}
     for row in rows:
         found: Any = row

@@ -1,4 +1,4 @@
-"""Cells of the study on disk, and the processes that measure them beside each other."""
+"""Cells of the study on disk, and the parallel processes that measure them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CELLS, RATE_CELLS = "cells.jsonl", "rates.jsonl"
 
 
 def read_cells(file: Path) -> list[dict[str, Any]]:
-    """Finished cells; a line that was cut off is left out, and its cell runs again."""
+    """Return the rows of finished cells; an incomplete line is skipped."""
     rows = []
     for line in file.read_text().splitlines() if file.exists() else []:
         with contextlib.suppress(json.JSONDecodeError):
@@ -32,7 +32,7 @@ def read_cells(file: Path) -> list[dict[str, Any]]:
 
 
 def valid(rows: list[dict[str, Any]], stamp: Callable[[Cell], str]) -> list[dict[str, Any]]:
-    """Those that were made with the present generator and settings; of two of one cell the later."""
+    """Select rows of the present generator and settings; of two rows of one cell, the later."""
     return list({row["name"]: row for row in rows if row["stamp"] == stamp(Cell(**row["cell"]))}.values())
 
 
@@ -43,7 +43,15 @@ def work(
     file: Path,
     until: float,
 ) -> None:
-    """Measures cells that are not there yet, in their order; other workers may do the same beside it."""
+    """Measure the cells that have no row, in their order; several workers may do so in parallel.
+
+    Args:
+        measure: function that returns a cell's row.
+        stamp: hash of all that the row depends on.
+        cells: the plan.
+        file: file of the rows.
+        until: time in seconds since the epoch after which no cell is begun.
+    """
     claims = file.parent / "claims"
     claims.mkdir(exist_ok=True)
     done = {row["name"] for row in valid(read_cells(file), stamp)}
@@ -55,7 +63,7 @@ def work(
         except FileExistsError:
             continue
         start = time.time()
-        row = {"name": cell.name, "stamp": stamp(cell), "cell": asdict(cell)}
+        row: dict[str, Any] = {"name": cell.name, "stamp": stamp(cell), "cell": asdict(cell)}
         try:
             row |= measure(cell)
         except DivergedError as error:
@@ -63,15 +71,16 @@ def work(
         row["wall"] = time.time() - start
         with file.open("a") as opened:
             fcntl.flock(opened, fcntl.LOCK_EX)  # one line at a time
-            opened.write(f"\n{json.dumps(row)}\n")  # a fresh line, also behind one that was cut off
+            opened.write(f"\n{json.dumps(row)}\n")  # starts a new line, also after an incomplete one
         psnr, took = value(row, VIEWS) or 0.0, row["wall"]
         print(f"{number + 1}/{len(cells)} {cell.name}: {psnr:.2f} dB, {took:.0f} s", flush=True)
 
 
 def run_workers(count: int, until: float) -> None:
-    """This very program `count` times over, ended when the time is up: what was finished is there."""
+    """Run this program `count` times in parallel, and end it at a time; finished cells are kept."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    arguments = [sys.executable, *sys.argv, "--worker", "--until", str(until)]
+    arguments = [sys.executable, "-m", "studies.personalization", *sys.argv[1:]]
+    arguments += ["--worker", "--until", str(until)]
     running = [subprocess.Popen(arguments, env=environment) for _ in range(count)]
     for process in running:
         try:
@@ -81,11 +90,11 @@ def run_workers(count: int, until: float) -> None:
             process.wait()
     bad = sum(process.returncode not in (0, -9) for process in running)
     if bad:
-        print(f"{bad} of {count} workers failed; their words are above.", flush=True)
+        print(f"{bad} of {count} workers failed; their messages are above.", flush=True)
 
 
 def best_rates(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """By method, the factor with the best held-out views, mean over persons that have every factor."""
+    """Return each method's factor with the best held-out views, by the persons that have every factor."""
     best: dict[str, float] = {}
     for method, factors in RATES.items():
         mine = [row for row in rows if row["cell"]["method"] == method]

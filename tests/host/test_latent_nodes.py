@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -158,7 +159,8 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> None:
     edit_nodes = sys.modules["my3dgen_pack.nodes.latent.directions"]
     core = edit_nodes.__name__.replace("nodes.latent.directions", "my3dgen_core")
     monkeypatch.setattr(edit_nodes, "_face_models", lambda name: None)
-    monkeypatch.setattr(sys.modules[f"{core}.direction_finder"], "FaceGeometry", lambda models: redness)
+    scores = importlib.import_module(f"{core}.editing.face_scores")
+    monkeypatch.setattr(scores, "FaceGeometry", lambda models: redness)
     monkeypatch.setattr(sys.modules[f"{core}.face"], "embed", brightness)
 
 

@@ -280,7 +280,7 @@ def test_training_on_a_person_is_refused(server: comfy.Server) -> None:
 def test_without_any_face_pack_the_user_learns_where_one_goes(
     pack: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from my3dgen_pack.nodes.align import AlignFaces
+    from my3dgen_pack.nodes.person.align import AlignFaces
 
     monkeypatch.chdir(tmp_path)
     said = AlignFaces.VALIDATE_INPUTS(face_models=["auto"])

@@ -24,7 +24,7 @@ def test_a_curve_stays_small_and_keeps_its_mean_and_its_end(monitor: ModuleType)
     for step in range(1, 10_001):
         curve.add(step, float(step))
     steps, losses = zip(*curve.points, strict=True)
-    assert 100 < len(steps) <= monitor.POINTS
+    assert 100 < len(steps) <= monitor.MAX_POINTS
     assert list(steps) == sorted(steps)
     assert steps[-1] > 9_900
     apart = {later - earlier for earlier, later in pairwise(steps)}
@@ -33,12 +33,12 @@ def test_a_curve_stays_small_and_keeps_its_mean_and_its_end(monitor: ModuleType)
     assert losses[5] == pytest.approx(steps[5] - (each - 1) / 2)
 
 
-def test_an_album_stays_small_and_spreads_over_the_steps(monitor: ModuleType) -> None:
-    album = monitor.Album()
+def test_a_preview_history_stays_small_and_spreads_over_the_steps(monitor: ModuleType) -> None:
+    history = monitor.PreviewHistory()
     for step in range(1, 1001):
-        album.add(step, str(step))
-        assert len(album.pictures) < monitor.PICTURES
-    steps = [step for step, _ in album.pictures]
+        history.add(step, str(step))
+        assert len(history.pictures) < monitor.MAX_PREVIEWS
+    steps = [step for step, _ in history.pictures]
     assert len({later - earlier for earlier, later in pairwise(steps)}) == 1
     assert steps[0] < 150
     assert steps[-1] > 850
@@ -78,7 +78,7 @@ def told_of(monitor: ModuleType, monkeypatch: pytest.MonkeyPatch, images: Any, l
     monkeypatch.setattr(monitor.host, "publish", lambda event, data: told.append(data))
     photo, first, last = images
     watched = monitor.watch(
-        "7", lambda *_: None, photo.permute(0, 2, 3, 1) / 2 + 0.5, monitor.Likeness(photo, load)
+        "7", lambda *_: None, photo.permute(0, 2, 3, 1) / 2 + 0.5, monitor.IdentitySimilarity(photo, load)
     )
     watched(1, 3, {"loss": 1.0}, first)
     watched(2, 3, {"loss": 1.0})
@@ -117,6 +117,6 @@ def broken() -> Any:
 def test_without_the_means_a_line_says_so_and_the_training_goes_on(
     monitor: ModuleType, monkeypatch: pytest.MonkeyPatch, load: Any, note: str
 ) -> None:
-    grey = torch.zeros(1, 3, 64, 64)
-    told = told_of(monitor, monkeypatch, (grey, grey, grey), load)
+    gray = torch.zeros(1, 3, 64, 64)
+    told = told_of(monitor, monkeypatch, (gray, gray, gray), load)
     assert (told["state"], told["similarity"], told["note"]) == ("done", [], note)

@@ -1,0 +1,1 @@
+"""Nodes that show, compare and write: renders, pasted photos, sheets, meshes."""
