@@ -8,7 +8,7 @@ Prompt = dict[str, Any]
 
 
 def tiny_prompt(**changes: dict[str, Any]) -> Prompt:
-    """Invert, train, apply and render on grey pictures; `changes` are node name -> inputs to set."""
+    """Invert, train, apply and render on gray pictures; `changes` are node name -> inputs to set."""
     prompt: Prompt = {
         "load": node("LoadGenerator", file="tiny.safetensors"),
         "photos": {

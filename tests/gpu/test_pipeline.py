@@ -210,7 +210,7 @@ def test_after_running_out_of_memory_a_picture_comes_as_before(starter: Any, anc
         assert out_of_memory(caught.value)
         del caught
         torch.cuda.empty_cache()
-        # one grey level, as cuDNN may sum in any order
+        # one gray level, as cuDNN may sum in any order
         assert largest_difference(before, starter.render(ws, cameras).image) <= 2 / 255
 
 

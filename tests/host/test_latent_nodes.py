@@ -16,7 +16,7 @@ from my3dgen_core import Adapter, Direction, Identity, Latents, camera_path, loo
 
 pytestmark = pytest.mark.usefixtures("executor", "folders")
 
-HALF_A_GREY_LEVEL = 0.5 / 255  # several cameras are rendered fast, one alone exactly
+HALF_A_GRAY_LEVEL = 0.5 / 255  # several cameras are rendered fast, one alone exactly
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +146,7 @@ def test_without_face_models_a_smile_costs_a_sentence(nodes: dict[str, Any], mod
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Colours in place of a face pack: the micro generator shows no faces."""
+    """Colors in place of a face pack: the micro generator shows no faces."""
 
     def redness(images: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"smile": images[:, 0].mean((1, 2)) - images[:, 2].mean((1, 2))}
@@ -248,7 +248,7 @@ def test_a_grid_shows_every_latent_from_every_camera(
     for place, (latent, camera) in {1: (0, 1), 4: (2, 0)}.items():
         one = sockets.Cameras(cameras.values[camera : camera + 1])
         alone = render(model, anchors, "single", latent, 2, one)["result"][0]
-        assert torch.allclose(pictures[place], alone[0], atol=HALF_A_GREY_LEVEL)
+        assert torch.allclose(pictures[place], alone[0], atol=HALF_A_GRAY_LEVEL)
 
 
 def test_normals_of_a_ball_face_where_the_ball_does(pack: ModuleType) -> None:

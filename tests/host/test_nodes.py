@@ -17,7 +17,7 @@ from my3dgen_core import Latents, camera_path
 pytestmark = pytest.mark.usefixtures("executor")
 
 # Paths are rendered fast, and with half precision the way that a convolution takes shows in the last bits.
-HALF_A_GREY_LEVEL = 0.5 / 255
+HALF_A_GRAY_LEVEL = 0.5 / 255
 
 
 @pytest.fixture
@@ -251,7 +251,7 @@ def test_the_batch_size_does_not_change_the_pictures(
     latents, cameras = latents_of(generator), cameras_of(nodes, 3)
     one = nodes["Render"].render(model, latents, "mean", 0, 1, cameras)["result"][0]
     all_at_once = nodes["Render"].render(model, latents, "mean", 0, 8, cameras)["result"][0]
-    assert torch.allclose(one, all_at_once, atol=HALF_A_GREY_LEVEL)
+    assert torch.allclose(one, all_at_once, atol=HALF_A_GRAY_LEVEL)
 
 
 def test_latents_of_another_generator_are_refused(nodes: dict[str, Any], model: Any, generator: Any) -> None:

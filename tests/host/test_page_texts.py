@@ -45,7 +45,7 @@ def test_help_pages_name_only_nodes_and_folders_that_exist(pack: ModuleType, roo
     shown = {*pack.NODE_DISPLAY_NAME_MAPPINGS.values(), "Load 3D", "Create Video"}
     for path in (root / "web" / "docs").glob("*.md"):
         text = path.read_text(encoding="utf-8")
-        # Two or more capitalised words in a row after "from" or "for" are (the beginning of) a node's name.
+        # Two or more capitalized words in a row after "from" or "for" are (the beginning of) a node's name.
         for name in re.findall(r"\b(?:from|for|to) ((?:[A-Z]\w+ )+[A-Z]\w+)", text):
             assert any(known.startswith(name) for known in shown), f"{path.name}: {name}"
 

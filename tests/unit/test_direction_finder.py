@@ -32,7 +32,7 @@ def generator():
 
 
 class Redness:
-    """A labeller that needs no face: how red a picture is; every fifth is not scored."""
+    """A labeler that needs no face: how red a picture is; every fifth is not scored."""
 
     def __init__(self):
         self.seen = 0
@@ -68,7 +68,7 @@ def test_what_was_found_is_found_again_without_looking(generator, found):
     direction, folder = found
 
     def blind(images):
-        raise AssertionError("the labeller was asked again")
+        raise AssertionError("the labeler was asked again")
 
     again = find_directions(generator, blind, ["red"], CONFIG, folder)["red"]
     assert torch.equal(again.vector, direction.vector)
@@ -169,18 +169,18 @@ def test_a_picture_without_a_face_has_no_score():
 
 
 def test_words_are_scored_by_the_users_own_clip(generator):
-    """A CLIP whose space is the mean colour."""
+    """A CLIP whose space is the mean color."""
 
     def embed(images):
         return images.mean((2, 3)) + 1.0
 
     red, blue = torch.tensor([1.0, 0.2, 0.2]), torch.tensor([0.2, 0.2, 1.0])
-    labeller = WordLikeness("a red face", embed, red, blue)
-    found = find_directions(generator, labeller, ["a red face"], CONFIG)["a red face"]
+    labeler = WordLikeness("a red face", embed, red, blue)
+    found = find_directions(generator, labeler, ["a red face"], CONFIG)["a red face"]
     ws, camera = micro.latents(generator, 3, seed=77), look_at(0.0, 0.0)
     with torch.no_grad():
         less, more = (
-            labeller(generator.render(found.apply(ws, strength), camera).image)["a red face"]
+            labeler(generator.render(found.apply(ws, strength), camera).image)["a red face"]
             for strength in (-1.5, 1.5)
         )
     assert bool((more > less).all())
@@ -204,8 +204,8 @@ def test_age_and_gender_are_scored_where_the_pack_has_the_network():
         def attributes(self, image, box):
             return {"age": float(image.mean()), "gender": 1.0}
 
-    labeller = FaceGeometry(Models())
-    scores = labeller(torch.stack([torch.full((3, 128, 128), grey) for grey in (-1.0, 0.0)]))
-    assert labeller.names == (SMILE, "age", "gender")
+    labeler = FaceGeometry(Models())
+    scores = labeler(torch.stack([torch.full((3, 128, 128), gray) for gray in (-1.0, 0.0)]))
+    assert labeler.names == (SMILE, "age", "gender")
     assert scores["age"].tolist() == pytest.approx([0, 128], abs=1)
     assert scores["gender"].tolist() == [1, 1]

@@ -62,7 +62,7 @@ def test_fully_connected_scales_weight_and_bias(name, multiplier, activate):
     assert_close(layer(c["x"]), c["y"])
 
 
-def test_second_moment_normalisation():
+def test_second_moment_normalization():
     c = case("normalize_2nd_moment")
     assert_close(layers.normalize_2nd_moment(c["x"]), c["y"])
 
@@ -85,7 +85,7 @@ def test_look_at_equals_the_reference_sampler_at_the_same_angles():
     assert min(errors) <= 1e-5
 
 
-def test_rays_go_through_pixel_centres_with_skew():
+def test_rays_go_through_pixel_centers_with_skew():
     c = case("ray_sampler")
     camera = torch.cat((c["cam"].flatten(1), c["k"].flatten(1)), dim=1)
     origins, directions = volume.rays(camera, 6)

@@ -75,14 +75,14 @@ def test_rounding_decides_the_depth_of_a_ray_that_hits_next_to_nothing(generator
     """What other exponentials, as a GPU's, may do to depths: why `depth_difference` looks at weights."""
     exp = torch.exp
 
-    def neighbour(x):
+    def neighbor(x):
         return torch.nextafter(exp(x), torch.tensor(way)).clamp(max=1)
 
     config = dataclasses.replace(generator.config, box_warp=1.6)
     origins, directions = volume.rays(IO["c"], 16)
     jitter = goldens.stream(256, 24, 20)
     with monkeypatch.context() as patch:
-        patch.setattr(volume.torch, "exp", neighbour)
+        patch.setattr(volume.torch, "exp", neighbor)
         out = volume.render_rays(planes, generator.decoder, config, origins, directions, jitter)
     depth, weight = (IO[f"render16.box_warp1.6.{key}.every5"] for key in ("depth", "weights_sum"))
     difference = (out.depth[:, ::5] - depth).abs()

@@ -194,8 +194,8 @@ def test_impossible_configurations_get_a_sentence(change, sentence):
 def test_a_configuration_survives_json_and_unknown_settings_are_refused():
     config = GeneratorConfig.from_official(goldens.values("full_ffhq512-128_config"))
     assert GeneratorConfig.from_dict(config.to_dict()) == config
-    with pytest.raises(ValueError, match="does not know: colour"):
-        GeneratorConfig.from_dict({**config.to_dict(), "colour": 1})
+    with pytest.raises(ValueError, match="does not know: color"):
+        GeneratorConfig.from_dict({**config.to_dict(), "color": 1})
 
 
 def test_the_hash_names_weights_and_configuration():
@@ -238,7 +238,7 @@ def test_super_resolution_in_strips_is_super_resolution(monkeypatch, people):
 
 
 def test_a_picture_without_gradients_is_the_one_with_them():
-    """Two ways of rendering: by table and colours last, and the one that training goes."""
+    """Two ways of rendering: by table and colors last, and the one that training goes."""
     generator = micro.generator(2)
     ws = micro.latents(generator, 2)
     learned = generator.render(ws.requires_grad_(True), CAMERAS)

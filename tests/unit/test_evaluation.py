@@ -251,8 +251,8 @@ def test_a_folder_of_photos_gives_the_tables_by_one_command(generator, demo, tmp
 def test_the_papers_figure_has_two_views_of_every_column_and_names_parameters():
     from my3dgen_core.evaluation.figure import MARGIN, paper_figure
 
-    colours = {"target": -1.0, "pretrained": -0.5, "full": 0.0, "LoRA": 0.5}
-    person = {name: torch.full((2, 3, 20, 20), value) for name, value in colours.items()}
+    colors = {"target": -1.0, "pretrained": -0.5, "full": 0.0, "LoRA": 0.5}
+    person = {name: torch.full((2, 3, 20, 20), value) for name, value in colors.items()}
     counts = {"full": 30_662_136, "LoRA": 240_030}
     image = paper_figure([person, person], ["one", "two"], counts, cell=64)
     without = paper_figure([person, person], ["one", "two"], {}, cell=64)

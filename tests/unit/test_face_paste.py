@@ -11,7 +11,7 @@ from my3dgen_core.face.crop import warp_crop
 
 
 def _photo(height: int = 400, width: int = 300, seed: int = 0) -> np.ndarray:
-    """Smooth colours, which a crop smaller than the photo can hold."""
+    """Smooth colors, which a crop smaller than the photo can hold."""
     small = torch.rand(1, 3, 9, 7, generator=torch.Generator().manual_seed(seed))
     large = torch.nn.functional.interpolate(small, (height, width), mode="bicubic", align_corners=True)
     return (large[0].permute(1, 2, 0).clamp(0, 1) * 255).round().byte().numpy()

@@ -25,7 +25,7 @@ def _red_left_blue_right(height: int = 20, width: int = 30) -> np.ndarray:
     return pixels
 
 
-def test_colours_are_rgb(tmp_path: Path) -> None:
+def test_colors_are_rgb(tmp_path: Path) -> None:
     Image.fromarray(_red_left_blue_right()).save(tmp_path / "a.png")
     assert (load_photo(tmp_path / "a.png") == _red_left_blue_right()).all()
 
@@ -50,16 +50,16 @@ def test_exif_orientation_stands_the_photo_upright(tmp_path: Path, orientation: 
     assert (load_photo(tmp_path / "a.png") == _red_left_blue_right()).all()
 
 
-def test_sixteen_bit_grey_is_scaled_and_not_clipped(tmp_path: Path) -> None:
-    grey = np.array([[0, 257 * 40], [257 * 128, 65535]], np.uint16)
-    Image.fromarray(grey).save(tmp_path / "a.png")
+def test_sixteen_bit_gray_is_scaled_and_not_clipped(tmp_path: Path) -> None:
+    gray = np.array([[0, 257 * 40], [257 * 128, 65535]], np.uint16)
+    Image.fromarray(gray).save(tmp_path / "a.png")
     assert load_photo(tmp_path / "a.png")[:, :, 1].tolist() == [[0, 40], [128, 255]]
-    (from_array,) = read_photos([np.repeat(grey[:, :, None], 3, 2)])
+    (from_array,) = read_photos([np.repeat(gray[:, :, None], 3, 2)])
     assert from_array.pixels is not None
     assert from_array.pixels[:, :, 0].tolist() == [[0, 40], [128, 255]]
 
 
-def test_transparent_pixels_show_mid_grey(tmp_path: Path) -> None:
+def test_transparent_pixels_show_mid_gray(tmp_path: Path) -> None:
     pixels = np.zeros((4, 4, 4), np.uint8)
     pixels[:2] = [250, 10, 20, 255]
     Image.fromarray(pixels).save(tmp_path / "rgba.png")
@@ -72,7 +72,7 @@ def test_transparent_pixels_show_mid_grey(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "L", "P", "1"])
-def test_other_colour_modes_become_rgb(tmp_path: Path, mode: str) -> None:
+def test_other_color_modes_become_rgb(tmp_path: Path, mode: str) -> None:
     Image.fromarray(portrait()).convert(mode).save(tmp_path / "a.tif")
     loaded = load_photo(tmp_path / "a.tif").astype(float)
     assert loaded.shape == portrait().shape

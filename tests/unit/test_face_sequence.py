@@ -56,7 +56,7 @@ def test_a_steady_motion_is_exact_up_to_both_ends() -> None:
     assert np.abs(_smoothed(list(true)) - true).max() < 1e-6
 
 
-def test_one_wrong_detection_does_not_pull_its_neighbours() -> None:
+def test_one_wrong_detection_does_not_pull_its_neighbors() -> None:
     true = _still(30)
     seen = true.copy()
     seen[15] += [15, -12, 0.25, 0.5, -1.0, 0.6, 0.4]
@@ -118,9 +118,9 @@ def test_a_real_clip_with_a_missing_frame_moves_smoothly() -> None:
     assert "Filled from the frames around it." in clip.report[3].warnings[0]
     assert clip.report[3].points is None
     assert clip.report[2].points is not None
-    centres = np.stack([row.transform.to_photo(np.full(2, 256.0)) for row in clip.report if row.transform])
-    assert np.diff(centres[:, 0]).mean() == pytest.approx(3.0, abs=0.3)
-    assert (_jerk(centres) < 0.1).all()
+    centers = np.stack([row.transform.to_photo(np.full(2, 256.0)) for row in clip.report if row.transform])
+    assert np.diff(centers[:, 0]).mean() == pytest.approx(3.0, abs=0.3)
+    assert (_jerk(centers) < 0.1).all()
     assert (_jerk(torch.rad2deg(angles_from_labels(clip.cameras)).numpy()) < 0.1).all()
 
 

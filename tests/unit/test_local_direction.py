@@ -23,7 +23,7 @@ def middle(generator):
 
 
 def redness(images):
-    """A labeller that needs no face."""
+    """A labeler that needs no face."""
     return {"red": images[:, 0].mean((1, 2)) - images[:, 2].mean((1, 2))}
 
 
@@ -81,11 +81,11 @@ def test_it_is_found_in_the_person_whose_identity_is_in_effect(generator, middle
 
 def test_what_was_found_is_kept_for_this_head_and_this_person(generator, middle, found, tmp_path):
     def blind(images):
-        raise AssertionError("the labeller was asked again")
+        raise AssertionError("the labeler was asked again")
 
-    def search(labeller, middle=middle, person="anna"):
+    def search(labeler, middle=middle, person="anna"):
         return find_local_directions(
-            generator, middle, labeller, brightness, ["red"], CONFIG, (tmp_path, person)
+            generator, middle, labeler, brightness, ["red"], CONFIG, (tmp_path, person)
         )["red"]
 
     first = search(redness)

@@ -1,4 +1,4 @@
-"""Meshes of the shipped starter: closed, in one piece, a head the right way round, in colour."""
+"""Meshes of the shipped starter: closed, in one piece, a head the right way round, in color."""
 
 import micro
 import numpy as np
@@ -78,11 +78,11 @@ def test_the_nose_points_forward_and_the_shoulders_down(head):
     assert width[0] > width[1]
 
 
-def test_colours_vary_as_the_rendering_does(head, starter):
-    colours = np.asarray(head.visual.vertex_colors)
-    assert colours.shape == (len(head.vertices), 4)
-    assert bool((colours[:, 3] == 255).all())
-    assert colours[:, :3].std(0).min() > 10
+def test_colors_vary_as_the_rendering_does(head, starter):
+    colors = np.asarray(head.visual.vertex_colors)
+    assert colors.shape == (len(head.vertices), 4)
+    assert bool((colors[:, 3] == 255).all())
+    assert colors[:, :3].std(0).min() > 10
     latent = mean_latent(starter)
     with torch.no_grad():
         picture = (starter.render(latent.ws, latent.cameras).image_raw[0] + 1) * 127.5
@@ -91,7 +91,7 @@ def test_colours_vary_as_the_rendering_does(head, starter):
     x, y, z = np.asarray(head.vertices)[tip]
     column, row = (0.5 + 4.2647 * place / (2.7 - z) for place in (x, -y))
     seen = picture[:, round(float(row) * size - 0.5), round(float(column) * size - 0.5)]
-    assert np.abs(seen.numpy() - colours[tip, :3]).max() < 40
+    assert np.abs(seen.numpy() - colors[tip, :3]).max() < 40
 
 
 def test_normals_point_outwards(head):

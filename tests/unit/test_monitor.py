@@ -117,6 +117,6 @@ def broken() -> Any:
 def test_without_the_means_a_line_says_so_and_the_training_goes_on(
     monitor: ModuleType, monkeypatch: pytest.MonkeyPatch, load: Any, note: str
 ) -> None:
-    grey = torch.zeros(1, 3, 64, 64)
-    told = told_of(monitor, monkeypatch, (grey, grey, grey), load)
+    gray = torch.zeros(1, 3, 64, 64)
+    told = told_of(monitor, monkeypatch, (gray, gray, gray), load)
     assert (told["state"], told["similarity"], told["note"]) == ("done", [], note)

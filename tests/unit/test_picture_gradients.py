@@ -42,8 +42,8 @@ def gradients(scene, change=None, views=2, wanted=(True, True), dtype=torch.floa
         (value * goldens.normal(seed, value.shape).to(dtype)).sum()
         for seed, value in enumerate((out.features, out.weight, depth))
     )
-    learnt = [t for t in (planes, *decoder.parameters()) if t.requires_grad]
-    return torch.autograd.grad(total, learnt)
+    learned = [t for t in (planes, *decoder.parameters()) if t.requires_grad]
+    return torch.autograd.grad(total, learned)
 
 
 def autograd(monkeypatch, *args, **options):

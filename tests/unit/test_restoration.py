@@ -96,7 +96,7 @@ def test_known_values_spread_and_stay(size):
     assert torch.allclose(spread(values, known * 0 + 1), values)
 
 
-def test_an_enlarged_photo_keeps_its_colours():
+def test_an_enlarged_photo_keeps_its_colors():
     small = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(1)) - 0.5
     big = enlarge(small, torch.zeros(1, 3, 32, 32))
     assert float((resize(big, 8) - small).abs().mean()) < 0.05

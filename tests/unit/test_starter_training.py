@@ -70,7 +70,7 @@ def test_where_nothing_is_hit_the_depth_is_unknown_but_gradients_are_numbers() -
     assert bool(density.grad.isfinite().all())
 
 
-def test_orthogonalised_matrices_have_singular_values_near_one() -> None:
+def test_orthogonalized_matrices_have_singular_values_near_one() -> None:
     chance = torch.Generator().manual_seed(0)
     shapes = ((3, 8, 20), (2, 20, 8), (2, 8, 8), (1, 5, 7))
     stacks = orthogonalize([torch.randn(shape, generator=chance) for shape in shapes])

@@ -60,7 +60,7 @@ def test_depth_and_camera_put_the_nose_where_the_mesh_has_it() -> None:
 def test_the_mirrored_camera_sees_the_mirrored_mean_head() -> None:
     z, camera = torch.zeros(1, Z_DIM), view(30, 12)
     left, right = truth(z, camera, 96)[0], truth(z, mirror(camera), 96)[0]
-    # The body model itself is symmetric only up to a millimetre, and hair has a grain.
+    # The body model itself is symmetric only up to a millimeter, and hair has a grain.
     assert (left - right.flip(3)).abs().mean() < 0.03
     assert (left - right).abs().mean() > 0.1
 

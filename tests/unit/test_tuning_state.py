@@ -157,15 +157,15 @@ def test_refining_takes_back_errors_of_the_cameras(generator, anchors):
     images = images.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
     error = torch.zeros(3, 5)
     error[:, 1] = torch.tensor([0.05, -0.06, 0.05])
-    labelled = dataclasses.replace(anchors, cameras=turned(CAMERAS, error))
+    labeled = dataclasses.replace(anchors, cameras=turned(CAMERAS, error))
     still = {"lr": 0.0, "affine_lr": 0.0, "diff_lr": 0.0, "anchor_lr": 0.0}
     config = TuningConfig(steps=60, patch=32, batch_size=3, refine=True, preview_every=0)
-    found = personalize(generator, images, labelled, dataclasses.replace(config, **still)).anchors.cameras
+    found = personalize(generator, images, labeled, dataclasses.replace(config, **still)).anchors.cameras
 
     def off(cameras):
         return float((cameras[:, :16] - CAMERAS[:, :16]).norm(dim=1).mean())
 
-    assert off(found) < 0.5 * off(labelled.cameras)
+    assert off(found) < 0.5 * off(labeled.cameras)
     radius = found.view(-1, 25)[:, [3, 7, 11]].norm(dim=1)
     assert torch.allclose(radius, CAMERAS[:, [3, 7, 11]].norm(dim=1), atol=1e-4)
 
