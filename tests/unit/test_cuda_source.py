@@ -21,8 +21,8 @@ SETTINGS = {
 
 
 @pytest.fixture(scope="module")
-def emulated(tmp_path_factory):
-    return cuda_emulator.Emulated(tmp_path_factory.mktemp("cuda"))
+def emulated(compiler, tmp_path_factory):
+    return cuda_emulator.Emulated(compiler, tmp_path_factory.mktemp("cuda"))
 
 
 @pytest.mark.parametrize("name", SETTINGS)

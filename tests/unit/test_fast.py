@@ -1,4 +1,4 @@
-"""Quality "fast": what it leaves out does not show, and where nothing can be left out it is exact."""
+"""Quality "fast": what it skips is not visible, and where nothing can be skipped it is exact."""
 
 import copy
 import dataclasses
@@ -10,21 +10,13 @@ import pytest
 import torch
 from meta_device import META, NoCPU, cameras, on_meta
 
-from my3dgen_core import Adapter, kernels, load_generator, look_at, personalized
+from my3dgen_core import Adapter, load_generator, look_at, personalized
 from my3dgen_core.eg3d import fast
 from my3dgen_core.eg3d.density_grid import density_grid
 from my3dgen_core.eg3d.field import Field, plane_features
 
 VIEWS = torch.cat([look_at(yaw, pitch) for yaw, pitch in ((-0.5, 0.1), (0.0, 0.0), (0.6, -0.2))])
 FEATURE = 4 * fast.WEIGHT  # twice the weight that may be lost, on a scale of [-1, 1]
-
-
-@pytest.fixture(params=["torch", "compiled"])
-def renderer(request):
-    if request.param == "compiled":
-        kernels.build()
-        kernels.load()
-    return request.param
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +178,7 @@ def test_what_is_not_a_number_is_seen(renderer):
 
 
 @pytest.mark.parametrize("inference", [False, True])
-def test_changed_planes_are_looked_at_anew(inference):
+def test_changed_planes_are_looked_at_again(inference):
     generator = micro.generator(4)
     with torch.inference_mode(inference):
         planes = 4 * generator.planes(micro.latents(generator, 1))
@@ -195,7 +187,7 @@ def test_changed_planes_are_looked_at_anew(inference):
         assert_same(*both(generator, planes, VIEWS))
 
 
-def test_a_changed_decoder_is_looked_at_anew():
+def test_a_changed_decoder_is_looked_at_again():
     generator = micro.generator(4)
     with torch.no_grad():
         generator.decoder.net[2].bias[0] = -30.0
@@ -223,7 +215,7 @@ def test_a_grid_is_made_once_and_dies_with_its_planes(starter):
     assert len(generator.grids._kept) == 0
 
 
-def test_training_is_refused_with_a_sentence():
+def test_training_is_refused_with_a_message():
     generator = micro.generator()
     ws = micro.latents(generator, 1).requires_grad_(True)
     with pytest.raises(ValueError, match="no gradients: use 'exact'"):
@@ -259,9 +251,8 @@ def test_half_precision_is_as_near_as_exact_half_precision(dtype):
     assert float(errors[1]) <= 1.5 * float(errors[0]) + FEATURE
 
 
+@pytest.mark.usefixtures("compiled_renderer")
 def test_the_compiled_operators_keep_what_pytorch_asks_of_them():
-    kernels.build()
-    kernels.load()
     decoder = micro.generator(4).decoder
     planes = torch.randn(2, 3, 32, 16, 16)
     grid = density_grid(planes, decoder, 1.0, renderer="compiled")

@@ -1,4 +1,4 @@
-"""A bound that the user sets for the working memory of pictures, by PyTorch's own account of allocations."""
+"""The memory limit of rendering, checked against PyTorch's own record of allocations."""
 
 import copy
 
@@ -8,7 +8,7 @@ import micro
 import pytest
 import torch
 
-from my3dgen_core import kernels, load_generator, orbit
+from my3dgen_core import load_generator, orbit
 from my3dgen_core.eg3d.budget import backbone_bytes, portion, superresolution_bytes
 
 MIB = 2**20
@@ -18,14 +18,6 @@ FRONT = orbit(1)  # the same frame again and again: what is decoded depends on t
 @pytest.fixture(scope="module")
 def starter():
     return load_generator("starter")
-
-
-@pytest.fixture(params=["torch", "compiled"])
-def renderer(request):
-    if request.param == "compiled":
-        kernels.build()
-        kernels.load()
-    return request.param
 
 
 def least(generator, quality):
@@ -101,7 +93,7 @@ def test_what_is_told_from_shapes_is_no_less_and_not_far_more_than_what_is_taken
     assert image <= superresolution_bytes(generator) <= 2 * image + MIB
 
 
-def test_too_small_a_limit_is_refused_with_a_sentence(starter):
+def test_too_small_a_limit_is_refused_with_a_message(starter):
     generator = copy.copy(starter)
     generator.memory_limit = MIB
     ws = generator.w_avg.expand(1, generator.num_ws, -1)
