@@ -76,7 +76,7 @@ def test_zoom_in_the_3d_viewer_narrows_the_view(nodes: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("info", [None, {}, "", {"position": 3, "target": 4}, _load3d(0, 0, 0)])
-def test_what_is_no_camera_of_the_3d_viewer_is_one_sentence(nodes: dict[str, Any], info: Any) -> None:
+def test_what_is_no_camera_of_the_3d_viewer_is_one_message(nodes: dict[str, Any], info: Any) -> None:
     with pytest.raises(ValueError, match=r"(?i)move the view"):
         nodes["CameraFromLoad3D"].make(info, 2.7, 13.3738)
 
@@ -136,7 +136,7 @@ def test_one_photo_takes_a_whole_clip_of_its_crop(nodes: dict[str, Any], sockets
     assert [tuple(p.shape) for p in pasted] == [(5, 240, 200, 3)]
 
 
-def test_photos_and_crops_that_do_not_belong_together_are_one_sentence(
+def test_photos_and_crops_that_do_not_belong_together_are_one_message(
     nodes: dict[str, Any], cut_photos: tuple[list[torch.Tensor], Any, list[torch.Tensor]]
 ) -> None:
     photos, crops, images = cut_photos

@@ -139,7 +139,7 @@ def test_components_are_found_without_face_models(
     assert not torch.equal(edit(nodes, anchors, direction).ws, anchors.ws)
 
 
-def test_without_face_models_a_smile_costs_a_sentence(nodes: dict[str, Any], model: Any) -> None:
+def test_without_face_models_a_smile_costs_a_message(nodes: dict[str, Any], model: Any) -> None:
     with pytest.raises(FileNotFoundError, match="No face models found"):
         nodes["FindDirection"].find(model, "smile", 50, "auto", 0)
 
@@ -276,12 +276,12 @@ def test_anchors_are_mixed_by_weights_of_ones_own(nodes: dict[str, Any], identit
     (mixed,) = nodes["MixAnchors"].mix(identity, "0: 3, 2: 1", 0.02)["result"]
     assert torch.allclose(mixed.ws[0], 0.75 * anchors.ws[0] + 0.25 * anchors.ws[2], atol=1e-5)
     assert mixed.cameras is not None
-    for weights, sentence in {
+    for weights, message in {
         "": "sum above 0",
         "0: 1, 9: 1": "There is no anchor 9",
         "zero": "'zero' is no weight",
         "0: nan": "sum above 0",
         "0: 1.5, 1: -0.5": "leaves the person",
     }.items():
-        with pytest.raises(ValueError, match=sentence):
+        with pytest.raises(ValueError, match=message):
             nodes["MixAnchors"].mix(identity, weights, 0.02)
