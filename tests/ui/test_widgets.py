@@ -1,4 +1,4 @@
-"""What holds of every widget of ours: it moves plain inputs, stores nothing, and goes with its node."""
+"""Properties of all our widgets: they move plain inputs, store nothing, and disappear with their node."""
 
 from __future__ import annotations
 
