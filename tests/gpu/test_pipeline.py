@@ -1,6 +1,6 @@
-"""Photos to a person and her pictures on the GPU, in one process: nodes as they are called, and the core.
+"""Photos to a person and pictures of the person on the GPU, in one process: through the nodes and the core.
 
-Where ComfyUI's own memory management would stand, `imitation` does; tests/host runs the real one.
+`imitation` stands in for ComfyUI's memory management; tests/host uses the real one.
 """
 
 from __future__ import annotations

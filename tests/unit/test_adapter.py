@@ -1,4 +1,4 @@
-"""The low-rank adapter: the authors' numbers, exact restore, and the file of one person."""
+"""The low-rank adapter: the authors' numbers, exact restoration, and the identity file."""
 
 import dataclasses
 
@@ -242,7 +242,7 @@ def test_the_file_holds_the_documented_keys(generator, tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"not a file", b"\x08\x00\x00\x00\x00\x00\x00\x00{}      "])
-def test_a_file_that_is_no_identity_gets_a_sentence(tmp_path, content):
+def test_a_file_that_is_no_identity_gets_a_message(tmp_path, content):
     (tmp_path / "broken.safetensors").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"broken\.safetensors"):
         Identity.load(tmp_path / "broken.safetensors")

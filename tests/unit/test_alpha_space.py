@@ -1,4 +1,4 @@
-"""Alpha space: weights stay what they promise, and photos of the person are found in it."""
+"""Alpha space: weights keep their bounds, and photos of the person are found in it."""
 
 import dataclasses
 

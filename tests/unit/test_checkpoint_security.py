@@ -1,4 +1,4 @@
-"""Hostile files are refused: nothing of them runs, quickly, in little memory, and nothing is written."""
+"""Hostile files are refused fast and in little memory; nothing in them runs, and nothing is written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A My3DGen snapshot comes apart into base generator and person; the authors' side files are read."""
+"""A My3DGen snapshot is split into base generator and identity; the authors' side files are read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The comparison table: every picture in its place, measured against what it should show."""
+"""The comparison table: every picture is in its place, with the measure of its own target."""
 
 import pytest
 import torch
@@ -73,7 +73,7 @@ def test_photos_may_belong_to_cameras():
     assert float(scored.scores["PSNR"].min()) > 90
 
 
-def test_what_does_not_fit_is_refused_with_a_sentence():
+def test_what_does_not_fit_is_refused_with_a_message():
     table = made()
     with pytest.raises(ValueError, match="There are 3 latents, but 2 labels"):
         Comparison(table.pictures, {**table.labels, "latents": ["a", "b"]})

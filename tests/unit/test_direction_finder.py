@@ -1,4 +1,4 @@
-"""Directions found by looking at a generator's own heads."""
+"""Directions found from renderings of a generator's own samples."""
 
 import dataclasses
 
@@ -77,7 +77,7 @@ def test_what_was_found_is_found_again_without_looking(generator, found):
             find_directions(generator, blind, ["red"], other, folder)
 
 
-def test_a_damaged_cache_is_made_anew(generator, found, tmp_path):
+def test_a_damaged_cache_is_made_again(generator, found, tmp_path):
     direction, folder = found
     (name,) = (path.name for path in folder.iterdir())
     (tmp_path / name).write_bytes(b"damaged")

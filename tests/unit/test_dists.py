@@ -1,4 +1,4 @@
-"""DISTS by its formula, on weights at random, read without executing anything."""
+"""DISTS equals its formula, on random weights that are read without executing anything."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Single operations against the reference's own outputs."""
+"""Single operations against the reference's outputs."""
 
 import math
 

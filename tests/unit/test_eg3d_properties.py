@@ -1,4 +1,4 @@
-"""What no reference number covers, by what must hold whatever the weights are."""
+"""Properties of the generator that hold for any weights and that no reference number covers."""
 
 import dataclasses
 
@@ -109,7 +109,7 @@ def test_random_noise_follows_its_generator_and_its_strength(generator):
     assert not torch.equal(planes("random"), planes("none"))
 
 
-def test_unknown_noise_gets_a_sentence(generator):
+def test_unknown_noise_gets_a_message(generator):
     with pytest.raises(ValueError, match="'const', 'random' or 'none'"):
         generator.planes(micro.latents(generator, 1), "loud")
 
@@ -177,7 +177,7 @@ def test_the_mask_is_a_share_and_depth_lies_between_the_limits(generator):
 
 
 @pytest.mark.parametrize(
-    ("change", "sentence"),
+    ("change", "message"),
     [
         ({"superresolution": "16X"}, "super-resolution"),
         ({"plane_resolution": 100}, "power of two"),
@@ -186,8 +186,8 @@ def test_the_mask_is_a_share_and_depth_lies_between_the_limits(generator):
         ({"img_resolution": 500}, "500 px"),
     ],
 )
-def test_impossible_configurations_get_a_sentence(change, sentence):
-    with pytest.raises(ValueError, match=sentence):
+def test_impossible_configurations_get_a_message(change, message):
+    with pytest.raises(ValueError, match=message):
         Generator(dataclasses.replace(micro.CONFIG, **change))
 
 
@@ -204,7 +204,7 @@ def test_the_hash_names_weights_and_configuration():
     assert micro.generator(0, white_back=False).base_hash() != one.base_hash()
 
 
-def test_wrong_latents_get_a_sentence(generator):
+def test_wrong_latents_get_a_message(generator):
     with pytest.raises(ValueError, match="another generator"):
         generator.planes(torch.zeros(1, 14, 512))
     with pytest.raises(ValueError, match="quality"):

@@ -1,4 +1,4 @@
-"""The measures measure what they say, on pictures and persons whose answers are known."""
+"""Evaluation measures on pictures and persons whose answers are known."""
 
 import dataclasses
 import functools
@@ -107,7 +107,7 @@ def test_the_orbit_is_the_papers():
 
 
 class FakeLikeness:
-    """Likeness of pictures by their mean brightness: what was asked is known."""
+    """Similarity of pictures by their mean brightness, with a record of the calls."""
 
     def __init__(self):
         self.seen = []

@@ -1,4 +1,4 @@
-"""A pile of photos goes in; crops, cameras and a true sentence about every photo come out."""
+"""Alignment of a set of photos: crops, cameras, and a correct report on every photo."""
 
 from __future__ import annotations
 
@@ -168,10 +168,10 @@ def test_every_bad_photo_is_dropped_or_warned_about_for_the_right_reason(tmp_pat
         "again": (good, True, "Nearly the same picture as good"),
     }
     batch = align_faces([(name, source) for name, (source, _, _) in expected.items()], models())
-    for row, (name, (_, kept, sentence)) in zip(batch.report, expected.items(), strict=True):
+    for row, (name, (_, kept, message)) in zip(batch.report, expected.items(), strict=True):
         said = " ".join([row.reason, *row.warnings])
         assert row.kept == kept, f"{name}: {said}"
-        assert sentence in said, f"{name}: {said}"
+        assert message in said, f"{name}: {said}"
         assert row.kept or row.reason, name
         assert row.kept == (row.index in batch.kept)
     assert batch.report[0].warnings == []
@@ -211,7 +211,7 @@ def test_the_report_can_be_read_by_people_and_programs() -> None:
     assert dropped[60:].reshape(-1, 3).std(0).min() > 10
 
 
-def test_a_batch_with_nothing_usable_is_one_sentence_with_the_report(tmp_path: Path) -> None:
+def test_a_batch_with_nothing_usable_is_one_message_with_the_report(tmp_path: Path) -> None:
     with pytest.raises(AlignmentError, match=r"0 of 2 photos can be used.*No face was found") as caught:
         align_faces([_picture(1), _picture(2)], models())
     assert len(caught.value.report) == 2

@@ -1,4 +1,4 @@
-"""The crop is EG3D's, and knows what it invented."""
+"""The crop equals EG3D's, with a mask of the pixels that are not in the photo."""
 
 from __future__ import annotations
 

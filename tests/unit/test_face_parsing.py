@@ -1,4 +1,5 @@
-"""Head masks: the network is told by its shapes, sees what it was trained on, and its classes are grouped."""
+"""Head masks: the parsing network is recognized by its shapes, gets the input it was trained on, and its
+classes are grouped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An edited crop goes back into its photo, and nothing else of the photo changes."""
+"""An edited crop is pasted back into its photo, and the rest of the photo stays unchanged."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_a_wider_picture_lies_around_the_crop_it_widens() -> None:
     assert (pasted == 255).all(-1).sum() == pytest.approx((1.5 * 512 / transform.scale) ** 2, rel=0.01)
 
 
-def test_what_does_not_fit_is_one_sentence() -> None:
+def test_what_does_not_fit_is_one_message() -> None:
     photo = _photo()
     transform = _turned_crop(photo)
     with pytest.raises(ValueError, match="other proportions"):

@@ -1,4 +1,4 @@
-"""Photos come in upright, in RGB, in the right range; a bad one comes with a sentence."""
+"""Photos are read upright, as RGB, in the right range; an unreadable one gives a message."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_floats_keep_their_range() -> None:
         (torch.zeros(8, 8, 3), "[3, H, W]"),
     ],
 )
-def test_a_wrong_array_comes_with_a_sentence(array: np.ndarray | torch.Tensor, word: str) -> None:
+def test_a_wrong_array_comes_with_a_message(array: np.ndarray | torch.Tensor, word: str) -> None:
     (photo,) = read_photos([array])
     assert photo.pixels is None
     assert word in photo.error
@@ -126,7 +126,7 @@ def test_bad_files_do_not_stop_the_others(tmp_path: Path) -> None:
         assert name in photos[name].error
 
 
-def test_a_decompression_bomb_is_one_sentence(tmp_path: Path) -> None:
+def test_a_decompression_bomb_is_one_message(tmp_path: Path) -> None:
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
@@ -183,7 +183,7 @@ def test_a_folder_is_read_in_the_order_of_its_numbers(tmp_path: Path) -> None:
     assert [photo.name for photo in read_photos(str(tmp_path))] == ["P1.PNG", "p2.png", "p10.png"]
 
 
-def test_an_empty_or_missing_folder_is_one_sentence(tmp_path: Path) -> None:
+def test_an_empty_or_missing_folder_is_one_message(tmp_path: Path) -> None:
     with pytest.raises(PhotoError, match="no picture"):
         list_photos(tmp_path)
     with pytest.raises(PhotoError, match="does not exist"):

@@ -1,4 +1,4 @@
-"""Fifty careless inputs: each is kept or dropped for the right reason, and twice the same."""
+"""Fifty careless inputs: each is kept or dropped for the right reason, and two runs agree."""
 
 from __future__ import annotations
 
@@ -139,9 +139,9 @@ def test_fifty_careless_inputs_are_each_told_the_truth(
         on_step=lambda step, total, _, image: seen.append(step),
     )
     wrong = []
-    for row, (name, (_, kept, sentence)) in zip(batch.report, expected.items(), strict=True):
+    for row, (name, (_, kept, message)) in zip(batch.report, expected.items(), strict=True):
         said = " ".join([row.reason, *row.warnings])
-        if row.name != name or row.kept != kept or sentence not in said or row.kept == bool(row.reason):
+        if row.name != name or row.kept != kept or message not in said or row.kept == bool(row.reason):
             wrong.append(f"{name}: kept {row.kept}, {said}")
     assert not wrong, wrong
     assert seen == list(range(1, 51))

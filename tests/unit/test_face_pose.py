@@ -1,4 +1,4 @@
-"""Camera labels: the convention, and how near the solver comes to heads whose pose is known."""
+"""Camera labels: the convention, and the solver's error on heads whose pose is known."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What lies over a face is told by its colors, by guessed landmarks, and by two networks' disagreement."""
+"""Occlusions are detected by color, by unreliable landmarks, and by disagreement of two networks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A clip: crops and cameras follow the head without trembling, and short gaps are filled."""
+"""Video frames: crops and cameras follow the head smoothly, and short gaps are filled."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_a_real_clip_with_a_missing_frame_moves_smoothly() -> None:
     assert (_jerk(torch.rad2deg(angles_from_labels(clip.cameras)).numpy()) < 0.1).all()
 
 
-def test_a_clip_without_a_face_and_impossible_settings_are_one_sentence() -> None:
+def test_a_clip_without_a_face_and_impossible_settings_are_one_message() -> None:
     nothing = np.zeros((10, 10, 3), np.uint8)
     with pytest.raises(AlignmentError, match="0 of 2 frames"):
         align_sequence([nothing, nothing], models())

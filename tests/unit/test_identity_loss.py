@@ -1,4 +1,4 @@
-"""The identity loss looks where the face is, pulls towards the photos, and is off unless asked for."""
+"""The identity loss: it looks at the face, its gradient points to the photos, and it is off by default."""
 
 import dataclasses
 
@@ -103,7 +103,7 @@ def test_a_training_with_it_goes_on_bit_for_bit_where_it_was_cut(generator, phot
     assert personalize(generator, photos, anchors, kept, face_models=models).history == whole.history
 
 
-def test_what_is_missing_gets_a_sentence(generator, photos, anchors):
+def test_what_is_missing_gets_a_message(generator, photos, anchors):
     weighted = dataclasses.replace(TUNING, identity_weight=1.0)
     with pytest.raises(ValueError, match="give face_models"):
         personalize(generator, photos, anchors, weighted)

@@ -1,4 +1,4 @@
-"""Inversion remembers: the same call is answered from disk bit for bit, another one never is."""
+"""The inversion cache: the same call is answered from disk bit for bit, another call never is."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Directions found about one head: they raise the score and hold what is to be held."""
+"""Directions about one head raise the score and preserve the embedding."""
 
 import dataclasses
 

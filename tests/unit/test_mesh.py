@@ -1,4 +1,4 @@
-"""Meshes of the shipped starter: closed, in one piece, a head the right way round, in color."""
+"""Meshes of the bundled starter: closed, in one piece, oriented, colored."""
 
 import micro
 import numpy as np
@@ -202,7 +202,7 @@ def test_heights_above_every_view_are_those_that_no_picture_holds(starter):
     assert tip.tolist() == [[True, False, False]]  # 2.7 * .5 / 4.2647 = .317 is the border; 9 is behind
 
 
-def test_what_gives_no_surface_is_refused_with_a_sentence():
+def test_what_gives_no_surface_is_refused_with_a_message():
     generator = micro.generator()
     ws = micro.latents(generator, 2)
     with pytest.raises(ValueError, match="one latent, but 2"):

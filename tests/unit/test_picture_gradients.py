@@ -1,4 +1,4 @@
-"""The gradient of rays by table, on the CPU: PyTorch's own, in a fraction of its memory."""
+"""The CPU renderer's own backward pass: PyTorch's gradients in a fraction of the memory."""
 
 import copy
 import dataclasses
@@ -29,7 +29,7 @@ def scene():
 
 
 def gradients(scene, change=None, views=2, wanted=(True, True), dtype=torch.float32, **options):
-    """Of every output at once: of planes and of the decoder's parameters; those that are not wanted: None."""
+    """Gradients of all outputs with respect to the planes and the decoder's parameters, as far as wanted."""
     generator, planes, cameras = scene
     config = dataclasses.replace(generator.config, **(change or {}))
     planes = planes.detach().to(dtype).requires_grad_(wanted[0])
@@ -47,7 +47,7 @@ def gradients(scene, change=None, views=2, wanted=(True, True), dtype=torch.floa
 
 
 def autograd(monkeypatch, *args, **options):
-    """The same by PyTorch's own means."""
+    """The same by autograd."""
     with monkeypatch.context() as patch:
         patch.setattr(pictures, "serves", lambda *_: False)
         return gradients(*args, **options)

@@ -1,4 +1,4 @@
-"""Photos restored out of a person: what was known stays, what was missing comes from the person."""
+"""Restored photos: known pixels stay, and missing ones come from the person."""
 
 import micro
 import pytest
@@ -102,7 +102,7 @@ def test_an_enlarged_photo_keeps_its_colors():
     assert float((resize(big, 8) - small).abs().mean()) < 0.05
 
 
-def test_what_cannot_be_restored_is_refused_with_a_sentence(generator, space, shown):
+def test_what_cannot_be_restored_is_refused_with_a_message(generator, space, shown):
     look, photo = shown
     with pytest.raises(ValueError, match="A mask hides the whole photo"):
         inpaint(generator, space, photo, look.cameras, torch.ones(1, 1, 128, 128))

@@ -1,4 +1,4 @@
-"""Persons outside the prior, and the demo person that ships."""
+"""Synthetic persons outside the prior, and the bundled demo person."""
 
 from __future__ import annotations
 

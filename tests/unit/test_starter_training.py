@@ -1,4 +1,4 @@
-"""The pieces of the starter's training program that can be checked without training."""
+"""Parts of the starter's training program that can be checked without training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The truth of the starter: what a camera sees of the head that a z names."""
+"""Ground truth of the starter: pictures of the head that a z describes."""
 
 from __future__ import annotations
 
@@ -100,6 +100,6 @@ def test_one_camera_serves_several_heads_and_the_reverse() -> None:
         truth(some_z(2), torch.cat([view(0)] * 3), 16)
 
 
-def test_z_of_another_size_is_refused_with_a_sentence() -> None:
+def test_z_of_another_size_is_refused_with_a_message() -> None:
     with pytest.raises(ValueError, match="z must have shape"):
         truth(torch.zeros(1, 12), view(0), 16)

@@ -1,4 +1,4 @@
-"""The shipped starter generator against the truth."""
+"""The bundled starter generator against the ground truth."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Long trainings are safe: they go on where they were killed, end early with something, say what broke."""
+"""Long trainings resume bit for bit, stop early with a result, and report errors."""
 
 import dataclasses
 import json

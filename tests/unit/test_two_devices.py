@@ -1,4 +1,4 @@
-"""Weights on the move between two devices, imitated by two number types: both make every weight anew."""
+"""Weights that move between two devices, imitated by two data types: each builds every weight again."""
 
 import sys
 from types import ModuleType, SimpleNamespace
