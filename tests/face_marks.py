@@ -15,11 +15,12 @@ DOWNLOADS = {"real_photos", "face_test_pack"}
 
 
 def needs_face_pack(item: pytest.Item) -> bool:
-    """Whether a test, one of its fixtures or a helper that they call asks for a downloaded file."""
+    """Whether a test, a fixture or parameter of it, or a helper that they call asks for a downloaded file."""
     info = getattr(item, "_fixtureinfo", None)
     fixtures = [] if info is None else [d.func for found in info.name2fixturedefs.values() for d in found]
+    given = getattr(getattr(item, "callspec", None), "params", {}).values()
     seen: set[FunctionType] = set()
-    return any(_reaches(function, seen) for function in (getattr(item, "function", None), *fixtures))
+    return any(_reaches(value, seen) for value in (getattr(item, "function", None), *fixtures, *given))
 
 
 def _reaches(value: object, seen: set[FunctionType]) -> bool:

@@ -22,6 +22,7 @@ from my3dgen_core import CheckpointError
 from my3dgen_core.official import find_generator, is_module, module_config, module_state
 from my3dgen_core.torch_files import opened
 
+pytestmark = pytest.mark.slow
 RUNNER = Path(official_files.__file__).with_name("run_hostile_files.py")
 
 

@@ -172,6 +172,7 @@ def cosine(a, b):
     return float(torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["scores", "booleans", "gaps"])
 def test_the_direction_behind_the_labels_is_found(kind):
     truth = torch.nn.functional.normalize(numbers(16, seed=9), dim=0)

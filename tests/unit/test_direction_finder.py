@@ -50,6 +50,7 @@ def found(generator, tmp_path_factory):
     return find_directions(generator, Redness(), ["red"], CONFIG, folder)["red"], folder
 
 
+@pytest.mark.slow
 def test_the_direction_does_what_it_is_called(generator, found):
     direction = found[0]
     assert direction.base_hash == generator.base_hash()
@@ -64,6 +65,7 @@ def test_the_direction_does_what_it_is_called(generator, found):
     assert bool((more > less).all())
 
 
+@pytest.mark.slow
 def test_what_was_found_is_found_again_without_looking(generator, found):
     direction, folder = found
 
@@ -77,6 +79,7 @@ def test_what_was_found_is_found_again_without_looking(generator, found):
             find_directions(generator, blind, ["red"], other, folder)
 
 
+@pytest.mark.slow
 def test_a_damaged_cache_is_made_again(generator, found, tmp_path):
     direction, folder = found
     (name,) = (path.name for path in folder.iterdir())
@@ -86,6 +89,7 @@ def test_a_damaged_cache_is_made_again(generator, found, tmp_path):
     assert torch.equal(Direction.load(tmp_path / name).vector, again.vector)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_scored_is_said(generator):
     with pytest.raises(ValueError, match="does not score 'beard', but: red"):
         find_directions(generator, Redness(), ["beard"], dataclasses.replace(CONFIG, samples=4))
@@ -97,6 +101,7 @@ def test_what_cannot_be_scored_is_said(generator):
         )
 
 
+@pytest.mark.slow
 def test_a_cancelled_search_keeps_nothing(generator, tmp_path):
     class CancelledError(Exception):
         pass
@@ -168,6 +173,7 @@ def test_a_picture_without_a_face_has_no_score():
     assert all(bool(values.isnan().all()) for values in scores.values())
 
 
+@pytest.mark.slow
 def test_words_are_scored_by_the_users_own_clip(generator):
     """A CLIP whose space is the mean color."""
 

@@ -54,6 +54,7 @@ def straightforward(network, channels, image, target):
     return 1 - total / weight
 
 
+@pytest.mark.slow
 def test_it_is_the_formula(weights):
     network, channels, folder = weights
     measure = dists(folder, CPU)

@@ -120,6 +120,7 @@ def test_pictures_without_noise(generator):
     assert largest_difference(out.image[:, :, ::3, ::3], IO["syn64_noise_none.image.stride3"]) <= IMAGE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "resolutions"), [(256, (64,)), (512, (64, 160))])
 def test_other_super_resolutions(size, resolutions):
     generator, io = goldens.tiny_sr(size), goldens.tensors(f"tiny_sr{size}_io")
@@ -168,6 +169,7 @@ def test_the_full_configuration_has_the_official_keys_and_sizes():
     assert generator.num_ws == 14
 
 
+@pytest.mark.slow
 def test_the_full_configuration_at_512_pixels():
     generator, io = goldens.full(), goldens.tensors("full_io")
     with torch.no_grad():

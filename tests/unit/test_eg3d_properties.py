@@ -26,6 +26,7 @@ def sized(layout):
     return {"superresolution": layout, "img_resolution": size, "neural_resolution": raw}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("superresolution", ["8XDC", "8X", "4X", "2X"])
 def test_super_resolution_that_adds_nothing_is_the_raw_picture_upsampled(superresolution):
     made = micro.generator(**sized(superresolution))
@@ -43,6 +44,7 @@ def test_super_resolution_that_adds_nothing_is_the_raw_picture_upsampled(superre
     assert largest_difference(image, expected) <= 1e-5
 
 
+@pytest.mark.slow
 def test_8x_has_the_parameters_of_its_layout():
     with torch.device("meta"):
         made = Generator(GeneratorConfig(**sized("8X")))

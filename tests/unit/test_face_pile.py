@@ -125,6 +125,7 @@ def _in_memory() -> Expected:
     return expected
 
 
+@pytest.mark.slow
 def test_fifty_careless_inputs_are_each_told_the_truth(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

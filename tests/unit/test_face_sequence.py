@@ -104,6 +104,7 @@ def _clip(count: int) -> list[tuple[str, np.ndarray]]:
     return frames
 
 
+@pytest.mark.slow
 def test_a_real_clip_with_a_missing_frame_moves_smoothly() -> None:
     frames = [*_clip(6), ("tiny.png", np.zeros((10, 10, 3), np.uint8))]
     frames[3] = ("003.png", frames[3][1] // 100)

@@ -68,6 +68,7 @@ def test_no_density_lies_outside_the_bounds_of_its_cell(cells, box_warp):
     assert float(greatest.max() - least.min()) < 10 * float(density.max() - density.min())
 
 
+@pytest.mark.slow
 def test_a_path_of_the_starter_is_the_exact_one_to_the_eye(starter, renderer):
     generator, ws, planes = starter
     generator = copy.copy(generator)
@@ -106,6 +107,7 @@ SETTINGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", SETTINGS.values(), ids=SETTINGS.keys())
 @pytest.mark.parametrize("jitter", [None, 0.3])
 def test_of_weights_at_random_nothing_is_missing(renderer, fog, change, jitter):
@@ -224,6 +226,7 @@ def test_training_is_refused_with_a_message():
         generator.render(ws, VIEWS[:1], quality="fast")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("rays", [(2.25, 3.3), ("auto", "auto")])
 def test_no_tensor_is_made_on_the_wrong_device(dtype, rays):

@@ -121,6 +121,7 @@ def test_samples_under_the_floor_get_no_gradient(tiny):
         assert not torch.equal(a, whole)
 
 
+@pytest.mark.slow
 def test_the_starter_renders_as_exactly_as_pytorch(starter):
     """Its surfaces are so steep that one unit in the last place of a depth moves pixels by up to 1e-3: both
     are equally far from float64, at most, on average, and in how many values by more than 1e-4."""
@@ -213,6 +214,7 @@ def operands(requires_grad=True):
     return planes, *weights, -0.5 * directions, directions, depths, u, 1.0, True, 0.0
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_the_operator_is_what_pytorch_asks_of_one():
     torch.library.opcheck(torch.ops.my3dgen.render_rays.default, (*operands(), True))

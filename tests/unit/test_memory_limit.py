@@ -37,6 +37,7 @@ def pictures(count, generator):
     return 4 * count * (3 * config.img_resolution**2 + 34 * config.neural_resolution**2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "quality"), [("micro", "exact"), ("starter", "exact"), ("starter", "fast")])
 def test_the_peak_stays_below_the_limit_and_does_not_grow_with_the_frames(starter, renderer, quality, name):
     generator = copy.copy(starter if name == "starter" else micro.generator())
@@ -60,6 +61,7 @@ def test_the_peak_stays_below_the_limit_and_does_not_grow_with_the_frames(starte
     assert torch.allclose(bounded.depth, free.depth, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["micro", "tiny", "starter"])
 def test_a_batch_of_latents_keeps_the_limit_too(starter, name):
     generator = copy.copy(

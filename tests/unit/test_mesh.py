@@ -132,6 +132,7 @@ def test_smaller_pieces_are_dropped_unless_asked_for(monkeypatch):
     assert one.volume == pytest.approx(4 / 3 * np.pi * 0.2**3, rel=0.15)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["demo_identity", "second_identity"])
 def test_the_bundled_persons_wear_nothing_above_the_crown(starter, name):
     identity = Identity.load(starter_path().parent / f"{name}.safetensors")
@@ -215,6 +216,7 @@ def test_what_gives_no_surface_is_refused_with_a_message():
         extract_mesh(generator, ws[:1], 16, level=1e6)
 
 
+@pytest.mark.slow
 def test_the_grid_is_made_where_the_generator_is():
     generator = on_meta()
     with NoCPU(), torch.no_grad():

@@ -187,6 +187,7 @@ def test_without_a_choice_the_term_is_the_laplacian_one():
         InversionConfig(perceptual_backbone="vgg")
 
 
+@pytest.mark.slow
 def test_training_and_inversion_use_the_choice_and_the_identity_names_it(weights, tmp_path):
     name, _, _, folder = weights
     generator = micro.generator()

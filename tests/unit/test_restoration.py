@@ -34,6 +34,7 @@ def shown(generator, space):
         return look, generator.render(look.ws, look.cameras).image.clamp(-1, 1)
 
 
+@pytest.mark.slow
 def test_what_a_mask_hides_comes_from_the_person_and_the_rest_stays_to_the_last_bit(generator, space, shown):
     look, photo = shown
     masks = torch.zeros(1, 1, 128, 128)
@@ -48,6 +49,7 @@ def test_what_a_mask_hides_comes_from_the_person_and_the_rest_stays_to_the_last_
     assert torch.equal(found.latents.cameras, look.cameras)
 
 
+@pytest.mark.slow
 def test_a_small_photo_comes_back_in_full_size_and_shrinks_to_itself(generator, space, shown):
     look, photo = shown
     small = resize(photo, 16)
@@ -59,6 +61,7 @@ def test_a_small_photo_comes_back_in_full_size_and_shrinks_to_itself(generator, 
     assert error < plain_error
 
 
+@pytest.mark.slow
 def test_small_photos_are_compared_at_their_own_size(generator, space, shown):
     """Enlarged, they would be a blurred target, and the weights found in them others."""
     look, photo = shown

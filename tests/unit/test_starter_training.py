@@ -81,6 +81,7 @@ def test_orthogonalized_matrices_have_singular_values_near_one() -> None:
         assert float(values.max()) < 1.5
 
 
+@pytest.mark.slow
 def test_muon_moves_every_weight_matrix_by_its_learning_rate() -> None:
     weight = torch.nn.Parameter(torch.zeros(6, 4, 3, 3))
     (weight * torch.randn(6, 4, 3, 3)).sum().backward()
@@ -111,6 +112,7 @@ def test_both_objectives_are_finite_and_reach_the_volume(hit: float) -> None:
         assert float(gradient.abs().sum()) > 0
 
 
+@pytest.mark.slow
 def test_pictures_teach_every_part_of_the_generator() -> None:
     torch.manual_seed(0)
     generator = Generator(SMALL)
@@ -129,6 +131,7 @@ def test_pictures_teach_every_part_of_the_generator() -> None:
         assert sum(float(g.abs().sum()) for g in moved) > 0
 
 
+@pytest.mark.slow
 def test_an_album_keeps_pictures_cameras_and_certain_depths(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

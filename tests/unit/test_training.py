@@ -63,6 +63,7 @@ def unchanged(generator, before):
     return list(after) == list(before) and all(torch.equal(after[k], before[k]) for k in before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("space", ["w", "w+"])
 def test_inversion_comes_nearer_to_every_photo(generator, photos, cameras, space):
     found = invert(generator, photos, cameras, dataclasses.replace(INVERSION, space=space))
@@ -78,6 +79,7 @@ def test_inversion_comes_nearer_to_every_photo(generator, photos, cameras, space
     assert shared == (space == "w")
 
 
+@pytest.mark.slow
 def test_one_shared_latent_first_gives_photos_of_one_person_a_head_start(generator, cameras):
     with torch.no_grad():
         one = micro.latents(generator, 1).expand(3, -1, -1)

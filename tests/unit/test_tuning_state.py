@@ -56,6 +56,7 @@ def cut_at(wanted: int):
     return on_step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"method": "full"}, {"refine": True, "mirrored": 0.1}])
 def test_a_training_cut_off_goes_on_as_if_nothing_had_happened(generator, photos, anchors, tmp_path, changes):
     config = dataclasses.replace(TUNING, checkpoint_every=4, **changes)
@@ -72,6 +73,7 @@ def test_a_training_cut_off_goes_on_as_if_nothing_had_happened(generator, photos
     assert torch.equal(resumed.anchors.cameras, whole.anchors.cameras)
 
 
+@pytest.mark.slow
 def test_kill_9_loses_nothing_that_was_written(tmp_path):
     here = Path(__file__).resolve().parent.parent
     program = f"""
@@ -132,6 +134,7 @@ def test_stopping_early_keeps_what_is_trained(generator, photos, anchors):
     assert any(bool((tensor != 0).any()) for key, tensor in identity.adapter.tensors.items() if "up" in key)
 
 
+@pytest.mark.slow
 def test_an_identity_can_be_trained_further(generator, photos, anchors):
     whole = dataclasses.replace(TUNING, patch=0)
     first = personalize(generator, photos, anchors, whole)
@@ -151,6 +154,7 @@ def test_a_training_that_diverges_hands_over_its_last_good_state(generator, phot
     assert all(bool(torch.isfinite(tensor).all()) for tensor in identity.adapter.tensors.values())
 
 
+@pytest.mark.slow
 def test_refining_takes_back_errors_of_the_cameras(generator, anchors):
     with torch.no_grad():  # random super-resolution paints something else over the raw picture
         images = generator.render(anchors.ws, CAMERAS).image_raw.clamp(-1, 1)
@@ -170,6 +174,7 @@ def test_refining_takes_back_errors_of_the_cameras(generator, anchors):
     assert torch.allclose(radius, CAMERAS[:, [3, 7, 11]].norm(dim=1), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_refined_anchors_in_w_stay_in_w(generator, photos, anchors):
     config = dataclasses.replace(TUNING, refine=True)
     identity = personalize(generator, photos, anchors, config)
@@ -177,6 +182,7 @@ def test_refined_anchors_in_w_stay_in_w(generator, photos, anchors):
     assert bool((identity.anchors.ws == identity.anchors.ws[:, :1]).all())
 
 
+@pytest.mark.slow
 def test_without_background_weight_what_lies_off_the_head_is_not_looked_at(generator, photos, anchors):
     heads = torch.zeros(3, 1, 128, 128)
     heads[:, :, :, :64] = 1
@@ -225,6 +231,7 @@ def test_another_failure_is_not_taken_for_a_full_memory(generator, photos, ancho
         personalize(generator, photos, anchors, TUNING)
 
 
+@pytest.mark.slow
 def test_pivotal_tuning_stacks_on_a_person_and_names_what_lies_below(generator, photos, anchors, tmp_path):
     person = personalize(generator, photos, anchors, TUNING)
     one = Latents(anchors.ws[:1], CAMERAS[:1])
