@@ -1,4 +1,4 @@
-"""How much memory a piece of work takes at most, by PyTorch's own account of what its tensors ask for."""
+"""Peak memory of a piece of work, by PyTorch's own record of tensor allocations."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch.profiler import ProfilerActivity, profile
 
 
 def peak(run: Callable[[], Any]) -> int:
-    """Bytes of all tensors alive at once while `run` runs, at most, beyond those that were there before.
+    """Peak bytes of all tensors that `run` allocates, beyond those that existed before.
 
     Operations' own scratch tensors count. What compiled code keeps for itself, without PyTorch, does not.
     """

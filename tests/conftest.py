@@ -1,4 +1,7 @@
-"""Loads the pack as ComfyUI does, by path and under its own name; the core is there once in the process."""
+"""Loads the pack by path and under its own name, as ComfyUI does, with one copy of the core in the process.
+
+Marks tests by what they need.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,12 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from face_marks import needs_face_pack
 
 ROOT = Path(__file__).resolve().parent.parent
 PACK = "my3dgen_pack"
 CORE = "my3dgen_core"
+FOLDER_MARKS = {"host": "host", "ui": "browser", "gpu": "gpu"}
 
 if importlib.util.find_spec(CORE) is None:  # without the development install
     sys.path.insert(0, str(ROOT))
@@ -51,8 +56,16 @@ def load_pack() -> ModuleType:
     return sys.modules[PACK]
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The browser's tests come last: its event loop and its servers stay until everything ends."""
+    """Marks tests by what they need; the browser's come last: its event loop and servers stay to the end."""
+    for item in items:
+        if item.path.parent.name in FOLDER_MARKS:
+            item.add_marker(FOLDER_MARKS[item.path.parent.name])
+        if "compiler" in getattr(item, "fixturenames", ()):
+            item.add_marker("compiled")
+        if needs_face_pack(item):
+            item.add_marker("faces")
     items.sort(key=lambda item: item.path.parent.name == "ui")
 
 

@@ -1,4 +1,4 @@
-"""What the face tests share: loaded models, and one small photo with a known face."""
+"""Fixtures of the face tests: loaded models, real photos, one small photo with a known face."""
 
 from __future__ import annotations
 

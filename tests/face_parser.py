@@ -1,4 +1,4 @@
-"""A face-parsing network of one convolution, for tests: each class is the nearest of 19 known colours."""
+"""A face-parsing network of one convolution, for tests: each class is the nearest of 19 known colors."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from real_photos import pack_folder
 CLASSES = 19
 
 
-def write_parser(path: Path, colours: np.ndarray, size: int | str = 512) -> Path:
+def write_parser(path: Path, colors: np.ndarray, size: int | str = 512) -> Path:
     """An ONNX file as exports of BiSeNet are: logits at full size, after a smaller output that is not meant.
 
     Args:
-        colours: [19,3] RGB, 0..255: the network's answer to a pixel is the class of the nearest one, measured
-            after the normalisation with which BiSeNet is trained (ImageNet's mean and deviation).
+        colors: [19,3] RGB, 0..255: the network's answer to a pixel is the class of the nearest one, measured
+            after the normalization with which BiSeNet is trained (ImageNet's mean and deviation).
         size: of the pictures; a text leaves it free.
     """
     from onnx import TensorProto, checker, helper, save
 
     mean, deviation = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-    wanted = (colours / 255 - mean) / deviation
+    wanted = (colors / 255 - mean) / deviation
     weights = {
         "kernel": 2 * wanted[:, :, None, None],
         "bias": -(wanted**2).sum(1),
@@ -53,25 +53,25 @@ def write_parser(path: Path, colours: np.ndarray, size: int | str = 512) -> Path
     return path
 
 
-def pack_with_parser(folder: Path, colours: np.ndarray | None) -> Path:
-    """The test pack, with a parser in its sub-folder where there are colours for one."""
+def pack_with_parser(folder: Path, colors: np.ndarray | None) -> Path:
+    """The test pack, with a parser in its sub-folder where there are colors for one."""
     folder.mkdir(parents=True)
     for file in pack_folder().glob("*.onnx"):
         (folder / file.name).symlink_to(file)
-    if colours is not None:
-        write_parser(folder / "parsing" / "faces.onnx", colours)
+    if colors is not None:
+        write_parser(folder / "parsing" / "faces.onnx", colors)
     return folder
 
 
 def dark_is_background() -> np.ndarray:
-    """Colours [19,3] for which dark pixels are background, light ones skin, and nothing is anything else."""
-    colours = np.full((CLASSES, 3), 1e5)
-    colours[0], colours[1] = 0, 255
-    return colours
+    """Colors [19,3] for which dark pixels are background, light ones skin, and nothing is anything else."""
+    colors = np.full((CLASSES, 3), 1e5)
+    colors[0], colors[1] = 0, 255
+    return colors
 
 
 def is_light(image: np.ndarray) -> np.ndarray:
     """Which pixels [...,3], 0..255, are nearer to white than to black, as the network measures it."""
     deviation = np.array([0.229, 0.224, 0.225])
-    away = lambda colour: (((image - colour) / deviation) ** 2).sum(-1)  # noqa: E731
+    away = lambda color: (((image - color) / deviation) ** 2).sum(-1)  # noqa: E731
     return np.asarray(away(255) < away(0))

@@ -1,4 +1,4 @@
-"""The reference numbers under tests/data/goldens, and generators with their weights."""
+"""Reference outputs under tests/data/goldens, and generators with the reference's weights."""
 
 from __future__ import annotations
 
@@ -17,6 +17,15 @@ from torch import Tensor
 from my3dgen_core import Generator, GeneratorConfig
 
 FOLDER = Path(__file__).parent / "data" / "goldens"
+SETTINGS: dict[str, dict[str, object]] = {
+    "plain": {},
+    "white_back": {"white_back": True},
+    "box_warp1.6": {"box_warp": 1.6},
+    "auto_rays": {"ray_start": "auto", "ray_end": "auto"},
+    "disparity": {"disparity_space_sampling": True},
+    "no_importance": {"depth_resolution_importance": 0},
+}
+"""Settings of the renderer that the reference was run with, by the names of its numbers: render16.NAME."""
 
 
 @lru_cache

@@ -1,4 +1,4 @@
-"""Bodies that no honest page would send to the live route."""
+"""Invalid request bodies for the live preview route."""
 
 from __future__ import annotations
 

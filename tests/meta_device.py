@@ -1,4 +1,4 @@
-"""The meta device as a stand-in for a GPU: a stray CPU tensor is an error there."""
+"""The meta device as a stand-in for a GPU: an operation on a CPU tensor is an error."""
 
 from __future__ import annotations
 

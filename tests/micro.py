@@ -1,4 +1,4 @@
-"""A generator small enough to train in a test, with weights at random: the real architecture, no prior."""
+"""A generator small enough to train in a test: the real architecture with random weights."""
 
 from __future__ import annotations
 

@@ -15,24 +15,24 @@ def covered(crop: np.ndarray, points: np.ndarray, kind: str, seed: int = 0) -> n
     rng = np.random.default_rng(seed)
     picture = Image.fromarray(crop)
     over, mask = picture.copy(), Image.new("L", picture.size, 0)
-    colours, shape = ImageDraw.Draw(over), ImageDraw.Draw(mask)
+    colors, shape = ImageDraw.Draw(over), ImageDraw.Draw(mask)
     left, right, nose, *corners = points
     mouth, width = np.mean(corners, axis=0), float(np.linalg.norm(right - left))
     column, row = int(nose[0]), int(nose[1])
     skin = np.median(crop[row - 20 : row + 5, column - 25 : column + 25].reshape(-1, 3), axis=0)
     side, size = int(rng.choice([-1, 1])), rng.uniform(0.9, 1.1)
 
-    def polygon(at: np.ndarray, corners: list[tuple[float, float]], colour: object) -> None:
+    def polygon(at: np.ndarray, corners: list[tuple[float, float]], color: object) -> None:
         places = [tuple(float(v) for v in at + np.array(corner) * width) for corner in corners]
-        colours.polygon(places, fill=_colour(colour))
+        colors.polygon(places, fill=_color(color))
         shape.polygon(places, fill=255)
 
-    def ellipse(at: np.ndarray, x: float, y: float, colour: object) -> None:
+    def ellipse(at: np.ndarray, x: float, y: float, color: object) -> None:
         box = [*(at - np.array([x, y]) * width), *(at + np.array([x, y]) * width)]
-        colours.ellipse(box, fill=_colour(colour))
+        colors.ellipse(box, fill=_color(color))
         shape.ellipse(box, fill=255)
 
-    if kind == "hand":  # four fingers of the face's own colour
+    if kind == "hand":  # four fingers of the face's own color
         middle = mouth + np.array([side * 0.1, 0.1]) * width
         for finger in range(4):
             drop, thick = -0.28 + 0.19 * finger, 0.12 * size
@@ -40,12 +40,12 @@ def covered(crop: np.ndarray, points: np.ndarray, kind: str, seed: int = 0) -> n
                 place = middle + np.array([0.6 * along, drop + 0.1 * along * side]) * width
                 ellipse(place, thick, 0.85 * thick, skin * rng.uniform(0.85, 1.0))
             edge = np.array([[-0.6, drop - 0.1 * side + 0.8 * thick], [0.6, drop + 0.1 * side + 0.8 * thick]])
-            colours.line((middle + edge * width).reshape(-1).tolist(), fill=_colour(skin * 0.6), width=2)
+            colors.line((middle + edge * width).reshape(-1).tolist(), fill=_color(skin * 0.6), width=2)
     elif kind == "mask":
-        colour = _MASKS[int(rng.integers(3))]
+        color = _MASKS[int(rng.integers(3))]
         chin = (mouth - nose) / width
         lower = [(0.55, chin[1] + 0.75), (-0.55, chin[1] + 0.75)]
-        polygon(nose, [(-0.75, -0.1), (0.0, -0.25), (0.75, -0.1), *lower], colour)
+        polygon(nose, [(-0.75, -0.1), (0.0, -0.25), (0.75, -0.1), *lower], color)
     elif kind == "hair":
         tint = skin * rng.uniform(0.15, 0.45) * [1, 0.85, 0.75]
         polygon(
@@ -59,15 +59,15 @@ def covered(crop: np.ndarray, points: np.ndarray, kind: str, seed: int = 0) -> n
             mouth, [(side * 0.1 + x, y) for x, y in ((-0.08, 0.4), (0.08, 0.4), (0.2, 2), (0, 2))], (25,) * 3
         )
     elif kind == "brim":
-        colour = _BRIMS[int(rng.integers(3))]
+        color = _BRIMS[int(rng.integers(3))]
         apart = (right[0] - left[0]) / width / 2
         below = [(apart + 0.8, 0.05), (apart, 0.12 * size), (-apart, 0.12 * size), (-apart - 0.8, 0.05)]
-        polygon((left + right) / 2, [(-apart - 0.8, -0.9), (apart + 0.8, -0.9), *below], colour)
+        polygon((left + right) / 2, [(-apart - 0.8, -0.9), (apart + 0.8, -0.9), *below], color)
     else:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, not {kind!r}.")
     soft = mask.filter(ImageFilter.GaussianBlur(1.5))
     return np.asarray(Image.composite(over, picture, soft)).copy()
 
 
-def _colour(values: object) -> tuple[int, ...]:
+def _color(values: object) -> tuple[int, ...]:
     return tuple(int(value) for value in np.asarray(values))

@@ -8,7 +8,7 @@ Prompt = dict[str, Any]
 
 
 def tiny_prompt(**changes: dict[str, Any]) -> Prompt:
-    """Invert, train, apply and render on grey pictures; `changes` are node name -> inputs to set."""
+    """Invert, train, apply and render on gray pictures; `changes` are node name -> inputs to set."""
     prompt: Prompt = {
         "load": node("LoadGenerator", file="tiny.safetensors"),
         "photos": {
@@ -58,16 +58,40 @@ def path(frames: int) -> Prompt:
     return node("CameraPath", path="swing", frames=frames, yaw=20.0, pitch=10.0, center_pitch=0.0)
 
 
-def render(model: str, batch_size: int = 2) -> Prompt:
+def render(
+    model: str,
+    batch_size: int = 2,
+    *,
+    latents: str = "invert",
+    which: str = "mean",
+    cameras: str | None = "orbit",
+) -> Prompt:
+    given = {} if cameras is None else {"cameras": [cameras, 0]}
     return node(
         "Render",
         model=[model, 0],
-        latents=["invert", 0],
-        which="mean",
+        latents=[latents, 0],
+        which=which,
         index=0,
         batch_size=batch_size,
-        cameras=["orbit", 0],
+        **given,
     )
+
+
+def camera(yaw: float = 0.0) -> Prompt:
+    return node("Camera", yaw=yaw, pitch=0.0, roll=0.0, distance=2.7, field_of_view=13.3738)
+
+
+def find_direction(**changes: Any) -> Prompt:
+    """The first principal component, unless `changes` name another attribute."""
+    inputs = {"attribute": "component 1", "samples": 50, "face_models": "auto", "seed": 0} | changes
+    return node("FindDirection", model=["load", 0], **inputs)
+
+
+def apply_direction(latents: str, **changes: Any) -> Prompt:
+    """Of what node "find" gives."""
+    inputs = {"index": 0, "sweep_from": 0.0, "layers": ""} | changes
+    return node("ApplyDirection", latents=[latents, 0], direction=["find", 0], **inputs)
 
 
 def save(images: str) -> Prompt:

@@ -1,4 +1,4 @@
-"""VGG16 at random, as torchvision numbers its layers."""
+"""VGG16 with random weights, its layers numbered as in torchvision."""
 
 from torch import nn
 

@@ -1,4 +1,4 @@
-"""ComfyUI's page as the tests of the widgets use it."""
+"""ComfyUI's page, as the widget tests use it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import comfy
 import pytest
 from page import READY, RUN, browser_path
-from prompts import Prompt, node
+from prompts import Prompt, camera, node, render
 
 needs_browser = pytest.mark.skipif(
     browser_path() is None, reason="no chromium: apt-get install chromium, or set CHROMIUM"
@@ -36,26 +36,14 @@ OPEN = """async ([prompt, places]) => {
 VALUES = """id => Object.fromEntries(app.graph.getNodeById(id).widgets.map(w => [w.name, w.value]))"""
 
 
-def camera(yaw: float = 0.0) -> Prompt:
-    return node("Camera", yaw=yaw, pitch=0.0, roll=0.0, distance=2.7, field_of_view=13.3738)
-
-
 def head() -> Prompt:
-    """Two cameras of which the first is rendered from."""
+    """A head rendered from the first of two cameras."""
     return {
         "1": camera(),
         "2": camera(),
         "3": node("LoadGenerator", file="tiny.safetensors"),
         "4": node("RandomLatent", model=["3", 0], count=1, truncation=1.0, seed=0),
-        "5": node(
-            "Render",
-            model=["3", 0],
-            latents=["4", 0],
-            which="mean",
-            index=0,
-            batch_size=1,
-            cameras=["1", 0],
-        ),
+        "5": render("3", 1, latents="4", cameras="1"),
         "6": {"class_type": "PreviewImage", "inputs": {"images": ["5", 0]}},
     }
 
@@ -71,7 +59,7 @@ PLACES = {
 
 
 class Page:
-    """The page, what goes wrong on it, and what it asks of our routes."""
+    """The page, its errors, and its requests to our routes."""
 
     def __init__(self, page: Any, server: comfy.Server) -> None:
         self.page, self.server = page, server
@@ -80,9 +68,10 @@ class Page:
         self.asked: list[str] = []
         page.on("pageerror", lambda error: self.errors.append(f"{error}\n{error.stack}"))
         page.on("request", lambda request: self.asked.append(request.url))
-        self.answered = 0
+        self.pending: list[Any] = []
+        page.on("request", self._begin)
         for end in ("requestfinished", "requestfailed"):
-            page.on(end, lambda request: self._end(request.url))
+            page.on(end, self._end)
 
     def open(self, prompt: Prompt = {}, places: dict[str, list[int]] = PLACES) -> None:  # noqa: B006
         prompt = prompt or head()
@@ -109,7 +98,7 @@ class Page:
         mouse.up()
 
     def reload(self, saved: str) -> None:
-        """The page anew, with a workflow as it was saved."""
+        """Reloads the page and opens a saved workflow."""
         self.page.reload(wait_until="domcontentloaded")
         self.page.wait_for_function(READY, timeout=60_000)
         self.page.evaluate("async (saved) => app.loadGraphData(JSON.parse(saved))", saved)
@@ -117,35 +106,48 @@ class Page:
         self.page.wait_for_timeout(300)
 
     def run(self) -> str:
-        """Queues as the button does, until the prompt is done; what went wrong, or nothing."""
+        """Queues the prompt and waits for its end; returns the error message, or an empty text."""
         failed = self.page.evaluate(RUN)
         self.settle()
         return failed
 
-    def _end(self, url: str) -> None:
-        self.answered += "/my3dgen/live" in url
+    def _begin(self, request: Any) -> None:
+        if "/my3dgen/live" in request.url:
+            self.pending.append(request)
+
+    def _end(self, request: Any) -> None:
+        if request in self.pending:
+            self.pending.remove(request)
 
     def settle(self) -> None:
-        """Until no live picture is under way; ten seconds at most."""
+        """Waits until no live picture is under way at four looks in a row.
+
+        Raises:
+            AssertionError: it did not come to that within a hundred looks.
+        """
         quiet = 0
         for _ in range(100):
             self.page.wait_for_timeout(100)
-            quiet = quiet + 1 if self.live() <= self.answered else 0
+            quiet = 0 if self.pending else quiet + 1
             if quiet == 4:
                 return
+        waiting = [f"{request.url} {request.post_data}" for request in self.pending]
+        raise AssertionError(
+            f"The page did not settle: {len(waiting)} live pictures are still under way ({waiting}), of "
+            f"{self.live()} that were asked for."
+        )
 
     def clear(self) -> None:
         self.settle()
         self.errors.clear()
         self.asked.clear()
-        self.answered = 0
 
     def live(self) -> int:
         return sum("/my3dgen/live" in url for url in self.asked)
 
 
 def numbered(prompt: Prompt, names: dict[str, str]) -> Prompt:
-    """The page knows nodes by numbers."""
+    """The prompt with numbers for node names, as the page has it."""
     return {
         names[name]: {
             **entry,

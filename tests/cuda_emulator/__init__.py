@@ -27,10 +27,22 @@ def translated(text: str) -> str:
 class Emulated:
     """The compiled library; arrays go in and out as CPU tensors."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, compiler: str, folder: Path) -> None:
         (folder / "render.translated.h").write_text(translated((SOURCES / "render.cu").read_text()))
         library = folder / "emulated.so"
-        command = ["c++", "-std=c++17", "-O1", "-shared", "-fPIC", "-I", folder, "-I", FOLDER, "-I", SOURCES]
+        command = [
+            compiler,
+            "-std=c++17",
+            "-O1",
+            "-shared",
+            "-fPIC",
+            "-I",
+            folder,
+            "-I",
+            FOLDER,
+            "-I",
+            SOURCES,
+        ]
         subprocess.run([*map(str, command), "-o", str(library), str(FOLDER / "emulated.cpp")], check=True)
         self.library = ctypes.CDLL(str(library))
 

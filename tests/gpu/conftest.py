@@ -1,6 +1,6 @@
-"""What only a GPU can show, in one process; where there is none nothing is collected, and a line says so.
+"""Fixtures of the tests that need a GPU; without one none is collected, and the report's header says so.
 
-The figures that the tests note are printed as JSON at the end, and written to the file that --figures names.
+Figures that the tests record are printed as JSON at the end, and written to the file that --figures names.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The reference's numbers on the GPU, convolutions and super-resolution in float32 proper."""
+"""The reference's outputs on the GPU, with convolutions and super-resolution in float32."""
 
 from __future__ import annotations
 

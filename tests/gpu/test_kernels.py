@@ -5,7 +5,7 @@ import dataclasses
 import goldens
 import pytest
 import torch
-from goldens import depth_difference, largest_difference, relative_error
+from goldens import SETTINGS, depth_difference, largest_difference, relative_error
 
 from my3dgen_core import load_generator, look_at
 from my3dgen_core.eg3d.rendering import compiled as kernels
@@ -13,14 +13,6 @@ from my3dgen_core.eg3d.rendering.rays import rays
 from my3dgen_core.eg3d.rendering.renderer import render_rays
 
 IO = {key: value.cuda() for key, value in goldens.tensors("tiny_io").items()}
-SETTINGS = {
-    "plain": {},
-    "white_back": {"white_back": True},
-    "box_warp1.6": {"box_warp": 1.6},
-    "auto_rays": {"ray_start": "auto", "ray_end": "auto"},
-    "disparity": {"disparity_space_sampling": True},
-    "no_importance": {"depth_resolution_importance": 0},
-}
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,6 +1,6 @@
-"""Photos to a person and her pictures on the GPU, in one process: nodes as they are called, and the core.
+"""Photos to a person and pictures of the person on the GPU, in one process: through the nodes and the core.
 
-Where ComfyUI's own memory management would stand, `imitation` does; tests/host runs the real one.
+`imitation` stands in for ComfyUI's memory management; tests/host uses the real one.
 """
 
 from __future__ import annotations
@@ -210,7 +210,7 @@ def test_after_running_out_of_memory_a_picture_comes_as_before(starter: Any, anc
         assert is_out_of_memory_error(caught.value)
         del caught
         torch.cuda.empty_cache()
-        # one grey level, as cuDNN may sum in any order
+        # one gray level, as cuDNN may sum in any order
         assert largest_difference(before, starter.render(ws, cameras).image) <= 2 / 255
 
 

@@ -1,5 +1,4 @@
-"""A real ComfyUI for the tests in this folder, with two small generators of random weights in its models; and
-nodes that are called as the executor calls them."""
+"""A real ComfyUI with two small generators of random weights, and nodes called as its executor calls them."""
 
 from __future__ import annotations
 
@@ -28,20 +27,21 @@ def face_pack(root: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def base(root: Path, face_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """ComfyUI's folders: generators tiny and other, the face pack, two packs beside ours."""
+    """ComfyUI's folders: generators tiny and other, the face pack, and two node packs beside ours."""
     base = comfy.make_base(tmp_path_factory.mktemp("comfy"))
     for seed, name in enumerate(("tiny", "other")):
         save_generator(
             micro_generator(seed), base / "models" / "my3dgen" / "generators" / f"{name}.safetensors"
         )
     (base / "models" / "insightface").symlink_to(face_pack.parents[1])
-    for name, text in (
-        ("empty_pack", "NODE_CLASS_MAPPINGS = {}\n"),
-        ("small_clip", Path(__file__).with_name("small_clip.py").read_text(encoding="utf-8")),
+    for name, file in (
+        ("small_clip/__init__.py", "small_clip.py"),
+        ("watched_imports/prestartup_script.py", "watched_imports.py"),
     ):
-        other = base / "custom_nodes" / name
-        other.mkdir()
-        (other / "__init__.py").write_text(text, encoding="utf-8")
+        target = base / "custom_nodes" / name
+        target.parent.mkdir()
+        target.write_text(Path(__file__).with_name(file).read_text(encoding="utf-8"), encoding="utf-8")
+    (base / "custom_nodes" / "watched_imports" / "__init__.py").write_text("NODE_CLASS_MAPPINGS = {}\n")
     return base
 
 

@@ -1,4 +1,4 @@
-"""Every API workflow fits the nodes as they are: names, choices, and what is linked to what."""
+"""API workflows match the nodes: input names, choices, and types of links."""
 
 from __future__ import annotations
 

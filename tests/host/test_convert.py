@@ -1,4 +1,4 @@
-"""A pickle can be kept as safetensors from the node, once, and never by itself."""
+"""The generator node converts a pickle to safetensors only when asked, and only once."""
 
 import lzma
 import sys

@@ -76,13 +76,13 @@ def test_zoom_in_the_3d_viewer_narrows_the_view(nodes: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("info", [None, {}, "", {"position": 3, "target": 4}, _load3d(0, 0, 0)])
-def test_what_is_no_camera_of_the_3d_viewer_is_one_sentence(nodes: dict[str, Any], info: Any) -> None:
+def test_what_is_no_camera_of_the_3d_viewer_is_one_message(nodes: dict[str, Any], info: Any) -> None:
     with pytest.raises(ValueError, match=r"(?i)move the view"):
         nodes["CameraFromLoad3D"].make(info, 2.7, 13.3738)
 
 
 def _photo(height: int, width: int, seed: int) -> torch.Tensor:
-    """IMAGE [1,H,W,3] of smooth colours."""
+    """IMAGE [1,H,W,3] of smooth colors."""
     small = torch.rand(1, 3, 6, 5, generator=torch.Generator().manual_seed(seed))
     large = torch.nn.functional.interpolate(small, (height, width), mode="bicubic", align_corners=True)
     return large.permute(0, 2, 3, 1).clamp(0, 1).contiguous()
@@ -136,7 +136,7 @@ def test_one_photo_takes_a_whole_clip_of_its_crop(nodes: dict[str, Any], sockets
     assert [tuple(p.shape) for p in pasted] == [(5, 240, 200, 3)]
 
 
-def test_photos_and_crops_that_do_not_belong_together_are_one_sentence(
+def test_photos_and_crops_that_do_not_belong_together_are_one_message(
     nodes: dict[str, Any], cut_photos: tuple[list[torch.Tensor], Any, list[torch.Tensor]]
 ) -> None:
     photos, crops, images = cut_photos
@@ -160,9 +160,9 @@ def test_align_faces_hands_out_what_is_new_last(nodes: dict[str, Any]) -> None:
     assert list(node.INPUT_TYPES()["optional"])[-3:] == ["sequence", "neck", "by_hand"]
 
 
-def _align(nodes: dict[str, Any], folder: Path, colours: np.ndarray | None) -> dict[str, Any]:
+def _align(nodes: dict[str, Any], folder: Path, colors: np.ndarray | None) -> dict[str, Any]:
     """Align Faces as the executor calls it, with the test pack under `folder`."""
-    pack_with_parser(folder / "models" / "insightface" / "models" / "pack", colours)
+    pack_with_parser(folder / "models" / "insightface" / "models" / "pack", colors)
     photos = [torch.from_numpy(portrait())[None].float() / 255, torch.zeros(1, 60, 80, 3)]
     settings = {"face_models": ["auto"], "which": ["largest"], "upright": [True]}
     return nodes["AlignFaces"].align(

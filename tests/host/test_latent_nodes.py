@@ -17,7 +17,7 @@ from my3dgen_core import Adapter, Direction, Identity, Latents, camera_path, loo
 
 pytestmark = pytest.mark.usefixtures("executor", "folders")
 
-HALF_A_GREY_LEVEL = 0.5 / 255  # several cameras are rendered fast, one alone exactly
+HALF_A_GRAY_LEVEL = 0.5 / 255  # several cameras are rendered fast, one alone exactly
 
 
 @pytest.fixture(scope="module")
@@ -140,14 +140,14 @@ def test_components_are_found_without_face_models(
     assert not torch.equal(edit(nodes, anchors, direction).ws, anchors.ws)
 
 
-def test_without_face_models_a_smile_costs_a_sentence(nodes: dict[str, Any], model: Any) -> None:
+def test_without_face_models_a_smile_costs_a_message(nodes: dict[str, Any], model: Any) -> None:
     with pytest.raises(FileNotFoundError, match="No face models found"):
         nodes["FindDirection"].find(model, "smile", 50, "auto", 0)
 
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Colours in place of a face pack: the micro generator shows no faces."""
+    """Colors in place of a face pack: the micro generator shows no faces."""
 
     def redness(images: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"smile": images[:, 0].mean((1, 2)) - images[:, 2].mean((1, 2))}
@@ -250,7 +250,7 @@ def test_a_grid_shows_every_latent_from_every_camera(
     for place, (latent, camera) in {1: (0, 1), 4: (2, 0)}.items():
         one = sockets.Cameras(cameras.values[camera : camera + 1])
         alone = render(model, anchors, "single", latent, 2, one)["result"][0]
-        assert torch.allclose(pictures[place], alone[0], atol=HALF_A_GREY_LEVEL)
+        assert torch.allclose(pictures[place], alone[0], atol=HALF_A_GRAY_LEVEL)
 
 
 def test_normals_of_a_ball_face_where_the_ball_does(pack: ModuleType) -> None:
@@ -278,12 +278,12 @@ def test_anchors_are_mixed_by_weights_of_ones_own(nodes: dict[str, Any], identit
     (mixed,) = nodes["MixAnchors"].mix(identity, "0: 3, 2: 1", 0.02)["result"]
     assert torch.allclose(mixed.ws[0], 0.75 * anchors.ws[0] + 0.25 * anchors.ws[2], atol=1e-5)
     assert mixed.cameras is not None
-    for weights, sentence in {
+    for weights, message in {
         "": "sum above 0",
         "0: 1, 9: 1": "There is no anchor 9",
         "zero": "'zero' is not a weight",
         "0: nan": "sum above 0",
         "0: 1.5, 1: -0.5": "leaves the person",
     }.items():
-        with pytest.raises(ValueError, match=sentence):
+        with pytest.raises(ValueError, match=message):
             nodes["MixAnchors"].mix(identity, weights, 0.02)

@@ -1,11 +1,11 @@
-"""Living in the person, in a real ComfyUI: samples, edits and a mesh through core's own nodes."""
+"""Sampling, editing and meshing a person's latents in a real ComfyUI, with core's own nodes."""
 
 from __future__ import annotations
 
 import comfy
 import pytest
 import torch
-from prompts import Prompt, node, save, tiny_prompt
+from prompts import Prompt, apply_direction, find_direction, node, render, save, tiny_prompt
 
 from my3dgen_core import load_latents
 
@@ -23,24 +23,17 @@ def living() -> Prompt:
         beta=0.02,
         seed=0,
     )
-    find = node(
-        "FindDirection", model=["load", 0], attribute="component 1", samples=50, face_models="auto", seed=0
-    )
-    edit = node(
-        "ApplyDirection",
-        latents=["looks", 0],
-        direction=["find", 0],
+    edit = apply_direction(
+        "looks",
         which="every",
-        index=0,
         strength=1.0,
         steps=2,
         sweep_from=-1.0,
-        layers="",
         edge="project",
         beta=0.02,
         identity=["train", 0],
     )
-    shown = node("Render", model=["apply", 0], latents=["edit", 0], which="every", index=0, batch_size=2)
+    shown = render("apply", latents="edit", which="every", cameras=None)
     mesh = node(
         "ExtractMesh",
         model=["apply", 0],
@@ -56,7 +49,7 @@ def living() -> Prompt:
     keep = node("SaveLatents", latents=["edit", 0], filename_prefix="my3dgen/latents/edited")
     return prompt | {
         "looks": looks,
-        "find": find,
+        "find": find_direction(),
         "edit": edit,
         "render": shown,
         "save": save("render"),
@@ -81,31 +74,14 @@ def test_samples_are_edited_rendered_kept_and_meshed(server: comfy.Server) -> No
 
 def by_words(projection: float = 1.0, width: int = 16) -> Prompt:
     """A head moved along a direction of words, by core's own CLIP."""
-    find = node(
-        "FindDirection",
-        model=["load", 0],
+    find = find_direction(
         attribute="words",
-        samples=50,
-        face_models="auto",
-        seed=0,
         clip=["clip", 0],
         clip_vision=["clip", 1],
         words="a smiling face",
         opposite="a serious face",
     )
-    edit = node(
-        "ApplyDirection",
-        latents=["head", 0],
-        direction=["find", 0],
-        which="single",
-        index=0,
-        strength=1.0,
-        steps=2,
-        sweep_from=0.0,
-        layers="",
-        edge="stop",
-        beta=0.02,
-    )
+    edit = apply_direction("head", which="single", strength=1.0, steps=2, edge="stop", beta=0.02)
     return {
         "load": node("LoadGenerator", file="tiny.safetensors"),
         "clip": {"class_type": "TestsSmallCLIP", "inputs": {"projection": projection, "width": width}},
@@ -131,11 +107,11 @@ def test_words_lead_where_cores_own_clip_says(server: comfy.Server) -> None:
 
 
 @pytest.mark.parametrize(
-    ("odd", "sentence"), [((0.0, 16), "has no projection"), ((1.0, 8), "not of one CLIP")]
+    ("odd", "message"), [((0.0, 16), "has no projection"), ((1.0, 8), "not of one CLIP")]
 )
-def test_a_clip_that_cannot_compare_words_and_pictures_costs_a_sentence(
-    server: comfy.Server, odd: tuple[float, int], sentence: str
+def test_a_clip_that_cannot_compare_words_and_pictures_costs_a_message(
+    server: comfy.Server, odd: tuple[float, int], message: str
 ) -> None:
     result = server.run(by_words(*odd))
     assert result.status == "error"
-    assert sentence in result.error
+    assert message in result.error

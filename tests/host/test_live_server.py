@@ -1,4 +1,4 @@
-"""The live route on the real server, asked by friends, by strangers and by many at once."""
+"""The live preview route on a real server: valid, hostile and concurrent requests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import psutil
 import pytest
 from live_bodies import hostile_bodies
 from PIL import Image
-from prompts import Prompt, node, tiny_prompt
+from prompts import Prompt, camera, node, render, tiny_prompt
 
 
 def seen(seed: int, yaw: float = 0.0) -> Prompt:
@@ -23,16 +23,8 @@ def seen(seed: int, yaw: float = 0.0) -> Prompt:
     return {
         "load": node("LoadGenerator", file="tiny.safetensors"),
         "heads": node("RandomLatent", model=["load", 0], count=1, truncation=1.0, seed=seed),
-        "camera": node("Camera", yaw=yaw, pitch=0.0, roll=0.0, distance=2.7, field_of_view=13.3738),
-        "render": node(
-            "Render",
-            model=["load", 0],
-            latents=["heads", 0],
-            which="mean",
-            index=0,
-            batch_size=1,
-            cameras=["camera", 0],
-        ),
+        "camera": camera(yaw),
+        "render": render("load", 1, latents="heads", cameras="camera"),
         "save": {"class_type": "SaveImage", "inputs": {"images": ["render", 0], "filename_prefix": "live"}},
     }
 
@@ -89,7 +81,7 @@ def test_the_live_picture_is_the_rendered_one(server: comfy.Server) -> None:
     assert server.get("/my3dgen/nodes")["nodes"]["render"] == result.outputs["render"]
 
 
-def test_hostile_requests_get_a_sentence_and_the_server_stays(
+def test_hostile_requests_get_a_message_and_the_server_stays(
     server: comfy.Server, handles: list[str]
 ) -> None:
     before = server.log.read_text().count("Traceback")
@@ -108,7 +100,7 @@ def test_hostile_requests_get_a_sentence_and_the_server_stays(
     assert program.num_threads() <= threads + 2
 
 
-def test_twenty_clients_at_once_get_their_own_head_or_a_sentence(
+def test_twenty_clients_at_once_get_their_own_head_or_a_message(
     server: comfy.Server, handles: list[str]
 ) -> None:
     alone = [pixels(ask(server, head=handle, quality="drag")) for handle in handles]

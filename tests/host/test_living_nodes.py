@@ -197,14 +197,14 @@ def test_a_mesh_is_cores_own_where_core_has_a_class_for_it(
     assert mesh.normals is parts[3]
 
 
-def test_normal_maps_have_the_colours_of_controlnet(pack: ModuleType) -> None:
+def test_normal_maps_have_the_colors_of_controlnet(pack: ModuleType) -> None:
     """ "Blue is front, red is left, green is top" (the protocol of its normal models)."""
     rendering = sys.modules["my3dgen_pack.nodes.output.view_rendering"]
     facing = {"left": (-1.0, 0.0, 0.0), "up": (0.0, 1.0, 0.0), "front": (0.0, 0.0, 1.0)}
     for channel, way in enumerate(facing.values()):
         normal = torch.tensor(way).view(1, 3, 1, 1)
-        colour = rendering.normal_pictures(normal, torch.ones(1, 1, 1, 1)).flatten()
-        assert colour.tolist() == [1.0 if c == channel else 0.0 for c in range(3)]
+        color = rendering.normal_pictures(normal, torch.ones(1, 1, 1, 1)).flatten()
+        assert color.tolist() == [1.0 if c == channel else 0.0 for c in range(3)]
     off = rendering.normal_pictures(torch.tensor(facing["left"]).view(1, 3, 1, 1), torch.zeros(1, 1, 1, 1))
     assert off.flatten().tolist() == [-1.0, -1.0, -1.0]
 

@@ -1,4 +1,4 @@
-"""Nodes called as the executor calls them, in inference mode: what they leave alone, and what they give."""
+"""Nodes called in inference mode, as the executor calls them: results, and inputs that stay unchanged."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from micro import generator as micro_generator
 from real_photos import pack_folder
 
 from my3dgen_core import Latents, camera_path
@@ -17,7 +18,7 @@ from my3dgen_core import Latents, camera_path
 pytestmark = pytest.mark.usefixtures("executor")
 
 # Paths are rendered fast, and with half precision the way that a convolution takes shows in the last bits.
-HALF_A_GREY_LEVEL = 0.5 / 255
+HALF_A_GRAY_LEVEL = 0.5 / 255
 
 
 @pytest.fixture
@@ -165,11 +166,21 @@ def cameras_of(nodes: dict[str, Any], frames: int = 2) -> Any:
 
 
 def test_a_model_can_be_trained_after_it_was_rendered(
-    nodes: dict[str, Any], model: Any, generator: Any, photos: torch.Tensor
+    nodes: dict[str, Any], sockets: ModuleType, model: Any, generator: Any, photos: torch.Tensor
 ) -> None:
+    """Rendering in inference mode does not change a later training, nor training a later rendering."""
+    with torch.inference_mode(False):
+        never_rendered = sockets.Model(
+            sys.modules["my3dgen_pack.nodes.host"].manage(micro_generator(0)), "tiny"
+        )
     anchors = latents_of(generator, camera_path("swing", 3))
-    nodes["Render"].render(model, anchors, "every", 0, 2)
-    train(nodes, model, photos, anchors)
+    settings = {"steps": 3, "batch_size": 3}
+    alone = train(nodes, never_rendered, photos, anchors, **settings)[0]
+    before = nodes["Render"].render(model, anchors, "every", 0, 2)["result"][0]
+    after_rendering = train(nodes, model, photos, anchors, **settings)[0]
+    assert after_rendering.history[-1] < after_rendering.history[0]
+    assert after_rendering.history == alone.history
+    assert torch.equal(nodes["Render"].render(model, anchors, "every", 0, 2)["result"][0], before)
 
 
 def test_sockets_are_not_changed_by_inverting(
@@ -251,7 +262,7 @@ def test_the_batch_size_does_not_change_the_pictures(
     latents, cameras = latents_of(generator), cameras_of(nodes, 3)
     one = nodes["Render"].render(model, latents, "mean", 0, 1, cameras)["result"][0]
     all_at_once = nodes["Render"].render(model, latents, "mean", 0, 8, cameras)["result"][0]
-    assert torch.allclose(one, all_at_once, atol=HALF_A_GREY_LEVEL)
+    assert torch.allclose(one, all_at_once, atol=HALF_A_GRAY_LEVEL)
 
 
 def test_latents_of_another_generator_are_refused(nodes: dict[str, Any], model: Any, generator: Any) -> None:

@@ -1,4 +1,4 @@
-"""Servers for all browser tests, one a frontend, with a generator of random weights that renders at once."""
+"""One server for each frontend, shared by all browser tests, with a small generator of random weights."""
 
 from __future__ import annotations
 

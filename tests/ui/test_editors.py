@@ -1,4 +1,4 @@
-"""What is drawn by hand on the page: a camera path of one's own, and decisions about single photos."""
+"""Editors on the page: a camera path drawn by hand, and decisions about single photos."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The camera pad and the orbit viewer: the hand, the numbers, and the live picture."""
+"""The camera pad and the orbit viewer: pointer and keys, input values, live pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The widgets around a person: training watched, anchors mixed, directions applied, the card."""
+"""The widgets of a person: training monitor, anchor mixer, direction sliders, identity card."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import comfy
 import pytest
 from PIL import Image
-from prompts import Prompt, node, tiny_prompt
+from prompts import Prompt, apply_direction, find_direction, node, tiny_prompt
 from widget_page import ELEMENT, Page, needs_browser, numbered, only_classic
 
 pytestmark = [needs_browser, pytest.mark.usefixtures("no_error_of_ours")]
@@ -37,22 +37,9 @@ def person() -> tuple[Prompt, dict[str, str]]:
     """A person of one training step, mixed and edited; and the number of each node."""
     prompt = tiny_prompt(train={"steps": 2})
     prompt["mix"] = node("MixAnchors", identity=["train", 0], weights="0: 1, 1: 1, 2: 1", beta=0.1)
-    prompt["find"] = node(
-        "FindDirection", model=["load", 0], attribute="component 1", samples=50, face_models="auto", seed=0
-    )
-    prompt["edit"] = node(
-        "ApplyDirection",
-        latents=["mix", 0],
-        direction=["find", 0],
-        which="mean",
-        index=0,
-        strength=0.5,
-        steps=1,
-        sweep_from=0.0,
-        layers="",
-        edge="continue",
-        beta=0.1,
-        identity=["train", 0],
+    prompt["find"] = find_direction()
+    prompt["edit"] = apply_direction(
+        "mix", which="mean", strength=0.5, steps=1, edge="continue", beta=0.1, identity=["train", 0]
     )
     prompt["render"]["inputs"]["latents"] = ["edit", 0]
     names = {name: str(number) for number, name in enumerate(prompt, 1)}

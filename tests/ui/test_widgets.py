@@ -1,4 +1,4 @@
-"""What holds of every widget of ours: it moves plain inputs, stores nothing, and goes with its node."""
+"""Properties of all our widgets: they move plain inputs, store nothing, and disappear with their node."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_every_control_has_a_name_and_can_be_reached_without_a_mouse(page: Page)
 
 
 @only_classic
-def test_light_colours_and_a_page_from_right_to_left_change_nothing_but_looks(page: Page) -> None:
+def test_light_colors_and_a_page_from_right_to_left_change_nothing_but_looks(page: Page) -> None:
     page.open()
     page.drag(40, 15)
     moved = page.values("1")

@@ -1,4 +1,4 @@
-"""The workflow files in ComfyUI's real page: they open, miss nothing, and mean what their API twins say."""
+"""The workflow files in ComfyUI's page: they open without a warning and equal their API twins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The low-rank adapter: the authors' numbers, exact restore, and the file of one person."""
+"""The low-rank adapter: the authors' numbers, exact restoration, and the identity file."""
 
 import dataclasses
 
@@ -43,6 +43,7 @@ def identity(generator, adapter, rows=1):
     return Identity(adapter, anchors, generator.base_hash(), {"settings": {"rank": adapter.rank}})
 
 
+@pytest.mark.slow
 def test_the_authors_lora_renders_as_theirs(generator):
     with personalized(generator, official_adapter(generator)):
         planes = generator.planes(IO["ws"])
@@ -56,6 +57,7 @@ def test_the_authors_lora_renders_as_theirs(generator):
     assert largest_difference(large.image[:, :, ::3, ::3], LORA["lora.syn64.image.stride3"]) <= 2e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beside", [False, True], ids=["composed", "beside the weights"])
 def test_the_authors_lora_has_their_gradients(generator, beside):
     adapter = official_adapter(generator)
@@ -83,6 +85,7 @@ def test_the_authors_lora_has_their_gradients(generator, beside):
             assert abs(actual - norms[0]) <= 1e-3 * norms[0], key
 
 
+@pytest.mark.slow
 def test_parameter_counts_of_the_full_configuration_are_the_papers():
     with torch.device("meta"):
         full = Generator(GeneratorConfig())
@@ -246,7 +249,7 @@ def test_the_file_holds_the_documented_keys(generator, tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"not a file", b"\x08\x00\x00\x00\x00\x00\x00\x00{}      "])
-def test_a_file_that_is_no_identity_gets_a_sentence(tmp_path, content):
+def test_a_file_that_is_no_identity_gets_a_message(tmp_path, content):
     (tmp_path / "broken.safetensors").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"broken\.safetensors"):
         Identity.load(tmp_path / "broken.safetensors")

@@ -1,4 +1,4 @@
-"""Alpha space: weights stay what they promise, and photos of the person are found in it."""
+"""Alpha space: weights keep their bounds, and photos of the person are found in it."""
 
 import dataclasses
 
@@ -197,6 +197,7 @@ def photos_of(generator, ws, cameras):
         return generator.render(ws, cameras).image_raw.clamp(-1, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plus", [False, True])
 def test_the_weights_of_a_photo_of_the_person_are_found(generator, person, plus):
     space = AlphaSpace(person, 0.02)
@@ -222,6 +223,7 @@ def test_a_stranger_stays_inside_the_hull(generator, person):
     assert float(found.alphas.sum()) == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_hidden_pixels_are_not_looked_at(generator, person):
     space, camera = AlphaSpace(person), look_at(0.0, 0.0)
     spoilt = photos_of(generator, person.ws[:1], camera)

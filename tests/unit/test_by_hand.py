@@ -1,4 +1,4 @@
-"""What a person decides about single photos counts, and nothing else in that text does."""
+"""Decisions of the user about single photos are followed; other text is refused."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_the_text_gives_the_decisions_back() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "sentence"),
+    ("text", "message"),
     [
         ("{", "are not JSON"),
         ("[" * 100_000, "are not JSON"),
@@ -96,6 +96,6 @@ def test_the_text_gives_the_decisions_back() -> None:
         ('{"a": {"points": [[0, 0]]}}', "points must be five places"),
     ],
 )
-def test_bad_text_gets_a_sentence(text: str, sentence: str) -> None:
-    with pytest.raises(ValueError, match=sentence):
+def test_bad_text_gets_a_message(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         read_by_hand(text)

@@ -1,4 +1,4 @@
-"""The 25-number camera: where it stands, what it looks at, how it is mirrored and moved."""
+"""The 25-number camera: position, target, mirroring, paths."""
 
 import math
 
@@ -76,7 +76,7 @@ def test_an_orbit_closes_without_repeating_its_first_frame():
 
 
 @pytest.mark.parametrize("frames", [0, -3])
-def test_a_path_without_frames_gets_a_sentence(frames):
+def test_a_path_without_frames_gets_a_message(frames):
     with pytest.raises(ValueError, match="at least one frame"):
         camera_path("ellipse", frames)
 
@@ -87,7 +87,7 @@ def test_an_unknown_path_names_the_known_ones():
 
 
 @pytest.mark.parametrize("bad", [torch.zeros(25), torch.zeros(2, 16), torch.full((1, 25), float("nan"))])
-def test_bad_cameras_get_a_sentence(bad):
+def test_bad_cameras_get_a_message(bad):
     with pytest.raises(ValueError, match=r"(?i)camera"):
         check_cameras(bad)
 
@@ -118,7 +118,7 @@ def test_a_spiral_ends_at_the_front():
     assert int((pitch[:-1].sign().diff() != 0).sum()) >= 3  # it goes round
 
 
-def test_what_lies_beyond_the_trained_views_gets_a_sentence():
+def test_what_lies_beyond_the_trained_views_gets_a_message():
     seen = ViewRange(yaw=45, pitch=30)
     assert seen.out_of_range_warning(look_at(0.7, 0.3)) == ""
     said = seen.out_of_range_warning(look_at(torch.tensor([0.0, 1.0, -1.0]), torch.tensor([0.0, 0.0, 0.6])))

@@ -1,4 +1,4 @@
-"""Cameras from plain numbers and back, and moves on the sphere."""
+"""Cameras from angles and back, and interpolation on the sphere."""
 
 from __future__ import annotations
 
@@ -101,6 +101,6 @@ def test_a_camera_interpolated_with_itself_stays() -> None:
     assert torch.allclose(interpolate_orbit(camera, camera, T), camera.expand(9, 25), atol=1e-6)
 
 
-def test_cameras_that_face_each_other_get_a_sentence() -> None:
+def test_cameras_that_face_each_other_get_a_message() -> None:
     with pytest.raises(ValueError, match="opposite directions"):
         interpolate_orbit(look_at(0.0, 0.0), look_at(math.pi, 0.0), T)

@@ -1,4 +1,4 @@
-"""Generators of every origin load, bit for bit, whatever their files are called."""
+"""Generators of every known origin load bit for bit, whatever their files are called."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hostile files are refused: nothing of them runs, quickly, in little memory, and nothing is written."""
+"""Hostile files are refused fast and in little memory; nothing in them runs, and nothing is written."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from my3dgen_core import CheckpointError
 from my3dgen_core.eg3d.official_pickle import find_generator, is_module, module_config, module_state
 from my3dgen_core.formats.torch_archive import opened
 
+pytestmark = pytest.mark.slow
 RUNNER = Path(official_files.__file__).with_name("run_hostile_files.py")
 
 

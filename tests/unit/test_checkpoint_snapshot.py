@@ -1,4 +1,4 @@
-"""A My3DGen snapshot comes apart into base generator and person; the authors' side files are read."""
+"""A My3DGen snapshot is split into base generator and identity; the authors' side files are read."""
 
 from __future__ import annotations
 
@@ -51,6 +51,7 @@ def test_official_names_map_to_wrapped_ones_and_back():
     assert {base_name(key).rpartition(".")[0] for key in LORA} <= {key.rpartition(".")[0] for key in STATE}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["pickle", "zip"])
 def test_the_split_identity_renders_what_the_reference_rendered(tmp_path, form):
     base, identity = split_snapshot(write(tmp_path / "person.pkl", form=form))
@@ -77,6 +78,7 @@ def test_load_generator_gives_the_base_and_identity_load_the_person(tmp_path):
     assert os.listdir(tmp_path) == ["person.pkl"]
 
 
+@pytest.mark.slow
 def test_trained_biases_are_found_by_the_copies_in_the_init_arguments(tmp_path):
     path = write(tmp_path / "person.pkl", trained_state(), before=STATE)
     assert path.stat().st_size > 3 * 7_000_000  # many copies of the base in one file
@@ -89,6 +91,7 @@ def test_trained_biases_are_found_by_the_copies_in_the_init_arguments(tmp_path):
             assert torch.equal(state[key], value)
 
 
+@pytest.mark.slow
 def test_copies_with_other_weights_are_not_taken_for_the_base(tmp_path):
     fresh = {key: torch.randn_like(value) for key, value in STATE.items()}
     base, identity = split_snapshot(write(tmp_path / "person.pkl", trained_state(), before=fresh))
@@ -153,6 +156,7 @@ def test_a_plain_generator_is_no_snapshot(tmp_path):
         split_snapshot(path)
 
 
+@pytest.mark.slow
 def test_the_command_line_writes_base_person_and_both_merged(tmp_path, capsys):
     path = write(tmp_path / "person.pkl", trained_state(), before=STATE)
     base, person, both = (str(tmp_path / f"{name}.safetensors") for name in ("base", "person", "both"))

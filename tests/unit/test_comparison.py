@@ -1,4 +1,4 @@
-"""The comparison table: every picture in its place, measured against what it should show."""
+"""The comparison table: every picture is in its place, with the measure of its own target."""
 
 import pytest
 import torch
@@ -7,9 +7,9 @@ from my3dgen_core.evaluation import Comparison, comparison, picture_table
 
 
 def made(models=2, latents=3, cameras=2, **more):
-    """Pictures whose grey tells where they belong."""
-    grey = torch.arange(models * latents * cameras, dtype=torch.float32).view(models, latents, cameras)
-    pictures = (grey / grey.numel() * 2 - 1)[..., None, None, None].expand(-1, -1, -1, 3, 32, 32)
+    """Pictures whose gray tells where they belong."""
+    gray = torch.arange(models * latents * cameras, dtype=torch.float32).view(models, latents, cameras)
+    pictures = (gray / gray.numel() * 2 - 1)[..., None, None, None].expand(-1, -1, -1, 3, 32, 32)
     labels = {
         "models": [f"m{i}" for i in range(models)],
         "latents": [f"l{i}" for i in range(latents)],
@@ -20,7 +20,7 @@ def made(models=2, latents=3, cameras=2, **more):
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """What is drawn, as it was handed to the drawing: titles, texts, and the grey of every picture."""
+    """What is drawn, as it was handed to the drawing: titles, texts, and the gray of every picture."""
     calls = []
 
     def sheet(columns, labels, rows, cell):
@@ -41,10 +41,10 @@ def test_every_picture_stands_where_its_names_say(drawn, rows):
     assert table.draw(rows, cell=32).dtype == "uint8"
     ((titles, texts, pictures),) = drawn
     for text, row in zip(texts, pictures, strict=True):
-        for title, grey in zip(titles, row, strict=True):
+        for title, gray in zip(titles, row, strict=True):
             names = f"{text}, {title.splitlines()[0]}"
             place = [int(names[names.index(letter) + 1]) for letter in "mlc"]
-            assert grey == pytest.approx(float(table.pictures[tuple(place)].mean()), abs=1e-3)
+            assert gray == pytest.approx(float(table.pictures[tuple(place)].mean()), abs=1e-3)
 
 
 def test_scores_are_of_the_photo_that_belongs_to_each_latent(drawn):
@@ -73,7 +73,7 @@ def test_photos_may_belong_to_cameras():
     assert float(scored.scores["PSNR"].min()) > 90
 
 
-def test_what_does_not_fit_is_refused_with_a_sentence():
+def test_what_does_not_fit_is_refused_with_a_message():
     table = made()
     with pytest.raises(ValueError, match="There are 3 latents, but 2 labels"):
         Comparison(table.pictures, {**table.labels, "latents": ["a", "b"]})

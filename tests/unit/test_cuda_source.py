@@ -22,10 +22,11 @@ SETTINGS = {
 
 
 @pytest.fixture(scope="module")
-def emulated(tmp_path_factory):
-    return cuda_emulator.Emulated(tmp_path_factory.mktemp("cuda"))
+def emulated(compiler, tmp_path_factory):
+    return cuda_emulator.Emulated(compiler, tmp_path_factory.mktemp("cuda"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SETTINGS)
 def test_pictures_and_gradients_are_those_of_pytorch(emulated, name):
     settings = {"white_back": False, "depth_resolution_importance": 20, "min_weight": 0.0, **SETTINGS[name]}
@@ -71,6 +72,7 @@ def test_pictures_and_gradients_are_those_of_pytorch(emulated, name):
         assert relative_error(a, b) <= 1e-3
 
 
+@pytest.mark.compiled
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="there is no nvcc")
 def test_the_cuda_source_compiles(tmp_path):
     source = cuda_emulator.SOURCES / "render.cu"

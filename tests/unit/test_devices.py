@@ -1,45 +1,18 @@
-"""No tensor is made on the wrong device: every step on `meta`, where a stray CPU tensor is an error.
+"""No tensor is made on the wrong device: every step runs on `meta`, where a CPU tensor is an error.
 
 This stands in for a GPU where there is none.
 """
 
-import dataclasses
-
-import micro
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from meta_device import META, NoCPU, cameras, on_meta
 
-from my3dgen_core import Generator, InversionConfig
+from my3dgen_core import InversionConfig
 from my3dgen_core.common.rng import RngStreams
 from my3dgen_core.fitting.inversion import _Run
 from my3dgen_core.fitting.photo_objective import PhotoObjective
 from my3dgen_core.person.adapter import Adapter
 from my3dgen_core.person.apply import personalized
-
-META = torch.device("meta")
-
-
-class NoCPU(TorchDispatchMode):
-    """Fails when an operation takes or makes a tensor on the CPU; zero-dimensional ones go along."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for value in tree_leaves((args, kwargs, out)):
-            if isinstance(value, torch.Tensor) and value.device.type == "cpu" and value.ndim > 0:
-                raise AssertionError(f"{func} worked on a CPU tensor of shape {list(value.shape)}")
-        return out
-
-
-def on_meta(**changes):
-    with META:
-        made = Generator(dataclasses.replace(micro.CONFIG, **changes))
-    return made.eval().requires_grad_(False)
-
-
-def cameras(count):
-    return torch.empty(count, 25, device=META)
 
 
 def test_the_watch_notices_a_stray_tensor():

@@ -1,4 +1,4 @@
-"""Directions: every shared format is read and nothing executed, and edits stay where they are told to."""
+"""Directions: all shared formats are read without executing anything, and edits keep their limits."""
 
 import pickle
 
@@ -109,7 +109,7 @@ def test_a_header_that_promises_more_than_there_is_is_refused_before_memory_is_t
 
 
 @pytest.mark.parametrize("size", [0, 3, 200])
-def test_a_broken_archive_is_refused_with_a_sentence(tmp_path, size):
+def test_a_broken_archive_is_refused_with_a_message(tmp_path, size):
     path = write(tmp_path / "smile.npz", {"smile": SMILE})
     path.write_bytes(path.read_bytes()[:size])
     with pytest.raises(CheckpointError, match=r"smile\.npz "):
@@ -137,12 +137,12 @@ def test_names_that_only_sound_alike_are_kept(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("shape", "sentence"),
+    ("shape", "message"),
     [((256,), "14 layers of 512 numbers"), ((10, 512), "10 layers"), ((2, 14, 512), "shape")],
 )
-def test_a_direction_of_another_size_is_refused(tmp_path, shape, sentence):
+def test_a_direction_of_another_size_is_refused(tmp_path, shape, message):
     path = write(tmp_path / "smile.npy", numbers(*shape))
-    with pytest.raises(CheckpointError, match=sentence):
+    with pytest.raises(CheckpointError, match=message):
         Direction.load(path, num_ws=ROWS, w_dim=WIDTH)
 
 
@@ -170,6 +170,7 @@ def cosine(a, b):
     return float(torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["scores", "booleans", "gaps"])
 def test_the_direction_behind_the_labels_is_found(kind):
     truth = torch.nn.functional.normalize(numbers(16, seed=9), dim=0)

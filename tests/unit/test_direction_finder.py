@@ -1,4 +1,4 @@
-"""Directions found by looking at a generator's own heads."""
+"""Directions found from renderings of a generator's own samples."""
 
 import dataclasses
 
@@ -31,7 +31,7 @@ def generator():
 
 
 class Redness:
-    """A labeller that needs no face: how red a picture is; every fifth is not scored."""
+    """A labeler that needs no face: how red a picture is; every fifth is not scored."""
 
     def __init__(self):
         self.seen = 0
@@ -49,6 +49,7 @@ def found(generator, tmp_path_factory):
     return find_directions(generator, Redness(), ["red"], CONFIG, folder)["red"], folder
 
 
+@pytest.mark.slow
 def test_the_direction_does_what_it_is_called(generator, found):
     direction = found[0]
     assert direction.base_hash == generator.base_hash()
@@ -63,11 +64,12 @@ def test_the_direction_does_what_it_is_called(generator, found):
     assert bool((more > less).all())
 
 
+@pytest.mark.slow
 def test_what_was_found_is_found_again_without_looking(generator, found):
     direction, folder = found
 
     def blind(images):
-        raise AssertionError("the labeller was asked again")
+        raise AssertionError("the labeler was asked again")
 
     again = find_directions(generator, blind, ["red"], CONFIG, folder)["red"]
     assert torch.equal(again.vector, direction.vector)
@@ -76,7 +78,8 @@ def test_what_was_found_is_found_again_without_looking(generator, found):
             find_directions(generator, blind, ["red"], other, folder)
 
 
-def test_a_damaged_cache_is_made_anew(generator, found, tmp_path):
+@pytest.mark.slow
+def test_a_damaged_cache_is_made_again(generator, found, tmp_path):
     direction, folder = found
     (name,) = (path.name for path in folder.iterdir())
     (tmp_path / name).write_bytes(b"damaged")
@@ -85,6 +88,7 @@ def test_a_damaged_cache_is_made_anew(generator, found, tmp_path):
     assert torch.equal(Direction.load(tmp_path / name).vector, again.vector)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_scored_is_said(generator):
     with pytest.raises(ValueError, match="does not score 'beard', but: red"):
         find_directions(generator, Redness(), ["beard"], dataclasses.replace(CONFIG, samples=4))
@@ -96,6 +100,7 @@ def test_what_cannot_be_scored_is_said(generator):
         )
 
 
+@pytest.mark.slow
 def test_a_cancelled_search_keeps_nothing(generator, tmp_path):
     class CancelledError(Exception):
         pass
@@ -167,19 +172,20 @@ def test_a_picture_without_a_face_has_no_score():
     assert all(bool(values.isnan().all()) for values in scores.values())
 
 
+@pytest.mark.slow
 def test_words_are_scored_by_the_users_own_clip(generator):
-    """A CLIP whose space is the mean colour."""
+    """A CLIP whose space is the mean color."""
 
     def embed(images):
         return images.mean((2, 3)) + 1.0
 
     red, blue = torch.tensor([1.0, 0.2, 0.2]), torch.tensor([0.2, 0.2, 1.0])
-    labeller = TextSimilarity("a red face", embed, red, blue)
-    found = find_directions(generator, labeller, ["a red face"], CONFIG)["a red face"]
+    labeler = TextSimilarity("a red face", embed, red, blue)
+    found = find_directions(generator, labeler, ["a red face"], CONFIG)["a red face"]
     ws, camera = micro.latents(generator, 3, seed=77), look_at(0.0, 0.0)
     with torch.no_grad():
         less, more = (
-            labeller(generator.render(found.apply(ws, strength), camera).image)["a red face"]
+            labeler(generator.render(found.apply(ws, strength), camera).image)["a red face"]
             for strength in (-1.5, 1.5)
         )
     assert bool((more > less).all())
@@ -203,8 +209,8 @@ def test_age_and_gender_are_scored_where_the_pack_has_the_network():
         def attributes(self, image, box):
             return {"age": float(image.mean()), "gender": 1.0}
 
-    labeller = FaceGeometry(Models())
-    scores = labeller(torch.stack([torch.full((3, 128, 128), grey) for grey in (-1.0, 0.0)]))
-    assert labeller.names == (SMILE, "age", "gender")
+    labeler = FaceGeometry(Models())
+    scores = labeler(torch.stack([torch.full((3, 128, 128), gray) for gray in (-1.0, 0.0)]))
+    assert labeler.names == (SMILE, "age", "gender")
     assert scores["age"].tolist() == pytest.approx([0, 128], abs=1)
     assert scores["gender"].tolist() == [1, 1]

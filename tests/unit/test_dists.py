@@ -1,4 +1,4 @@
-"""DISTS by its formula, on weights at random, read without executing anything."""
+"""DISTS equals its formula, on random weights that are read without executing anything."""
 
 import pytest
 import torch
@@ -54,6 +54,7 @@ def straightforward(network, channels, image, target):
     return 1 - total / weight
 
 
+@pytest.mark.slow
 def test_it_is_the_formula(weights):
     network, channels, folder = weights
     measure = dists(folder, CPU)

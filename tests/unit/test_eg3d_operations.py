@@ -1,4 +1,4 @@
-"""Single operations against the reference's own outputs."""
+"""Single operations against the reference's outputs."""
 
 import math
 
@@ -65,7 +65,7 @@ def test_fully_connected_scales_weight_and_bias(name, multiplier, activate):
     assert_close(layer(c["x"]), c["y"])
 
 
-def test_second_moment_normalisation():
+def test_second_moment_normalization():
     c = case("normalize_2nd_moment")
     assert_close(layers.normalize_2nd_moment(c["x"]), c["y"])
 
@@ -88,7 +88,7 @@ def test_look_at_equals_the_reference_sampler_at_the_same_angles():
     assert min(errors) <= 1e-5
 
 
-def test_rays_go_through_pixel_centres_with_skew():
+def test_rays_go_through_pixel_centers_with_skew():
     c = case("ray_sampler")
     camera = torch.cat((c["cam"].flatten(1), c["k"].flatten(1)), dim=1)
     origins, directions = rays(camera, 6)

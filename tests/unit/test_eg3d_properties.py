@@ -1,4 +1,4 @@
-"""What no reference number covers, by what must hold whatever the weights are."""
+"""Properties of the generator that hold for any weights and that no reference number covers."""
 
 import dataclasses
 
@@ -26,6 +26,7 @@ def sized(layout):
     return {"superresolution": layout, "img_resolution": size, "neural_resolution": raw}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("superresolution", ["8XDC", "8X", "4X", "2X"])
 def test_super_resolution_that_adds_nothing_is_the_raw_picture_upsampled(superresolution):
     made = micro.generator(**sized(superresolution))
@@ -43,6 +44,7 @@ def test_super_resolution_that_adds_nothing_is_the_raw_picture_upsampled(superre
     assert largest_difference(image, expected) <= 1e-5
 
 
+@pytest.mark.slow
 def test_8x_has_the_parameters_of_its_layout():
     with torch.device("meta"):
         made = Generator(GeneratorConfig(**sized("8X")))
@@ -109,7 +111,7 @@ def test_random_noise_follows_its_generator_and_its_strength(generator):
     assert not torch.equal(planes("random"), planes("none"))
 
 
-def test_unknown_noise_gets_a_sentence(generator):
+def test_unknown_noise_gets_a_message(generator):
     with pytest.raises(ValueError, match="'const', 'random' or 'none'"):
         generator.planes(micro.latents(generator, 1), "loud")
 
@@ -177,7 +179,7 @@ def test_the_mask_is_a_share_and_depth_lies_between_the_limits(generator):
 
 
 @pytest.mark.parametrize(
-    ("change", "sentence"),
+    ("change", "message"),
     [
         ({"superresolution": "16X"}, "super-resolution"),
         ({"plane_resolution": 100}, "power of two"),
@@ -186,16 +188,16 @@ def test_the_mask_is_a_share_and_depth_lies_between_the_limits(generator):
         ({"img_resolution": 500}, "500 px"),
     ],
 )
-def test_impossible_configurations_get_a_sentence(change, sentence):
-    with pytest.raises(ValueError, match=sentence):
+def test_impossible_configurations_get_a_message(change, message):
+    with pytest.raises(ValueError, match=message):
         Generator(dataclasses.replace(micro.CONFIG, **change))
 
 
 def test_a_configuration_survives_json_and_unknown_settings_are_refused():
     config = GeneratorConfig.from_official(goldens.values("full_ffhq512-128_config"))
     assert GeneratorConfig.from_dict(config.to_dict()) == config
-    with pytest.raises(ValueError, match="does not know: colour"):
-        GeneratorConfig.from_dict({**config.to_dict(), "colour": 1})
+    with pytest.raises(ValueError, match="does not know: color"):
+        GeneratorConfig.from_dict({**config.to_dict(), "color": 1})
 
 
 def test_the_hash_names_weights_and_configuration():
@@ -204,7 +206,7 @@ def test_the_hash_names_weights_and_configuration():
     assert micro.generator(0, white_back=False).base_hash() != one.base_hash()
 
 
-def test_wrong_latents_get_a_sentence(generator):
+def test_wrong_latents_get_a_message(generator):
     with pytest.raises(ValueError, match="another generator"):
         generator.planes(torch.zeros(1, 14, 512))
     with pytest.raises(ValueError, match="quality"):
@@ -238,7 +240,7 @@ def test_super_resolution_in_strips_is_super_resolution(monkeypatch, people):
 
 
 def test_a_picture_without_gradients_is_the_one_with_them():
-    """Two ways of rendering: by table and colours last, and the one that training goes."""
+    """Two ways of rendering: by table and colors last, and the one that training goes."""
     generator = micro.generator(2)
     ws = micro.latents(generator, 2)
     learned = generator.render(ws.requires_grad_(True), CAMERAS)

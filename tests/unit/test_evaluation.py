@@ -1,4 +1,4 @@
-"""The measures measure what they say, on pictures and persons whose answers are known."""
+"""Evaluation measures on pictures and persons whose answers are known."""
 
 import dataclasses
 import functools
@@ -57,6 +57,7 @@ def pictures(seed, count=2, size=64):
     return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
+@pytest.mark.slow
 def test_psnr_and_ssim_agree_with_scikit_image():
     from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
@@ -70,6 +71,7 @@ def test_psnr_and_ssim_agree_with_scikit_image():
         assert float(evaluation.ssim(b, a)[i]) == pytest.approx(wanted, abs=0.01)  # the rim differs
 
 
+@pytest.mark.slow
 def test_vif_is_one_for_equal_pictures_and_falls_with_noise():
     a = pictures(0)
     values = [float(evaluation.vif(a + level * pictures(1), a).mean()) for level in (0.0, 0.05, 0.3)]
@@ -77,6 +79,7 @@ def test_vif_is_one_for_equal_pictures_and_falls_with_noise():
     assert values[0] > values[1] > values[2] > 0
 
 
+@pytest.mark.slow
 def test_likeness_knows_the_person_from_another_in_both_ways(demo, part):
     held = demo[2][:3]
     for aligned in (True, False):
@@ -106,7 +109,7 @@ def test_the_orbit_is_the_papers():
 
 
 class FakeLikeness:
-    """Likeness of pictures by their mean brightness: what was asked is known."""
+    """Similarity of pictures by their mean brightness, with a record of the calls."""
 
     def __init__(self):
         self.seen = []
@@ -120,6 +123,7 @@ class FakeLikeness:
         return 1 - float(images.mean())
 
 
+@pytest.mark.slow
 def test_multi_view_identity_looks_at_random_frames_of_each_orbit(generator, identity):
     fake = FakeLikeness()
     ws = identity.anchors.ws[:2]
@@ -159,6 +163,7 @@ def test_edits_move_the_mean_anchor_freely_and_within_the_person(generator, iden
     assert not torch.equal(free, within)
 
 
+@pytest.mark.slow
 def test_the_truth_itself_scores_perfectly_and_a_veil_is_found(generator):
     with torch.no_grad():
         cameras = look_at(torch.tensor([0.0, 0.4]), 0.0)
@@ -202,6 +207,7 @@ def test_the_split_is_the_same_every_time_and_keeps_every_photo():
         evaluation.split(images[:4], cameras[:4])
 
 
+@pytest.mark.slow
 def test_all_protocols_for_both_models_make_one_table(generator, identity, part):
     results = evaluation.run_protocols(
         generator, identity, part, face_fixtures.models(), held_out=SHORT, samples=3, views=2, pairs=1
@@ -218,6 +224,7 @@ def test_all_protocols_for_both_models_make_one_table(generator, identity, part)
         assert all(cell == "-" or cell.endswith("(synthetic)") for cell in cells)
 
 
+@pytest.mark.slow
 def test_a_folder_of_photos_gives_the_tables_by_one_command(generator, demo, tmp_path, monkeypatch, capsys):
     from PIL import Image
 
@@ -250,8 +257,8 @@ def test_a_folder_of_photos_gives_the_tables_by_one_command(generator, demo, tmp
 def test_the_papers_figure_has_two_views_of_every_column_and_names_parameters():
     from my3dgen_core.evaluation.picture_table import MARGIN, paper_figure
 
-    colours = {"target": -1.0, "pretrained": -0.5, "full": 0.0, "LoRA": 0.5}
-    person = {name: torch.full((2, 3, 20, 20), value) for name, value in colours.items()}
+    colors = {"target": -1.0, "pretrained": -0.5, "full": 0.0, "LoRA": 0.5}
+    person = {name: torch.full((2, 3, 20, 20), value) for name, value in colors.items()}
     counts = {"full": 30_662_136, "LoRA": 240_030}
     image = paper_figure([person, person], ["one", "two"], counts, cell=64)
     without = paper_figure([person, person], ["one", "two"], {}, cell=64)

@@ -1,4 +1,4 @@
-"""A pile of photos goes in; crops, cameras and a true sentence about every photo come out."""
+"""Alignment of a set of photos: crops, cameras, and a correct report on every photo."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _difference(one: torch.Tensor, other: torch.Tensor) -> float:
 
 
 def _picture(seed: int = 0) -> np.ndarray:
-    """Something colourful that is no face."""
+    """Something colorful that is no face."""
     small = np.random.default_rng(seed).integers(0, 255, (12, 16, 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(small).resize((640, 480), Image.Resampling.BICUBIC))
 
@@ -66,8 +66,8 @@ def test_faces_lie_where_eg3d_expects_them() -> None:
         assert abs(np.degrees(np.arctan2(eyes[1], eyes[0]))) < 6
 
 
-def test_the_crops_keep_the_colours_of_the_photos() -> None:
-    """Channels in another order would show another mean colour: skin is redder than it is blue."""
+def test_the_crops_keep_the_colors_of_the_photos() -> None:
+    """Channels in another order would show another mean color: skin is redder than it is blue."""
     batch = real_batch()
     for image, row in zip(batch.images, batch.report, strict=True):
         assert row.transform is not None
@@ -125,9 +125,9 @@ def test_sizes_and_kinds_of_one_photo_all_lead_to_one_crop(tmp_path: Path) -> No
     rgba = picture.copy()
     rgba.putalpha(alpha)
     rgba.save(tmp_path / "rgba.png")
-    grey16 = (np.asarray(picture.convert("L")).astype(np.uint16)) * 257
-    Image.fromarray(grey16).save(tmp_path / "grey16.png")
-    picture.convert("L").save(tmp_path / "grey.jpg", quality=95)
+    gray16 = (np.asarray(picture.convert("L")).astype(np.uint16)) * 257
+    Image.fromarray(gray16).save(tmp_path / "gray16.png")
+    picture.convert("L").save(tmp_path / "gray.jpg", quality=95)
     picture.resize((picture.width * 4, picture.height * 4)).save(tmp_path / "large.jpg", quality=95)
     kinds: list[object] = [
         portrait(),
@@ -160,7 +160,7 @@ def test_every_bad_photo_is_dropped_or_warned_about_for_the_right_reason(tmp_pat
         "cut": (good[:, middle + 5 :].copy(), False, ""),
         "edge": (good[:, left + 26 :].copy(), True, "of the crop is in the photo"),
         "no face": (_picture(), False, "No face"),
-        "grey wall": (np.full((300, 300, 3), 127, np.uint8), False, "No face"),
+        "gray wall": (np.full((300, 300, 3), 127, np.uint8), False, "No face"),
         "speck": (np.zeros((5, 5, 3), np.uint8), False, "only 5 x 5"),
         "corrupt.jpg": (tmp_path / "corrupt.jpg", False, "corrupt.jpg cannot be read"),
         "nan": (np.full((64, 64, 3), np.nan), False, "NaN"),
@@ -168,10 +168,10 @@ def test_every_bad_photo_is_dropped_or_warned_about_for_the_right_reason(tmp_pat
         "again": (good, True, "Nearly the same picture as good"),
     }
     batch = align_faces([(name, source) for name, (source, _, _) in expected.items()], models())
-    for row, (name, (_, kept, sentence)) in zip(batch.report, expected.items(), strict=True):
+    for row, (name, (_, kept, message)) in zip(batch.report, expected.items(), strict=True):
         said = " ".join([row.reason, *row.warnings])
         assert row.kept == kept, f"{name}: {said}"
-        assert sentence in said, f"{name}: {said}"
+        assert message in said, f"{name}: {said}"
         assert row.kept or row.reason, name
         assert row.kept == (row.index in batch.kept)
     assert batch.report[0].warnings == []
@@ -211,7 +211,7 @@ def test_the_report_can_be_read_by_people_and_programs() -> None:
     assert dropped[60:].reshape(-1, 3).std(0).min() > 10
 
 
-def test_a_batch_with_nothing_usable_is_one_sentence_with_the_report(tmp_path: Path) -> None:
+def test_a_batch_with_nothing_usable_is_one_message_with_the_report(tmp_path: Path) -> None:
     with pytest.raises(AlignmentError, match=r"0 of 2 photos can be used.*No face was found") as caught:
         align_faces([_picture(1), _picture(2)], models())
     assert len(caught.value.report) == 2

@@ -1,4 +1,4 @@
-"""From which sides the photos show the head, in a sentence and in a picture."""
+"""View coverage of a set of photos, as a message and as a picture."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _dots(plot: np.ndarray) -> np.ndarray:
     return np.argwhere((plot[: int(plot.shape[0] * 0.66)] == BLUE).all(2))
 
 
-def test_the_sentence_counts_the_sides_and_names_the_missing_one() -> None:
+def test_the_message_counts_the_sides_and_names_the_missing_one() -> None:
     report = _report((-30, 0), (-20, 5), (0, 0), (5, 0), (11, 0), (40, 0))
     assert describe_coverage(report) == (
         "Views: 2 from the left, 3 from the front, 1 from the right. More photos from the right would help."

@@ -1,4 +1,4 @@
-"""The crop is EG3D's, and knows what it invented."""
+"""The crop equals EG3D's, with a mask of the pixels that are not in the photo."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _integer_crop(pixels: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, n
 
 
 def _shift_between(one: np.ndarray, other: np.ndarray) -> float:
-    """Distance in pixels by which one grey picture is moved against the other (phase correlation)."""
+    """Distance in pixels by which one gray picture is moved against the other (phase correlation)."""
     window = np.outer(np.hanning(512), np.hanning(512))
     spectrum = np.fft.fft2((one - one.mean()) * window) * np.conj(
         np.fft.fft2((other - other.mean()) * window)
@@ -100,13 +100,13 @@ def test_points_survive_the_way_there_and_back() -> None:
 
 def test_a_pixel_of_the_photo_lands_where_the_transform_says() -> None:
     pixels = np.zeros((300, 400, 3), np.uint8)
-    pixels[100, 150] = [255, 255, 255]  # its centre is (150.5, 100.5)
+    pixels[100, 150] = [255, 255, 255]  # its center is (150.5, 100.5)
     transform = CropTransform(np.array([[3.0, 0.0, -200.0], [0.0, 3.0, -50.0]]), (300, 400))
     image, _ = warp_crop(pixels, transform)
     weight = (image[0] + 1).clamp(min=0.05) - 0.05
     grid = torch.arange(512) + 0.5
-    centre = [(weight.sum(0) * grid).sum() / weight.sum(), (weight.sum(1) * grid).sum() / weight.sum()]
-    assert np.allclose(centre, [251.5, 251.5], atol=0.05)
+    center = [(weight.sum(0) * grid).sum() / weight.sum(), (weight.sum(1) * grid).sum() / weight.sum()]
+    assert np.allclose(center, [251.5, 251.5], atol=0.05)
 
 
 def test_shrinking_does_not_alias() -> None:

@@ -1,4 +1,4 @@
-"""Models come from a folder and nowhere else; their identity network is the same in torch."""
+"""Face models come from a folder and are never downloaded; the identity network is the same in PyTorch."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_the_provider_that_runs_is_named() -> None:
     assert "CPUExecutionProvider" in models().describe()
 
 
-def test_missing_models_are_one_sentence_and_nothing_is_fetched(
+def test_missing_models_are_one_message_and_nothing_is_fetched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import socket
@@ -146,7 +146,7 @@ def test_missing_models_are_one_sentence_and_nothing_is_fetched(
     assert not (tmp_path / ".insightface").exists()
 
 
-def test_a_missing_package_is_one_sentence_for_cpu_and_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_one_message_for_cpu_and_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     real_import = builtins.__import__
 
     def without_insightface(name: str, *args: object, **kwargs: object) -> object:

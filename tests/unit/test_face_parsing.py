@@ -1,4 +1,5 @@
-"""Head masks: the network is told by its shapes, sees what it was trained on, and its classes are grouped."""
+"""Head masks: the parsing network is recognized by its shapes, gets the input it was trained on, and its
+classes are grouped."""
 
 from __future__ import annotations
 
@@ -62,17 +63,17 @@ def test_it_is_found_beside_the_pack_and_in_its_own_folder(tmp_path: Path, place
 
 
 @pytest.mark.parametrize("size", [512, "side"])
-def test_every_class_is_seen_in_the_colour_it_was_trained_on(tmp_path: Path, size: int | str) -> None:
-    """With channels swapped, or normalised in another way, other colours would be nearest."""
-    colours = np.random.default_rng(5).integers(0, 256, (19, 3)).astype(float)
+def test_every_class_is_seen_in_the_color_it_was_trained_on(tmp_path: Path, size: int | str) -> None:
+    """With channels swapped, or normalized in another way, other colors would be nearest."""
+    colors = np.random.default_rng(5).integers(0, 256, (19, 3)).astype(float)
     folder = pack_with_parser(tmp_path / "pack", None)
-    write_parser(folder / "faces.onnx", colours, size)
+    write_parser(folder / "faces.onnx", colors, size)
     found = FaceModels.from_folder(folder, ["CPUExecutionProvider"])
     expected = np.kron(np.arange(19).repeat(14)[:256].reshape(16, 16), np.ones((32, 32), np.uint8))
-    classes = found.parse(colours[expected].astype(np.uint8))
+    classes = found.parse(colors[expected].astype(np.uint8))
     assert classes is not None
     assert (classes == expected).all()
-    swapped = found.parse(colours[expected][..., ::-1].astype(np.uint8))
+    swapped = found.parse(colors[expected][..., ::-1].astype(np.uint8))
     assert swapped is not None
     assert (swapped != expected).mean() > 0.5
     assert models().parse(np.zeros((512, 512, 3), np.uint8)) is None
@@ -150,9 +151,9 @@ def test_a_covered_face_is_warned_about_in_the_report(
 ) -> None:
     """A green bar over the mouth is cloth to this parser, and everything else skin."""
     monkeypatch.setattr("my3dgen_core.face.align.covered_part", lambda *signs: "")
-    colours = np.full((19, 3), 1e5)
-    colours[SKIN], colours[CLOTH] = [140, 100, 80], [0, 255, 0]
-    folder = pack_with_parser(tmp_path / "pack", colours)
+    colors = np.full((19, 3), 1e5)
+    colors[SKIN], colors[CLOTH] = [140, 100, 80], [0, 255, 0]
+    folder = pack_with_parser(tmp_path / "pack", colors)
     found = FaceModels.from_folder(folder, ["CPUExecutionProvider"])
     (row,) = align_faces([portrait()], found).report
     assert row.warnings == []

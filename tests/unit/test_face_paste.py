@@ -1,4 +1,4 @@
-"""An edited crop goes back into its photo, and nothing else of the photo changes."""
+"""An edited crop is pasted back into its photo, and the rest of the photo stays unchanged."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from my3dgen_core.face.crop import warp_crop
 
 
 def _photo(height: int = 400, width: int = 300, seed: int = 0) -> np.ndarray:
-    """Smooth colours, which a crop smaller than the photo can hold."""
+    """Smooth colors, which a crop smaller than the photo can hold."""
     small = torch.rand(1, 3, 9, 7, generator=torch.Generator().manual_seed(seed))
     large = torch.nn.functional.interpolate(small, (height, width), mode="bicubic", align_corners=True)
     return (large[0].permute(1, 2, 0).clamp(0, 1) * 255).round().byte().numpy()
@@ -124,7 +124,7 @@ def test_a_wider_picture_lies_around_the_crop_it_widens() -> None:
     assert (pasted == 255).all(-1).sum() == pytest.approx((1.5 * 512 / transform.scale) ** 2, rel=0.01)
 
 
-def test_what_does_not_fit_is_one_sentence() -> None:
+def test_what_does_not_fit_is_one_message() -> None:
     photo = _photo()
     transform = _turned_crop(photo)
     with pytest.raises(ValueError, match="other proportions"):

@@ -1,4 +1,4 @@
-"""Photos come in upright, in RGB, in the right range; a bad one comes with a sentence."""
+"""Photos are read upright, as RGB, in the right range; an unreadable one gives a message."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _red_left_blue_right(height: int = 20, width: int = 30) -> np.ndarray:
     return pixels
 
 
-def test_colours_are_rgb(tmp_path: Path) -> None:
+def test_colors_are_rgb(tmp_path: Path) -> None:
     Image.fromarray(_red_left_blue_right()).save(tmp_path / "a.png")
     assert (load_photo(tmp_path / "a.png") == _red_left_blue_right()).all()
 
@@ -50,16 +50,16 @@ def test_exif_orientation_stands_the_photo_upright(tmp_path: Path, orientation: 
     assert (load_photo(tmp_path / "a.png") == _red_left_blue_right()).all()
 
 
-def test_sixteen_bit_grey_is_scaled_and_not_clipped(tmp_path: Path) -> None:
-    grey = np.array([[0, 257 * 40], [257 * 128, 65535]], np.uint16)
-    Image.fromarray(grey).save(tmp_path / "a.png")
+def test_sixteen_bit_gray_is_scaled_and_not_clipped(tmp_path: Path) -> None:
+    gray = np.array([[0, 257 * 40], [257 * 128, 65535]], np.uint16)
+    Image.fromarray(gray).save(tmp_path / "a.png")
     assert load_photo(tmp_path / "a.png")[:, :, 1].tolist() == [[0, 40], [128, 255]]
-    (from_array,) = read_photos([np.repeat(grey[:, :, None], 3, 2)])
+    (from_array,) = read_photos([np.repeat(gray[:, :, None], 3, 2)])
     assert from_array.pixels is not None
     assert from_array.pixels[:, :, 0].tolist() == [[0, 40], [128, 255]]
 
 
-def test_transparent_pixels_show_mid_grey(tmp_path: Path) -> None:
+def test_transparent_pixels_show_mid_gray(tmp_path: Path) -> None:
     pixels = np.zeros((4, 4, 4), np.uint8)
     pixels[:2] = [250, 10, 20, 255]
     Image.fromarray(pixels).save(tmp_path / "rgba.png")
@@ -72,7 +72,7 @@ def test_transparent_pixels_show_mid_grey(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "L", "P", "1"])
-def test_other_colour_modes_become_rgb(tmp_path: Path, mode: str) -> None:
+def test_other_color_modes_become_rgb(tmp_path: Path, mode: str) -> None:
     Image.fromarray(portrait()).convert(mode).save(tmp_path / "a.tif")
     loaded = load_photo(tmp_path / "a.tif").astype(float)
     assert loaded.shape == portrait().shape
@@ -104,7 +104,7 @@ def test_floats_keep_their_range() -> None:
         (torch.zeros(8, 8, 3), "[3, H, W]"),
     ],
 )
-def test_a_wrong_array_comes_with_a_sentence(array: np.ndarray | torch.Tensor, word: str) -> None:
+def test_a_wrong_array_comes_with_a_message(array: np.ndarray | torch.Tensor, word: str) -> None:
     (photo,) = read_photos([array])
     assert photo.pixels is None
     assert word in photo.error
@@ -126,7 +126,7 @@ def test_bad_files_do_not_stop_the_others(tmp_path: Path) -> None:
         assert name in photos[name].error
 
 
-def test_a_decompression_bomb_is_one_sentence(tmp_path: Path) -> None:
+def test_a_decompression_bomb_is_one_message(tmp_path: Path) -> None:
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
@@ -183,7 +183,7 @@ def test_a_folder_is_read_in_the_order_of_its_numbers(tmp_path: Path) -> None:
     assert [photo.name for photo in read_photos(str(tmp_path))] == ["P1.PNG", "p2.png", "p10.png"]
 
 
-def test_an_empty_or_missing_folder_is_one_sentence(tmp_path: Path) -> None:
+def test_an_empty_or_missing_folder_is_one_message(tmp_path: Path) -> None:
     with pytest.raises(PhotoError, match="no picture"):
         list_photos(tmp_path)
     with pytest.raises(PhotoError, match="does not exist"):

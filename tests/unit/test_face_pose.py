@@ -1,4 +1,4 @@
-"""Camera labels: the convention, and how near the solver comes to heads whose pose is known."""
+"""Camera labels: the convention, and the solver's error on heads whose pose is known."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def _degrees_between(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def _errors(
-    prior: ShapePrior, *, noise: float, sigma: float, unmodelled: float = 0.0, count: int = 150
+    prior: ShapePrior, *, noise: float, sigma: float, unmodeled: float = 0.0, count: int = 150
 ) -> np.ndarray:
-    """Median and 95 % error in degrees, seen from 25 degrees above to 25 below; `unmodelled` moves points
+    """Median and 95 % error in degrees, seen from 25 degrees above to 25 below; `unmodeled` moves points
     (decimetres) as no mode does."""
     rng = np.random.default_rng(3)
     errors = []
@@ -39,7 +39,7 @@ def _errors(
             *np.radians([rng.uniform(-45, 45), rng.uniform(-25, 25), rng.normal(0, 5)])
         )
         shape = prior.mean + np.tensordot(rng.normal(size=len(prior.modes)), prior.modes, 1)
-        shape = shape + rng.normal(size=shape.shape) * unmodelled
+        shape = shape + rng.normal(size=shape.shape) * unmodeled
         seen = project(shape, rotation, np.array([0, 0, 10.0])) + rng.normal(size=(len(shape), 2)) * noise
         fit = solve_shape_and_poses(seen[None], prior, sigma)[0]
         errors.append(_degrees_between(fit.rotation, rotation))
@@ -53,7 +53,7 @@ def test_dense_exact_points_give_the_pose_within_a_few_degrees() -> None:
 
 
 def test_heads_that_the_modes_cannot_make_cost_little_more() -> None:
-    median, most = _errors(shape_prior(dense=True), noise=1.5, sigma=5.0, unmodelled=0.02)
+    median, most = _errors(shape_prior(dense=True), noise=1.5, sigma=5.0, unmodeled=0.02)
     assert median < 4.3
     assert most < 10.6
 
@@ -106,13 +106,13 @@ def test_a_label_is_what_eg3d_expects() -> None:
     assert np.allclose(label[16:], [4.2647, 0, 0.5, 0, 4.2647, 0.5, 0, 0, 1])
     for yaw, pitch, roll in [(30, 10, 5), (-50, -20, 0)]:
         matrix = label_of_rotation(rotation_of_angles(*np.radians([yaw, pitch, roll])))[:16].reshape(4, 4)
-        centre, forward = matrix[:3, 3], matrix[:3, 2]
-        assert np.linalg.norm(centre) == pytest.approx(2.7, abs=1e-5)
+        center, forward = matrix[:3, 3], matrix[:3, 2]
+        assert np.linalg.norm(center) == pytest.approx(2.7, abs=1e-5)
         # the optical axis meets the face's origin, a little before the world's
         target = np.array([0, 0.006, 0.161])
-        assert np.linalg.norm(np.cross(target - centre, forward)) < 0.03
-        assert np.sign(centre[0]) == np.sign(yaw)  # yaw > 0: camera at +x
-        assert np.sign(centre[1]) == np.sign(pitch)  # pitch > 0: camera above
+        assert np.linalg.norm(np.cross(target - center, forward)) < 0.03
+        assert np.sign(center[0]) == np.sign(yaw)  # yaw > 0: camera at +x
+        assert np.sign(center[1]) == np.sign(pitch)  # pitch > 0: camera above
 
 
 def test_angles_and_labels_go_both_ways() -> None:

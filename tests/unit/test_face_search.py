@@ -1,4 +1,4 @@
-"""What lies over a face is told by its colours, by guessed landmarks, and by two networks' disagreement."""
+"""Occlusions are detected by color, by unreliable landmarks, and by disagreement of two networks."""
 
 from __future__ import annotations
 
@@ -72,17 +72,17 @@ def _warnings(landmarks: np.ndarray, yaw: float) -> list[str]:
     return row.warnings
 
 
-@pytest.mark.parametrize("colour", [(0, 0, 0), (200, 220, 235), (40, 45, 70)])
-def test_what_is_no_skin_over_eye_or_mouth_is_seen_by_its_colour(colour: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize("color", [(0, 0, 0), (200, 220, 235), (40, 45, 70)])
+def test_what_is_no_skin_over_eye_or_mouth_is_seen_by_its_color(color: tuple[int, int, int]) -> None:
     face = np.broadcast_to(_SKIN, (512, 512, 3)).copy()
     assert foreign_shares(face, _FIVE) == [0, 0, 0, 0]
-    face[310:370, 215:295] = colour
+    face[310:370, 215:295] = color
     assert foreign_shares(face, _FIVE)[3] > 0.8
     assert foreign_shares(face, _FIVE)[:3] == [0, 0, 0]
     face[310:370, 215:295] = [190, 90, 95]  # lips
     assert foreign_shares(face, _FIVE)[3] == 0
-    grey = np.full((512, 512, 3), 160, np.uint8)
-    assert foreign_shares(grey, _FIVE) == [0, 0, 0, 0]
+    gray = np.full((512, 512, 3), 160, np.uint8)
+    assert foreign_shares(gray, _FIVE) == [0, 0, 0, 0]
 
 
 def test_no_bare_face_is_suspected() -> None:
@@ -93,7 +93,7 @@ def test_no_bare_face_is_suspected() -> None:
     ("kind", "least"), [("hand", 2), ("mask", 2), ("hair", 2), ("microphone", 3), ("brim", 3)]
 )
 def test_things_over_real_faces_are_warned_about(kind: str, least: int) -> None:
-    """A hand, which has the face's own colour, is the hardest: it takes six photographs, the others three."""
+    """A hand, which has the face's own color, is the hardest: it takes six photographs, the others three."""
     batch = real_batch()
     said = []
     for image, row in list(zip(batch.images, batch.report, strict=True))[:: 1 if kind == "hand" else 2]:

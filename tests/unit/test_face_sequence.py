@@ -1,4 +1,4 @@
-"""A clip: crops and cameras follow the head without trembling, and short gaps are filled."""
+"""Video frames: crops and cameras follow the head smoothly, and short gaps are filled."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_steady_motion_is_exact_up_to_both_ends() -> None:
     assert np.abs(_smoothed(list(true)) - true).max() < 1e-6
 
 
-def test_one_wrong_detection_does_not_pull_its_neighbours() -> None:
+def test_one_wrong_detection_does_not_pull_its_neighbors() -> None:
     true = _still(30)
     seen = true.copy()
     seen[15] += [15, -12, 0.25, 0.5, -1.0, 0.6, 0.4]
@@ -104,6 +104,7 @@ def _clip(count: int) -> list[tuple[str, np.ndarray]]:
     return frames
 
 
+@pytest.mark.slow
 def test_a_real_clip_with_a_missing_frame_moves_smoothly() -> None:
     frames = [*_clip(6), ("tiny.png", np.zeros((10, 10, 3), np.uint8))]
     frames[3] = ("003.png", frames[3][1] // 100)
@@ -118,13 +119,13 @@ def test_a_real_clip_with_a_missing_frame_moves_smoothly() -> None:
     assert "Filled from the frames around it." in clip.report[3].warnings[0]
     assert clip.report[3].points is None
     assert clip.report[2].points is not None
-    centres = np.stack([row.transform.to_photo(np.full(2, 256.0)) for row in clip.report if row.transform])
-    assert np.diff(centres[:, 0]).mean() == pytest.approx(3.0, abs=0.3)
-    assert (_jerk(centres) < 0.1).all()
+    centers = np.stack([row.transform.to_photo(np.full(2, 256.0)) for row in clip.report if row.transform])
+    assert np.diff(centers[:, 0]).mean() == pytest.approx(3.0, abs=0.3)
+    assert (_jerk(centers) < 0.1).all()
     assert (_jerk(torch.rad2deg(angles_from_labels(clip.cameras)).numpy()) < 0.1).all()
 
 
-def test_a_clip_without_a_face_and_impossible_settings_are_one_sentence() -> None:
+def test_a_clip_without_a_face_and_impossible_settings_are_one_message() -> None:
     nothing = np.zeros((10, 10, 3), np.uint8)
     with pytest.raises(AlignmentError, match="0 of 2 frames"):
         align_sequence([nothing, nothing], models())

@@ -1,4 +1,4 @@
-"""Quality "fast": what it leaves out does not show, and where nothing can be left out it is exact."""
+"""Quality "fast": what it skips is not visible, and where nothing can be skipped it is exact."""
 
 import copy
 import dataclasses
@@ -19,7 +19,9 @@ VIEWS = torch.cat([look_at(yaw, pitch) for yaw, pitch in ((-0.5, 0.1), (0.0, 0.0
 FEATURE = 4 * culled.MAX_LOST_WEIGHT  # twice the weight that may be lost, on a scale of [-1, 1]
 
 
-@pytest.fixture(params=["torch", "compiled"])
+@pytest.fixture(
+@@@<<<<<<<@@@
+params=["torch", "compiled"])
 def renderer(request):
     if request.param == "compiled":
         compiled.build()
@@ -27,7 +29,21 @@ def renderer(request):
     return request.param
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(
+@@@|||||||@@@
+params=["torch", "compiled"])
+def renderer(request):
+    if request.param == "compiled":
+        kernels.build()
+        kernels.load()
+    return request.param
+
+
+@pytest.fixture(
+@@@=======@@@
+
+@@@>>>>>>>@@@
+scope="module")
 def starter():
     generator = load_generator("starter")
     z = torch.randn(1, generator.config.z_dim, generator=torch.Generator().manual_seed(1))
@@ -76,6 +92,7 @@ def test_no_density_lies_outside_the_bounds_of_its_cell(cells, box_warp):
     assert float(greatest.max() - least.min()) < 10 * float(density.max() - density.min())
 
 
+@pytest.mark.slow
 def test_a_path_of_the_starter_is_the_exact_one_to_the_eye(starter, renderer):
     generator, ws, planes = starter
     generator = copy.copy(generator)
@@ -114,6 +131,7 @@ SETTINGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", SETTINGS.values(), ids=SETTINGS.keys())
 @pytest.mark.parametrize("jitter", [None, 0.3])
 def test_of_weights_at_random_nothing_is_missing(renderer, fog, change, jitter):
@@ -186,7 +204,7 @@ def test_what_is_not_a_number_is_seen(renderer):
 
 
 @pytest.mark.parametrize("inference", [False, True])
-def test_changed_planes_are_looked_at_anew(inference):
+def test_changed_planes_are_looked_at_again(inference):
     generator = micro.generator(4)
     with torch.inference_mode(inference):
         planes = 4 * generator.planes(micro.latents(generator, 1))
@@ -195,7 +213,7 @@ def test_changed_planes_are_looked_at_anew(inference):
         assert_same(*both(generator, planes, VIEWS))
 
 
-def test_a_changed_decoder_is_looked_at_anew():
+def test_a_changed_decoder_is_looked_at_again():
     generator = micro.generator(4)
     with torch.no_grad():
         generator.decoder.net[2].bias[0] = -30.0
@@ -223,7 +241,7 @@ def test_a_grid_is_made_once_and_dies_with_its_planes(starter):
     assert len(generator.bounds_cache._kept) == 0
 
 
-def test_training_is_refused_with_a_sentence():
+def test_training_is_refused_with_a_message():
     generator = micro.generator()
     ws = micro.latents(generator, 1).requires_grad_(True)
     with pytest.raises(ValueError, match="no gradients: use 'exact'"):
@@ -232,6 +250,7 @@ def test_training_is_refused_with_a_sentence():
         generator.render(ws, VIEWS[:1], quality="fast")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("rays", [(2.25, 3.3), ("auto", "auto")])
 def test_no_tensor_is_made_on_the_wrong_device(dtype, rays):
@@ -259,9 +278,26 @@ def test_half_precision_is_as_near_as_exact_half_precision(dtype):
     assert float(errors[1]) <= 1.5 * float(errors[0]) + FEATURE
 
 
+
+@@@<<<<<<<@@@
 def test_the_compiled_operators_keep_what_pytorch_asks_of_them():
-    compiled.build()
-    compiled.load()
+    compiled
+@@@|||||||@@@
+def test_the_compiled_operators_keep_what_pytorch_asks_of_them():
+    kernels
+@@@=======@@@
+@pytest.mark
+@@@>>>>>>>@@@
+.usefixtures("compiled_renderer")
+
+@@@<<<<<<<@@@
+    compiled.load
+@@@|||||||@@@
+    kernels.load
+@@@=======@@@
+def test_the_compiled_operators_keep_what_pytorch_asks_of_them
+@@@>>>>>>>@@@
+():
     decoder = micro.generator(4).decoder
     planes = torch.randn(2, 3, 32, 16, 16)
     grid = density_bounds(planes, decoder, 1.0, combine=compiled.density_bounds)

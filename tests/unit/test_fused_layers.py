@@ -1,4 +1,4 @@
-"""The synthesis layer in one operation: equal to its parts, its gradient too, with and without an update."""
+"""The fused synthesis layer equals its parts, gradient included, with and without a low-rank update."""
 
 import dataclasses
 

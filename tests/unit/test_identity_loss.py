@@ -1,4 +1,4 @@
-"""The identity loss looks where the face is, pulls towards the photos, and is off unless asked for."""
+"""The identity loss: it looks at the face, its gradient points to the photos, and it is off by default."""
 
 import dataclasses
 
@@ -75,6 +75,7 @@ def test_few_rays_at_a_time_give_the_same_loss(generator, likeness, anchors):
     assert parts == pytest.approx(whole, abs=0.05)  # other random places on the rays
 
 
+@pytest.mark.slow
 def test_the_loss_is_part_of_every_nth_step_and_only_when_asked_for(generator, photos, anchors):
     weighted = dataclasses.replace(TUNING, identity_weight=1.0)
     models = face_fixtures.models()
@@ -86,6 +87,7 @@ def test_the_loss_is_part_of_every_nth_step_and_only_when_asked_for(generator, p
     assert unused.history == plain.history
 
 
+@pytest.mark.slow
 def test_a_training_with_it_goes_on_bit_for_bit_where_it_was_cut(generator, photos, anchors, tmp_path):
     class CutError(Exception):
         pass
@@ -103,7 +105,7 @@ def test_a_training_with_it_goes_on_bit_for_bit_where_it_was_cut(generator, phot
     assert personalize(generator, photos, anchors, kept, face_models=models).history == whole.history
 
 
-def test_what_is_missing_gets_a_sentence(generator, photos, anchors):
+def test_what_is_missing_gets_a_message(generator, photos, anchors):
     weighted = dataclasses.replace(TUNING, identity_weight=1.0)
     with pytest.raises(ValueError, match="give face_models"):
         personalize(generator, photos, anchors, weighted)

@@ -1,4 +1,4 @@
-"""Inversion remembers: the same call is answered from disk bit for bit, another one never is."""
+"""The inversion cache: the same call is answered from disk bit for bit, another call never is."""
 
 import dataclasses
 
@@ -42,6 +42,7 @@ def equal(a, b):
     return all(torch.equal(getattr(a, name), getattr(b, name)) for name in ("ws", "losses", "cameras"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"space": "w+"}, {"refine_cameras": True}])
 def test_the_same_call_is_answered_from_disk_bit_for_bit(generator, photos, worked, tmp_path, changes):
     plain = dataclasses.replace(SHARED, **changes)
@@ -183,6 +184,7 @@ def test_a_folder_that_takes_no_file_costs_nothing_but_the_memory(generator, pho
     assert equal(invert(generator, photos, CAMERAS, kept), invert(generator, photos, CAMERAS, ALONE))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("refine", [False, True])
 def test_photos_of_one_look_share_a_latent_that_is_remembered_too(
     generator, photos, worked, tmp_path, refine

@@ -1,4 +1,4 @@
-"""The compiled renderer against PyTorch's own path, which the goldens hold to the reference."""
+"""The compiled renderer against the PyTorch renderer, which the goldens compare with the reference."""
 
 import copy
 import dataclasses
@@ -7,7 +7,7 @@ import goldens
 import micro
 import pytest
 import torch
-from goldens import largest_difference, relative_error
+from goldens import SETTINGS, largest_difference, relative_error
 
 from my3dgen_core import load_generator, look_at
 from my3dgen_core.__main__ import main
@@ -23,36 +23,31 @@ from my3dgen_core.starter.training.picture_shards import Pictures
 IO = goldens.tensors("tiny_io")
 PIXEL = 1e-4
 GRADIENT = 1e-3
-SETTINGS = {
-    "plain": {},
-    "white_back": {"white_back": True},
-    "box_warp1.6": {"box_warp": 1.6},
-    "auto_rays": {"ray_start": "auto", "ray_end": "auto"},
-    "disparity": {"disparity_space_sampling": True},
-    "no_importance": {"depth_resolution_importance": 0},
-}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiled():
-    build()
-    load()
+needs_compiler = pytest.mark.usefixtures("compiled_renderer")
 
 
 @pytest.fixture(scope="module")
-def tiny():
+def tiny(compiled_renderer):
     generator = goldens.tiny()
     with torch.no_grad():
         return generator, generator.planes(IO["ws"])
 
 
 @pytest.fixture(scope="module")
-def starter():
+def uncompiled_starter():
+    """For tests that need no compiler."""
     generator = load_generator("starter")
     cameras = torch.cat([look_at(0.0, 0.0), look_at(0.4, 0.2)])
     z = torch.randn(2, generator.config.z_dim, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         return generator, generator.planes(generator.mapping(z, cameras)), cameras
+
+
+@pytest.fixture(scope="module")
+def starter(compiled_renderer, uncompiled_starter):
+    return uncompiled_starter
 
 
 def march(renderer, generator, planes, cameras, resolution, jitter=None, change=None, **options):
@@ -64,7 +59,7 @@ def march(renderer, generator, planes, cameras, resolution, jitter=None, change=
 
 
 def gradients(renderer, generator, planes, *args, **options):
-    """Of every output at once: of planes, then of the decoder's parameters."""
+    """Gradients of all outputs with respect to the planes and the decoder's parameters."""
     generator = copy.deepcopy(generator).requires_grad_(True)
     planes = planes.clone().requires_grad_(True)
     out = march(renderer, generator, planes, *args, **options)
@@ -76,7 +71,7 @@ def gradients(renderer, generator, planes, *args, **options):
 
 
 def clear_floor(generator, planes, cameras, resolution, jitter, about=1e-3):
-    """A floor near `about` that no weight comes close to, so that rounding moves no sample across it."""
+    """A minimum weight near `about` that is far from every sample's weight: rounding changes nothing."""
     origins, directions = rays(cameras, resolution)
     b, m = directions.shape[:2]
     n, k = generator.config.depth_resolution, generator.config.depth_resolution_importance
@@ -130,6 +125,7 @@ def test_samples_under_the_floor_get_no_gradient(tiny):
         assert not torch.equal(a, whole)
 
 
+@pytest.mark.slow
 def test_the_starter_renders_as_exactly_as_pytorch(starter):
     """Its surfaces are so steep that one unit in the last place of a depth moves pixels by up to 1e-3: both
     are equally far from float64, at most, on average, and in how many values by more than 1e-4."""
@@ -171,6 +167,7 @@ def test_a_generator_carries_its_renderer(starter, monkeypatch):
         march("quick", generator, planes, cameras, 8)
 
 
+@needs_compiler
 def test_the_training_through_pictures_has_the_same_losses_and_gradients():
     z, cameras = goldens.normal(1, (2, 16)), torch.cat([look_at(0.0, 0.0), look_at(0.3, 0.1)])
     image, mask = goldens.normal(2, (2, 3, 128, 128)).clamp(-1, 1), torch.ones(2, 1, 128, 128)
@@ -191,8 +188,8 @@ def test_the_training_through_pictures_has_the_same_losses_and_gradients():
             assert relative_error(grads[key], grad) <= 5e-3, key  # weights at the floor may fall either way
 
 
-def test_decoder_weights_have_their_gains_and_the_density_scale(starter):
-    decoder = starter[0].decoder
+def test_decoder_weights_have_their_gains_and_the_density_scale(uncompiled_starter):
+    decoder = uncompiled_starter[0].decoder
     features = goldens.normal(5, (7, 32))
     w0, b0, w1, b1 = decoder.weights(DENSITY_SCALE)
     out = torch.nn.functional.softplus(features @ w0.T + b0) @ w1.T + b1
@@ -201,6 +198,7 @@ def test_decoder_weights_have_their_gains_and_the_density_scale(starter):
     torch.testing.assert_close(out[:, 1:].sigmoid() * 1.002 - 0.001, color)
 
 
+@needs_compiler
 def test_the_operators_are_registered_once_however_they_are_asked_for():
     load()
     load("cpu")
@@ -220,6 +218,8 @@ def operands(requires_grad=True):
     return planes, *weights, -0.5 * directions, directions, depths, u, 1.0, True, 0.0
 
 
+@pytest.mark.slow
+@needs_compiler
 def test_the_operator_is_what_pytorch_asks_of_one():
     torch.library.opcheck(torch.ops.my3dgen.render_rays.default, (*operands(), True))
     torch.library.opcheck(torch.ops.my3dgen.render_rays.default, (*operands(False), False))
@@ -243,6 +243,7 @@ def test_results_depend_neither_on_the_run_nor_on_the_number_of_threads(starter)
         assert all(torch.equal(a, b) for a, b in zip(runs[0], other, strict=True))
 
 
+@needs_compiler
 def test_shapes_are_known_without_values():
     with torch.device("meta"):
         generator = micro.generator().requires_grad_(True)
@@ -277,23 +278,24 @@ def fresh(monkeypatch, tmp_path):
     return tmp_path
 
 
-def test_without_a_compiler_a_sentence_says_so_and_pytorch_renders(fresh, monkeypatch, starter):
+def test_without_a_compiler_a_message_says_so_and_pytorch_renders(fresh, monkeypatch, uncompiled_starter):
     monkeypatch.setattr(builder.shutil, "which", lambda name: None)
     with pytest.raises(KernelError, match=r"no C\+\+ compiler .* install g\+\+ or clang"):
         build()
     assert not builder.available()
     with pytest.warns(UserWarning, match=r"no C\+\+ compiler"):
-        ours = march("compiled", *starter, 8)
-    assert torch.equal(ours.features, march("torch", *starter, 8).features)
+        ours = march("compiled", *uncompiled_starter, 8)
+    assert torch.equal(ours.features, march("torch", *uncompiled_starter, 8).features)
 
 
-def test_unbuilt_a_sentence_names_the_command_and_nothing_is_built(fresh, starter):
+def test_unbuilt_a_message_names_the_command_and_nothing_is_built(fresh, starter):
     with pytest.warns(UserWarning, match="python -m my3dgen_core build-kernels"):
         march("compiled", *starter, 8)
     assert not list(fresh.rglob("*"))
 
 
-def test_without_ninja_a_sentence_says_so(fresh, monkeypatch):
+@needs_compiler
+def test_without_ninja_a_message_says_so(fresh, monkeypatch):
     which = builder.shutil.which
     monkeypatch.setattr(builder.shutil, "which", lambda name: None if name == "ninja" else which(name))
     monkeypatch.setattr(builder.importlib.util, "find_spec", lambda name: None)
@@ -301,6 +303,7 @@ def test_without_ninja_a_sentence_says_so(fresh, monkeypatch):
         build()
 
 
+@needs_compiler
 def test_a_compiler_that_fails_leaves_nothing_behind(fresh, monkeypatch, capsys):
     monkeypatch.setenv("CXX", "false")
     assert main(["build-kernels"]) == 2
@@ -308,6 +311,7 @@ def test_a_compiler_that_fails_leaves_nothing_behind(fresh, monkeypatch, capsys)
     assert not [p for p in fresh.rglob("*") if p.is_file()]
 
 
+@needs_compiler
 def test_the_command_says_where_the_library_lies(capsys):
     assert main(["build-kernels"]) == 0
     said = capsys.readouterr().out
@@ -317,6 +321,7 @@ def test_the_command_says_where_the_library_lies(capsys):
 
 
 @pytest.mark.skipif(torch.version.cuda is not None, reason="this PyTorch has CUDA")
+@needs_compiler
 def test_for_a_gpu_nothing_is_built_without_cuda():
     with pytest.raises(KernelError, match="made without CUDA"):
         build(device="cuda")
@@ -324,7 +329,8 @@ def test_for_a_gpu_nothing_is_built_without_cuda():
     assert backend.devices() == ("cpu",)
 
 
-def test_without_nvcc_a_sentence_names_the_toolkit(monkeypatch):
+@needs_compiler
+def test_without_nvcc_a_message_names_the_toolkit(monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr("torch.utils.cpp_extension.CUDA_HOME", None)
     with pytest.raises(KernelError, match=r"no CUDA compiler .* CUDA toolkit 13\.0"):
@@ -337,9 +343,19 @@ def test_an_environment_in_a_folder_with_a_space_can_build(monkeypatch):
 
     from torch.utils import cpp_extension
 
-    from my3dgen_core.eg3d.rendering.compiled import builder
+    
+@@@<<<<<<<@@@
+from my3dgen_core.eg3d.rendering.compiled import builder
 
-    monkeypatch.setattr(cpp_extension, "TORCH_LIB_PATH", "/a folder/torch/lib")
+    
+@@@|||||||@@@
+from my3dgen_core.kernels import builder
+
+    
+@@@=======@@@
+
+@@@>>>>>>>@@@
+monkeypatch.setattr(cpp_extension, "TORCH_LIB_PATH", "/a folder/torch/lib")
     with builder._quoted_library_path():
         assert shlex.split(f"-L{cpp_extension.TORCH_LIB_PATH}") == ["-L/a folder/torch/lib"]
     assert cpp_extension.TORCH_LIB_PATH == "/a folder/torch/lib"

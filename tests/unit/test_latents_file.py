@@ -1,4 +1,4 @@
-"""Latents from the prior, and latents in a file."""
+"""Random latents, and files of latents."""
 
 import micro
 import pytest
@@ -68,7 +68,7 @@ def test_what_is_no_file_of_latents_is_refused(generator, tmp_path):
     ],
     ids=["no ws", "counts", "nan", "flat", "extra", "integers"],
 )
-def test_a_damaged_file_is_refused_with_a_sentence(tmp_path, tensors):
+def test_a_damaged_file_is_refused_with_a_message(tmp_path, tensors):
     path = tmp_path / "heads.safetensors"
     save_file(tensors, path, {"format": "my3dgen.latents"})
     with pytest.raises(CheckpointError, match="is damaged"):

@@ -1,4 +1,4 @@
-"""Live pictures: what the page may ask, what it gets, and what is kept."""
+"""Live pictures: accepted requests, answers, and what is kept in memory."""
 
 from __future__ import annotations
 
@@ -192,15 +192,15 @@ def test_handles_are_bounded_and_the_least_recently_used_goes(live: ModuleType, 
 # --- Hostile requests ---------------------------------------------------------------------------------------
 
 
-def test_two_hundred_hostile_requests_get_a_sentence_each(
+def test_two_hundred_hostile_requests_get_a_message_each(
     live: ModuleType, previews: Any, model: Any, generator: Any
 ) -> None:
     handle = previews.handles.give(head_of(live, model, latents(generator, 1)), model)
     for body in hostile_bodies(handle):
         answer = asyncio.run(previews.answer(body))
         assert 400 <= answer.status < 500, body[:200]
-        _, sentence = said(answer)
-        assert sentence.endswith(".")
-        assert "Traceback" not in sentence
-        assert "passwd" not in sentence
+        _, message = said(answer)
+        assert message.endswith(".")
+        assert "Traceback" not in message
+        assert "passwd" not in message
     assert ask(previews, head=handle).status == 200

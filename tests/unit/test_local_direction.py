@@ -1,4 +1,4 @@
-"""Directions found about one head: they raise the score and hold what is to be held."""
+"""Directions about one head raise the score and preserve the embedding."""
 
 import dataclasses
 
@@ -23,7 +23,7 @@ def middle(generator):
 
 
 def redness(images):
-    """A labeller that needs no face."""
+    """A labeler that needs no face."""
     return {"red": images[:, 0].mean((1, 2)) - images[:, 2].mean((1, 2))}
 
 
@@ -47,6 +47,7 @@ def found(generator, middle):
     return find_local_directions(generator, middle, redness, brightness, ["red"], CONFIG)["red"]
 
 
+@pytest.mark.slow
 def test_the_direction_raises_the_score_and_moves_the_later_half_of_the_layers(generator, middle, found):
     assert effect(generator, middle, found, 2.0)[0] > 0
     assert effect(generator, middle, found, -2.0)[0] < 0
@@ -58,6 +59,7 @@ def test_the_direction_raises_the_score_and_moves_the_later_half_of_the_layers(g
     assert found.meta["faces"] == 96
 
 
+@pytest.mark.slow
 def test_what_is_held_moves_less_for_the_same_change_of_the_score(generator, middle, found):
     free = dataclasses.replace(CONFIG, freedom=1e6)
     steepest = find_local_directions(generator, middle, redness, brightness, ["red"], free)["red"]
@@ -69,6 +71,7 @@ def test_what_is_held_moves_less_for_the_same_change_of_the_score(generator, mid
     assert moved["held"] < 0.9 * moved["free"]
 
 
+@pytest.mark.slow
 def test_it_is_found_in_the_person_whose_identity_is_in_effect(generator, middle, found):
     adapter = Adapter.create(generator, seed=3)
     for tensor in adapter.tensors.values():
@@ -79,13 +82,14 @@ def test_it_is_found_in_the_person_whose_identity_is_in_effect(generator, middle
     assert not torch.allclose(persons.vector, found.vector, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_what_was_found_is_kept_for_this_head_and_this_person(generator, middle, found, tmp_path):
     def blind(images):
-        raise AssertionError("the labeller was asked again")
+        raise AssertionError("the labeler was asked again")
 
-    def search(labeller, middle=middle, person="anna"):
+    def search(labeler, middle=middle, person="anna"):
         return find_local_directions(
-            generator, middle, labeller, brightness, ["red"], CONFIG, (tmp_path, person)
+            generator, middle, labeler, brightness, ["red"], CONFIG, (tmp_path, person)
         )["red"]
 
     first = search(redness)
@@ -98,6 +102,7 @@ def test_what_was_found_is_kept_for_this_head_and_this_person(generator, middle,
             search(blind, **other)
 
 
+@pytest.mark.slow
 def test_heads_without_a_face_do_not_count_and_too_few_are_said(generator, middle):
     def half_blind(images):
         features, found = brightness(images)
@@ -127,6 +132,7 @@ def test_wrong_settings_and_heads_are_said(generator, middle):
         find_local_directions(generator, middle.expand(2, -1, -1), redness, brightness, ["red"], CONFIG)
 
 
+@pytest.mark.slow
 def test_a_cancelled_search_keeps_nothing_and_progress_counts_every_head(generator, middle, tmp_path):
     steps = []
 

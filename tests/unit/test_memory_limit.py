@@ -1,4 +1,4 @@
-"""A bound that the user sets for the working memory of pictures, by PyTorch's own account of allocations."""
+"""The memory limit of rendering, checked against PyTorch's own record of allocations."""
 
 import copy
 
@@ -21,6 +21,8 @@ def starter():
     return load_generator("starter")
 
 
+
+@@@<<<<<<<@@@
 @pytest.fixture(params=["torch", "compiled"])
 def renderer(request):
     if request.param == "compiled":
@@ -29,6 +31,20 @@ def renderer(request):
     return request.param
 
 
+
+@@@|||||||@@@
+@pytest.fixture(params=["torch", "compiled"])
+def renderer(request):
+    if request.param == "compiled":
+        kernels.build()
+        kernels.load()
+    return request.param
+
+
+
+@@@=======@@@
+
+@@@>>>>>>>@@@
 def least(generator, quality):
     """The smallest limit that is not refused, in whole MiB."""
     for mib in range(1, 10000):
@@ -46,6 +62,7 @@ def pictures(count, generator):
     return 4 * count * (3 * config.img_resolution**2 + 34 * config.neural_resolution**2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "quality"), [("micro", "exact"), ("starter", "exact"), ("starter", "fast")])
 def test_the_peak_stays_below_the_limit_and_does_not_grow_with_the_frames(starter, renderer, quality, name):
     generator = copy.copy(starter if name == "starter" else micro.generator())
@@ -69,6 +86,7 @@ def test_the_peak_stays_below_the_limit_and_does_not_grow_with_the_frames(starte
     assert torch.allclose(bounded.depth, free.depth, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["micro", "tiny", "starter"])
 def test_a_batch_of_latents_keeps_the_limit_too(starter, name):
     generator = copy.copy(
@@ -102,7 +120,7 @@ def test_what_is_told_from_shapes_is_no_less_and_not_far_more_than_what_is_taken
     assert image <= superresolution_bytes(generator) <= 2 * image + MIB
 
 
-def test_too_small_a_limit_is_refused_with_a_sentence(starter):
+def test_too_small_a_limit_is_refused_with_a_message(starter):
     generator = copy.copy(starter)
     generator.memory_limit = MIB
     ws = generator.w_avg.expand(1, generator.num_ws, -1)

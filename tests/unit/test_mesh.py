@@ -1,4 +1,4 @@
-"""Meshes of the shipped starter: closed, in one piece, a head the right way round, in colour."""
+"""Meshes of the bundled starter: closed, in one piece, oriented, colored."""
 
 import micro
 import numpy as np
@@ -78,11 +78,11 @@ def test_the_nose_points_forward_and_the_shoulders_down(head):
     assert width[0] > width[1]
 
 
-def test_colours_vary_as_the_rendering_does(head, starter):
-    colours = np.asarray(head.visual.vertex_colors)
-    assert colours.shape == (len(head.vertices), 4)
-    assert bool((colours[:, 3] == 255).all())
-    assert colours[:, :3].std(0).min() > 10
+def test_colors_vary_as_the_rendering_does(head, starter):
+    colors = np.asarray(head.visual.vertex_colors)
+    assert colors.shape == (len(head.vertices), 4)
+    assert bool((colors[:, 3] == 255).all())
+    assert colors[:, :3].std(0).min() > 10
     latent = mean_latent(starter)
     with torch.no_grad():
         picture = (starter.render(latent.ws, latent.cameras).image_raw[0] + 1) * 127.5
@@ -91,7 +91,7 @@ def test_colours_vary_as_the_rendering_does(head, starter):
     x, y, z = np.asarray(head.vertices)[tip]
     column, row = (0.5 + 4.2647 * place / (2.7 - z) for place in (x, -y))
     seen = picture[:, round(float(row) * size - 0.5), round(float(column) * size - 0.5)]
-    assert np.abs(seen.numpy() - colours[tip, :3]).max() < 40
+    assert np.abs(seen.numpy() - colors[tip, :3]).max() < 40
 
 
 def test_normals_point_outwards(head):
@@ -132,6 +132,7 @@ def test_smaller_pieces_are_dropped_unless_asked_for(monkeypatch):
     assert one.volume == pytest.approx(4 / 3 * np.pi * 0.2**3, rel=0.15)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["demo_identity", "second_identity"])
 def test_the_bundled_persons_wear_nothing_above_the_crown(starter, name):
     identity = Identity.load(starter_path().parent / f"{name}.safetensors")
@@ -202,7 +203,7 @@ def test_heights_above_every_view_are_those_that_no_picture_holds(starter):
     assert tip.tolist() == [[True, False, False]]  # 2.7 * .5 / 4.2647 = .317 is the border; 9 is behind
 
 
-def test_what_gives_no_surface_is_refused_with_a_sentence():
+def test_what_gives_no_surface_is_refused_with_a_message():
     generator = micro.generator()
     ws = micro.latents(generator, 2)
     with pytest.raises(ValueError, match="one latent, but 2"):
@@ -215,6 +216,7 @@ def test_what_gives_no_surface_is_refused_with_a_sentence():
         extract_mesh(generator, ws[:1], 16, level=1e6)
 
 
+@pytest.mark.slow
 def test_the_grid_is_made_where_the_generator_is():
     generator = on_meta()
     with NoCPU(), torch.no_grad():

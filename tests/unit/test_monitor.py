@@ -1,4 +1,4 @@
-"""The course of a training, as the page is told it."""
+"""The training monitor: what is recorded and sent to the page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several persons in one batch: each picture is its person's alone, and the weights are shared."""
+"""Several identities in one batch: each picture shows its own, and base weights are shared."""
 
 import micro
 import pytest

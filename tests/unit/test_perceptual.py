@@ -1,4 +1,4 @@
-"""Perceptual losses: LPIPS by its formula, on weights at random, read without executing anything."""
+"""LPIPS equals its formula, on random weights that are read without executing anything."""
 
 import dataclasses
 import pickle
@@ -134,7 +134,7 @@ def test_pixels_that_do_not_count_are_not_looked_at(weights):
 
 
 @pytest.mark.parametrize("name", list(FILES))
-def test_missing_weights_get_a_sentence_that_says_where_they_belong(name, tmp_path):
+def test_missing_weights_get_a_message_that_says_where_they_belong(name, tmp_path):
     with pytest.raises(FileNotFoundError, match=str(tmp_path)) as caught:
         distance(name, tmp_path, CPU)
     assert FILES[name][1] in str(caught.value)
@@ -187,6 +187,7 @@ def test_without_a_choice_the_term_is_the_laplacian_one():
         InversionConfig(perceptual_backbone="vgg")
 
 
+@pytest.mark.slow
 def test_training_and_inversion_use_the_choice_and_the_identity_names_it(weights, tmp_path):
     name, _, _, folder = weights
     generator = micro.generator()

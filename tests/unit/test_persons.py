@@ -1,4 +1,4 @@
-"""Persons mixed: the sum of their updates exactly, and a way between them whose ends are the two."""
+"""Blended identities: the exact sum of their updates, and a path whose ends are the two identities."""
 
 import micro
 import pytest
@@ -93,7 +93,7 @@ def test_the_way_between_two_persons_begins_with_one_and_ends_with_the_other(gen
     assert generator.base_hash() == before
 
 
-def test_persons_that_do_not_mix_are_refused_with_a_sentence(generator):
+def test_persons_that_do_not_mix_are_refused_with_a_message(generator):
     first = person(generator, 1)
     stranger = Identity(first.adapter, first.anchors, "0123456789abcdef")
     with pytest.raises(ValueError, match="trained on generator 0123456789ab"):

@@ -1,4 +1,4 @@
-"""The gradient of rays by table, on the CPU: PyTorch's own, in a fraction of its memory."""
+"""The CPU renderer's own backward pass: PyTorch's gradients in a fraction of the memory."""
 
 import copy
 import dataclasses
@@ -31,7 +31,7 @@ def scene():
 
 
 def gradients(scene, change=None, views=2, wanted=(True, True), dtype=torch.float32, **options):
-    """Of every output at once: of planes and of the decoder's parameters; those that are not wanted: None."""
+    """Gradients of all outputs with respect to the planes and the decoder's parameters, as far as wanted."""
     generator, planes, cameras = scene
     config = dataclasses.replace(generator.config, **(change or {}))
     planes = planes.detach().to(dtype).requires_grad_(wanted[0])
@@ -44,12 +44,12 @@ def gradients(scene, change=None, views=2, wanted=(True, True), dtype=torch.floa
         (value * goldens.normal(seed, value.shape).to(dtype)).sum()
         for seed, value in enumerate((out.features, out.weight, depth))
     )
-    learnt = [t for t in (planes, *decoder.parameters()) if t.requires_grad]
-    return torch.autograd.grad(total, learnt)
+    learned = [t for t in (planes, *decoder.parameters()) if t.requires_grad]
+    return torch.autograd.grad(total, learned)
 
 
 def autograd(monkeypatch, *args, **options):
-    """The same by PyTorch's own means."""
+    """The same by autograd."""
     with monkeypatch.context() as patch:
         patch.setattr(renderer, "IMPLEMENTATIONS", renderer.IMPLEMENTATIONS[-1:])
         return gradients(*args, **options)

@@ -1,4 +1,4 @@
-"""Photos restored out of a person: what was known stays, what was missing comes from the person."""
+"""Restored photos: known pixels stay, and missing ones come from the person."""
 
 import micro
 import pytest
@@ -34,6 +34,7 @@ def shown(generator, space):
         return look, generator.render(look.ws, look.cameras).image.clamp(-1, 1)
 
 
+@pytest.mark.slow
 def test_what_a_mask_hides_comes_from_the_person_and_the_rest_stays_to_the_last_bit(generator, space, shown):
     look, photo = shown
     masks = torch.zeros(1, 1, 128, 128)
@@ -48,6 +49,7 @@ def test_what_a_mask_hides_comes_from_the_person_and_the_rest_stays_to_the_last_
     assert torch.equal(found.latents.cameras, look.cameras)
 
 
+@pytest.mark.slow
 def test_a_small_photo_comes_back_in_full_size_and_shrinks_to_itself(generator, space, shown):
     look, photo = shown
     small = resize(photo, 16)
@@ -59,6 +61,7 @@ def test_a_small_photo_comes_back_in_full_size_and_shrinks_to_itself(generator, 
     assert error < plain_error
 
 
+@pytest.mark.slow
 def test_small_photos_are_compared_at_their_own_size(generator, space, shown):
     """Enlarged, they would be a blurred target, and the weights found in them others."""
     look, photo = shown
@@ -96,13 +99,13 @@ def test_known_values_spread_and_stay(size):
     assert torch.allclose(pull_push_fill(values, known * 0 + 1), values)
 
 
-def test_an_enlarged_photo_keeps_its_colours():
+def test_an_enlarged_photo_keeps_its_colors():
     small = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(1)) - 0.5
     big = back_project(small, torch.zeros(1, 3, 32, 32))
     assert float((resize(big, 8) - small).abs().mean()) < 0.05
 
 
-def test_what_cannot_be_restored_is_refused_with_a_sentence(generator, space, shown):
+def test_what_cannot_be_restored_is_refused_with_a_message(generator, space, shown):
     look, photo = shown
     with pytest.raises(ValueError, match="A mask hides the whole photo"):
         inpaint(generator, space, photo, look.cameras, torch.ones(1, 1, 128, 128))

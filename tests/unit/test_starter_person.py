@@ -1,4 +1,4 @@
-"""Persons outside the prior, and the demo person that ships."""
+"""Synthetic persons outside the prior, and the bundled demo person."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from my3dgen_core.starter.training.write_demo_person import HELD_OUT, SEED
 DEMO = Path(starter.__file__).with_name("demo_person")
 
 
+@pytest.mark.slow
 def test_a_person_follows_from_the_seed_alone() -> None:
     first, cameras = person(11).photos(2, resolution=48)
     again, same = person(11).photos(2, resolution=48)
@@ -43,6 +44,7 @@ def test_photos_are_views_within_the_range_and_differ_between_albums() -> None:
     assert not torch.equal(images, someone.photos(3, seed=2, resolution=32)[0])
 
 
+@pytest.mark.slow
 def test_labels_with_a_pose_error_are_off_by_that_much_while_the_photos_stay() -> None:
     someone = person(11)
     images, exact = someone.photos(40, resolution=8)

@@ -1,4 +1,4 @@
-"""The pieces of the starter's training program that can be checked without training."""
+"""Parts of the starter's training program that can be checked without training."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_where_nothing_is_hit_the_depth_is_unknown_but_gradients_are_numbers() -
     assert bool(density.grad.isfinite().all())
 
 
-def test_orthogonalised_matrices_have_singular_values_near_one() -> None:
+def test_orthogonalized_matrices_have_singular_values_near_one() -> None:
     chance = torch.Generator().manual_seed(0)
     shapes = ((3, 8, 20), (2, 20, 8), (2, 8, 8), (1, 5, 7))
     stacks = orthogonalize([torch.randn(shape, generator=chance) for shape in shapes])
@@ -87,6 +87,7 @@ def test_orthogonalised_matrices_have_singular_values_near_one() -> None:
         assert float(values.max()) < 1.5
 
 
+@pytest.mark.slow
 def test_muon_moves_every_weight_matrix_by_its_learning_rate() -> None:
     weight = torch.nn.Parameter(torch.zeros(6, 4, 3, 3))
     (weight * torch.randn(6, 4, 3, 3)).sum().backward()
@@ -117,6 +118,7 @@ def test_both_objectives_are_finite_and_reach_the_volume(hit: float) -> None:
         assert float(gradient.abs().sum()) > 0
 
 
+@pytest.mark.slow
 def test_pictures_teach_every_part_of_the_generator() -> None:
     torch.manual_seed(0)
     generator = Generator(SMALL)
@@ -135,6 +137,7 @@ def test_pictures_teach_every_part_of_the_generator() -> None:
         assert sum(float(g.abs().sum()) for g in moved) > 0
 
 
+@pytest.mark.slow
 def test_an_album_keeps_pictures_cameras_and_certain_depths(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,4 +1,4 @@
-"""The truth of the starter: what a camera sees of the head that a z names."""
+"""Ground truth of the starter: pictures of the head that a z describes."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_depth_and_camera_put_the_nose_where_the_mesh_has_it() -> None:
 def test_the_mirrored_camera_sees_the_mirrored_mean_head() -> None:
     z, camera = torch.zeros(1, Z_DIM), view(30, 12)
     left, right = truth(z, camera, 96)[0], truth(z, mirror(camera), 96)[0]
-    # The body model itself is symmetric only up to a millimetre, and hair has a grain.
+    # The body model itself is symmetric only up to a millimeter, and hair has a grain.
     assert (left - right.flip(3)).abs().mean() < 0.03
     assert (left - right).abs().mean() > 0.1
 
@@ -101,6 +101,6 @@ def test_one_camera_serves_several_heads_and_the_reverse() -> None:
         truth(some_z(2), torch.cat([view(0)] * 3), 16)
 
 
-def test_z_of_another_size_is_refused_with_a_sentence() -> None:
+def test_z_of_another_size_is_refused_with_a_message() -> None:
     with pytest.raises(ValueError, match="z must have shape"):
         truth(torch.zeros(1, 12), view(0), 16)

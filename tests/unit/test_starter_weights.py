@@ -1,4 +1,4 @@
-"""The shipped starter generator against the truth."""
+"""The bundled starter generator against the ground truth."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ def test_the_mean_latent_is_the_mean_of_the_mapping() -> None:
     assert (w.mean(dim=0) - generator.w_avg).norm() < 0.1 * w.std(dim=0).norm()
 
 
+@pytest.mark.slow
 def test_the_starter_reaches_the_score_of_its_card_on_unseen_heads() -> None:
     pytest.importorskip("anny", reason="the truth needs the starter extra (anny and warp-lang)")
     pytest.importorskip("warp", reason="the truth needs the starter extra (anny and warp-lang)")
@@ -89,6 +90,7 @@ def test_the_demo_persons_own_smile_was_found_about_the_shipped_identity() -> No
     assert smile.meta["identity"] == identity.content_hash(), "find it again: the identity is another"
 
 
+@pytest.mark.slow
 def test_the_skin_direction_darkens_the_skin_step_by_step() -> None:
     from my3dgen_core import Direction
 
@@ -102,6 +104,7 @@ def test_the_skin_direction_darkens_the_skin_step_by_step() -> None:
     assert bool((steps > 0.05).all()) or bool((steps < -0.05).all())
 
 
+@pytest.mark.slow
 def test_mirrored_cameras_see_mirrored_silhouettes_of_the_mean_head() -> None:
     """The mean of symmetric training data is symmetric."""
     generator = load_generator("starter")

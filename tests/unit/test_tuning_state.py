@@ -1,4 +1,4 @@
-"""Long trainings are safe: they go on where they were killed, end early with something, say what broke."""
+"""Long trainings resume bit for bit, stop early with a result, and report errors."""
 
 import dataclasses
 import json
@@ -56,6 +56,7 @@ def cut_at(wanted: int):
     return on_step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"method": "full"}, {"refine": True, "mirrored": 0.1}])
 def test_a_training_cut_off_goes_on_as_if_nothing_had_happened(generator, photos, anchors, tmp_path, changes):
     config = dataclasses.replace(TUNING, checkpoint_every=4, **changes)
@@ -72,6 +73,7 @@ def test_a_training_cut_off_goes_on_as_if_nothing_had_happened(generator, photos
     assert torch.equal(resumed.anchors.cameras, whole.anchors.cameras)
 
 
+@pytest.mark.slow
 def test_kill_9_loses_nothing_that_was_written(tmp_path):
     here = Path(__file__).resolve().parent.parent
     program = f"""
@@ -132,6 +134,7 @@ def test_stopping_early_keeps_what_is_trained(generator, photos, anchors):
     assert any(bool((tensor != 0).any()) for key, tensor in identity.adapter.tensors.items() if "up" in key)
 
 
+@pytest.mark.slow
 def test_an_identity_can_be_trained_further(generator, photos, anchors):
     whole = dataclasses.replace(TUNING, patch=0)
     first = personalize(generator, photos, anchors, whole)
@@ -151,25 +154,27 @@ def test_a_training_that_diverges_hands_over_its_last_good_state(generator, phot
     assert all(bool(torch.isfinite(tensor).all()) for tensor in identity.adapter.tensors.values())
 
 
+@pytest.mark.slow
 def test_refining_takes_back_errors_of_the_cameras(generator, anchors):
     with torch.no_grad():  # random super-resolution paints something else over the raw picture
         images = generator.render(anchors.ws, CAMERAS).image_raw.clamp(-1, 1)
     images = images.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
     error = torch.zeros(3, 5)
     error[:, 1] = torch.tensor([0.05, -0.06, 0.05])
-    labelled = dataclasses.replace(anchors, cameras=rotate_cameras(CAMERAS, error))
+    labeled = dataclasses.replace(anchors, cameras=rotate_cameras(CAMERAS, error))
     still = {"lr": 0.0, "affine_lr": 0.0, "diff_lr": 0.0, "anchor_lr": 0.0}
     config = TuningConfig(steps=60, patch=32, batch_size=3, refine=True, preview_every=0)
-    found = personalize(generator, images, labelled, dataclasses.replace(config, **still)).anchors.cameras
+    found = personalize(generator, images, labeled, dataclasses.replace(config, **still)).anchors.cameras
 
     def off(cameras):
         return float((cameras[:, :16] - CAMERAS[:, :16]).norm(dim=1).mean())
 
-    assert off(found) < 0.5 * off(labelled.cameras)
+    assert off(found) < 0.5 * off(labeled.cameras)
     radius = found.view(-1, 25)[:, [3, 7, 11]].norm(dim=1)
     assert torch.allclose(radius, CAMERAS[:, [3, 7, 11]].norm(dim=1), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_refined_anchors_in_w_stay_in_w(generator, photos, anchors):
     config = dataclasses.replace(TUNING, refine=True)
     identity = personalize(generator, photos, anchors, config)
@@ -177,6 +182,7 @@ def test_refined_anchors_in_w_stay_in_w(generator, photos, anchors):
     assert bool((identity.anchors.ws == identity.anchors.ws[:, :1]).all())
 
 
+@pytest.mark.slow
 def test_without_background_weight_what_lies_off_the_head_is_not_looked_at(generator, photos, anchors):
     heads = torch.zeros(3, 1, 128, 128)
     heads[:, :, :, :64] = 1
@@ -225,6 +231,7 @@ def test_another_failure_is_not_taken_for_a_full_memory(generator, photos, ancho
         personalize(generator, photos, anchors, TUNING)
 
 
+@pytest.mark.slow
 def test_pivotal_tuning_stacks_on_a_person_and_names_what_lies_below(generator, photos, anchors, tmp_path):
     person = personalize(generator, photos, anchors, TUNING)
     one = Latents(anchors.ws[:1], CAMERAS[:1])

@@ -1,4 +1,4 @@
-"""Weights on the move between two devices, imitated by two number types: both make every weight anew."""
+"""Weights that move between two devices, imitated by two data types: each builds every weight again."""
 
 import sys
 from types import ModuleType, SimpleNamespace
@@ -45,6 +45,7 @@ def test_moved_without_care_weights_would_be_lost_to_training():
     assert stuck(generator.to(THERE))
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_render_train_and_render_again_between_moves(host):
     with torch.inference_mode(False):

@@ -1,0 +1,39 @@
+"""The compiled renderer, where this machine has what it takes to build it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+
+import pytest
+
+from my3dgen_core import kernels
+
+
+@pytest.fixture(scope="session")
+def compiler() -> str:
+    """The path of the C++ compiler. Tests that use it, also through other fixtures, are marked `compiled`."""
+    name = os.environ.get("CXX", "c++")
+    path = shutil.which(name)
+    if path is None:
+        pytest.skip(f"no C++ compiler ({name}): install g++ or clang, or set CXX")
+    return path
+
+
+@pytest.fixture(scope="session")
+def compiled_renderer(compiler: str) -> None:
+    """Builds the compiled renderer, unless that was done before, and loads it."""
+    unbuilt = not kernels.builder.library_path().exists()
+    if unbuilt and shutil.which("ninja") is None and importlib.util.find_spec("ninja") is None:
+        pytest.skip("no ninja: pip install ninja")
+    kernels.build()
+    kernels.load()
+
+
+@pytest.fixture(params=["torch", pytest.param("compiled", marks=pytest.mark.compiled)])
+def renderer(request: pytest.FixtureRequest) -> str:
+    """Both implementations of the renderer, one after the other."""
+    if request.param == "compiled":
+        request.getfixturevalue("compiled_renderer")
+    return request.param
