@@ -19,31 +19,7 @@ VIEWS = torch.cat([look_at(yaw, pitch) for yaw, pitch in ((-0.5, 0.1), (0.0, 0.0
 FEATURE = 4 * culled.MAX_LOST_WEIGHT  # twice the weight that may be lost, on a scale of [-1, 1]
 
 
-@pytest.fixture(
-@@@<<<<<<<@@@
-params=["torch", "compiled"])
-def renderer(request):
-    if request.param == "compiled":
-        compiled.build()
-        compiled.load()
-    return request.param
-
-
-@pytest.fixture(
-@@@|||||||@@@
-params=["torch", "compiled"])
-def renderer(request):
-    if request.param == "compiled":
-        kernels.build()
-        kernels.load()
-    return request.param
-
-
-@pytest.fixture(
-@@@=======@@@
-
-@@@>>>>>>>@@@
-scope="module")
+@pytest.fixture(scope="module")
 def starter():
     generator = load_generator("starter")
     z = torch.randn(1, generator.config.z_dim, generator=torch.Generator().manual_seed(1))
@@ -278,26 +254,8 @@ def test_half_precision_is_as_near_as_exact_half_precision(dtype):
     assert float(errors[1]) <= 1.5 * float(errors[0]) + FEATURE
 
 
-
-@@@<<<<<<<@@@
+@pytest.mark.usefixtures("compiled_renderer")
 def test_the_compiled_operators_keep_what_pytorch_asks_of_them():
-    compiled
-@@@|||||||@@@
-def test_the_compiled_operators_keep_what_pytorch_asks_of_them():
-    kernels
-@@@=======@@@
-@pytest.mark
-@@@>>>>>>>@@@
-.usefixtures("compiled_renderer")
-
-@@@<<<<<<<@@@
-    compiled.load
-@@@|||||||@@@
-    kernels.load
-@@@=======@@@
-def test_the_compiled_operators_keep_what_pytorch_asks_of_them
-@@@>>>>>>>@@@
-():
     decoder = micro.generator(4).decoder
     planes = torch.randn(2, 3, 32, 16, 16)
     grid = density_bounds(planes, decoder, 1.0, combine=compiled.density_bounds)

@@ -343,19 +343,7 @@ def test_an_environment_in_a_folder_with_a_space_can_build(monkeypatch):
 
     from torch.utils import cpp_extension
 
-    
-@@@<<<<<<<@@@
-from my3dgen_core.eg3d.rendering.compiled import builder
-
-    
-@@@|||||||@@@
-from my3dgen_core.kernels import builder
-
-    
-@@@=======@@@
-
-@@@>>>>>>>@@@
-monkeypatch.setattr(cpp_extension, "TORCH_LIB_PATH", "/a folder/torch/lib")
+    monkeypatch.setattr(cpp_extension, "TORCH_LIB_PATH", "/a folder/torch/lib")
     with builder._quoted_library_path():
         assert shlex.split(f"-L{cpp_extension.TORCH_LIB_PATH}") == ["-L/a folder/torch/lib"]
     assert cpp_extension.TORCH_LIB_PATH == "/a folder/torch/lib"

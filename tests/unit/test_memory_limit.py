@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from my3dgen_core import load_generator, orbit
-from my3dgen_core.eg3d.rendering import compiled
 from my3dgen_core.eg3d.rendering.memory_budget import backbone_bytes, portion, superresolution_bytes
 
 MIB = 2**20
@@ -21,30 +20,6 @@ def starter():
     return load_generator("starter")
 
 
-
-@@@<<<<<<<@@@
-@pytest.fixture(params=["torch", "compiled"])
-def renderer(request):
-    if request.param == "compiled":
-        compiled.build()
-        compiled.load()
-    return request.param
-
-
-
-@@@|||||||@@@
-@pytest.fixture(params=["torch", "compiled"])
-def renderer(request):
-    if request.param == "compiled":
-        kernels.build()
-        kernels.load()
-    return request.param
-
-
-
-@@@=======@@@
-
-@@@>>>>>>>@@@
 def least(generator, quality):
     """The smallest limit that is not refused, in whole MiB."""
     for mib in range(1, 10000):

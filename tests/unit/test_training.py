@@ -6,6 +6,8 @@ import itertools
 import micro
 import pytest
 import torch
+from my3dgen_core.losses import resize
+from my3dgen_core.objective import Draw, PhotoObjective
 
 from my3dgen_core import (
     Adapter,
@@ -18,8 +20,6 @@ from my3dgen_core import (
     personalized,
 )
 from my3dgen_core.evaluation import psnr
-from my3dgen_core.losses import resize
-from my3dgen_core.objective import Draw, PhotoObjective
 
 INVERSION = InversionConfig(steps=24, shared_steps=0, lr=0.1, batch_size=2)
 TUNING = TuningConfig(steps=12, patch=16)
