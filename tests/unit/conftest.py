@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from my3dgen_core import kernels
+from my3dgen_core.eg3d.rendering import compiled
 
 
 @pytest.fixture(scope="session")
@@ -24,11 +24,11 @@ def compiler() -> str:
 @pytest.fixture(scope="session")
 def compiled_renderer(compiler: str) -> None:
     """Builds the compiled renderer, unless that was done before, and loads it."""
-    unbuilt = not kernels.builder.library_path().exists()
+    unbuilt = not compiled.builder.library_path().exists()
     if unbuilt and shutil.which("ninja") is None and importlib.util.find_spec("ninja") is None:
         pytest.skip("no ninja: pip install ninja")
-    kernels.build()
-    kernels.load()
+    compiled.build()
+    compiled.load()
 
 
 @pytest.fixture(params=["torch", pytest.param("compiled", marks=pytest.mark.compiled)])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib
 import inspect
 import json
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ import pytest
 import my3dgen_core
 
 ROOT = Path(__file__).resolve().parents[2]
-PROGRAMS = ("my3dgen_core", "nodes", "tools", "benchmarks", "studies", "tests/benchmarks")
+PROGRAMS = ("my3dgen_core", "nodes", "tools", "benchmarks", "studies")
 STARTER = ("starter", "persons", "synthetic")  # modules that give `person`
 MEGABYTE = {1_000_000, 2**20}  # the large numbers in these programs that are no seeds
 
@@ -74,8 +73,9 @@ def test_the_reserved_seeds_begin_at_9000() -> None:
 
 
 def test_the_programs_that_make_persons_are_found() -> None:
-    names = {Path(name).name for name in PERSON_PROGRAMS}
-    assert {"demo_identity.py", "study_plan.py", "study_persons.py", "pose.py", "crowd.py"} <= names
+    study = "studies/personalization"
+    programs = {"tools/demo_identity.py", f"{study}/plan.py", f"{study}/persons.py", "benchmarks/pose.py"}
+    assert programs | {"benchmarks/crowd.py"} <= PERSON_PROGRAMS.keys()
     assert sum(name.startswith("my3dgen_core/starter/") for name in PERSON_PROGRAMS) >= 2
 
 
@@ -91,14 +91,9 @@ def test_no_program_names_a_reserved_person_or_draws_one(name: str) -> None:
             assert not any(isinstance(part, ast.Call) for part in parts), ast.unparse(item)
 
 
-@pytest.fixture
-def study_plan(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    (name,) = (name for name in PERSON_PROGRAMS if Path(name).name == "study_plan.py")
-    monkeypatch.syspath_prepend(str((ROOT / name).parent))
-    return importlib.import_module("study_plan")
+def test_the_study_plans_no_reserved_person() -> None:
+    from studies.personalization import plan as study_plan
 
-
-def test_the_study_plans_no_reserved_person(study_plan: ModuleType) -> None:
     plans = (study_plan.plan, study_plan.plan_rates, study_plan.plan_quick, study_plan.plan_smoke)
     cells = [cell for plan in plans for cell in plan()]
     assert len(cells) > 100

@@ -6,8 +6,6 @@ import itertools
 import micro
 import pytest
 import torch
-from my3dgen_core.losses import resize
-from my3dgen_core.objective import Draw, PhotoObjective
 
 from my3dgen_core import (
     Adapter,
@@ -19,7 +17,10 @@ from my3dgen_core import (
     personalize,
     personalized,
 )
+from my3dgen_core.common.image_ops import resize
+from my3dgen_core.common.rng import RngStreams
 from my3dgen_core.evaluation import psnr
+from my3dgen_core.fitting.photo_objective import PhotoObjective
 
 INVERSION = InversionConfig(steps=24, shared_steps=0, lr=0.1, batch_size=2)
 TUNING = TuningConfig(steps=12, patch=16)
@@ -112,7 +113,7 @@ def test_inversion_of_whole_pictures(generator, photos, cameras):
 
 def look(name, objective, ws, planes, cameras):
     """The loss of photos 0 and 2 by one of the ways to sample pixels; the same pixels at every call."""
-    index, draw = [0, 2], Draw(0, ws.device)
+    index, draw = [0, 2], RngStreams(0, ws.device)
     if name == "lattice":
         return objective.lattice(planes, cameras, index, 2, draw)
     if name == "shrunk":
