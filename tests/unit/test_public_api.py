@@ -97,7 +97,10 @@ SIGNATURES = {
     "sharpen": "(generator, space, images, cameras, config=None, on_step=None, **settings)",
     "DivergedError": "raised as FloatingPointError ArithmeticError Exception",
     "StopAndKeep": "raised as Exception",
-    "align_sequence": "(frames, face_models, *, which='largest', reference=None, upright=True, smoothing=2.5, max_gap=8, max_yaw=60.0, neck=True, on_step=None)",
+    "align_sequence": (
+        "(frames, face_models, *, which='largest', reference=None, upright=True, smoothing=2.5, "
+        "max_gap=8, max_yaw=60.0, neck=True, on_step=None)"
+    ),
     "find_directions": "(generator, labeller, names=None, config=FinderConfig(), cache=None, on_step=None)",
     "paste_back": "(pixels, transform, crop, mask=None, feather=24.0, old=None, wider=1.0)",
     "principal_directions": "(ws, k)",
