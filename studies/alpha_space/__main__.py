@@ -48,7 +48,7 @@ from my3dgen_core.camera import angles
 from my3dgen_core.editing.face_scores import SMILE, FaceGeometry
 from my3dgen_core.editing.identity_preserving import LocalFinderConfig, find_local_directions
 from my3dgen_core.eg3d.rendering.backend import select_backend
-from my3dgen_core.evaluation import Likeness, render
+from my3dgen_core.evaluation import IdentitySimilarity, render
 from my3dgen_core.evaluation.protocols import HELD_OUT, quick
 from my3dgen_core.face import embed
 from my3dgen_core.fitting.alpha_projection import ProjectionConfig
@@ -161,7 +161,7 @@ class Living:
     def measure(self, number: int, person: Person, identity: Identity) -> dict[str, Any]:
         """Everything about one person."""
         space, photos = AlphaSpace(identity.anchors), person.photos[: self.settings.photos]
-        likeness = Likeness(photos, self.face_models)
+        likeness = IdentitySimilarity(photos, self.face_models)
         own, known = self._own_smiles(photos, person.cameras, likeness, identity)
         row: dict[str, Any] = {"clocks": {}, "own smiles": known}
         clock = Clock(row["clocks"])
@@ -204,7 +204,7 @@ class Living:
 
     # --- Alpha space --------------------------------------------------------------------------------------
 
-    def samples(self, model: str, space: AlphaSpace, likeness: Likeness) -> dict[str, Any]:
+    def samples(self, model: str, space: AlphaSpace, likeness: IdentitySimilarity) -> dict[str, Any]:
         """Uncurated alpha samples: likeness to the photos, and how they differ among themselves."""
         looks = space.sample(self.settings.samples, seed=0, anchors_per_sample=min(3, len(space)))
         assert looks.cameras is not None
@@ -223,7 +223,7 @@ class Living:
             "diversity, pose-free": pairwise(frontal),
         }
 
-    def interpolation(self, model: str, space: AlphaSpace, likeness: Likeness) -> dict[str, Any]:
+    def interpolation(self, model: str, space: AlphaSpace, likeness: IdentitySimilarity) -> dict[str, Any]:
         """Likeness on the ways from anchor to anchor, each step seen from several poses."""
         settings = self.settings
         draw = torch.Generator().manual_seed(0)
@@ -253,7 +253,7 @@ class Living:
     # --- Edits --------------------------------------------------------------------------------------------
 
     def _own_smiles(
-        self, photos: Tensor, cameras: Tensor, likeness: Likeness, identity: Identity
+        self, photos: Tensor, cameras: Tensor, likeness: IdentitySimilarity, identity: Identity
     ) -> tuple[Tensor, dict[str, Any]]:
         """The smiles of the photos that look ahead (within 20 degrees, or the five that do most), as they
         would be measured from the front, and how much less the most and the least smiling are like all
@@ -275,7 +275,9 @@ class Living:
         known["of turns alone"] = [float(turned[seen].min()), float(turned[seen].max())]
         return smiles[seen], known
 
-    def smile_sweep(self, model: str, space: AlphaSpace, likeness: Likeness, own: Tensor) -> dict[str, Any]:
+    def smile_sweep(
+        self, model: str, space: AlphaSpace, likeness: IdentitySimilarity, own: Tensor
+    ) -> dict[str, Any]:
         """The smile up and down from the mean anchor, seen from the front: how much the likeness drops over
         the range of smiles that the person's own frontal photos span."""
         count, sweep = self.settings.sweep_steps, self.settings.sweep
@@ -306,7 +308,7 @@ class Living:
         found["identity held"]["direction"] = held.meta
         return found
 
-    def edits(self, space: AlphaSpace, likeness: Likeness) -> dict[str, Any]:
+    def edits(self, space: AlphaSpace, likeness: IdentitySimilarity) -> dict[str, Any]:
         """Likeness of the mean anchor edited by other attributes, two standard deviations both ways."""
         middle, amounts = space.anchors.mean(), torch.tensor([-2.0, 2.0])
         found: dict[str, Any] = {"unedited": likeness.mean(render(self.generator, middle, self._front()))}
