@@ -118,6 +118,7 @@ class Projection:
         masks: Tensor | None = None,
         on_step: OnStep | None = None,
     ) -> None:
+        """Copy anchors, photos and cameras to the generator's device; arguments as in `project_photos`."""
         device = generator.w_avg.device
         self.generator, self.config, self.on_step = generator, config, on_step
         self.objective = PhotoObjective(generator, images, masks, config.perceptual)
