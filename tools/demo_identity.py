@@ -85,7 +85,7 @@ def main() -> int:
         shared=inversion.shared_steps, inversion=inversion.steps, steps=tuning.steps, seed=tuning.seed,
         base_hash=identity.base_hash[:12], parameters=identity.adapter.parameter_count,
         rank=identity.adapter.rank, layout=identity.adapter.layout,
-        before=scores["pretrained"].psnr, after=scores["personalised"].psnr,
+        before=scores["pretrained"].psnr, after=scores["personalized"].psnr,
     )  # fmt: skip
     out.with_suffix(".md").write_text(card, encoding="utf-8")
     print(f"{out}\n\n{card}")

@@ -1,1 +1,1 @@
-"""Alpha space, semantic directions and restoration."""
+"""Edit latents and photos of a person: alpha space, semantic directions, restoration."""

@@ -1,7 +1,8 @@
-"""Alpha space: the person as weighted means of their anchors (My3DGen, section 3.3; MyStyle, section 3).
+"""Alpha space: affine combinations of a person's anchors (My3DGen, section 3.3; MyStyle, section 3).
 
-A latent of the person is sum(alpha_i * anchor_i) with weights that sum to 1. All weights at least 0 is the
-convex hull; all at least -beta is the dilated hull: a little more expressive, a little less safe.
+A latent of the person is sum(alpha_i * anchor_i) with weights that sum to 1. Weights of at least 0 span the
+convex hull of the anchors; weights of at least -beta span the dilated hull, which is more expressive but less
+certain to show the person.
 """
 
 from __future__ import annotations
@@ -22,18 +23,23 @@ from ..fitting.alpha_projection import ProjectionConfig, project_photos
 from ..person.latents import Latents
 
 SLACK = 1e-4
-"""Rounding forgiven in weights that come from outside."""
+"""Tolerance for rounding in weights that callers supply."""
 
 
 class AlphaSpace:
-    """The anchors of one person and the weights over them.
+    """Alpha space of one person: N anchors and the admissible weights over them.
 
-    Every method that makes latents returns `Latents` with alphas [n, N] that sum to 1 and are at least
-    -beta, with cameras and the anchors' base_hash. Example: `AlphaSpace(identity.anchors).sample(8, seed=0)`.
+    Methods that make latents return `Latents` with alphas [n, N] that sum to 1 and are at least -beta, with
+    cameras (if the anchors have them) and the anchors' base_hash. Example:
+    `AlphaSpace(identity.anchors).sample(8, seed=0)`.
     """
 
     def __init__(self, anchors: Latents, beta: float = 0.02) -> None:
-        """anchors: N latents, usually with cameras. beta: how far a weight may fall below 0; 0 is the hull.
+        """Store the anchors.
+
+        Args:
+            anchors: N latents, usually with cameras.
+            beta: largest amount by which a weight may fall below 0; 0 is the convex hull.
 
         Raises:
             ValueError: beta is negative or not finite.
@@ -49,17 +55,20 @@ class AlphaSpace:
     # --- Making latents -----------------------------------------------------------------------------------
 
     def sample(self, n: int, seed: int, anchors_per_sample: int = 3, temperature: float = 1.0) -> Latents:
-        """Random faces of the person: a few anchors each, with random weights (the paper takes 3).
+        """Sample random latents: a few anchors each, with random weights (My3DGen, section 3.3).
 
         Args:
-            n: how many.
-            seed: same seed, same faces, on every device.
-            anchors_per_sample: anchors mixed in each; the others weigh 0.
-            temperature: 1 draws evenly from the simplex over those anchors; lower comes near single anchors,
-                higher near their mean.
+            n: number of latents.
+            seed: RNG seed; the same seed gives the same weights on every device.
+            anchors_per_sample: anchors combined in each, 3 in the paper; the others weigh 0.
+            temperature: 1 samples uniformly from the simplex over those anchors; lower values concentrate on
+                single anchors, higher ones on their mean.
+
+        Returns:
+            `Latents` [n, num_ws, w_dim].
 
         Raises:
-            ValueError: n below 1, more anchors asked for than there are, a temperature not above 0.
+            ValueError: n below 1, anchors_per_sample below 1 or above N, or a temperature not above 0.
         """
         if n < 1:
             raise ValueError(f"At least one sample must be asked for, not {n}.")
@@ -74,16 +83,22 @@ class AlphaSpace:
         chosen = uniform((n, len(self)), draw, device).topk(anchors_per_sample, dim=1).indices
         exponential = -torch.log1p(-uniform((n, anchors_per_sample), draw, device))
         weights = torch.softmax(exponential.clamp(min=1e-12).log() / temperature, dim=1)
-        weights = weights * (1 + anchors_per_sample * self.beta) - self.beta  # the hull of the few, dilated
+        weights = weights * (1 + anchors_per_sample * self.beta) - self.beta  # their dilated hull
         return self.combine(torch.zeros(n, len(self), device=device).scatter(1, chosen, weights))
 
     def combine(self, weights: Tensor) -> Latents:
-        """The latents of given weights [n, N].
+        """Combine the anchors by given weights.
 
-        Cameras are mixed by the same weights and made rigid again, at the mixed distance.
+        Cameras are combined by the same weights and made rigid again, at the combined distance.
+
+        Args:
+            weights: [n, N].
+
+        Returns:
+            `Latents` [n, num_ws, w_dim].
 
         Raises:
-            ValueError: weights of another number of anchors, that do not sum to 1 or lie below -beta.
+            ValueError: weights for another number of anchors, that do not sum to 1, or below -beta.
         """
         weights = weights.to(self.anchors.ws)
         if weights.ndim != 2 or weights.shape[1] != len(self):
@@ -101,13 +116,17 @@ class AlphaSpace:
         return Latents(ws, cameras, alphas=weights, base_hash=anchors.base_hash)
 
     def interpolate(self, i: int, j: int, t: Tensor) -> Latents:
-        """From anchor i (t = 0) to anchor j (t = 1): latents, weights and cameras move together.
+        """Interpolate latents, weights and cameras from anchor i (t = 0) to anchor j (t = 1).
 
-        The paper interpolates the 25 numbers of the cameras as they are; here the results are true cameras
-        (`camera.interpolate_rigid`), or faces halfway between two profiles would be cut open.
+        The paper interpolates the 25 numbers of the cameras linearly. Here the cameras stay rigid
+        (`camera.interpolate_rigid`); linear ones would cut faces open halfway between two profiles.
 
         Args:
+            i, j: indices of anchors, from 0.
             t: [n], within [-beta, 1 + beta].
+
+        Returns:
+            `Latents` [n, num_ws, w_dim].
 
         Raises:
             ValueError: no such anchor, or t outside its range.
@@ -142,25 +161,26 @@ class AlphaSpace:
         on_step: OnStep | None = None,
         **settings: Any,
     ) -> Latents:
-        """Photos to weights: an inversion that cannot leave the person (MyStyle, section 3.3).
+        """Project photos into alpha space: a GAN inversion constrained to the person (MyStyle, section 3.3).
 
-        What a mask hides comes from the person: inpainting.
+        Masked pixels are ignored, so the result shows the person there: inpainting.
 
         Args:
-            generator: the person's; apply the identity around the call (`personalized`).
-            images: [n, 3, H, H] in [-1, 1], any size.
-            cameras: [n, 25].
-            config: None: the defaults of `ProjectionConfig`.
-            masks: [n, 1, H, H], 1 = pixel not looked at.
-            on_step: called as (step, total, losses, preview [1, 3, R, R] or None); what it raises ends the
-                work.
-            settings: fields of `ProjectionConfig` in place of the config's, such as steps=50, plus=True.
+            generator: with the person's identity applied around the call (`personalized`).
+            images: aligned photos [n, 3, H, H] in [-1, 1], any size.
+            cameras: [n, 25], of the photos.
+            config: settings; None: the defaults of `ProjectionConfig`.
+            masks: [n, 1, H, H], 1 = ignored pixel.
+            on_step: progress callback, called after each step as (step, total, losses,
+                preview [1, 3, R, R] or None); an exception it raises ends the projection.
+            settings: fields of `ProjectionConfig` that replace those of `config`, such as steps=50.
 
         Returns:
-            `Latents` with the photos' cameras and the mean photo loss of the last tenth of the steps [n].
+            `Latents` [n, num_ws, w_dim] with the photos' cameras, alphas [n, N], and the mean photo loss of
+            the last tenth of the steps [n].
 
         Raises:
-            ValueError: photos, masks and cameras that do not belong together; anchors of another generator.
+            ValueError: photos, masks and cameras that do not match, or anchors of another generator.
             FloatingPointError: the loss became NaN or infinite.
         """
         config = dataclasses.replace(config or ProjectionConfig(), **settings)
@@ -171,10 +191,19 @@ class AlphaSpace:
     # --- Weights ------------------------------------------------------------------------------------------
 
     def weights_of(self, ws: Tensor) -> Tensor:
-        """The weights [n, N], summing to 1, whose combination is nearest to ws [n, num_ws, w_dim].
+        """Return the weights whose combination is nearest to given latents, by least squares.
 
-        Least squares; of several solutions the one nearest to equal weights. They may lie below -beta:
-        `project_weights` brings them back.
+        Of several solutions, the one nearest to equal weights. Weights may fall below -beta;
+        `project_weights` makes them admissible.
+
+        Args:
+            ws: [n, num_ws, w_dim].
+
+        Returns:
+            [n, N], each row of sum 1.
+
+        Raises:
+            ValueError: latents of another shape than the anchors.
         """
         shape = self.anchors.ws.shape[1:]
         if ws.ndim != 3 or ws.shape[1:] != shape:
@@ -186,35 +215,49 @@ class AlphaSpace:
         return (self._coordinates(difference, 1e-9) + 1 / len(self)).to(ws.dtype)
 
     def coordinates(self, vector: Tensor, ridge: float = 1e-3) -> Tensor:
-        """How the weights change when the latent moves by [w_dim] or [num_ws, w_dim]: gamma [N], sum 0.
+        """Return the change of the weights that best reproduces a change of the latent.
 
-        gamma = (A A^T + ridge)^-1 A d with centred anchors A (MyStyle, section 3.4). The ridge, relative to
-        the anchors' mean spread, keeps anchors that nearly coincide from taking huge opposite weights.
+        MyStyle, section 3.4: gamma = (A A^T + ridge I)^-1 A d with centered anchors A and the change d.
+
+        Args:
+            vector: change of the latent, [w_dim] or [num_ws, w_dim].
+            ridge: regularization relative to the anchors' mean squared distance from their mean; it avoids
+                huge opposite weights for anchors that nearly coincide.
+
+        Returns:
+            gamma [N], of sum 0.
         """
         rows = vector.to(self.anchors.ws).expand(self.anchors.ws.shape[1:])
         return self._coordinates(rows.reshape(1, -1), ridge)[0].to(vector.dtype)
 
     def project_weights(self, weights: Tensor, steps: int = 500) -> Tensor:
-        """The allowed weights (sum 1, at least -beta) whose latent is nearest: [n, N] -> [n, N].
+        """Return the admissible weights (sum 1, at least -beta) whose latents are nearest.
 
-        A quadratic program, solved by accelerated projected gradients (FISTA with restarts). Weights that
-        are allowed already come back, to rounding.
+        Solves a quadratic program by accelerated projected gradients (FISTA with restarts). Admissible
+        weights are returned unchanged up to rounding.
+
+        Args:
+            weights: [n, N].
+            steps: iterations.
+
+        Returns:
+            [n, N].
         """
         goal = weights.to(precise_dtype(weights))
         gram = self._gram().to(goal)
         step = 1 / torch.linalg.matrix_norm(gram, ord=2).clamp(min=1e-30)
-        at = ahead = self._allowed(goal)
+        at = ahead = self._admissible(goal)
         momentum = torch.ones_like(goal[:, :1])
         for _ in range(steps):
-            moved = self._allowed(ahead - step * (ahead - goal) @ gram)
+            moved = self._admissible(ahead - step * (ahead - goal) @ gram)
             uphill = ((ahead - moved) * (moved - at)).sum(1, keepdim=True) > 0
             following = torch.where(uphill, 1.0, (1 + (1 + 4 * momentum.square()).sqrt()) / 2)
             ahead = moved + torch.where(uphill, 0.0, (momentum - 1) / following) * (moved - at)
             at, momentum = moved, following
         return at.to(weights.dtype)
 
-    def _allowed(self, weights: Tensor) -> Tensor:
-        """Nearest weights that sum to 1 and are at least -beta, by sorting (Duchi et al., ICML 2008)."""
+    def _admissible(self, weights: Tensor) -> Tensor:
+        """Project weights [n, N] on the admissible set in the Euclidean norm (Duchi et al., ICML 2008)."""
         count = weights.shape[1]
         free = 1 + count * self.beta
         falling = (weights + self.beta).sort(dim=1, descending=True).values
@@ -223,19 +266,21 @@ class AlphaSpace:
         kept = (falling > excess).sum(1, keepdim=True).clamp(min=1)
         return (weights + self.beta - excess.gather(1, kept - 1)).clamp(min=0) - self.beta
 
-    def _centred(self) -> Tensor:
+    def _centered(self) -> Tensor:
+        """Return the anchors minus their mean, [N, num_ws * w_dim]."""
         flat = self.anchors.ws.flatten(1)
         flat = flat.to(precise_dtype(flat))
         return flat - flat.mean(0)
 
     def _gram(self) -> Tensor:
-        centred = self._centred()
-        return centred @ centred.T
+        """Return the Gram matrix of the centered anchors, [N, N]."""
+        centered = self._centered()
+        return centered @ centered.T
 
     def _coordinates(self, vectors: Tensor, ridge: float) -> Tensor:
-        """Least-squares coordinates [n, N] of [n, num_ws * w_dim] in the centred anchors, each of sum 0."""
-        centred = self._centred()
-        gram = centred @ centred.T
+        """Return coordinates [n, N] of sum 0 of vectors [n, num_ws * w_dim] in the centered anchors."""
+        centered = self._centered()
+        gram = centered @ centered.T
         spread = (ridge * gram.trace() / len(self)).clamp(min=1e-30)
         damped = gram + spread * torch.eye(len(self), device=gram.device, dtype=gram.dtype)
-        return torch.linalg.solve(damped, centred @ vectors.to(centred).T).T
+        return torch.linalg.solve(damped, centered @ vectors.to(centered).T).T

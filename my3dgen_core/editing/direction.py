@@ -1,8 +1,8 @@
-"""Semantic directions: loaded, found in labelled latents, applied freely or within a person's alpha space.
+"""Semantic directions in W: loading, finding, and applying them freely or within a person's alpha space.
 
-A direction is a vector in W (one for all layers) or one a layer. Sources: linear boundaries between labelled
-faces (InterFaceGAN, CVPR 2020), principal components (GANSpace, NeurIPS 2020), differences of means, and
-edits kept within the person (MyStyle, section 3.4).
+A direction is one vector for all layers, or one for each. Sources: linear boundaries between labeled latents
+(InterFaceGAN, CVPR 2020), principal components (GANSpace, NeurIPS 2020), and differences of means. Edits
+within a person follow MyStyle, section 3.4.
 """
 
 from __future__ import annotations
@@ -23,21 +23,23 @@ from ..person.latents import Latents
 from .alpha_space import AlphaSpace
 
 EDGES = ("stop", "continue", "project")
+"""Values of `edge` in `Direction.apply`."""
 FEWEST = 8
-"""Faces that a boundary needs on either side."""
+"""Smallest number of samples on either side of a boundary."""
 
 
 @dataclass(frozen=True)
 class Direction:
-    """name; vector [w_dim] or [num_ws, w_dim]; base_hash of the generator it belongs to, None if unknown.
-
-    meta: where it comes from, plain values for JSON.
-    """
+    """Semantic direction in the latent space W of a generator."""
 
     name: str
+    """Attribute that it changes, such as "smile"."""
     vector: Tensor
+    """Change of the latent at strength 1, [w_dim] or [num_ws, w_dim]."""
     base_hash: str | None = None
+    """Hash of the generator it belongs to (`Generator.base_hash`); None if unknown."""
     meta: dict[str, Any] = field(default_factory=dict)
+    """Source and quality, plain values for JSON."""
 
     def __post_init__(self) -> None:
         if self.vector.ndim not in (1, 2) or not self.vector.dtype.is_floating_point:
@@ -60,24 +62,25 @@ class Direction:
         num_ws: int | None = None,
         w_dim: int | None = None,
     ) -> Direction:
-        """Reads a direction; nothing in the file is ever executed.
+        """Load a direction as data; no code in the file is executed.
 
         Args:
             path: .npy, .npz, .pt or .safetensors with one direction or several by name, each of shape
-                [w_dim], [num_ws, w_dim] or either with ones before, or flat [num_ws * w_dim].
-            attribute: which, where the file holds several.
-            num_ws, w_dim: of the generator it is meant for; None: not checked, and w_dim 512 for flat ones.
+                [w_dim] or [num_ws, w_dim], with leading ones or not, or flat [num_ws * w_dim].
+            attribute: name of the direction to load from a file with several.
+            num_ws, w_dim: shape of the target generator's latents; None: not checked, with 512 as the w_dim
+                of flat ones.
 
         Raises:
             FileNotFoundError: no such file.
-            CheckpointError: not a file of directions; several, and none chosen; one for another generator,
-                for a 2D StyleGAN, or one that turns the head, which is the camera's work in EG3D.
+            CheckpointError: the file holds no direction, or several and none was chosen; the direction is for
+                another generator, for a 2D StyleGAN, or for head pose, which in EG3D is set by the camera.
         """
         found = read_directions(Path(path), attribute, num_ws, w_dim)
         return cls(found.name, found.vector, found.base_hash, found.meta)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes a .safetensors file that `load` gives back bit for bit, atomically."""
+        """Write a .safetensors file atomically; `load` restores it bit-exactly."""
         check_name(self.name)
         metadata = {"format": FORMAT, "name": self.name, "meta": json.dumps(self.meta)}
         if self.base_hash is not None:
@@ -90,21 +93,22 @@ class Direction:
     def from_pairs(
         cls, before: Latents | Tensor, after: Latents | Tensor, name: str = "difference"
     ) -> Direction:
-        """The mean difference of two sets of latents, such as one person's without and with a smile.
+        """Make a direction from the mean difference of two sets of latents, such as without and with a smile.
 
         Args:
             before, after: [n, num_ws, w_dim] each; the counts may differ.
+            name: of the direction.
 
         Raises:
             ValueError: latents of different generators or shapes.
         """
-        (start, base), (end, other) = _taken(before), _taken(after)
+        (start, base), (end, other) = _ws_and_hash(before), _ws_and_hash(after)
         if start.shape[1:] != end.shape[1:]:
             raise ValueError(f"Latents of shapes {list(start.shape)} and {list(end.shape)} do not compare.")
         if base is not None and other is not None and base != other:
             raise ValueError("The two sets of latents belong to different generators.")
         meta = {"source": "difference of means", "before": len(start), "after": len(end)}
-        return cls(name, _common(end.mean(0) - start.mean(0)), base or other, meta)
+        return cls(name, _merge_layers(end.mean(0) - start.mean(0)), base or other, meta)
 
     @classmethod
     def from_labels(
@@ -115,24 +119,26 @@ class Direction:
         fraction: float = 0.02,
         seed: int = 0,
     ) -> Direction:
-        """The normal of the linear boundary between faces with a high and with a low score.
+        """Find the normal of the linear boundary between high and low scores (InterFaceGAN).
 
-        A linear support vector machine (scikit-learn) on the highest and lowest `fraction` of the scores; on
-        all faces where there are only two scores. Strength 1 is one standard deviation of the samples.
-        `meta["correlation"]` tells how well positions along the direction follow the scores of the faces
-        that the machine has not seen, in [-1, 1]; None where there are fewer than 8 of them.
+        Fits a linear support vector machine (scikit-learn) to the samples with the highest and lowest scores,
+        or to all samples if there are only two distinct scores. Strength 1 is one standard deviation of the
+        samples. `meta["correlation"]` is the correlation, in [-1, 1], of positions along the direction with
+        the scores of samples that were not used; None for fewer than 8 of them.
 
         Args:
             ws: [n, num_ws, w_dim].
-            labels: [n] scores or booleans; NaN: unknown, left out.
-            fraction: of the known scores on either side, in (0, 0.5]; at least 8 faces are taken.
+            labels: scores or booleans [n]; NaN: unknown, ignored.
+            name: of the direction.
+            fraction: share of the known scores on either side, in (0, 0.5]; at least 8 samples are used.
+            seed: of the solver.
 
         Raises:
             ValueError: too few known scores, all the same, or another number of them.
         """
-        from sklearn.svm import LinearSVC
+        from sklearn.svm import LinearSVC  # not at the top: scikit-learn takes more than a second to import
 
-        taken, base_hash = _taken(ws)
+        taken, base_hash = _ws_and_hash(ws)
         scores = torch.as_tensor(labels).detach().to("cpu", torch.float64).flatten()
         if len(scores) != len(taken):
             raise ValueError(f"There are {len(taken)} latents but {len(scores)} labels.")
@@ -142,7 +148,7 @@ class Direction:
         values = scores[known].unique()
         if len(values) < 2:
             raise ValueError(
-                f"The labels of {name!r} are all the same, or unknown: nothing tells faces apart."
+                f"The labels of {name!r} are all the same, or unknown: they do not distinguish any faces."
             )
         if len(values) == 2:
             low, high = (known[scores[known] == value] for value in values)
@@ -152,7 +158,7 @@ class Direction:
             low, high = ranked[:count], ranked[-count:]
         if min(len(low), len(high)) < FEWEST or len(known) < 2 * FEWEST:
             raise ValueError(
-                f"{len(known)} labelled latents are too few to find {name!r}: {FEWEST} with a low and "
+                f"{len(known)} labeled latents are too few to find {name!r}: {FEWEST} with a low and "
                 f"{FEWEST} with a high score are needed. Sample more."
             )
         rows = taken.detach().cpu().double()
@@ -172,7 +178,7 @@ class Direction:
             correlation = float(torch.corrcoef(both)[0, 1])
         vector = (normal * along.std()).view(rows.shape[1:]).to(taken)
         meta = {"source": "linear SVM", "faces": len(sides), "correlation": correlation}
-        return cls(name, _common(vector), base_hash, meta)
+        return cls(name, _merge_layers(vector), base_hash, meta)
 
     # --- Applying -----------------------------------------------------------------------------------------
 
@@ -184,26 +190,27 @@ class Direction:
         within: AlphaSpace | None = None,
         edge: str = "stop",
     ) -> Tensor:
-        """Latents moved along the direction.
+        """Move latents along the direction.
 
         Args:
             ws: [n, num_ws, w_dim].
-            strength: how far, in lengths of the vector; a number, or [n]; one latent with [s] strengths
-                gives s latents. 0 changes nothing.
-            layers: only these rows of ws move; None: all.
-            within: keeps the edit inside a person: the direction is replaced by its part in the span of the
-                anchors, as weights that sum to 0 (MyStyle, section 3.4). What of ws lies outside the span
-                stays.
-            edge: what happens where a weight would fall below -beta: "stop" there, "continue", or "project"
-                to the nearest allowed weights.
+            strength: multiple of the vector; a number, or a tensor [n]; one latent with strengths [s] gives s
+                latents. 0 changes nothing.
+            layers: layers of ws to change; None: all.
+            within: alpha space that constrains the edit to a person: the direction is replaced by its
+                projection on the span of the anchors (MyStyle, section 3.4). The part of ws outside the span
+                is kept.
+            edge: behavior where a weight would fall below -beta: "stop" there, "continue", or "project" to
+                the nearest admissible weights.
 
         Returns:
             [n or s, num_ws, w_dim].
 
         Raises:
-            ValueError: a direction of another generator, unknown layers or edge, strengths that do not fit.
+            ValueError: a direction of another generator, unknown layers or edge, or strengths and latents of
+                different counts.
         """
-        vector = self._fitting(ws)
+        vector = self._broadcast(ws)
         if edge not in EDGES:
             raise ValueError(f"edge must be one of {', '.join(EDGES)}, not {edge!r}.")
         if isinstance(strength, Tensor):
@@ -229,20 +236,27 @@ class Direction:
         return ws + change
 
     def reach(self, ws: Tensor, within: AlphaSpace) -> tuple[float, float]:
-        """Between which strengths an edit of ws [1, num_ws, w_dim] stays inside a person.
+        """Return the range of strengths in which an edit stays in the alpha space of a person.
 
-        At most 0 and at least 0; infinite where the direction moves no weight. Beyond, a weight would fall
-        below -beta, and `apply` does what its edge says.
+        Outside this range a weight would fall below -beta, and `apply` follows its `edge`.
+
+        Args:
+            ws: [1, num_ws, w_dim].
+            within: alpha space of the person.
+
+        Returns:
+            lowest strength, at most 0, and highest, at least 0; infinite if the direction changes no weight.
         """
         room = (within.weights_of(ws)[0] + within.beta).clamp(min=0)
-        gamma = within.coordinates(self._fitting(ws))
+        gamma = within.coordinates(self._broadcast(ws))
 
-        def until(change: Tensor) -> float:
+        def limit(change: Tensor) -> float:
             return float(torch.where(change < 0, room / (-change).clamp(min=1e-12), torch.inf).amin())
 
-        return -until(-gamma), until(gamma)
+        return -limit(-gamma), limit(gamma)
 
-    def _fitting(self, ws: Tensor) -> Tensor:
+    def _broadcast(self, ws: Tensor) -> Tensor:
+        """Return the vector as [num_ws, w_dim], like latents ws; ValueError if it does not fit them."""
         if ws.ndim != 3 or self.vector.shape[-1] != ws.shape[2]:
             raise ValueError(
                 f"The direction {self.name!r} has {self.vector.shape[-1]} numbers a layer, but the latents "
@@ -256,11 +270,12 @@ class Direction:
         return self.vector.to(ws).expand(ws.shape[1:])
 
     def _within(self, ws: Tensor, amount: Tensor, vector: Tensor, space: AlphaSpace, edge: str) -> Tensor:
+        """Return the change [n, num_ws, w_dim] of ws by strengths `amount` [n] within an alpha space."""
         start = space.weights_of(ws)
         gamma = space.coordinates(vector)
         moves = amount[:, None] * gamma
         if edge == "stop":
-            # a weight that is too low already must not fall further
+            # a weight already below -beta must not fall further
             room = (start + space.beta).clamp(min=0)
             share = torch.where(moves < 0, room / (-moves).clamp(min=1e-12), torch.inf)
             moves = moves * share.amin(1, keepdim=True).clamp(max=1)
@@ -270,18 +285,19 @@ class Direction:
 
 
 def principal_directions(ws: Latents | Tensor, k: int) -> list[Direction]:
-    """The k directions in which latents vary most (GANSpace), most first.
+    """Find the first k principal components of latents (GANSpace), largest variance first.
 
-    Strength 1 is one standard deviation. Signs are arbitrary, made repeatable: the largest number is
-    positive. `meta["share"]` is the share of the whole variance.
+    Strength 1 is one standard deviation. The sign is chosen so that the entry of largest magnitude is
+    positive. `meta["share"]` is the share of the total variance.
 
     Args:
-        ws: [n, num_ws, w_dim], n > k; thousands from `random_latents` for a generator.
+        ws: [n, num_ws, w_dim], n > k; for a generator, thousands from `random_latents`.
+        k: number of directions.
 
     Raises:
-        ValueError: fewer than k + 1 latents.
+        ValueError: fewer than k + 1 latents, or k above their dimension.
     """
-    taken, base_hash = _taken(ws)
+    taken, base_hash = _ws_and_hash(ws)
     if not 1 <= k < len(taken):
         raise ValueError(f"{len(taken)} latents give 1 to {len(taken) - 1} directions, not {k}.")
     rows = taken.detach()
@@ -298,18 +314,19 @@ def principal_directions(ws: Latents | Tensor, k: int) -> list[Direction]:
         axis = axis * axis.gather(0, axis.abs().argmax(0, keepdim=True)).sign()
         vector = (axis * sizes[number] / (len(flat) - 1) ** 0.5).view(rows.shape[1:])
         meta = {"source": "principal component", "samples": len(flat), "share": float(shares[number])}
-        found.append(Direction(f"component {number + 1}", _common(vector), base_hash, meta))
+        found.append(Direction(f"component {number + 1}", _merge_layers(vector), base_hash, meta))
     return found
 
 
-def _taken(latents: Latents | Tensor) -> tuple[Tensor, str | None]:
+def _ws_and_hash(latents: Latents | Tensor) -> tuple[Tensor, str | None]:
+    """Return ws [n, num_ws, w_dim] and the generator's hash, None for a tensor."""
     if isinstance(latents, Latents):
         return latents.ws, latents.base_hash
     return Latents(latents).ws, None
 
 
-def _common(rows: Tensor) -> Tensor:
-    """[num_ws, w_dim] -> [w_dim] where all layers agree, as they do for latents in W."""
+def _merge_layers(rows: Tensor) -> Tensor:
+    """Reduce [num_ws, w_dim] to [w_dim] if all layers are equal, as they are for latents in W."""
     if rows.device.type != "meta" and torch.equal(rows, rows[:1].expand_as(rows)):
         return rows[0].clone()
     return rows

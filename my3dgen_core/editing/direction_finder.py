@@ -1,7 +1,7 @@
-"""Directions for any generator: sample heads, look at them from the front, score them, find the boundary.
+"""Search for directions of any generator: sample heads, score frontal renderings, fit the boundary.
 
-InterFaceGAN (CVPR 2020) with scores by measuring instead of by a classifier: `FaceGeometry` takes them from
-face landmarks, any other callable from what it likes.
+InterFaceGAN (CVPR 2020), with scores from any callable, such as `FaceGeometry` from face landmarks, instead
+of a classifier.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -23,23 +22,27 @@ from ..person.random_latents import random_latents
 from .direction import Direction
 from .face_scores import Labeller
 
-if TYPE_CHECKING:
-    pass
-
 
 @dataclass(frozen=True)
 class FinderConfig:
-    """Settings of `find_directions`."""
+    """Settings of `find_directions`.
+
+    The names and values of `samples`, `seed`, `truncation_psi` and `fraction` go into the metadata of the
+    directions found, and the values into the names of cache files; they must not change.
+    """
 
     samples: int = 400
-    """Heads to look at. The paper takes 500,000; some hundreds give a usable smile."""
+    """Number of heads to score. The paper uses 500,000; a few hundred suffice for a usable smile."""
     fraction: float = 0.1
-    """Of the heads on either side that the boundary is found from (the paper: .02 of far more)."""
+    """Share of the heads on either side to which the boundary is fitted (the paper: .02 of far more)."""
     truncation_psi: float = 0.8
+    """Truncation of the random heads: 0 is the mean head, 1 no truncation."""
     batch_size: int = 4
+    """Heads rendered and scored at the same time."""
     seed: int = 0
+    """Seed of the random heads and of the solver."""
     preview_every: int = 25
-    """Heads between two preview pictures; 0: none."""
+    """Heads between two preview renderings; 0: none."""
 
 
 def find_directions(
@@ -50,21 +53,24 @@ def find_directions(
     cache: Path | None = None,
     on_step: OnStep | None = None,
 ) -> dict[str, Direction]:
-    """Directions in W by the scores that `labeller` gives to frontal renderings.
+    """Find directions in W by the scores that `labeller` gives to frontal renderings (InterFaceGAN).
 
     Args:
-        generator: bare, without an identity: its directions serve every person on it.
-        labeller: pictures to scores by name.
-        names: the scores wanted; None: all.
-        cache: a folder: what is found is kept there by generator, name and settings, and found again.
-        on_step: called as (step, total, {}, preview [1, 3, R, R] or None) for each head; what it raises ends
-            the work, and nothing is kept.
+        generator: without an identity in effect: its directions are valid for every person on it.
+        labeller: function from pictures [B, 3, H, W] in [-1, 1] to scores [B] by name, NaN for no score.
+        names: scores to find directions for; None: all.
+        config: settings.
+        cache: folder where directions are stored by generator, name and settings, and looked up when `names`
+            are given.
+        on_step: progress callback, called after each batch as (heads done, total, {}, preview [1, 3, R, R] or
+            None); an exception it raises ends the search, and nothing is cached.
 
     Returns:
-        Directions by name. `meta["correlation"]` is how well each foretells scores of heads not used.
+        `Direction` by name. `meta["correlation"]` is that of positions along the direction with the scores of
+        heads that were not used.
 
     Raises:
-        ValueError: too few heads could be scored, or a name that the labeller does not know.
+        ValueError: too few heads could be scored, or the labeller does not give one of the scores.
     """
     base_hash = generator.base_hash()
     settings = {"samples": config.samples, "seed": config.seed, "truncation_psi": config.truncation_psi}
@@ -92,7 +98,11 @@ def find_directions(
 def label_samples(
     generator: Generator, labeller: Labeller, config: FinderConfig, on_step: OnStep | None = None
 ) -> tuple[Latents, dict[str, Tensor]]:
-    """Random heads and their scores [samples] by name, from the front."""
+    """Render random heads from the front and score them.
+
+    Returns:
+        `Latents` of the heads, and scores [samples] by name.
+    """
     latents = random_latents(generator, config.seed, config.samples, config.truncation_psi)
     assert latents.cameras is not None
     parts: list[Mapping[str, Tensor]] = []
@@ -109,7 +119,7 @@ def label_samples(
 
 
 def select_score_names(scores: Mapping[str, Tensor], names: Sequence[str] | None) -> list[str]:
-    """The names wanted, all of them if None.
+    """Return the names to find directions for: `names`, or all scores for None.
 
     Raises:
         ValueError: a name without scores.
@@ -121,14 +131,14 @@ def select_score_names(scores: Mapping[str, Tensor], names: Sequence[str] | None
 
 
 def cache_path(cache: Path, name: str, base_hash: str, *settings: str | float) -> Path:
-    """The file of a direction that was found with these settings."""
+    """Return the cache file of a direction by generator, name and the values of the settings."""
     word = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
     with_what = "_".join(one if isinstance(one, str) else f"{one:g}" for one in settings)
     return cache / f"{word}_{base_hash[:16]}_{with_what}.safetensors"
 
 
 def load_cached(path: Path, base_hash: str, name: str) -> Direction | None:
-    """What lies there, if it is this very direction of this generator."""
+    """Load a cached direction, or return None if it is missing, damaged, or of another generator or name."""
     try:
         found = Direction.load(path)
     except (FileNotFoundError, CheckpointError):

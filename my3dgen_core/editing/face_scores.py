@@ -1,4 +1,4 @@
-"""Scores of faces: geometry from landmarks, similarity to words."""
+"""Scores of face pictures: geometry from landmarks, similarity to a text by CLIP."""
 
 from __future__ import annotations
 
@@ -16,41 +16,45 @@ if TYPE_CHECKING:
     from ..face import FaceModels
 
 Labeller = Callable[[Tensor], Mapping[str, Tensor]]
-"""Pictures [B, 3, H, W] in [-1, 1] -> scores [B] by name, NaN where there is none."""
+"""Scoring function: pictures [B, 3, H, W] in [-1, 1] -> scores [B] by name, NaN for no score."""
 SMILE, MOUTH_OPEN, EYES_OPEN = "smile", "mouth open", "eyes open"
 FACE_WIDTH, JAW_WIDTH = "face width", "jaw width"
 LANDMARK_SCORES = (SMILE, MOUTH_OPEN, EYES_OPEN, FACE_WIDTH, JAW_WIDTH)
+"""Names of the scores from 106 landmarks."""
 AGE, GENDER = "age", "gender"
-# Of the 106 landmarks of InsightFace: corner, corner, upper inner lip, lower inner lip; for an eye the
-# corners and the middles of the lids.
+# Indices into InsightFace's 106 landmarks. Mouth: both corners, upper and lower inner lip. Each eye: both
+# corners, middle of the upper and of the lower lid.
 _MOUTH = (52, 61, 62, 60)
 _EYES = ((35, 39, 40, 33), (89, 93, 94, 87))
-# Of its outline the chin, and points left and right: beside the nose, where a face is widest, and beneath the
-# corners of the mouth.
+# Outline: the chin, and points left and right next to the nose, where a face is widest, and below the corners
+# of the mouth.
 _CHIN, _CHEEKS, _JAW = 0, (12, 28), (3, 19)
 
 
 class FaceGeometry:
-    """Scores pictures by the face in them: smile, mouth open, eyes open, the shape of the head by its width
-    and that of its jaw; age and gender with such a network.
+    """Labeller that measures the largest face in each picture.
 
-    All but the last two are ratios of lengths, so that size and turn in the picture do not matter. Without
-    the 106-point network there is only the smile, from the five points.
+    Scores smile, mouth open, eyes open, face width and jaw width; age and gender if the pack has that
+    network. All but the last two are ratios of lengths, invariant to scale and in-plane rotation. Without the
+    106-point network only the smile is scored, from the detector's five points.
     """
 
     def __init__(self, models: FaceModels) -> None:
+        """Determine the available scores, `names`, from the networks of the pack."""
         self.models = models
         self.names: tuple[str, ...] = LANDMARK_SCORES if models.has_landmarks else (SMILE,)
         if models.has_attributes:
             self.names += (AGE, GENDER)
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        """Score pictures [B, 3, H, W] in [-1, 1]: [B] by name, NaN without a face."""
         rows = [self._scores(image) for image in images.detach().float().cpu()]
         return {name: torch.tensor([row.get(name, float("nan")) for row in rows]) for name in self.names}
 
     def _scores(self, image: Tensor) -> dict[str, float]:
+        """Score one picture [3, H, W]; empty without a face."""
         pixels = to_pixels(image)
-        scale = max(1, round(256 / pixels.shape[0]))  # detectors overlook small faces
+        scale = max(1, round(256 / pixels.shape[0]))  # detectors miss small faces
         pixels = np.ascontiguousarray(pixels.repeat(scale, axis=0).repeat(scale, axis=1))
         faces = self.models.detect(pixels, pad=0.25)
         if not faces:
@@ -61,18 +65,20 @@ class FaceGeometry:
 
 
 class TextSimilarity:
-    """Scores pictures by words: how much nearer they are to what is wanted than to its opposite.
-
-    For an image and a text encoder of one CLIP, of the user's own.
-    """
+    """Labeller by CLIP: similarity of a picture to a text, minus that to an opposite text."""
 
     def __init__(
         self, name: str, embed: Callable[[Tensor], Tensor], wanted: Tensor, opposite: Tensor
     ) -> None:
-        """name of the score; embed: pictures [B, 3, H, W] in [-1, 1] -> [B, d]; embeddings of both texts [d].
+        """Store the image encoder and the embeddings of both texts.
+
+        Args:
+            name: of the score.
+            embed: image encoder, pictures [B, 3, H, W] in [-1, 1] -> [B, d].
+            wanted, opposite: embeddings of the texts [d], by the text encoder of the same CLIP.
 
         Raises:
-            ValueError: the two texts mean the same to the encoder.
+            ValueError: both texts have the same embedding.
         """
         self.name, self.embed = name, embed
         self.texts = [
@@ -82,6 +88,11 @@ class TextSimilarity:
             raise ValueError("The words and their opposite mean the same to this CLIP. Say what differs.")
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        """Score pictures [B, 3, H, W] in [-1, 1]: [B] under `name`.
+
+        Raises:
+            ValueError: image and text embeddings differ in length.
+        """
         seen = F.normalize(self.embed(images).detach().float().cpu(), dim=1)
         if seen.shape[1] != len(self.texts[0]):
             raise ValueError(
@@ -92,12 +103,20 @@ class TextSimilarity:
 
 
 def measure(points: np.ndarray, landmarks: np.ndarray | None = None) -> dict[str, float]:
-    """Scores of one face from the detector's points [5, 2] and, if there are any, 106 landmarks [106, 2].
+    """Measure one face.
 
-    smile: width of the mouth plus how far its corners stand above its middle (five points: plus how near
-    they come to the tip of the nose). mouth open: gap between the inner lips. eyes open: gap between the lids
-    over the width of the eye, mean of both. face width: at the cheeks, over the height from the eyes to the
-    chin. jaw width: beneath the mouth, over that at the cheeks.
+    Smile is the width of the mouth plus the height of its corners above its middle, in distances between the
+    eyes (from five points: plus the closeness of the corners to the tip of the nose). Mouth open is the gap
+    between the inner lips, in the same unit. Eyes open is the gap between the lids over the width of the eye,
+    mean of both. Face width is that at the cheeks over the height from the eyes to the chin; jaw width is
+    that below the mouth over that at the cheeks.
+
+    Args:
+        points: the detector's five points [5, 2] in pixels.
+        landmarks: 106 landmarks [106, 2] in pixels, or None.
+
+    Returns:
+        scores by name: `LANDMARK_SCORES`, only the smile without landmarks, empty for a degenerate face.
     """
     across = points[1] - points[0]
     unit = float(np.linalg.norm(across))

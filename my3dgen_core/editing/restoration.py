@@ -1,8 +1,7 @@
-"""What a photo lacks, out of the person: hidden parts filled in, small photos made sharp (MyStyle's tasks).
+"""Inpainting and super-resolution of photos with a personal prior (MyStyle).
 
-Both find the photo in the person's alpha space first, looking at what is there alone: the pixels that no mask
-hides, or the few that a small photo has. What the person looks like there is then blended into the photo, so
-that what was known stays as it was.
+Both first project the photo into the person's alpha space, comparing known pixels only: those that no mask
+hides, or those of the small photo. The rendering is then blended into the photo, which keeps known pixels.
 """
 
 from __future__ import annotations
@@ -23,20 +22,19 @@ from ..person.latents import Latents
 from .alpha_space import AlphaSpace
 
 _ROUNDS = 8
-"""Corrections until a sharpened photo, shrunk, is the small one."""
+"""Iterations of back-projection."""
 
 
 @dataclass(frozen=True)
 class RestorationResult:
-    """images [n, 3, S, S] in [-1, 1]: the photos, restored.
-
-    renders [n, 3, R, R]: what the person's model shows of them, without the photo. latents: where they were
-    found, with the photos' cameras.
-    """
+    """Result of `inpaint` or `sharpen`."""
 
     images: Tensor
+    """Restored photos [n, 3, S, S] in [-1, 1]."""
     renders: Tensor
+    """Renderings of the projected latents [n, 3, R, R], before blending."""
     latents: Latents
+    """Projected latents with the photos' cameras."""
 
 
 def inpaint(
@@ -49,28 +47,29 @@ def inpaint(
     on_step: OnStep | None = None,
     **settings: Any,
 ) -> RestorationResult:
-    """Fills in what the masks hide, from the person.
+    """Fill masked parts of photos from the person's model (MyStyle).
 
     Args:
-        generator: the person's; apply the identity around the call (`personalized`).
-        space: over the person's anchors.
-        images: [n, 3, H, H] in [-1, 1], any size.
-        cameras: [n, 25].
-        masks: [n, 1, H, H], 1 = hidden: not looked at, and filled in.
+        generator: with the person's identity applied around the call (`personalized`).
+        space: alpha space of the person's anchors.
+        images: aligned photos [n, 3, H, H] in [-1, 1], any size.
+        cameras: [n, 25], of the photos.
+        masks: [n, 1, H, H], 1 = pixel to ignore and fill.
         config, on_step, settings: as in `AlphaSpace.project`.
 
     Returns:
-        Pictures of the photos' own size; where the mask is 0 they are the photos to the last bit.
+        `RestorationResult` with pictures of the photos' size H; where the mask is 0 they equal the photos
+        bit-exactly.
 
     Raises:
-        ValueError: photos, masks and cameras that do not belong together, a mask that hides all, anchors of
-            another generator.
+        ValueError: photos, masks and cameras that do not match, a mask that covers a whole photo, or anchors
+            of another generator.
     """
     check_photos(images, masks, cameras)
     if masks.device.type != "meta" and bool((masks.flatten(1).amin(1) >= 1).any()):
         raise ValueError("A mask hides the whole photo: nothing is left to find the person by.")
     found = space.project(generator, images, cameras, config, masks, on_step, **settings)
-    renders = _rendered(generator, found)
+    renders = _render(generator, found)
     return RestorationResult(blend(images.to(renders), renders, masks.to(renders)), renders, found)
 
 
@@ -83,17 +82,23 @@ def sharpen(
     on_step: OnStep | None = None,
     **settings: Any,
 ) -> RestorationResult:
-    """Small photos in the generator's full size, with the person's detail (super-resolution).
+    """Upscale small photos to the generator's resolution with the person's detail (super-resolution).
 
     Args:
-        images: [n, 3, h, h] in [-1, 1], in the size in which they are sharp: do not enlarge them first.
-        generator, space, cameras, config, on_step, settings: as in `inpaint`.
+        generator: with the person's identity applied around the call (`personalized`).
+        space: alpha space of the person's anchors.
+        images: aligned photos [n, 3, h, h] in [-1, 1], at the size at which they are sharp: do not upscale
+            them first.
+        cameras: [n, 25], of the photos.
+        config, on_step, settings: as in `AlphaSpace.project`.
 
     Returns:
-        Pictures of the generator's size R; shrunk to h, they are the small photos, nearly.
+        `RestorationResult` with pictures of the generator's size R; downsampled to h, they approximate the
+        photos.
 
     Raises:
-        ValueError: as in `inpaint`, or photos that are not smaller than R.
+        ValueError: photos and cameras that do not match, photos not smaller than R, or anchors of another
+            generator.
     """
     check_photos(images, None, cameras)
     full = generator.config.img_resolution
@@ -103,15 +108,23 @@ def sharpen(
             "nothing can be gained. Give the photo in the size in which it is sharp."
         )
     found = space.project(generator, images, cameras, config, None, on_step, **settings)
-    renders = _rendered(generator, found)
+    renders = _render(generator, found)
     return RestorationResult(back_project(images.to(renders), renders), renders, found)
 
 
 def blend(photos: Tensor, renders: Tensor, masks: Tensor) -> Tensor:
-    """Photos [n, 3, H, H] with renderings of any size where masks [n, 1, H, H] are 1, without a seam.
+    """Blend renderings into masked parts of photos without a seam.
 
-    What the two differ by around the hole goes on smoothly into it (a membrane, as in Poisson blending), so
-    that light and colour of the photo are taken over.
+    The difference around the hole is interpolated smoothly into it (a membrane, as in Poisson blending),
+    which adapts the rendering to the light and color of the photo.
+
+    Args:
+        photos: [n, 3, H, H] in [-1, 1].
+        renders: [n, 3, R, R], any size.
+        masks: [n, 1, H, H], 1 = rendering, 0 = photo.
+
+    Returns:
+        [n, 3, H, H].
     """
     renders = resize(renders, photos.shape[-1])
     known = 1 - masks
@@ -120,7 +133,15 @@ def blend(photos: Tensor, renders: Tensor, masks: Tensor) -> Tensor:
 
 
 def back_project(small: Tensor, renders: Tensor) -> Tensor:
-    """Renderings [n, 3, R, R] corrected until, shrunk, they are the small photos [n, 3, h, h]."""
+    """Correct renderings by iterative back-projection so that, downsampled, they match small photos.
+
+    Args:
+        small: [n, 3, h, h] in [-1, 1].
+        renders: [n, 3, R, R].
+
+    Returns:
+        [n, 3, R, R] in [-1, 1].
+    """
     size, image = renders.shape[-1], renders
     for _ in range(_ROUNDS):
         missing = small - resize(image, small.shape[-1])
@@ -129,7 +150,8 @@ def back_project(small: Tensor, renders: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _rendered(generator: Generator, found: Latents) -> Tensor:
+def _render(generator: Generator, found: Latents) -> Tensor:
+    """Render latents from their own cameras, one at a time: [n, 3, R, R] in [-1, 1]."""
     assert found.cameras is not None
     pairs = zip(found.ws.split(1), found.cameras.split(1), strict=True)
     return torch.cat([generator.render(ws, camera).image for ws, camera in pairs]).clamp(-1, 1)

@@ -1,12 +1,10 @@
-"""Does the personal prior know the person? Views that no photo had against the truth, and the paper's
-protocols.
-"""
+"""Evaluation of personal models: held-out views against the truth, and the paper's protocols."""
 
 from .command import add_arguments, as_json, main
 from .comparison import Comparison
 from .demo import DEMO_PERSON, personalize_demo_person, read_demo_person
-from .held_out_views import Scores, evaluate, score, strangers, table
-from .metrics import Likeness, auc, embed_unaligned, psnr, ssim, vif
+from .held_out_views import HeldOutScores, evaluate, score, strangers, table
+from .metrics import IdentitySimilarity, auc, embed_unaligned, psnr, ssim, vif
 from .photo_folder import Split, align_folder, protocol_table, run_protocols, split
 from .picture_table import paper_figure
 from .protocols import (
@@ -25,8 +23,8 @@ __all__ = [
     "Comparison",
     "DEMO_PERSON",
     "HELD_OUT",
-    "Likeness",
-    "Scores",
+    "HeldOutScores",
+    "IdentitySimilarity",
     "Split",
     "add_arguments",
     "align_folder",

@@ -1,31 +1,32 @@
-"""The bundled person: her photos, views that no photo has, and the README's table. All of it is synthetic."""
+"""Demo person: bundled synthetic photos and held-out views, and the evaluation on them."""
 
 from __future__ import annotations
 
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ..common.image_ops import from_uint8
 from ..eg3d import Generator
+from ..face import FaceModels, align_faces, load_photo
 from ..fitting.inversion import InversionConfig, invert
 from ..fitting.tuning import TuningConfig, personalize
-from .held_out_views import Scores, evaluate
-
-if TYPE_CHECKING:
-    from ..face import FaceModels
+from .held_out_views import HeldOutScores, evaluate
 
 DEMO_PERSON = Path(__file__).parent.parent / "starter" / "demo_person"
+"""Folder of the demo person's pictures and cameras.json."""
 
 
 def read_demo_person() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The bundled person: photos [N, 3, H, H], their cameras [N, 25], held-out views and theirs."""
-    from ..face import load_photo
+    """Read the demo person.
 
+    Returns:
+        photos [N, 3, H, H] in [-1, 1], their cameras [N, 25], held-out views [M, 3, H, H] and their cameras
+        [M, 25].
+    """
     labels = json.loads((DEMO_PERSON / "cameras.json").read_text())
 
     def read(part: str) -> tuple[Tensor, Tensor]:
@@ -42,14 +43,20 @@ def personalize_demo_person(
     inversion: InversionConfig,
     tuning: TuningConfig,
     face_models: FaceModels | None = None,
-) -> tuple[dict[str, dict[str, Scores]], dict[str, float]]:
-    """The README's table: exact training cameras, then detection and alignment.
+) -> tuple[dict[str, dict[str, HeldOutScores]], dict[str, float]]:
+    """Invert, personalize and evaluate the demo person with exact and with estimated cameras.
+
+    Args:
+        generator: not changed.
+        inversion: settings of the inversion.
+        tuning: settings of the personalization.
+        face_models: for alignment and identity; None: exact cameras only, without identity.
 
     Returns:
-        scores by kind of camera and model, and the seconds of each stage.
+        scores by kind of camera and by model (see `evaluate`), and seconds by stage.
     """
     photos, cameras, views, view_cameras = read_demo_person()
-    results: dict[str, dict[str, Scores]] = {}
+    results: dict[str, dict[str, HeldOutScores]] = {}
     seconds: dict[str, float] = {}
 
     def run(
@@ -67,8 +74,6 @@ def personalize_demo_person(
 
     run("exact (synthetic)", photos, cameras, None, views, view_cameras)
     if face_models is not None:
-        from ..face import align_faces
-
         train = align_faces(photos, face_models)
         held = align_faces(views, face_models, max_yaw=90)
         name = f"aligned (synthetic; {len(train.kept)} photos, {len(held.kept)} of {len(views)} views)"

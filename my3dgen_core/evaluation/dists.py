@@ -1,8 +1,8 @@
-"""DISTS (Ding et al., TPAMI 2022), with weights that the user brings: structure and texture of two pictures.
+"""DISTS (Ding et al., TPAMI 2022) with weights that the user supplies: structure and texture similarity.
 
-Features are the picture itself and five stages of VGG16 whose poolings are L2 poolings. Of every channel two
-similarities are taken over the whole picture, of the means (texture) and of the covariance (structure), and
-averaged with learned weights. 0 for equal pictures. A measure, never trained on here.
+Features are the picture itself and five stages of VGG16 with L2 pooling. For every channel two similarities
+over the whole picture, of the means (texture) and of the covariance (structure), are averaged with learned
+weights. The distance is 0 for equal pictures. Used for evaluation only.
 """
 
 from __future__ import annotations
@@ -14,26 +14,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..common.errors import CheckpointError
-from ..fitting.lpips import FOLDER, VGG, read_weights
+from ..fitting.lpips import FOLDER, VGG, checked_weights, find_weights, read_weights
 
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, for [0, 1]
-_CHANNELS = (3, 64, 128, 256, 512, 512)
-_SMALL = 1e-6
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's statistics, for [0, 1]
+_CHANNELS = (3, 64, 128, 256, 512, 512)  # of the picture and the five stages
+_SMALL = 1e-6  # stabilizes the quotients, as in the paper
+_ADVICE = "Take torchvision's VGG16, and alpha and beta of DISTS."
 
 
 class Dists(nn.Module):
-    """DISTS of pictures; frozen."""
+    """DISTS distance; the weights are frozen."""
 
     mean: Tensor
     std: Tensor
 
     def __init__(self, state: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
-        """state: torchvision's VGG16 (`features.N.weight`, `.bias`); weights: `alpha` and `beta`
-        [1, 1475, 1, 1].
+        """Copy the weights.
+
+        Args:
+            state: torchvision's VGG16 (`features.N.weight`, `.bias`).
+            weights: `alpha` and `beta` [1, 1475, 1, 1].
 
         Raises:
-            CheckpointError: a tensor is missing, or has another shape.
+            CheckpointError: a tensor is missing, not finite, or has another shape.
         """
         super().__init__()
         for layer in VGG:
@@ -47,20 +50,11 @@ class Dists(nn.Module):
         self.register_buffer("std", torch.tensor(_STD).view(1, 3, 1, 1), persistent=False)
 
     def _take(self, source: Mapping[str, Tensor], key: str, shape: tuple[int, ...]) -> None:
-        tensor = source.get(key)
-        if not isinstance(tensor, Tensor) or tuple(tensor.shape) != shape:
-            what = "nothing" if not isinstance(tensor, Tensor) else str(list(tensor.shape))
-            raise CheckpointError(
-                f"The weights for DISTS should hold {key} of shape {list(shape)}, but hold {what}. Take "
-                "torchvision's VGG16, and alpha and beta of DISTS."
-            )
-        values = tensor.detach().to("cpu", torch.float32).clone()
-        if not bool(torch.isfinite(values).all()):
-            raise CheckpointError(f"{key} holds NaN or infinite numbers: the file is damaged.")
-        self.register_buffer(key.replace(".", "_"), values)
+        """Register a tensor of `source` as a buffer; dots in its name become underscores."""
+        self.register_buffer(key.replace(".", "_"), checked_weights(source, key, shape, "DISTS", _ADVICE))
 
     def forward(self, image: Tensor, target: Tensor) -> Tensor:
-        """Distance [N] of pictures [N, 3, H, W] in [-1, 1], H and W 16 or more."""
+        """Return the distances [N] of pictures [N, 3, H, W] in [-1, 1], H and W 16 or more."""
         similar = image.new_zeros(len(image))
         total = self.get_buffer("alpha").sum() + self.get_buffer("beta").sum()
         weights = zip(
@@ -79,6 +73,7 @@ class Dists(nn.Module):
         return 1 - similar
 
     def _features(self, images: Tensor) -> list[Tensor]:
+        """Return the pictures in [0, 1] and the five feature maps [N, C, h, w]."""
         picture = (images.clamp(-1, 1) + 1) / 2
         stages, x = [picture], (picture - self.mean) / self.std
         for layer in VGG:
@@ -94,32 +89,30 @@ class Dists(nn.Module):
 
 
 def _pooled(x: Tensor) -> Tensor:
-    """L2 pooling by two: the root of the weighted mean square."""
+    """Pool [N, C, H, W] by two with the L2 norm: the root of the weighted mean square."""
     line = torch.tensor([0.25, 0.5, 0.25], device=x.device, dtype=x.dtype)
     kernel = (line[:, None] * line).expand(x.shape[1], 1, 3, 3)
     return (F.conv2d(x.square(), kernel, stride=2, padding=1, groups=x.shape[1]) + 1e-12).sqrt()
 
 
 def dists(folder: str | Path | None, device: torch.device) -> Dists:
-    """DISTS with the weights of a folder; None: `models/my3dgen/perceptual` where the program runs.
+    """Load DISTS with the weights of a folder.
 
-    Two files, .pth, .pt or .safetensors: one whose name begins with "vgg16" (torchvision's), and one named
-    "dists" with alpha and beta, `weights.pt` of its authors.
+    Args:
+        folder: folder of two files, .pth, .pt or .safetensors: one whose name begins with "vgg16"
+            (torchvision's), and one named "dists" with alpha and beta, the `weights.pt` of its authors. None:
+            `models/my3dgen/perceptual` in the working directory.
+        device: where the weights go.
 
     Raises:
-        FileNotFoundError: a file is missing; says where it belongs.
-        CheckpointError: a file that cannot be read as such weights.
+        FileNotFoundError: a file is missing; the message says where it belongs.
+        CheckpointError: a file cannot be read as such weights.
     """
     place = FOLDER if folder is None else Path(folder)
-    files = [_file(place, pattern) for pattern in ("vgg16*", "dists.*")]
+    files = [find_weights(place, pattern) for pattern in ("vgg16*", "dists.*")]
     if files[0] is None or files[1] is None:
         raise FileNotFoundError(
             "DISTS needs weights that do not come with this pack. Put torchvision's vgg16-*.pth and the "
             f"weights.pt of DISTS, renamed to dists.pt, into {place.absolute()}."
         )
     return Dists(read_weights(files[0]), read_weights(files[1])).to(device)
-
-
-def _file(folder: Path, pattern: str) -> Path | None:
-    suffixes = (".pth", ".pt", ".safetensors")
-    return next((file for file in sorted(folder.glob(pattern)) if file.suffix in suffixes), None)

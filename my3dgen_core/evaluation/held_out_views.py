@@ -1,54 +1,49 @@
-"""Does the personal prior know the person? Views that no photo had, against the truth.
+"""Evaluation on held-out views: renderings from cameras that no training photo has, against true pictures.
 
-The protocol: photos -> anchors -> identity, then the mean anchor is rendered from held-out cameras, once
-with the pretrained generator and once with the personalised one. PSNR and SSIM compare with the true
-picture; identity is the cosine of ArcFace embeddings with the training photos (My3DGen, WACV 2025, section
-4).
+The mean anchor of an identity is rendered by the pretrained and by the personalized generator. PSNR and SSIM
+compare with the true pictures; identity is the cosine of ArcFace embeddings with the training photos
+(My3DGen, WACV 2025, section 4).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from ..camera import look_at
 from ..common.image_ops import resize
 from ..eg3d import Generator
+from ..face import FaceModels, embed
 from ..person.apply import personalized
 from ..person.identity import Identity
 from .metrics import auc, psnr, ssim
 from .protocols import render
 
-if TYPE_CHECKING:
-    from ..face import FaceModels
-
 
 @dataclass(frozen=True)
-class Scores:
-    """Means over the held-out views.
-
-    psnr in dB over the whole picture; ssim; identity: mean cosine with the training photos, worst: that of
-    the worst view; auc: how often a view is nearer to the training photos than a random head of the same
-    generator is; faces: the share of views in which a face was found. The last four are None without face
-    models.
-    """
+class HeldOutScores:
+    """Scores of one model on held-out views. The last four are None without face models."""
 
     psnr: float
+    """Mean PSNR over whole pictures in dB."""
     ssim: float
+    """Mean structural similarity, at most 1."""
     identity: float | None = None
+    """Mean ArcFace cosine with the training photos."""
     worst: float | None = None
+    """Lowest mean cosine of a single view with the training photos."""
     auc: float | None = None
+    """Probability that a view is more similar to the training photos than a random head of the generator."""
     faces: float | None = None
+    """Share of the views in which a face was found."""
 
 
 @torch.no_grad()
 def strangers(generator: Generator, count: int = 40, seed: int = 1) -> Tensor:
-    """Frontal pictures [count, 3, R, R] of random heads."""
-    from ..camera import look_at
-
+    """Render random heads from the front, as negatives of the AUC: [count, 3, R, R]."""
     config = generator.config
     z = torch.randn(count, config.z_dim, generator=torch.Generator().manual_seed(seed))
     front = look_at(0.0, 0.0, config.avg_camera_radius, None, config.focal)
@@ -59,22 +54,28 @@ def strangers(generator: Generator, count: int = 40, seed: int = 1) -> Tensor:
 
 def score(
     views: Tensor, truth: Tensor, photos: Tensor | None, others: Tensor | None, face_models: FaceModels | None
-) -> Scores:
-    """Scores of rendered `views` [N, 3, R, R] against `truth` of any size; see `evaluate`."""
+) -> HeldOutScores:
+    """Score rendered views.
+
+    Args:
+        views: [N, 3, R, R] in [-1, 1].
+        truth: true pictures of the same views [N, 3, H, H], any size.
+        photos: training photos [M, 3, h, h], for identity.
+        others: pictures of other persons [K, 3, S, S], for the AUC.
+        face_models: face networks with ArcFace; None: no identity.
+    """
     truth = resize(truth, views.shape[-1])
     basic = float(psnr(views, truth).mean()), float(ssim(views, truth).mean())
     if face_models is None or photos is None or others is None:
-        return Scores(*basic)
-    from ..face import embed
-
+        return HeldOutScores(*basic)
     mine, seen = embed(views, face_models)
     known = embed(photos, face_models)
     foreign = embed(others, face_models)
     known_faces, foreign_faces = known[0][known[1]], foreign[0][foreign[1]]
     if not bool(seen.any()) or len(known_faces) == 0:
-        return Scores(*basic, faces=float(seen.float().mean()))
+        return HeldOutScores(*basic, faces=float(seen.float().mean()))
     cosine = (mine[seen] @ known_faces.T).mean(1)
-    return Scores(
+    return HeldOutScores(
         *basic,
         identity=float(cosine.mean()),
         worst=float(cosine.min()),
@@ -91,32 +92,32 @@ def evaluate(
     *,
     photos: Tensor | None = None,
     face_models: FaceModels | None = None,
-) -> dict[str, Scores]:
-    """Pretrained against personalised on held-out views.
+) -> dict[str, HeldOutScores]:
+    """Evaluate the pretrained and the personalized generator on held-out views (My3DGen, section 4).
 
     Args:
-        generator: the base, without identity.
-        identity: of the person; its mean anchor is what both render.
-        views: [N, 3, H, H] in [-1, 1], the truth; any size.
-        cameras: [N, 25] of the views.
-        photos: the training photos [M, 3, h, h], for identity similarity.
-        face_models: with an ArcFace network; None leaves identity out.
+        generator: without an identity in effect; not changed.
+        identity: identity of the person. Both models render its mean anchor.
+        views: true pictures [N, 3, H, H] in [-1, 1], any size.
+        cameras: [N, 25], of the views.
+        photos: training photos [M, 3, h, h] in [-1, 1], for the identity similarity.
+        face_models: face networks with ArcFace; None: no identity.
 
     Returns:
-        "pretrained", "personalised" and "truth" (the true views against the photos: the best one can hope
-        for).
+        `HeldOutScores` of "pretrained", "personalized" and "truth": the true views themselves, an upper bound
+        of the identity similarity.
     """
     mean = identity.anchors.mean().to(generator.w_avg.device)
     others = strangers(generator) if face_models is not None else None
     rendered = {"pretrained": render(generator, mean, cameras)}
     with personalized(generator, identity):
-        rendered["personalised"] = render(generator, mean, cameras)
+        rendered["personalized"] = render(generator, mean, cameras)
     rendered["truth"] = resize(views, generator.config.img_resolution)
     return {name: score(r, views, photos, others, face_models) for name, r in rendered.items()}
 
 
-def table(results: Mapping[str, Mapping[str, Scores]]) -> str:
-    """Results of several `evaluate` calls, by name, as a Markdown table."""
+def table(results: Mapping[str, Mapping[str, HeldOutScores]]) -> str:
+    """Return the results of several `evaluate` calls, by name, as a Markdown table."""
 
     def cell(value: float | None, digits: int) -> str:
         return "-" if value is None else f"{value:.{digits}f}"

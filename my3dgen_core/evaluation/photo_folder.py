@@ -1,4 +1,4 @@
-"""The paper's tables for photos of one's own: a fixed held-out split, pretrained against personalised."""
+"""Evaluation on a folder of photos: the paper's protocols with a fixed held-out split."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,6 +14,7 @@ from ..common.progress import OnStep
 from ..editing.alpha_space import AlphaSpace
 from ..editing.direction import Direction, principal_directions
 from ..eg3d import Generator
+from ..face import FaceModels, align_faces
 from ..fitting.inversion import InversionConfig, invert
 from ..fitting.lpips import Lpips
 from ..fitting.tuning import TuningConfig, personalize
@@ -22,7 +22,7 @@ from ..person.apply import personalized
 from ..person.identity import Identity
 from ..person.random_latents import random_latents
 from .dists import Dists
-from .metrics import Likeness
+from .metrics import IdentitySimilarity
 from .protocols import (
     HELD_OUT,
     Measures,
@@ -33,35 +33,42 @@ from .protocols import (
     multi_view_identity,
 )
 
-if TYPE_CHECKING:
-    from ..face import FaceModels
-
-MODELS = ("pretrained", "personalised")
+MODELS = ("pretrained", "personalized")
+"""Models that are compared."""
 HELD_OUT_EVERY = 5
-"""One photo in so many is held out."""
+"""Interval of the photos that are held out."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Aligned photos of one person, parted the same way every time.
-
-    photos [N,3,H,H], cameras [N,25] and masks [N,1,H,H] to train on; held_* to measure with; held_names are
-    their files.
-    """
+    """Aligned photos of one person, split into training and held-out photos."""
 
     photos: Tensor
+    """Training photos [N, 3, H, H] in [-1, 1]."""
     cameras: Tensor
+    """Their cameras [N, 25]."""
     masks: Tensor | None
+    """Their masks [N, 1, H, H], 1 = ignored pixel."""
     held_photos: Tensor
+    """Held-out photos [M, 3, H, H]."""
     held_cameras: Tensor
+    """Their cameras [M, 25]."""
     held_masks: Tensor | None
+    """Their masks [M, 1, H, H]."""
     held_names: Sequence[str]
+    """Their file names."""
 
 
 def split(
     images: Tensor, cameras: Tensor, masks: Tensor | None = None, names: Sequence[str] | None = None
 ) -> Split:
-    """The third of every five photos, in the order given, is held out.
+    """Hold out the third of every five photos, in the order given.
+
+    Args:
+        images: [N, 3, H, H] in [-1, 1].
+        cameras: [N, 25].
+        masks: [N, 1, H, H], or None.
+        names: of the photos; None: their numbers.
 
     Raises:
         ValueError: fewer than five photos.
@@ -86,14 +93,12 @@ def split(
 
 
 def align_folder(folder: Path, face_models: FaceModels) -> Split:
-    """The photos of a folder, in the order of their names, aligned and split.
+    """Align the photos of a folder, in the order of their names, and split them.
 
     Raises:
         FileNotFoundError: no such folder.
         ValueError: fewer than five usable photos.
     """
-    from ..face import align_faces
-
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder}.")
     aligned = align_faces(str(folder), face_models)
@@ -109,7 +114,7 @@ def train(
     on_step: OnStep | None = None,
     face_models: FaceModels | None = None,
 ) -> Identity:
-    """The person of a split's training photos."""
+    """Invert the training photos of a split and personalize the generator on them."""
     anchors = invert(generator, part.photos, part.cameras, inversion, part.masks, on_step)
     return personalize(generator, part.photos, anchors, tuning, part.masks, on_step, face_models=face_models)
 
@@ -129,21 +134,28 @@ def run_protocols(
     pairs: int = 3,
     on_step: OnStep | None = None,
 ) -> dict[str, Measures]:
-    """Every protocol of this package's `protocols`, for the pretrained generator and for the person.
+    """Run the protocols of `protocols` on the pretrained and the personalized generator.
 
     Args:
-        generator: without identity. face_models: None leaves out everything about identity.
-        lpips, dists: measured too where they are given.
-        directions: for the edits; None: the two principal directions of the generator.
-        samples: of alpha-space. views: frames of each orbit. pairs: of anchors to go from one to the other.
+        generator: without an identity in effect; not changed.
+        identity: trained on the training photos of `part`.
+        part: from `split`.
+        face_models: face networks with ArcFace; None: no identity measures.
+        lpips, dists: additional distances of the held-out inversion; None: not measured.
+        held_out: settings of the held-out inversion.
+        directions: for the edits; None: the first two principal directions of the generator.
+        samples: number of alpha samples.
+        views: frames of each orbit.
+        pairs: pairs of anchors to interpolate between.
+        on_step: progress callback of the inversions.
 
     Returns:
-        for "pretrained" and "personalised" the measures by name.
+        measures by name, for "pretrained" and "personalized".
     """
-    likeness, unaligned = None, None
+    similarity, unaligned = None, None
     if face_models is not None:
-        likeness = Likeness(part.photos, face_models)
-        unaligned = Likeness(part.photos, face_models, aligned=False)
+        similarity = IdentitySimilarity(part.photos, face_models)
+        unaligned = IdentitySimilarity(part.photos, face_models, aligned=False)
     if directions is None:
         directions = principal_directions(random_latents(generator, 0, 600), 2)
     space = AlphaSpace(identity.anchors.to(generator.w_avg.device))
@@ -163,23 +175,23 @@ def run_protocols(
                 on_step=on_step,
             )
             row: Measures = {f"held-out inversion: {key}": value for key, value in measures.items()}
-            if likeness is not None and unaligned is not None:
-                for way, measure in (("aligned", likeness), ("unaligned", unaligned)):
-                    error = multi_view_identity(generator, found.ws, measure, views=views)
-                    row[f"multi-view identity error ({way})"] = error
+            if similarity is not None and unaligned is not None:
+                for kind, metric in (("aligned", similarity), ("unaligned", unaligned)):
+                    error = multi_view_identity(generator, found.ws, metric, views=views)
+                    row[f"multi-view identity error ({kind})"] = error
                 row["interpolation: identity"] = interpolation_identity(
-                    generator, space, likeness, pairs=pairs
+                    generator, space, similarity, pairs=pairs
                 )
-                alpha = alpha_samples(generator, space, likeness, count=samples)
+                alpha = alpha_samples(generator, space, similarity, count=samples)
                 row |= {f"alpha samples: {key}": value for key, value in alpha.items()}
-                edits = edit_identity(generator, space, likeness, directions)
+                edits = edit_identity(generator, space, similarity, directions)
                 row |= {f"edits, {key}: identity": value for key, value in edits.items()}
         results[name] = row
     return results
 
 
 def protocol_table(results: Mapping[str, Measures], synthetic: bool = False) -> str:
-    """Results of `run_protocols` as a Markdown table; every number of a synthetic person says so."""
+    """Return the results of `run_protocols` as a Markdown table; `synthetic` marks every number as such."""
     lines = [f"| measure | {' | '.join(results)} |", "|---" * (len(results) + 1) + "|"]
     mark = " (synthetic)" if synthetic else ""
     for measure in next(iter(results.values())):

@@ -1,4 +1,7 @@
-"""Labelled tables of pictures, drawn with Pillow, and the paper's figure."""
+"""Labeled tables of pictures, drawn with Pillow, and the paper's figure.
+
+Pillow is imported in functions, because it would take a good part of the core's import time.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,9 @@ from torch import Tensor
 from ..common.image_ops import to_pixels
 
 MARGIN = 8
+"""Pixels between pictures and at the border."""
 INK, FAINT, PAPER = (32, 32, 36), (140, 140, 148), (255, 255, 255)
+"""RGB colors of titles, of labels, and of the background."""
 
 
 def sheet(
@@ -22,17 +27,17 @@ def sheet(
     cell: int,
     footers: Sequence[str] = (),
 ) -> np.ndarray:
-    """A table of pictures.
+    """Draw a table of pictures.
 
     Args:
-        columns: a title for each column; "\\n" starts a smaller second line.
-        labels: a line under each row; "" for none.
-        rows: pictures [3,H,W] in [-1,1], one a column.
-        cell: pixels of a picture's side in the sheet.
-        footers: a line under each column; none at all by default.
+        columns: title of each column; "\\n" starts a smaller second line.
+        labels: line under each row; "" for none.
+        rows: pictures [3, H, W] in [-1, 1], one for each column.
+        cell: edge of a picture in the table, in pixels.
+        footers: line under each column; empty: none.
 
     Returns:
-        [H,W,3] uint8.
+        [H, W, 3] uint8.
     """
     from PIL import Image, ImageDraw
 
@@ -65,21 +70,20 @@ def paper_figure(
     parameters: Mapping[str, int | None],
     cell: int = 160,
 ) -> np.ndarray:
-    """My3DGen's figure: a row a person, two views for the target and for each method.
+    """Draw My3DGen's figure: one row for each person, two views of the target and of each method.
 
     Args:
-        persons: for each the two views [2,3,H,W] in [-1,1] by column ("target", "pretrained", "full",
+        persons: for each person, two views [2, 3, H, W] in [-1, 1] by column ("target", "pretrained", "full",
             "LoRA"); the columns of the first person are those of the figure.
-        names: a line under each person's row.
-        parameters: how many were trained for a column, written under it; None, or no entry: nothing is
-            written.
-        cell: pixels of a picture's side.
+        names: line under each person's row.
+        parameters: number of trained parameters by column, written under it; None or no entry: no footer.
+        cell: edge of a picture in pixels.
 
     Returns:
-        [H,W,3] uint8.
+        [H, W, 3] uint8.
 
     Raises:
-        ValueError: no person, a person without one of the columns, or not two views.
+        ValueError: no person, another number of names, or a person without two views of each column.
     """
     if not persons or len(persons) != len(names):
         raise ValueError(f"{len(persons)} persons and {len(names)} names do not make a figure.")
@@ -89,7 +93,7 @@ def paper_figure(
             if method not in person or len(person[method]) != 2:
                 raise ValueError(f"{name} needs two views of {method!r}.")
 
-    def written(method: str) -> str:
+    def footer(method: str) -> str:
         count = parameters.get(method)
         return "" if count is None else f"{count:,} parameters"
 
@@ -98,18 +102,19 @@ def paper_figure(
         names,
         [[view for method in methods for view in person[method]] for person in persons],
         cell,
-        [text for method in methods for text in (written(method), "")],
+        [text for method in methods for text in (footer(method), "")],
     )
 
 
 def font(size: int) -> Any:
-    """Pillow's own letters in a size of pixels."""
+    """Return Pillow's default font in a size in pixels."""
     from PIL import ImageFont
 
     return ImageFont.load_default(size)
 
 
 def _cell(picture: Tensor, size: int) -> Any:
+    """Resize a picture [3, H, W] in [-1, 1] to a Pillow image of size x size."""
     from PIL import Image
 
     pixels = torch.nn.functional.interpolate(

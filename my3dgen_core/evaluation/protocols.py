@@ -1,15 +1,13 @@
-"""The paper's protocols (My3DGen, WACV 2025, section 4; MyStyle), and the truth where there is one.
+"""Evaluation protocols of My3DGen (WACV 2025, section 4) and MyStyle, and scores against ground truth.
 
-Each takes a generator as it is: apply an identity around the call (`personalized`) to measure the person, and
-none to measure the pretrained one. Each returns plain numbers by name, None where no face was found or a
-package is missing.
+Each function measures the generator as it is: apply an identity around the call (`personalized`) to measure a
+personal model. Results are plain numbers by name, None where no face was found or a package is missing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -21,27 +19,35 @@ from ..editing.alpha_space import AlphaSpace
 from ..editing.direction import Direction
 from ..eg3d import Generator
 from ..eg3d.config import front_camera
+from ..face import FaceModels, embed
 from ..fitting.inversion import InversionConfig, invert
 from ..fitting.losses import laplacian_distance
 from ..fitting.lpips import Distance, Lpips
 from ..person.latents import Latents
 from .dists import Dists
-from .metrics import Likeness, psnr, ssim, vif
-
-if TYPE_CHECKING:
-    from ..face import FaceModels
+from .metrics import IdentitySimilarity, psnr, ssim, vif
 
 Measures = dict[str, float | None]
+"""Results of a protocol by name; None where a value is unknown."""
 
 HELD_OUT = InversionConfig(steps=1000, shared_steps=0, space="w+", lr=0.01, w_noise=0.0)
-"""The paper's inversion of a held-out photo on the personal model."""
+"""Settings of the paper's inversion of held-out photos."""
 ORBIT = {"frames": 120, "yaw": 0.35, "pitch": -0.25, "center_pitch": 0.05}
-"""Its orbit: the polar angle pi/2 - 0.05 + 0.25 cos, in elevations."""
+"""Arguments of the paper's `orbit`; its polar angle pi/2 - 0.05 + 0.25 cos is given as an elevation."""
 
 
 @torch.no_grad()
 def render(generator: Generator, ws: Tensor, cameras: Tensor) -> Tensor:
-    """Pictures [N, 3, R, R] on the CPU of latents [N or 1, num_ws, w_dim] from cameras [N, 25]."""
+    """Render latents from cameras, one picture at a time.
+
+    Args:
+        generator: with or without an identity in effect.
+        ws: [N or 1, num_ws, w_dim].
+        cameras: [N, 25].
+
+    Returns:
+        [N, 3, R, R] on the CPU.
+    """
     device = generator.w_avg.device
     ws, cameras = ws.to(device), cameras.to(device)
     planes = generator.planes(ws) if len(ws) == 1 else None
@@ -53,13 +59,23 @@ def render(generator: Generator, ws: Tensor, cameras: Tensor) -> Tensor:
 
 
 def _mean(values: Tensor | None) -> float | None:
+    """Return the mean as a number; None for no values."""
     return None if values is None or len(values) == 0 else float(values.mean())
 
 
 def nearness(
     views: Tensor, truth: Tensor, lpips: Lpips | None = None, dists: Dists | None = None
 ) -> Measures:
-    """PSNR (dB), SSIM, VIF, and LPIPS and DISTS where given, of pictures [N, 3, R, R]; truth of any size."""
+    """Compare pictures with the truth.
+
+    Args:
+        views: [N, 3, R, R] in [-1, 1], on the CPU.
+        truth: [N, 3, H, H] in [-1, 1], any size.
+        lpips, dists: additional distances; None: not measured.
+
+    Returns:
+        means of "PSNR dB", "SSIM", "VIF", and "LPIPS" and "DISTS" where given.
+    """
     truth = resize(truth.cpu(), views.shape[-1])
     measures = {
         "PSNR dB": _mean(psnr(views, truth)),
@@ -87,21 +103,26 @@ def held_out_inversion(
     config: InversionConfig = HELD_OUT,
     on_step: OnStep | None = None,
 ) -> tuple[Measures, Latents]:
-    """Photos that training has not seen, inverted: can the model show them?
+    """Invert held-out photos and compare the reconstructions with them (My3DGen, section 4).
 
     Args:
-        photos: [N, 3, H, H] in [-1, 1]; cameras [N, 25]; masks [N, 1, H, H], 1 = invented.
+        generator: with or without an identity in effect.
+        photos: [N, 3, H, H] in [-1, 1].
+        cameras: [N, 25].
+        masks: [N, 1, H, H], 1 = ignored pixel.
+        face_models: face networks with ArcFace; None: no identity.
+        lpips, dists: additional distances; None: not measured.
+        config: settings of the inversion.
+        on_step: progress callback of the inversion.
 
     Returns:
-        PSNR, SSIM, VIF (LPIPS, DISTS) of the reconstructions, and the cosine of each with its own photo; the
-        latents.
+        measures of `nearness`, with "identity", the mean cosine of the reconstructions with their photos; and
+        the latents.
     """
     found = invert(generator, photos, cameras, config, masks, on_step)
     views = render(generator, found.ws, cameras)
     measures = nearness(views, photos, lpips, dists)
     if face_models is not None:
-        from ..face import embed
-
         mine, seen = embed(views, face_models)
         theirs, known = embed(photos, face_models)
         measures["identity"] = _mean((mine * theirs).sum(1)[seen & known])
@@ -111,16 +132,22 @@ def held_out_inversion(
 def multi_view_identity(
     generator: Generator,
     ws: Tensor,
-    likeness: Likeness,
+    similarity: IdentitySimilarity,
     *,
     views: int = 24,
     seed: int = 0,
 ) -> float | None:
-    """Identity error around the head: 1 - the cosine with the nearest photo, on random frames of an orbit.
+    """Measure the identity error on random frames of an orbit around the head (My3DGen, section 4).
 
     Args:
-        ws: [N, num_ws, w_dim]; the result is their mean.
-        views: random frames of the 120 of `ORBIT`, others for each latent.
+        generator: with or without an identity in effect.
+        ws: [N, num_ws, w_dim].
+        similarity: to photos of the person.
+        views: number of random frames of `ORBIT`, drawn separately for each latent.
+        seed: of the frames.
+
+    Returns:
+        mean of 1 - the cosine with the most similar photo; None if no face was found.
     """
     config = generator.config
     path = orbit(**ORBIT, radius=config.avg_camera_radius, pivot=config.avg_camera_pivot, focal=config.focal)  # type: ignore[arg-type]
@@ -128,7 +155,7 @@ def multi_view_identity(
     errors = []
     for one in ws:
         frames = torch.randperm(len(path), generator=draw)[:views].sort().values
-        error = likeness.error(render(generator, one[None], path[frames]))
+        error = similarity.error(render(generator, one[None], path[frames]))
         if error is not None:
             errors.append(error)
     return sum(errors) / len(errors) if errors else None
@@ -137,25 +164,32 @@ def multi_view_identity(
 def interpolation_identity(
     generator: Generator,
     space: AlphaSpace,
-    likeness: Likeness,
+    similarity: IdentitySimilarity,
     *,
     poses: int = 10,
     pairs: int = 3,
     seed: int = 0,
 ) -> float | None:
-    """Mean cosine with the photos on the way from one anchor to another, latent and camera together.
+    """Measure identity while latent and camera are interpolated between anchors (My3DGen, section 4).
 
     Args:
-        poses: steps of each way, both ends included.
-        pairs: random pairs of anchors.
+        generator: with or without an identity in effect.
+        space: alpha space of the person.
+        similarity: to photos of the person.
+        poses: steps between two anchors, both ends included.
+        pairs: number of random pairs of anchors.
+        seed: of the pairs.
+
+    Returns:
+        mean cosine with the photos; None if no face was found.
     """
     draw = torch.Generator().manual_seed(seed)
     found = []
     for _ in range(pairs):
         order = torch.randperm(len(space), generator=draw).tolist()
-        way = space.interpolate(order[0], order[1 % len(space)], torch.linspace(0, 1, poses))
-        assert way.cameras is not None
-        found.append(likeness.mean(render(generator, way.ws, way.cameras)))
+        path = space.interpolate(order[0], order[1 % len(space)], torch.linspace(0, 1, poses))
+        assert path.cameras is not None
+        found.append(similarity.mean(render(generator, path.ws, path.cameras)))
     known = [value for value in found if value is not None]
     return sum(known) / len(known) if known else None
 
@@ -163,13 +197,21 @@ def interpolation_identity(
 def alpha_samples(
     generator: Generator,
     space: AlphaSpace,
-    likeness: Likeness,
+    similarity: IdentitySimilarity,
     *,
     count: int = 20,
     seed: int = 0,
     distance: Distance = laplacian_distance,
 ) -> Measures:
-    """Random looks out of alpha-space (three anchors each), from the front.
+    """Measure random samples of alpha space, of three anchors each, from the front (My3DGen, section 4).
+
+    Args:
+        generator: with or without an identity in effect.
+        space: alpha space of the person.
+        similarity: to photos of the person.
+        count: number of samples.
+        seed: of the samples.
+        distance: perceptual distance of the diversity.
 
     Returns:
         "identity": mean cosine with the photos; "diversity": mean perceptual distance of two samples.
@@ -179,27 +221,34 @@ def alpha_samples(
     views = render(generator, samples.ws, front.expand(count, -1))
     with torch.no_grad():
         pairs = [distance(views[i : i + 1], views[i + 1 :], None) for i in range(count - 1)]
-    return {"identity": likeness.mean(views), "diversity": _mean(torch.cat(pairs)) if pairs else None}
+    return {"identity": similarity.mean(views), "diversity": _mean(torch.cat(pairs)) if pairs else None}
 
 
 def edit_identity(
     generator: Generator,
     space: AlphaSpace,
-    likeness: Likeness,
+    similarity: IdentitySimilarity,
     directions: Sequence[Direction],
     strengths: Sequence[float] = (-2.0, 2.0),
 ) -> Measures:
-    """Mean cosine with the photos when the mean anchor is edited within the person, from the front.
+    """Measure identity while the mean anchor is edited, from the front.
+
+    Args:
+        generator: with or without an identity in effect.
+        space: alpha space of the person.
+        similarity: to photos of the person.
+        directions: edits.
+        strengths: of each edit.
 
     Returns:
-        "free": edited as the direction says; "within": by its part in the span of the anchors.
+        mean cosine with the photos, "free": edits in W; "within": edits within the alpha space.
     """
     mean, amount = space.anchors.mean(), torch.tensor(list(strengths))
     front = front_camera(generator.config, torch.device("cpu"))
     measures: Measures = {}
     for name, within in (("free", None), ("within", space)):
         ws = torch.cat([direction.apply(mean, amount, within=within) for direction in directions])
-        measures[name] = likeness.mean(render(generator, ws, front.expand(len(ws), -1)))
+        measures[name] = similarity.mean(render(generator, ws, front.expand(len(ws), -1)))
     return measures
 
 
@@ -207,16 +256,20 @@ def edit_identity(
 def truth_scores(
     generator: Generator, ws: Tensor, cameras: Tensor, images: Tensor, depth: Tensor, mask: Tensor
 ) -> Measures:
-    """One head against the truth from cameras that no photo has.
+    """Compare renderings and depth of one head with ground truth.
 
     Args:
-        ws: [1, num_ws, w_dim]; cameras [N, 25].
-        images: [N, 3, H, H] in [-1, 1]; depth [N, 1, H, H] along the ray in world units, mask [N, 1, H, H].
+        generator: with or without an identity in effect.
+        ws: [1, num_ws, w_dim].
+        cameras: [N, 25].
+        images: true pictures [N, 3, H, H] in [-1, 1].
+        depth: true depth along the ray in world units, [N, 1, H, H].
+        mask: true coverage of the head, [N, 1, H, H] in 0..1.
 
     Returns:
-        PSNR, SSIM, VIF; "depth error": mean absolute, where both show the head; "floaters": share of pixels
-        with density off the true surface: off the head the ray's weight, on it 1 where the ray ends more than
-        a twentieth of the head's box before the surface.
+        measures of `nearness`; "depth error": mean absolute error where both show the head; "floaters": share
+        of density off the true surface, which is the ray's weight off the head, and 1 for a pixel on the head
+        whose ray ends more than a twentieth of the head's box before the surface.
     """
     device = generator.w_avg.device
     measures = nearness(render(generator, ws, cameras), images)
@@ -234,5 +287,5 @@ def truth_scores(
 
 
 def quick(config: InversionConfig, steps: int) -> InversionConfig:
-    """The same inversion in other steps, at a rate that suits them."""
+    """Return the settings for another number of steps, with the learning rate scaled to it."""
     return replace(config, steps=steps, lr=config.lr * max(1.0, (1000 / steps) ** 0.5))

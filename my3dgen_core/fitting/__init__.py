@@ -1,1 +1,1 @@
-"""Photos to latents and weights: losses, inversion, tuning."""
+"""Fit latents and generator weights to photos: losses, inversion, projection, tuning."""

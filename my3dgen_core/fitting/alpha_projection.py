@@ -1,6 +1,6 @@
-"""Photos to weights over a person's anchors: the projection of MyStyle (section 3.3).
+"""Projection of photos into the alpha space of a person's anchors (MyStyle, section 3.3).
 
-Photos smaller than the generator's raw picture are compared at their own size: that is super-resolution.
+Photos smaller than the generator's raw rendering are compared at their own size, for super-resolution.
 """
 
 from __future__ import annotations
@@ -20,34 +20,41 @@ from .photo_objective import PhotoObjective, check_photos
 from .schedule import ramp
 
 SHARPNESS = 100.0
-"""Of the softplus that keeps weights above -beta."""
+"""Inverse temperature of the softplus that keeps weights above -beta."""
 COARSE_ROWS = 12
-"""Layers whose own weights are held near the common ones in P+."""
+"""Number of coarse layers whose own weights are penalized in P+."""
 
 
 @dataclass(frozen=True)
 class ProjectionConfig:
-    """Settings of `AlphaSpace.project`. The rate rises over the first 5 % and falls over the last quarter."""
+    """Settings of `AlphaSpace.project`.
+
+    The learning rate follows `schedule.ramp`. Field names must not change: the alpha-space study stores and
+    hashes all of them. The core itself hashes none.
+    """
 
     steps: int = 150
-    """Optimiser steps for every photo."""
+    """Optimizer steps for each batch of photos."""
     plus: bool = False
-    """P+: weights of their own for every layer. Closer, less safe; `alphas` is then their mean."""
+    """Optimize separate weights for each layer (P+): a closer fit that is less constrained to the person.
+    The resulting `alphas` are the mean over the layers."""
     beta: float | None = None
-    """Of this projection; None: the space's own. MyStyle takes .03 here and .02 for edits."""
+    """Lower bound -beta of the weights; None: the space's own. MyStyle takes .03 here and .02 for edits."""
     lr: float = 0.01
+    """Peak learning rate of Adam."""
     delta_weight: float = 10.0
-    """Holds the coarse layers' own weights near the common ones (P+)."""
+    """Weight of the penalty on the coarse layers' offsets from the common weights (P+)."""
     rays_per_image: int = 256
-    """Raw pixels looked at in a step, on a lattice over the face; 0: the whole picture, at both
+    """Raw pixels sampled per photo and step, on a lattice over the face; 0: the whole rendering, at both
     resolutions."""
     perceptual: float = 0.5
     """Weight of the perceptual term."""
     batch_size: int = 4
-    """Photos worked on at the same time."""
+    """Photos optimized at the same time."""
     seed: int = 0
+    """Seed of the pixel and ray sampling."""
     preview_every: int = 25
-    """Steps between two preview pictures; 0: none."""
+    """Steps between two preview renderings; 0: none."""
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch_size < 1:
@@ -65,7 +72,24 @@ def project_photos(
     masks: Tensor | None = None,
     on_step: OnStep | None = None,
 ) -> Latents:
-    """What `AlphaSpace.project` does; its arguments and errors are explained there."""
+    """Project photos into the alpha space of `anchors`; see `AlphaSpace.project`.
+
+    Args:
+        anchors: [N, num_ws, w_dim] of the person.
+        generator: with the person's identity in effect.
+        images: [n, 3, H, H] in [-1, 1].
+        cameras: [n, 25].
+        config: `beta` None means 0 here.
+        masks: [n, 1, H, H], 1 = ignored pixel.
+        on_step: progress callback (`common.progress.OnStep`).
+
+    Returns:
+        `Latents` [n, num_ws, w_dim] with alphas [n, N] and losses [n].
+
+    Raises:
+        ValueError: photos, masks and cameras that do not match, or anchors of another generator.
+        FloatingPointError: the loss became NaN or infinite.
+    """
     check_photos(images, masks, cameras)
     base_hash = generator.base_hash()
     if anchors.base_hash not in (None, base_hash):
@@ -82,7 +106,7 @@ def project_photos(
 
 
 class Projection:
-    """The state of one projection: anchors, photos and the chance in it."""
+    """State of one projection: anchors, photos, cameras and RNG streams."""
 
     def __init__(
         self,
@@ -94,6 +118,7 @@ class Projection:
         masks: Tensor | None = None,
         on_step: OnStep | None = None,
     ) -> None:
+        """Copy anchors, photos and cameras to the generator's device; arguments as in `project_photos`."""
         device = generator.w_avg.device
         self.generator, self.config, self.on_step = generator, config, on_step
         self.objective = PhotoObjective(generator, images, masks, config.perceptual)
@@ -104,11 +129,11 @@ class Projection:
         self.done = 0
 
     def constrain_alpha(self, free: Tensor) -> Tensor:
-        """Free numbers [..., N] to weights that sum to 1 and are at least -beta.
+        """Map unconstrained numbers [..., N] to weights [..., N] that sum to 1 and are at least -beta.
 
-        MyStyle divides softplus(free + beta) - beta by its sum, and a penalty holds sum(free) near 1. Here
-        the free numbers are shifted to sum 1, which needs no penalty; and the positive part is what is
-        divided, for weights would fall below -beta where the sum is under 1.
+        MyStyle divides softplus(free + beta) - beta by its sum and penalizes the distance of sum(free) from
+        1. Here the free numbers are shifted to sum 1, which needs no penalty, and the positive part is
+        normalized instead, because dividing by a sum below 1 would push weights under -beta.
         """
         beta = self.config.beta or 0.0
         free = free - free.mean(-1, keepdim=True) + 1 / free.shape[-1]
@@ -116,12 +141,20 @@ class Projection:
         return positive / positive.sum(-1, keepdim=True) * (1 + free.shape[-1] * beta) - beta
 
     def alphas_to_ws(self, weights: Tensor) -> Tensor:
-        """Weights [B, 1 or num_ws, N] -> ws [B, num_ws, w_dim]."""
+        """Combine the anchors by weights [B, 1 or num_ws, N] into ws [B, num_ws, w_dim]."""
         rows = weights.expand(-1, self.anchors.shape[1], -1)
         return torch.einsum("bla,alw->blw", rows, self.anchors)
 
     def descend(self, index: list[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """ws [B, num_ws, w_dim], weights [B, N] and photo losses [B] of the photos `index`."""
+        """Optimize the weights of one batch of photos.
+
+        Args:
+            index: rows of the photos in the batch, B of them.
+
+        Returns:
+            ws [B, num_ws, w_dim], weights [B, N] (in P+ their mean over the layers), and the mean photo loss
+            of the last tenth of the steps [B].
+        """
         config, device, count = self.config, self.anchors.device, len(self.anchors)
         alpha = torch.full((len(index), 1, count), 1 / count, device=device)
         delta = torch.zeros(len(index), self.anchors.shape[1] if config.plus else 1, count, device=device)
@@ -135,8 +168,8 @@ class Projection:
             optimizer.param_groups[0]["lr"] = config.lr * ramp(step, config.steps)
             ws = self.alphas_to_ws(self.constrain_alpha(alpha + delta))
             photo = self._photo_loss(ws, index)
-            apart = delta[:, :COARSE_ROWS].abs().mean((1, 2))
-            loss = (photo + config.delta_weight * apart).sum()
+            penalty = delta[:, :COARSE_ROWS].abs().mean((1, 2))
+            loss = (photo + config.delta_weight * penalty).sum()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -147,15 +180,12 @@ class Projection:
         return self.alphas_to_ws(weights), weights.mean(1), losses
 
     def _photo_loss(self, ws: Tensor, index: list[int]) -> Tensor:
-        planes, cameras = self.generator.planes(ws), self.cameras[index]
-        if self.objective.small is not None:
-            return self.objective.shrunk(planes, cameras, index, self.draw)
-        if self.config.rays_per_image == 0:
-            return self.objective.whole(ws, planes, cameras, index, self.draw)
-        side = min(self.objective.resolution, math.ceil(math.sqrt(self.config.rays_per_image)))
-        return self.objective.lattice(planes, cameras, index, self.objective.resolution // side, self.draw)
+        """Return the losses [B] of ws [B, num_ws, w_dim] on the photos `index`."""
+        planes, cameras, rays = self.generator.planes(ws), self.cameras[index], self.config.rays_per_image
+        return self.objective.sampled(ws, planes, cameras, index, rays, self.draw)
 
     def _report(self, loss: Tensor, ws: Tensor, index: list[int]) -> None:
+        """Count a step, check its mean loss, and call `on_step`."""
         self.done += 1
         if loss.device.type != "meta" and not bool(torch.isfinite(loss)):
             raise FloatingPointError(

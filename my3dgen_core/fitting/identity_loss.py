@@ -1,34 +1,38 @@
-"""Does a view that no photo shows still look like the person? A loss on ArcFace's cosine.
+"""Identity loss on novel views: 1 - cosine of ArcFace embeddings (optional in My3DGen, WACV 2025).
 
-My3DGen's option (WACV 2025): every few steps the head is rendered from a random camera near the photo's own,
-its face is cut out, and its embedding is pulled towards the photos' mean. Where the face lies follows from
-the camera: the mean face of `face.pose` in EG3D's world, projected. Nothing is detected in the render, whose
-early pictures may show no face at all.
+Every few steps the head is rendered from a random camera near the photo's own, and the embedding of its face
+is pulled towards the mean embedding of the photos. The crop follows from the camera, by projecting the mean
+face of `face.pose`: nothing is detected in the rendering, which may not show a face early on.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..camera import cam2world, intrinsics, rotate_cameras
+from ..common.rng import RngStreams
 from ..eg3d import Generator
-
-if TYPE_CHECKING:
-    from ..common.rng import RngStreams
-    from ..face import FaceModels
+from ..face import FaceModels, IdentityNetwork, embed
+from ..face.pose import mean_face
 
 YAW, PITCH = math.radians(20), math.radians(10)
-"""How far the random camera turns from the photo's, at most."""
+"""Largest rotation of the random camera away from the photo's, in radians."""
 
 
 def project(points: Tensor, cameras: Tensor) -> Tensor:
-    """Where world points [M, 3] appear in pictures from cameras [N, 25]: [N, M, 2], 0..1 from corner to
-    corner."""
+    """Project world points into pictures.
+
+    Args:
+        points: [M, 3].
+        cameras: [N, 25].
+
+    Returns:
+        [N, M, 2] as x, y, from (0, 0) in the top left corner to (1, 1) in the bottom right one.
+    """
     pose, k = cam2world(cameras), intrinsics(cameras)
     seen = torch.einsum("nji,nmj->nmi", pose[:, :3, :3], points - pose[:, None, :3, 3])
     seen = torch.einsum("nij,nmj->nmi", k, seen)
@@ -36,18 +40,20 @@ def project(points: Tensor, cameras: Tensor) -> Tensor:
 
 
 class NovelViewIdentity:
-    """Photos of a person as the target of renders from elsewhere."""
+    """Identity loss between renderings from novel cameras and the photos of a person."""
 
     def __init__(self, generator: Generator, images: Tensor, face_models: FaceModels) -> None:
-        """images: [N, 3, H, H] in [-1, 1].
+        """Embed the photos.
+
+        Args:
+            generator: the model that is rendered.
+            images: [N, 3, H, H] in [-1, 1].
+            face_models: detector and ArcFace network.
 
         Raises:
             FaceModelError: the models have no identity network.
             ValueError: no face was found in any photo.
         """
-        from ..face import IdentityNetwork, embed
-        from ..face.pose import mean_face
-
         self.generator = generator
         device = generator.w_avg.device
         features, found = embed(images.detach().clone(), face_models)
@@ -63,9 +69,14 @@ class NovelViewIdentity:
     def loss(
         self, ws: Tensor, planes: Tensor, cameras: Tensor, draw: RngStreams, chunk: int | None
     ) -> Tensor:
-        """1 - cosine [B] of the heads, each seen from a random camera near its own of `cameras` [B, 25].
+        """Return the loss [B] of heads seen from random cameras near their own.
 
-        chunk: rays at a time, as in `Generator.render`.
+        Args:
+            ws: [B, num_ws, w_dim].
+            planes: [B, 3, 32, P, P], of ws.
+            cameras: [B, 25], of the photos.
+            draw: RNG streams; `places` draws the rotations, `samples` the ray samples.
+            chunk: rays at a time, as in `Generator.render`.
         """
         angles = cameras.new_zeros(len(cameras), 5)
         for row in angles:

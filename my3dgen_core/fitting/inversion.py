@@ -1,4 +1,4 @@
-"""Photos to latents: the projection of PTI and EG3D-projector, in batches and on part of the pixels."""
+"""GAN inversion of photos, after PTI and EG3D-projector, in batches and on part of the pixels."""
 
 from __future__ import annotations
 
@@ -23,55 +23,62 @@ from .photo_objective import PhotoObjective, check_photos
 from .schedule import ramp
 
 SPACES = ("w", "w+")
+"""Latent spaces: one vector for all layers, or one for each."""
 _W_SAMPLES = 600
-_REGISTERED = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-"""Parts of a stage after which cameras are corrected. Head and cameras take turns: each can only be as
-right as the other lets it."""
+"""Random latents from which the standard deviation of W is estimated."""
+_REFINED_AT = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+"""Fractions of a stage at which cameras are refined, alternating with the latent because each limits the
+accuracy of the other. Part of the cache key."""
 
 
 @dataclass(frozen=True)
 class InversionConfig:
-    """Settings of `invert`. The learning rate rises over the first 5 % and falls over the last quarter.
+    """Settings of `invert`.
 
-    The defaults suit some twenty photos of one person and the starter; NVIDIA's generators take
-    `InversionConfig(steps=400, lr=0.02)` for as near a fit.
+    The learning rate follows `schedule.ramp`. The defaults suit about twenty photos of one person and the
+    starter; with NVIDIA's generators `InversionConfig(steps=400, lr=0.02)` gives a comparable fit.
+
+    Field names must not change: all fields but `steps`, `shared_steps`, `batch_size`, `preview_every`,
+    `cache_dir` and `perceptual_dir` are hashed by name into the keys of the inversion cache
+    (`fingerprint_settings`), and the studies store and hash all of them.
     """
 
     steps: int = 25
-    """Optimiser steps for every photo."""
+    """Optimizer steps for each batch of photos. Enters cache keys as a number."""
     shared_steps: int = 60
-    """Steps spent first on one latent for all photos, which are of one person as a rule: each photo then
-    starts from the person instead of the mean face and needs far fewer steps of its own. 0, and some 300
-    steps, for photos of different people."""
+    """Steps spent first on one latent for all photos of a person, from which each photo starts. It then needs
+    far fewer steps of its own than from the mean face. For photos of different people: 0, with about 300
+    `steps`."""
     one_look: bool = False
-    """All photos show one look of the person, from several sides: one latent for all of them, found in
-    `shared_steps` + `steps`."""
+    """Fit one latent to all photos, which show one look from several sides, in `shared_steps` + `steps`."""
     space: str = "w"
     """"w": one vector for all layers; "w+": one for each."""
     lr: float = 0.05
+    """Peak learning rate of Adam."""
     seed: int = 0
+    """Seed of the noise, the pixel and ray sampling, and the order of photos."""
     batch_size: int = 4
-    """Photos worked on at the same time. On a CPU more is slower: the activations no longer fit the cache."""
+    """Photos optimized at the same time. On a CPU more is slower: the activations no longer fit the cache."""
     rays_per_image: int = 1024
-    """Raw pixels looked at in a step, on a lattice over the face; 0: the whole picture, at both
+    """Raw pixels sampled per photo and step, on a lattice over the face; 0: the whole rendering, at both
     resolutions."""
     perceptual: float = 0.5
     """Weight of the perceptual term."""
     perceptual_backbone: str = "laplacian"
-    """"laplacian", or "lpips_alex" or "lpips_vgg" with weights of your own (`perceptual`)."""
+    """"laplacian", or "lpips_alex" or "lpips_vgg" with weights that the user supplies (`lpips`)."""
     perceptual_dir: str | None = None
-    """Folder of those weights; None: models/my3dgen/perceptual where the program runs."""
+    """Folder of the LPIPS weights; None: models/my3dgen/perceptual in the working directory. Not hashed; a
+    hash of the weights is."""
     w_noise: float = 0.05
-    """Noise added to w early on, in units of its standard deviation: keeps the search off narrow minima."""
+    """Noise added to w early on, in units of its standard deviation: avoids narrow minima."""
     refine_cameras: bool = False
-    """The photos' cameras are corrected on the way, by angles that stay near the labels (`refinement`): on
-    what all photos share while that is found, or where they share nothing, on each photo's own latent. More
-    `shared_steps`, say 300, find both better."""
+    """Refine the cameras by small rotations (`camera_refinement`): during the shared stage, or if there is
+    none, on each photo's own latent. More `shared_steps`, about 300, improve latents and cameras."""
     preview_every: int = 25
-    """Steps between two preview pictures; 0: none."""
+    """Steps between two preview renderings; 0: none. Not hashed."""
     cache_dir: str | None = None
-    """Folder that keeps what is found: the same photos are not inverted twice, and an inversion that was cut
-    off goes on behind its last whole batch (see `inversion_cache`). None: nothing is kept."""
+    """Folder of the inversion cache (`inversion_cache`): the same photos are not inverted twice, and an
+    interrupted inversion resumes after its last whole batch. None: no cache. Not hashed."""
 
     def __post_init__(self) -> None:
         check_backbone(self.perceptual_backbone)
@@ -85,7 +92,10 @@ class InversionConfig:
 
     @property
     def fingerprint_settings(self) -> dict[str, object]:
-        """The settings that decide a stage's result beside its steps and photos, as plain values."""
+        """Fields that decide a stage's result, by name, as plain values for the cache key.
+
+        The steps, the photos and the initial latents enter the key separately.
+        """
         kept = dataclasses.asdict(self)
         for name in ("steps", "shared_steps", "batch_size", "preview_every", "cache_dir", "perceptual_dir"):
             del kept[name]
@@ -100,23 +110,25 @@ def invert(
     masks: Tensor | None = None,
     on_step: OnStep | None = None,
 ) -> Latents:
-    """Finds the latent of each photo.
+    """Find the latent of each photo by optimization (GAN inversion).
 
     Args:
-        generator: frozen; apply an identity around the call to invert into a person (`personalized`).
-        images: [N, 3, H, H] in [-1, 1], any size.
-        cameras: [N, 25].
-        masks: [N, 1, H, H], 1 = invented pixel, not looked at.
-        on_step: called as (step, total, losses, preview [1, 3, R, R] or None); what it raises ends the work.
-            Where a stage was found in the cache it is called once for all its steps, with "cached" among the
-            losses: how many photos' own latents were found so far.
+        generator: not changed. Apply an identity around the call (`personalized`) to invert into a personal
+            model.
+        images: aligned photos [N, 3, H, H] in [-1, 1], any size.
+        cameras: [N, 25], of the photos.
+        config: settings.
+        masks: [N, 1, H, H], 1 = ignored pixel.
+        on_step: progress callback, called after each step as (step, total, losses, preview [1, 3, R, R] or
+            None); an exception it raises ends the inversion. A stage found in the cache is reported once;
+            "cached" among the losses is then the number of photos whose own latents were cached so far.
 
     Returns:
-        `Latents` with ws [N, num_ws, w_dim], the cameras (corrected, if asked for), and the mean loss of the
+        `Latents` with ws [N, num_ws, w_dim], the cameras (refined, if asked for), and the mean loss of the
         last tenth of the steps [N].
 
     Raises:
-        ValueError: photos, masks and cameras that do not belong together, pixels out of range.
+        ValueError: photos, masks and cameras that do not match, or pixels out of range.
     """
     check_photos(images, masks, cameras)
     with torch.inference_mode(False), torch.enable_grad():
@@ -128,7 +140,7 @@ def invert(
         if config.cache_dir is not None:
             settings = config.fingerprint_settings | {"perceptual_weights": weights_hash(measure)}
             if config.refine_cameras:
-                settings["refinement"] = (_REGISTERED, FINGERPRINT_SETTINGS)
+                settings["refinement"] = (_REFINED_AT, FINGERPRINT_SETTINGS)
             run.cache = InversionCache(config.cache_dir, generator, settings, images, masks, cameras)
         start = run.w_avg.expand(1, -1, -1)
         if config.shared_steps:
@@ -148,6 +160,8 @@ def invert(
 
 
 class _Run:
+    """State of one inversion: photos, cameras, RNG streams and progress over all stages."""
+
     def __init__(
         self,
         generator: Generator,
@@ -169,13 +183,13 @@ class _Run:
         self.done = 0
 
     def seen_from(self) -> Tensor:
-        """The cameras, corrected if that was asked for."""
+        """Return the cameras [N, 25], refined if that was asked for."""
         return self.refinement.cameras().detach()
 
     @cached_property
     @torch.no_grad()
     def w_std(self) -> Tensor:
-        """Root mean square distance of latents from their mean."""
+        """Root mean square distance of random latents from their mean, a scalar tensor."""
         config, device = self.generator.config, self.w_avg.device
         z = normal((_W_SAMPLES, config.z_dim), seeded(self.config.seed, device), device)
         front = front_camera(config, device)
@@ -183,7 +197,7 @@ class _Run:
         return (w - w.mean(0)).square().sum(1).mean().sqrt()
 
     def stage(self, start: Tensor, index: list[int] | None, steps: int) -> tuple[Tensor, Tensor]:
-        """`descend`, or what the cache has of it."""
+        """Return the cached result of `descend`, or compute it and cache it."""
         if self.cache is None:
             return self.descend(start, index, steps)
         rows = self._rows(index)
@@ -200,29 +214,37 @@ class _Run:
         self.done += steps
         self.cached += len(rows) if index is not None or self.config.one_look else 0
         if self.on_step is not None:
-            told = {"loss": float(losses.mean()), "cached": float(self.cached)}
-            self.on_step(self.done, self.total, told, None)
+            figures = {"loss": float(losses.mean()), "cached": float(self.cached)}
+            self.on_step(self.done, self.total, figures, None)
         return ws, losses
 
     def descend(self, start: Tensor, index: list[int] | None, steps: int) -> tuple[Tensor, Tensor]:
-        """Optimises latents [B or 1, rows, w_dim]; index None: one latent, a few random photos a step.
+        """Optimize the latents of one stage.
 
-        Chance starts anew from the seed: the result does not depend on what was done before.
+        The RNG restarts from the seed, so the result does not depend on earlier stages.
+
+        Args:
+            start: initial latents [B or 1, rows, w_dim]; rows is 1 in W, num_ws in W+.
+            index: rows of the photos, one latent each; None: one latent for all, a few random photos a step.
+            steps: optimizer steps.
+
+        Returns:
+            latents of the shape of `start`, and the mean loss of the last tenth of the steps [B or 1].
         """
         config, num_ws = self.config, self.generator.num_ws
         self.draw = RngStreams(config.seed, self.w_avg.device)
         variable = start.detach().clone().requires_grad_(True)
         optimizer = torch.optim.Adam([variable], betas=(0.9, 0.999))
-        registered: set[int] = set()
+        refined_at: set[int] = set()
         if config.refine_cameras and (index is None or not config.shared_steps):
-            registered = {round(part * steps) for part in _REGISTERED}
+            refined_at = {round(fraction * steps) for fraction in _REFINED_AT}
         tail = max(1, steps // 10)
         losses = torch.zeros(len(variable), device=variable.device)
         for step in range(steps):
             t = step / steps
             optimizer.param_groups[0]["lr"] = config.lr * ramp(step, steps)
-            if step in registered:
-                self._register(variable.detach(), index)
+            if step in refined_at:
+                self._refine_cameras(variable.detach(), index)
             chosen = self.few.take(min(4, len(self.objective))) if index is None else index
             noise = self.w_std * config.w_noise * max(0.0, 1 - t / 0.75) ** 2 / math.sqrt(variable.shape[-1])
             drawn = normal(tuple(variable.shape), self.draw.samples, variable.device)
@@ -237,9 +259,11 @@ class _Run:
         return variable.detach(), losses / tail
 
     def _rows(self, index: list[int] | None) -> list[int]:
+        """Return the rows of the photos of a stage."""
         return list(range(len(self.objective))) if index is None else index
 
-    def _register(self, ws: Tensor, index: list[int] | None) -> None:
+    def _refine_cameras(self, ws: Tensor, index: list[int] | None) -> None:
+        """Refine the cameras of the photos `index` (None: all) to latents [B or 1, rows, w_dim]."""
         rows = self._rows(index)
         ws = ws.expand(-1, self.generator.num_ws, -1)
         self.refinement.gauss_newton_step(
@@ -249,18 +273,13 @@ class _Run:
             self.refinement.remove_mean()
 
     def _loss(self, ws: Tensor, index: list[int]) -> Tensor:
-        planes = self.generator.planes(ws)
-        cameras = self.refinement.cameras(index)
-        planes = planes.expand(len(index), -1, -1, -1, -1)
-        if self.objective.small is not None:
-            return self.objective.shrunk(planes, cameras, index, self.draw)
-        if self.config.rays_per_image == 0:
-            return self.objective.whole(ws.expand(len(index), -1, -1), planes, cameras, index, self.draw)
-        side = min(self.objective.resolution, math.ceil(math.sqrt(self.config.rays_per_image)))
-        stride = self.objective.resolution // side
-        return self.objective.lattice(planes, cameras, index, stride, self.draw)
+        """Return the losses [B] of ws [B or 1, num_ws, w_dim] on the photos `index`."""
+        planes, cameras = self.generator.planes(ws), self.refinement.cameras(index)
+        ws, planes = ws.expand(len(index), -1, -1), planes.expand(len(index), -1, -1, -1, -1)
+        return self.objective.sampled(ws, planes, cameras, index, self.config.rays_per_image, self.draw)
 
     def _report(self, loss: Tensor, variable: Tensor, index: list[int]) -> None:
+        """Count a step and call `on_step`."""
         self.done += 1
         if self.on_step is None:
             return

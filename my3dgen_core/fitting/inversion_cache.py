@@ -1,15 +1,13 @@
-"""What an inversion has found, on disk, by everything that it depends on.
+"""On-disk cache of inversion results, keyed by a hash of all their inputs.
 
-Photos are worked on in stages: first, where asked for, one latent of all photos, then one of their own for
-each batch. A stage draws its chance anew from the seed, so its result depends on these alone: the weights in
-effect (an identity applied around the call included), what renders, the settings, the latent it starts from,
-and its photos with their masks and cameras, in their order. All of them are in its key, and what is found by
-it is, bit for bit on one machine, what the same call would compute.
+An inversion runs in stages: an optional one for a latent shared by all photos, then one for each batch. Every
+stage restarts the RNG from the seed, so its result depends only on the weights in effect (including an
+applied identity), the renderer, the settings, the initial latents, and its photos with masks and cameras, in
+order. All of these enter the key, so a cached result is bit-identical to recomputing it on the same machine.
 
-Two things follow. The shared latent is of all photos, and every later stage starts from it: with
-`shared_steps`, a set that gained or lost one photo is inverted anew. And the photos of a batch are found
-together or not at all: a tensor of another batch size rounds otherwise, which sixty steps of Adam make
-visible. With `shared_steps=0` and `batch_size=1` every photo is on its own.
+Two consequences: with `shared_steps` every stage depends on all photos, so adding or removing one recomputes
+everything. And a batch is cached as a whole, because another batch size rounds differently. With
+`shared_steps=0` and `batch_size=1` every photo is cached on its own.
 """
 
 from __future__ import annotations
@@ -28,10 +26,11 @@ from ..eg3d import Generator
 from ..formats.safetensors_file import read_safetensors, write_safetensors
 
 FORMAT = "my3dgen.inversion.1"
+"""Format name in the metadata of cache files, also hashed into every key."""
 
 
 def digest(*values: Tensor | str | None) -> str:
-    """SHA-256 of tensors (shape and float32 values) and texts."""
+    """Return the SHA-256 hex digest of tensors (shape and float32 values), texts and None."""
     found = hashlib.sha256()
     for value in values:
         if isinstance(value, Tensor):
@@ -43,7 +42,7 @@ def digest(*values: Tensor | str | None) -> str:
 
 
 class InversionCache:
-    """Results of stages in a folder, one .safetensors file each."""
+    """Folder of stage results, one .safetensors file each."""
 
     def __init__(
         self,
@@ -54,8 +53,16 @@ class InversionCache:
         masks: Tensor | None,
         cameras: Tensor,
     ) -> None:
-        """settings: plain values that decide the result; images, masks and cameras as `invert` takes
-        them."""
+        """Hash what all stages of an inversion have in common, and each photo.
+
+        Args:
+            folder: created on first use.
+            generator: with the identity in effect, if any.
+            settings: `InversionConfig.fingerprint_settings` and other plain values that decide the result.
+            images: [N, 3, H, H] in [-1, 1].
+            masks: [N, 1, H, H], or None.
+            cameras: [N, 25].
+        """
         self.folder = Path(folder)
         weights = [part for item in sorted(generator.state_dict().items()) for part in item]
         self._common = digest(
@@ -72,12 +79,26 @@ class InversionCache:
         ]
 
     def key(self, start: Tensor, index: Sequence[int] | None, steps: int) -> str:
-        """Of a stage of so many steps from latents `start`, on photos `index`; None: one latent of all."""
+        """Return the cache key of one stage.
+
+        Args:
+            start: initial latents [B or 1, rows, w_dim].
+            index: rows of the photos; None: one latent shared by all of them.
+            steps: optimizer steps of the stage.
+        """
         photos = self._photos if index is None else [self._photos[i] for i in index]
         return digest(self._common, "shared" if index is None else "own", str(steps), start, *photos)
 
     def find(self, key: str, shapes: dict[str, torch.Size]) -> dict[str, Tensor] | None:
-        """Tensors of these names and shapes, or None where there is no such file or it is not sound."""
+        """Read a cached result.
+
+        Args:
+            key: from `key`.
+            shapes: expected shape of each tensor by name.
+
+        Returns:
+            float32 tensors by name, or None if the file is missing, damaged or does not match.
+        """
         try:
             tensors, metadata = read_safetensors(self._file(key))
         except (OSError, SafetensorError):
@@ -91,7 +112,7 @@ class InversionCache:
         return tensors if sound else None
 
     def keep(self, key: str, tensors: dict[str, Tensor]) -> None:
-        """Writes a result, atomically. A folder that takes no file must not cost the result itself."""
+        """Write a result atomically. Errors are ignored: a folder that cannot be written costs no result."""
         with contextlib.suppress(OSError, SafetensorError):
             on_cpu = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
             write_safetensors(on_cpu, self._file(key), {"format": FORMAT, "key": key})

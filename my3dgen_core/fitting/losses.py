@@ -1,8 +1,8 @@
-"""What a rendering is compared by.
+"""Photometric losses: squared error and the L1 distance of Laplacian pyramids.
 
-The perceptual term is, unless another is chosen (`perceptual`), the L1 distance of Laplacian pyramids (Ling
-and Okada 2006; "Lap1" of Bojanowski et al., GLO, ICML 2018). It needs no download and no licence, works on
-patches of any size, and weighs edges at every scale, which is what a pixel loss alone blurs away.
+The Laplacian distance (Ling and Okada 2006; "Lap1" of Bojanowski et al., GLO, ICML 2018) is the default
+perceptual term. It needs no weights, works on patches of any size, and weighs edges at every scale, which a
+pixel loss alone blurs. `lpips` has the alternatives.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 MAX_LEVELS = 4
+"""Largest number of band-pass levels of the pyramid."""
 
 
 def _blur(x: Tensor) -> Tensor:
+    """Blur [N, C, H, W] by a 5 x 5 binomial filter, borders replicated."""
     taps = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], device=x.device, dtype=x.dtype) / 16
     channels = x.shape[1]
     row = taps.view(1, 1, 1, 5).expand(channels, 1, 1, 5)
@@ -25,9 +27,15 @@ def _blur(x: Tensor) -> Tensor:
 
 
 def laplacian_l1(difference: Tensor) -> Tensor:
-    """Mean absolute value of each band of the Laplacian pyramid of [N, C, H, W], summed over bands: [N].
+    """Return the mean absolute value of a Laplacian pyramid's bands, summed over the bands.
 
-    The pyramid is linear, so the distance of two pictures is this of their difference.
+    The pyramid is linear, so applied to a difference of pictures this is their distance.
+
+    Args:
+        difference: [N, C, H, W].
+
+    Returns:
+        [N].
     """
     total = difference.new_zeros(len(difference))
     for _ in range(MAX_LEVELS):
@@ -40,7 +48,12 @@ def laplacian_l1(difference: Tensor) -> Tensor:
 
 
 def laplacian_distance(image: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
-    """`laplacian_l1` of the difference of [N, 3, H, W], where `valid` [N, 1, H, W] weighs each pixel: [N]."""
+    """Return the distance of Laplacian pyramids [N], normalized by the mean weight.
+
+    Args:
+        image, target: [N, 3, H, W] in [-1, 1].
+        valid: weight of each pixel [N, 1, H, W] in 0..1; None: all 1.
+    """
     if valid is None:
         return laplacian_l1(image - target)
     return laplacian_l1(valid * (image - target)) / valid.mean((1, 2, 3)).clamp(min=1e-3)
@@ -53,16 +66,16 @@ def photo_loss(
     perceptual: float = 0.5,
     distance: Callable[[Tensor, Tensor, Tensor | None], Tensor] = laplacian_distance,
 ) -> tuple[Tensor, Tensor]:
-    """Squared error and perceptual distance of each picture.
+    """Return the squared error and the weighted perceptual distance of each picture.
 
     Args:
         image, target: [N, 3, H, W] in [-1, 1].
-        valid: [N, 1, H, W], weight of each pixel in 0..1: 0 where the target was invented; None: all 1.
-        perceptual: weight of the perceptual term.
-        distance: that term (`perceptual.distance`).
+        valid: weight of each pixel [N, 1, H, W] in 0..1, 0 where the target is unknown; None: all 1.
+        perceptual: weight of the perceptual term; 0 skips it.
+        distance: perceptual distance (`lpips.distance`).
 
     Returns:
-        weighted mean squared error [N] and perceptual distance [N].
+        mean squared error [N], and `perceptual` times the perceptual distance [N].
     """
     squared = (image - target).square()
     if valid is None:

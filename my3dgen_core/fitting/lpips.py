@@ -1,8 +1,8 @@
-"""Perceptual distances: our own, which needs no weights, or LPIPS with weights that the user brings.
+"""LPIPS with weights that the user supplies, and the choice of a perceptual distance by name.
 
-LPIPS (Zhang et al., CVPR 2018, section 3): features of a classifier after five of its ReLUs, each pixel's
-scaled to length 1 over the channels; squared differences, weighted by channel, averaged over the picture and
-summed over the five. The weights are others' work and are not in this package; the files are read as data.
+LPIPS (Zhang et al., CVPR 2018, section 3) compares features of a classifier after five of its ReLUs, each
+pixel's scaled to length 1 over the channels: squared differences, weighted by channel, averaged over the
+picture and summed over the five layers. The weights are not part of this package; files are read as data.
 """
 
 from __future__ import annotations
@@ -24,15 +24,19 @@ from ..formats.torch_archive import opened
 from .losses import laplacian_distance
 
 Distance = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""(image, target [N, 3, H, W] in [-1, 1], weight of each pixel [N, 1, H, W] or None) -> [N]."""
+"""Perceptual distance: (image, target [N, 3, H, W] in [-1, 1], pixel weights [N, 1, H, W] or None) -> [N]."""
 
 LAPLACIAN = "laplacian"
+"""Name of the distance that needs no weights (`losses.laplacian_distance`)."""
 FOLDER = Path("models") / "my3dgen" / "perceptual"
+"""Default folder of weights, relative to the working directory."""
+_SUFFIXES = (".pth", ".pt", ".safetensors")
+_ADVICE = "Take torchvision's AlexNet or VGG16, and the linear heads of LPIPS 0.1 for it."
 _WANTED = re.compile(r"(features|lin\d)\.|(alpha|beta)$")
 _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # ImageNet's statistics, for [-1, 1]
 
 # Convolutions as (number in torchvision's `features`, channels in and out, kernel, stride, padding); "pool"
-# halves the picture, "tap" is where features are compared.
+# halves the resolution, "tap" marks features that are compared.
 _ALEX: tuple[object, ...] = (
     (0, 3, 64, 11, 4, 2), "tap", "pool",
     (3, 64, 192, 5, 1, 2), "tap", "pool",
@@ -50,9 +54,18 @@ VGG: tuple[object, ...] = (
 
 
 class _Backbone:
-    """What one kind of LPIPS is made of. `smallest`: pixels that its poolings need."""
+    """Architecture and file names of one LPIPS variant."""
 
     def __init__(self, layers: tuple[object, ...], pool: int, smallest: int, files: str, heads: str) -> None:
+        """Store the description.
+
+        Args:
+            layers: as `VGG`.
+            pool: kernel of the max pooling.
+            smallest: shortest edge in pixels that its poolings allow.
+            files: first letters of the classifier's file name.
+            heads: stem of the linear heads' file name.
+        """
         self.layers, self.pool, self.smallest, self.files, self.heads = layers, pool, smallest, files, heads
 
 
@@ -61,26 +74,29 @@ _BACKBONES = {
     "lpips_vgg": _Backbone(VGG, 2, 16, "vgg16", "vgg"),
 }
 BACKBONES = (LAPLACIAN, *_BACKBONES)
+"""Names of the perceptual distances."""
 
 
 class Lpips(nn.Module):
-    """LPIPS of pictures, differentiable in both; frozen.
+    """LPIPS distance, differentiable in both pictures; the weights are frozen.
 
-    Pictures smaller than the network's poolings need (31 pixels for AlexNet, 16 for VGG16) are enlarged to
-    that size first.
-
-    `fingerprint` is SHA-256 over the weights.
+    Pictures below the network's smallest size (31 pixels for AlexNet, 16 for VGG16) are enlarged to it first.
+    `fingerprint` is the SHA-256 of the weights.
     """
 
     shift: Tensor
     scale: Tensor
 
     def __init__(self, name: str, state: Mapping[str, Tensor], heads: Mapping[str, Tensor]) -> None:
-        """state: torchvision's classifier (`features.N.weight`, `.bias`); heads: LPIPS' linear layers
-        (`linI.model.1.weight` [1, C, 1, 1]). Other keys are left alone.
+        """Copy the weights; other keys are ignored.
+
+        Args:
+            name: "lpips_alex" or "lpips_vgg".
+            state: torchvision's classifier (`features.N.weight`, `.bias`).
+            heads: LPIPS' linear layers (`linI.model.1.weight` [1, C, 1, 1]).
 
         Raises:
-            CheckpointError: a tensor is missing, or has another shape.
+            CheckpointError: a tensor is missing, not finite, or has another shape.
         """
         super().__init__()
         self.backbone = _BACKBONES[name]
@@ -102,24 +118,19 @@ class Lpips(nn.Module):
         self.register_buffer("scale", torch.tensor(_SCALE).view(1, 3, 1, 1), persistent=False)
 
     def _take(self, source: Mapping[str, Tensor], key: str, shape: tuple[int, ...]) -> None:
-        tensor = source.get(key)
-        if not isinstance(tensor, Tensor) or tuple(tensor.shape) != shape:
-            what = "nothing" if not isinstance(tensor, Tensor) else str(list(tensor.shape))
-            raise CheckpointError(
-                f"The weights for LPIPS should hold {key} of shape {list(shape)}, but hold {what}. Take "
-                "torchvision's AlexNet or VGG16, and the linear heads of LPIPS 0.1 for it."
-            )
-        values = tensor.detach().to("cpu", torch.float32).clone()
-        if not bool(torch.isfinite(values).all()):
-            raise CheckpointError(f"{key} holds NaN or infinite numbers: the file is damaged.")
+        """Register a tensor of `source` as a buffer; dots in its name become underscores."""
         self._keys.append(key.replace(".", "_"))
-        self.register_buffer(self._keys[-1], values)
+        self.register_buffer(self._keys[-1], checked_weights(source, key, shape, "LPIPS", _ADVICE))
 
     def forward(self, image: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
-        """Distance [N] of pictures [N, 3, H, W] in [-1, 1]; `valid` [N, 1, H, W] weighs each pixel in 0..1.
+        """Return the distances [N].
 
-        Where it is 0 the target stands in for the image: no feature then sees a difference there, and what
-        is left is divided by the share of pixels that count.
+        Where `valid` is 0 the image is replaced by the target, so no feature sees a difference there; the
+        result is divided by the mean weight.
+
+        Args:
+            image, target: [N, 3, H, W] in [-1, 1].
+            valid: weight of each pixel [N, 1, H, W] in 0..1; None: all 1.
         """
         if valid is not None:
             image = target + valid * (image - target)
@@ -132,6 +143,7 @@ class Lpips(nn.Module):
         return total if valid is None else total / valid.mean((1, 2, 3)).clamp(min=1e-3)
 
     def _features(self, x: Tensor) -> list[Tensor]:
+        """Return the five feature maps [N, C, h, w] of pictures [N, 3, H, W]."""
         side, smallest = min(x.shape[-2:]), self.backbone.smallest
         if side < smallest:
             size = [max(smallest, round(length * smallest / side)) for length in x.shape[-2:]]
@@ -151,28 +163,29 @@ class Lpips(nn.Module):
 
 
 def _unit(features: Tensor) -> Tensor:
-    """Each pixel's feature vector, of length 1."""
+    """Scale each pixel's feature vector to length 1: [N, C, h, w] -> the same shape."""
     # the small number under the root keeps the gradient finite where all features are 0
     return features / (features.square().sum(1, keepdim=True) + 1e-20).sqrt().add(1e-10)
 
 
 def distance(name: str, folder: str | Path | None, device: torch.device) -> Distance:
-    """The perceptual distance of a name out of BACKBONES; folder as in `lpips`."""
+    """Return the perceptual distance of a name in `BACKBONES`; `folder` as in `lpips`."""
     return laplacian_distance if name == LAPLACIAN else lpips(name, folder, device)
 
 
 def lpips(name: str, folder: str | Path | None, device: torch.device) -> Lpips:
-    """LPIPS with the weights of a folder.
+    """Load LPIPS with the weights of a folder.
 
     Args:
         name: "lpips_alex" or "lpips_vgg".
-        folder: where the weights lie; None: `models/my3dgen/perceptual` where the program runs. Two files,
-            .pth, .pt or .safetensors, called as their authors call them: for "lpips_alex" one whose name
-            begins with "alexnet" and one named "alex", for "lpips_vgg" "vgg16" and "vgg".
+        folder: folder of two files, .pth, .pt or .safetensors, under their authors' names: for "lpips_alex"
+            one whose name begins with "alexnet" and one named "alex", for "lpips_vgg" "vgg16" and "vgg".
+            None: `models/my3dgen/perceptual` in the working directory.
+        device: where the weights go.
 
     Raises:
-        FileNotFoundError: a file is missing; says where it belongs.
-        CheckpointError: a file that cannot be read as such weights.
+        FileNotFoundError: a file is missing; the message says where it belongs.
+        CheckpointError: a file cannot be read as such weights.
     """
     check_backbone(name)
     place, backbone = FOLDER if folder is None else Path(folder), _BACKBONES[name]
@@ -182,31 +195,67 @@ def lpips(name: str, folder: str | Path | None, device: torch.device) -> Lpips:
 
 
 def check_backbone(name: str) -> None:
-    """Raises ValueError unless there is a perceptual distance of that name."""
+    """Raise ValueError unless there is a perceptual distance of that name."""
     if name not in BACKBONES:
         raise ValueError(f"perceptual_backbone must be one of {', '.join(BACKBONES)}, not {name!r}.")
 
 
 def weights_hash(measure: Distance) -> str | None:
-    """SHA-256 over the weights of a distance; None where it has none."""
+    """Return the SHA-256 of a distance's weights; None for one without weights."""
     return measure.fingerprint if isinstance(measure, Lpips) else None
 
 
+def checked_weights(
+    source: Mapping[str, Tensor], key: str, shape: tuple[int, ...], measure: str, advice: str
+) -> Tensor:
+    """Return a float32 copy of one tensor of a weights file, on the CPU.
+
+    Args:
+        source: tensors by name.
+        key: name of the tensor.
+        shape: its expected shape.
+        measure: name of what the weights are for, in the message.
+        advice: last sentence of the message.
+
+    Raises:
+        CheckpointError: the tensor is missing, not finite, or has another shape.
+    """
+    tensor = source.get(key)
+    if not isinstance(tensor, Tensor) or tuple(tensor.shape) != shape:
+        what = "nothing" if not isinstance(tensor, Tensor) else str(list(tensor.shape))
+        raise CheckpointError(
+            f"The weights for {measure} should hold {key} of shape {list(shape)}, but hold {what}. {advice}"
+        )
+    values = tensor.detach().to("cpu", torch.float32).clone()
+    if not bool(torch.isfinite(values).all()):
+        raise CheckpointError(f"{key} holds NaN or infinite numbers: the file is damaged.")
+    return values
+
+
+def find_weights(folder: Path, pattern: str) -> Path | None:
+    """Return the first weights file, by name, that matches a glob pattern; None if there is none."""
+    return next((file for file in sorted(folder.glob(pattern)) if file.suffix in _SUFFIXES), None)
+
+
 def _find(folder: Path, pattern: str, name: str) -> Path:
-    suffixes = (".pth", ".pt", ".safetensors")
-    files = sorted(file for file in folder.glob(pattern) if file.suffix in suffixes)
-    if not files:
+    """Return the weights file of a backbone; FileNotFoundError says what belongs where."""
+    file = find_weights(folder, pattern)
+    if file is None:
         backbone = _BACKBONES[name]
         raise FileNotFoundError(
             f"The perceptual loss {name} needs weights that do not come with this pack. Put torchvision's "
             f"{backbone.files}-*.pth and the linear heads of LPIPS 0.1, {backbone.heads}.pth, into "
             f"{folder.absolute()}, or choose the loss {LAPLACIAN}, which needs none."
         )
-    return files[0]
+    return file
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:
-    """The convolutions, linear heads or channel weights of a file; what else it holds is not even read."""
+    """Read the convolutions, linear heads or channel weights of a file; other entries are not loaded.
+
+    Raises:
+        CheckpointError: the file is not a state dict that can be read as data.
+    """
     try:
         if is_safetensors(file):
             return read_safetensors(file, wanted=lambda name: _WANTED.match(name) is not None)[0]

@@ -1,11 +1,11 @@
-"""Muon: momentum whose matrices are made orthogonal before each step. In float32 and batched over equal
-shapes.
+"""Muon optimizer (K. Jordan et al., 2024): momentum with orthogonalized updates, in float32.
 
-Equalised learning rates keep weights at size 1, where Adam's usual steps do next to nothing in supervised
-work; an orthogonal update of mean square 1 moves every direction of a weight matrix equally. The same holds
-for the two factors of a low-rank update (K. Jordan et al., Muon, 2024).
-torch.optim.Muon computes in bfloat16, which a CPU without the instructions emulates slowly, and takes only
-two-dimensional parameters.
+StyleGAN's equalized learning rates keep weights at unit scale, where Adam's usual steps are tiny; an
+orthogonal update of mean square 1 moves every direction of a weight matrix equally. The same holds for the
+two factors of a low-rank update.
+
+`torch.optim.Muon` is not used because it computes in bfloat16, which CPUs without the instructions emulate
+slowly, and takes only two-dimensional parameters. This one batches matrices of equal shape.
 """
 
 from __future__ import annotations
@@ -15,14 +15,22 @@ from typing import Any
 
 import torch
 
-_COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # a quintic that drives singular values towards 1
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic that drives singular values towards 1
 
 
 def orthogonalize(stacks: list[torch.Tensor], steps: int = 5) -> list[torch.Tensor]:
-    """Newton-Schulz iteration on stacks [N, m, n] of any shapes: nearly the nearest orthonormal matrices.
+    """Approximate the nearest semi-orthogonal matrices by Newton-Schulz iteration.
 
-    Every iterate is a polynomial of the small Gram matrix times the matrix itself, which is multiplied only
-    once; and Gram matrices of one size go together, whatever they are of: low-rank factors have many shapes.
+    Every iterate is a polynomial of the small Gram matrix times the matrix itself, which is therefore
+    multiplied only once. Gram matrices of equal size are batched across stacks, because low-rank factors have
+    many shapes.
+
+    Args:
+        stacks: matrices of equal shape each, [N, m, n].
+        steps: iterations.
+
+    Returns:
+        stacks of the same shapes.
     """
     a, b, c = _COEFFICIENTS
     wide = [stack.mT if stack.shape[1] > stack.shape[2] else stack for stack in stacks]
@@ -43,14 +51,24 @@ def orthogonalize(stacks: list[torch.Tensor], steps: int = 5) -> list[torch.Tens
 
 
 class Muon(torch.optim.Optimizer):
-    """SGD with Nesterov momentum and orthogonalised updates of mean square 1; convolutions count as [out,
-    in*k*k]."""
+    """SGD with Nesterov momentum and orthogonalized updates of mean square 1.
+
+    Parameters need at least two dimensions; convolution kernels count as matrices [out, in*k*k].
+    """
 
     def __init__(self, parameters: Iterable[Any], lr: float = 1e-2, momentum: float = 0.95) -> None:
+        """Set up parameter groups.
+
+        Args:
+            parameters: tensors or groups, as for every torch optimizer.
+            lr: root mean square of an update.
+            momentum: decay of the averaged gradient.
+        """
         super().__init__(parameters, {"lr": lr, "momentum": momentum})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Update all parameters that have a gradient. `closure` is ignored."""
         by_shape: dict[tuple[int, int], list[tuple[torch.nn.Parameter, torch.Tensor, float]]] = {}
         for group in self.param_groups:
             for parameter in group["params"]:

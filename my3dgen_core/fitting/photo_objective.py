@@ -1,6 +1,8 @@
-"""How well latents and cameras explain photos: the one loss that inversion and tuning descend."""
+"""Photometric objective shared by inversion, projection and tuning: renderings against photos."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -13,17 +15,18 @@ from ..eg3d.rendering.compositing import RayOutput
 from .losses import laplacian_distance, photo_loss
 from .lpips import Distance
 
-FLOOR = 1e-3
-"""Samples that weigh less on their ray get no gradient: nine of ten, at next to no loss of accuracy."""
+MIN_SAMPLE_WEIGHT = 1e-3
+"""Compositing weight below which a ray sample gets no gradient; nine of ten are, with little effect."""
 
 _LOW_MEMORY_RAYS = 512
+"""Rays rendered at a time in low-memory mode."""
 
 SR_MARGIN = 4
-"""Raw pixels at the rim of a patch that super-resolution sees with too little context."""
+"""Raw pixels at the border of a patch where super-resolution lacks context."""
 
 
 def _weights(masks: Tensor | None, heads: Tensor | None, background_weight: float) -> Tensor | None:
-    """Weight of each pixel [N, 1, H, W], or None where all weigh the same."""
+    """Return the weight of each pixel [N, 1, H, W], or None where all weigh the same."""
     known = None
     if masks is not None and (masks.device.type == "meta" or bool((masks > 0).any())):
         known = 1 - masks.detach().clone().float()
@@ -39,13 +42,13 @@ def _weights(masks: Tensor | None, heads: Tensor | None, background_weight: floa
 
 
 class PhotoObjective:
-    """Photos as targets at the raw and at the final resolution.
+    """Photos as targets at the generator's raw and final resolution.
 
-    A step looks at part of each picture, to save time:
+    To save time a step may compare part of each picture:
 
-    - "lattice": every s-th raw pixel, at a random offset. The whole face at a glance, raw resolution only.
-    - "patch": a random square of raw pixels, then super-resolution on it. Both resolutions, fine detail.
-    - "whole": the reference's way, every pixel at both resolutions.
+    - `lattice`: every s-th raw pixel at a random offset. Covers the whole face, raw resolution only.
+    - `patch`: a random square of raw pixels and its super-resolution. Fine detail, both resolutions.
+    - `whole`: every pixel at both resolutions, as in the paper.
     """
 
     def __init__(
@@ -58,17 +61,26 @@ class PhotoObjective:
         background_weight: float = 1.0,
         distance: Distance = laplacian_distance,
     ) -> None:
-        """images [N,3,H,W] in [-1,1], square; masks [N,1,H,W], 1 = invented pixel, or None.
+        """Resize photos and pixel weights to both resolutions, on the generator's device.
 
-        heads [N,1,h,h], 1 = head: other pixels weigh `background_weight`. None: all pixels weigh the same.
-        distance: the perceptual term, which weighs `perceptual`.
+        Args:
+            generator: the model whose renderings are compared.
+            images: [N, 3, H, H] in [-1, 1].
+            masks: [N, 1, H, H], 1 = ignored pixel, or None.
+            perceptual: weight of the perceptual term.
+            heads: [N, 1, h, h], 1 = head; None: no distinction between head and background.
+            background_weight: weight of pixels off the head, in 0..1.
+            distance: the perceptual term.
+
+        Raises:
+            ValueError: photos and masks that do not match, or head masks of another shape.
         """
         check_photos(images, masks)
         self.generator = generator
         self.low_memory = False
-        """Rays are worked on in small parts, to save memory."""
+        """Render a few rays at a time, to save memory."""
         self.random_samples = True
-        """Samples on the rays are drawn anew each time; False: they lie where pictures have them."""
+        """Jitter the ray samples in each step; False: the renderer's fixed positions."""
         self.perceptual, self.distance = perceptual, distance
         config = generator.config
         self.resolution = config.neural_resolution
@@ -79,7 +91,7 @@ class PhotoObjective:
         self.final = resize(images, config.img_resolution)
         self.raw = resize(images, self.resolution)
         self.small = images if images.shape[-1] < self.resolution else None
-        """The photos as they are, where they are smaller than the raw picture (see `shrunk`)."""
+        """Photos at their own size if that is below the raw resolution (see `shrunk`), else None."""
         self.valid_final = self.valid_raw = self.valid_small = None
         weights = _weights(masks, heads, background_weight)
         if weights is not None:
@@ -95,22 +107,51 @@ class PhotoObjective:
 
     @property
     def chunk(self) -> int | None:
-        """Rays worked on at a time; None: all."""
+        """Rays rendered at a time; None: all."""
         return _LOW_MEMORY_RAYS if self.low_memory else None
 
     def _photo_loss(self, image: Tensor, target: Tensor, valid: Tensor | None) -> Tensor:
+        """Return squared error plus weighted perceptual distance [B] of [B, 3, h, w]."""
         squared, perceptual = photo_loss(image, target, valid, self.perceptual, self.distance)
         return squared + perceptual
 
     def _march(self, planes: Tensor, cameras: Tensor, pixels: Tensor | None, draw: RngStreams) -> RayOutput:
-        """Raw pixels; what weighs next to nothing on its ray gets no gradient."""
+        """Render raw pixels [B, M] (None: all); negligible ray samples get no gradient."""
         march, jitter = self.generator.march, draw.samples if self.random_samples else None
-        return march(planes, cameras, self.resolution, pixels, jitter, self.chunk, FLOOR)
+        return march(planes, cameras, self.resolution, pixels, jitter, self.chunk, MIN_SAMPLE_WEIGHT)
+
+    def sampled(
+        self,
+        ws: Tensor,
+        planes: Tensor,
+        cameras: Tensor,
+        index: list[int],
+        rays_per_image: int,
+        draw: RngStreams,
+    ) -> Tensor:
+        """Return the losses [B] of photos `index` on about `rays_per_image` raw pixels each.
+
+        `shrunk` for small photos; otherwise `whole` for 0 rays, and `lattice` for more.
+
+        Args:
+            ws: [B, num_ws, w_dim].
+            planes: [B, 3, 32, P, P], of ws.
+            cameras: [B, 25].
+            index: rows of the photos, B of them.
+            rays_per_image: raw pixels for each photo; 0: all, at both resolutions.
+            draw: RNG streams of the step.
+        """
+        if self.small is not None:
+            return self.shrunk(planes, cameras, index, draw)
+        if rays_per_image == 0:
+            return self.whole(ws, planes, cameras, index, draw)
+        side = min(self.resolution, math.ceil(math.sqrt(rays_per_image)))
+        return self.lattice(planes, cameras, index, self.resolution // side, draw)
 
     def lattice(
         self, planes: Tensor, cameras: Tensor, index: list[int], stride: int, draw: RngStreams
     ) -> Tensor:
-        """Loss [B] of photos `index` on every `stride`-th raw pixel."""
+        """Return the losses [B] of photos `index` on every `stride`-th raw pixel."""
         n = self.resolution // stride
         top, left = draw.places.randrange(stride), draw.places.randrange(stride)
         line = torch.arange(n, device=planes.device) * stride
@@ -118,16 +159,16 @@ class PhotoObjective:
         marched = self._march(planes, cameras, pixels, draw)
         image = marched.features[..., :3].transpose(1, 2).unflatten(2, (n, n))
 
-        def thin(values: Tensor) -> Tensor:
+        def subsample(values: Tensor) -> Tensor:
             return values[index].flatten(2)[:, :, pixels].unflatten(2, (n, n))
 
-        valid = None if self.valid_raw is None else thin(self.valid_raw)
-        return self._photo_loss(image, thin(self.raw), valid)
+        valid = None if self.valid_raw is None else subsample(self.valid_raw)
+        return self._photo_loss(image, subsample(self.raw), valid)
 
     def shrunk(self, planes: Tensor, cameras: Tensor, index: list[int], draw: RngStreams) -> Tensor:
-        """Loss [B] of photos smaller than the raw picture, which is shrunk to their size.
+        """Return the losses [B] of photos smaller than the raw rendering, which is resized to theirs.
 
-        Enlarged, they would teach blur.
+        Enlarging the photos instead would make blur the target.
         """
         assert self.small is not None
         marched = self._march(planes, cameras, None, draw)
@@ -145,7 +186,18 @@ class PhotoObjective:
         size: int,
         draw: RngStreams,
     ) -> Tensor:
-        """Loss [B] of photos `index` on a square of `size` raw pixels each, at both resolutions."""
+        """Return the losses [B] of photos `index` on a random square each, at both resolutions.
+
+        Falls back to `whole` where the square covers the picture or super-resolution cannot work on a part.
+
+        Args:
+            ws: [B, num_ws, w_dim].
+            planes: [B, 3, 32, P, P], of ws.
+            cameras: [B, 25].
+            index: rows of the photos, B of them.
+            size: edge of the square in raw pixels.
+            draw: RNG streams of the step.
+        """
         if size >= self.resolution or not self.patches_possible:
             return self.whole(ws, planes, cameras, index, draw)
         corners = [(self._corner(size, draw), self._corner(size, draw)) for _ in index]
@@ -165,10 +217,10 @@ class PhotoObjective:
         return torch.stack(losses)
 
     def _corner(self, size: int, draw: RngStreams) -> int:
-        """First row (or column) of a patch.
+        """Draw the first row (or column) of a patch.
 
-        It is aimed beyond the rim too and pushed back: else the rim, where silhouettes run, would be seen
-        once for thirty times that the middle is.
+        Positions beyond the border are drawn too and clamped; otherwise pixels at the border, where
+        silhouettes run, would be covered thirty times less often than those in the center.
         """
         last = self.resolution - size
         return min(max(draw.places.randint(-(size // 2), last + size // 2), 0), last)
@@ -183,8 +235,10 @@ class PhotoObjective:
         left: int,
         margin: int,
     ) -> Tensor:
-        """Loss of a patch [3, s, s] whose corner is raw pixel (top, left); `margin` raw pixels are left out
-        at every side but those on the rim of the picture, whose surroundings are true."""
+        """Return the loss of a patch [3, s, s] whose corner is raw pixel (top, left).
+
+        `margin` raw pixels are left out at each side, except sides on the border of the picture.
+        """
         scale = targets.shape[-1] // self.resolution
         size = patch.shape[-1] // scale
 
@@ -202,7 +256,7 @@ class PhotoObjective:
     def whole(
         self, ws: Tensor, planes: Tensor, cameras: Tensor, index: list[int], draw: RngStreams
     ) -> Tensor:
-        """Loss [B] of photos `index` on whole pictures at both resolutions."""
+        """Return the losses [B] of photos `index` on whole pictures at both resolutions."""
         marched = self._march(planes, cameras, None, draw)
         square = (self.resolution, self.resolution)
         features = marched.features.transpose(1, 2).unflatten(2, square).contiguous()
@@ -218,7 +272,16 @@ class PhotoObjective:
 
 
 def check_photos(images: Tensor, masks: Tensor | None = None, cameras: Tensor | None = None) -> None:
-    """Raises ValueError with a sentence unless photos, masks and cameras belong together."""
+    """Check that photos, masks and cameras are well formed and match.
+
+    Args:
+        images: [N, 3, H, H] in [-1, 1].
+        masks: [N, 1, H, H], or None.
+        cameras: [N, 25], or None.
+
+    Raises:
+        ValueError: wrong shapes or counts, no photo, or pixels that are not finite or out of range.
+    """
     if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3]:
         raise ValueError(
             f"Photos must be square pictures [N, 3, H, H], but these have shape {list(images.shape)}. "

@@ -6,7 +6,14 @@ import math
 
 
 def ramp(step: int, steps: int) -> float:
-    """Factor of the learning rate at a step: linear warm-up over the first 5 %, cosine decay over the last 25 %."""
+    """Return the factor on the learning rate at a step.
+
+    Linear warm-up over the first 5 % of the steps, cosine decay to 0 over the last 25 %.
+
+    Args:
+        step: index of the step, from 0.
+        steps: steps in all.
+    """
     t = step / steps
     decay = 0.5 - 0.5 * math.cos(math.pi * min(1.0, (1 - t) / 0.25))
     return decay * min(1.0, (t + 1 / steps) / 0.05)

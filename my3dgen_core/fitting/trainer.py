@@ -1,4 +1,4 @@
-"""The state of one training, and one step of it: what is optimised, drawn and remembered."""
+"""Training state of `personalize`: parameters, optimizers, RNG streams, checkpoints, and one step."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,7 @@ from ..camera import mirror
 from ..common.oom import is_out_of_memory_error
 from ..common.rng import RngStreams, ShuffledIndices
 from ..eg3d import Generator
+from ..face import FaceModels
 from ..formats.safetensors_file import read_safetensors, write_safetensors
 from ..person.adapter import DIFF, Adapter
 from ..person.apply import replace_parameters, with_trainable_adapter
@@ -31,26 +32,25 @@ from .muon import Muon
 from .photo_objective import PhotoObjective
 from .tuning_config import TuningConfig
 
-if TYPE_CHECKING:
-    from ..face import FaceModels
-
 STATE_FILE = "training.safetensors"
-_WINDOW = 20  # steps whose mean loss is compared
+"""Name of the checkpoint in `TuningConfig.checkpoint_dir`."""
+_WINDOW = 20  # steps over which losses are averaged for the divergence check
 
 
 class DivergedError(FloatingPointError):
-    """The loss became NaN, infinite or far larger than at the start.
+    """Error of a training whose loss became NaN, infinite or far larger than at the start.
 
     `identity` is the last good state, or None if there was none yet.
     """
 
     def __init__(self, message: str, identity: Identity | None) -> None:
+        """Store the message and the last good state."""
         super().__init__(message)
         self.identity = identity
 
 
 class Training:
-    """Photos, anchors and an adapter in the making. `advance` takes one step."""
+    """State of one training: photos, anchors, adapter, optimizers, RNG streams. `advance` takes one step."""
 
     def __init__(
         self,
@@ -63,6 +63,7 @@ class Training:
         start: Identity | None,
         face_models: FaceModels | None = None,
     ) -> None:
+        """Prepare the first step; arguments and errors as in `personalize`."""
         assert anchors.cameras is not None
         self.generator, self.config, self.start = generator, config, start
         self.device = generator.w_avg.device
@@ -92,11 +93,11 @@ class Training:
                 self.distance,
             )
             self.mirrored.random_samples = config.random_samples
-        self.likeness: NovelViewIdentity | None = None
+        self.identity_loss: NovelViewIdentity | None = None
         if config.identity_weight > 0:
             if face_models is None:
                 raise ValueError("identity_weight needs an ArcFace network: give face_models.")
-            self.likeness = NovelViewIdentity(generator, images, face_models)
+            self.identity_loss = NovelViewIdentity(generator, images, face_models)
         self.adapter = _adapter(generator, config, start)
         self.parameters = dict(generator.named_parameters())
         groups = parameter_groups(self.adapter, config)
@@ -114,21 +115,21 @@ class Training:
         self._good: dict[str, Tensor] = {}
 
     def _fingerprint(self, *tensors: Tensor | None) -> str:
-        """Names this very training: another one must not go on from its state."""
+        """Return a SHA-256 over settings and inputs; `restore` refuses a state with another one."""
         digest = hashlib.sha256(json.dumps(self.config.fingerprint_settings, sort_keys=True).encode())
         digest.update(f"{self.generator.base_hash()} {weights_hash(self.distance)}".encode())
         started = [] if self.start is None else list(self.start.adapter.tensors.values())
-        likeness = None if self.likeness is None else self.likeness.target
-        for tensor in (*tensors, likeness, self.given.ws, self.given.cameras, *started):
+        target = None if self.identity_loss is None else self.identity_loss.target
+        for tensor in (*tensors, target, self.given.ws, self.given.cameras, *started):
             if tensor is not None:
                 digest.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
         return digest.hexdigest()
 
     def advance(self) -> float:
-        """One optimiser step; returns its loss.
+        """Take one optimizer step and return its loss.
 
         Raises:
-            DivergedError: the loss is no number any more, or five times what it was at first.
+            DivergedError: the loss is not finite, or five times what it was at first.
         """
         config = self.config
         wave = 0.5 + 0.5 * math.cos(math.pi * self.done / config.steps)
@@ -136,22 +137,22 @@ class Training:
         for group, rate in zip(self.groups, self.rates, strict=True):
             group["lr"] = rate * decay
         if config.refine and self.done * 4 % config.steps < 4 and self.done:
-            self._register()
+            self._refine_cameras()
         index = self.order.take(config.batch_size)
         flipped = self.mirrored is not None and self.draw.places.random() < 0.25
-        self._forget_gradients()
-        state = self._random_state()
+        self._clear_gradients()
+        state = self._rng_state()
         try:
             loss = self._backward(self._parts(index), flipped)
         except RuntimeError as error:
             if self.low_memory or not is_out_of_memory_error(error):
                 raise
-            # Once: one photo at a time, fewer rays at a time.
+            # Retry once in low-memory mode: one photo and fewer rays at a time, with the same random numbers.
             self.low_memory = self.objective.low_memory = True
             if self.mirrored is not None:
                 self.mirrored.low_memory = True
-            self._forget_gradients()
-            self._set_random_state(state)
+            self._clear_gradients()
+            self._set_rng_state(state)
             loss = self._backward(self._parts(index), flipped)
         self._check(loss)
         self.history.append(loss)
@@ -162,14 +163,16 @@ class Training:
         self.done += 1
         return loss
 
-    def _forget_gradients(self) -> None:
+    def _clear_gradients(self) -> None:
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
 
     def _parts(self, index: list[int]) -> list[list[int]]:
+        """Split a batch into the parts that are worked on at the same time."""
         return [[one] for one in index] if self.low_memory else [index]
 
     def _backward(self, parts: list[list[int]], flipped: bool) -> float:
+        """Accumulate the gradients of a batch and return its mean loss."""
         count = sum(len(part) for part in parts)
         total = 0.0
         for part in parts:
@@ -180,6 +183,7 @@ class Training:
         return total
 
     def _loss(self, index: list[int], flipped: bool) -> Tensor:
+        """Return the losses [B] of photos `index`, or of their mirror images."""
         objective = self.objective
         ws, cameras = self._ws(index), self.cameras.cameras(index)
         if flipped and self.mirrored is not None:
@@ -189,13 +193,13 @@ class Training:
         loss = objective.patch(ws, planes, cameras, index, size, self.draw)
         if flipped:
             loss = self.config.mirrored * loss
-        if self.likeness is not None and self.done % self.config.identity_every == 0:
-            likeness = self.likeness.loss(ws, planes, cameras, self.draw, objective.chunk)
-            loss = loss + self.config.identity_weight * likeness
+        if self.identity_loss is not None and self.done % self.config.identity_every == 0:
+            identity_loss = self.identity_loss.loss(ws, planes, cameras, self.draw, objective.chunk)
+            loss = loss + self.config.identity_weight * identity_loss
         return loss
 
-    def _register(self) -> None:
-        """Corrects the cameras by the person as she is now."""
+    def _refine_cameras(self) -> None:
+        """Refine all cameras to the current adapter and anchors."""
         raw, valid = self.objective.raw, self.objective.valid_raw
         with (
             torch.no_grad(),
@@ -206,9 +210,11 @@ class Training:
         self.cameras.remove_mean()
 
     def _ws(self, index: list[int]) -> Tensor:
+        """Return the anchors [B, num_ws, w_dim] of the photos `index`."""
         return torch.stack([self.ws[row] for row in index]).expand(-1, self.generator.num_ws, -1)
 
     def _check(self, loss: float) -> None:
+        """Raise DivergedError if the loss is not finite or its mean has grown too far."""
         if math.isfinite(loss):
             if len(self.history) < 2 * _WINDOW:
                 return
@@ -222,15 +228,16 @@ class Training:
 
     @torch.no_grad()
     def preview(self) -> Tensor:
-        """The first photo as the person is now, [1, 3, R, R]."""
+        """Render the first anchor with the current adapter: [1, 3, R, R]."""
         with replace_parameters(self.generator, self.adapter.merged_weights(self.parameters)):
             return self.generator.render(self._ws([0]), self.cameras.cameras([0])).image
 
     def identity(self) -> Identity:
-        """The person as far as it is trained."""
+        """Return the identity trained so far."""
         return self._identity({key: tensor.detach() for key, tensor in self.adapter.tensors.items()})
 
     def _identity(self, tensors: dict[str, Tensor]) -> Identity:
+        """Return an identity with these adapter tensors, and the provenance of the training so far."""
         base_hash = self.generator.base_hash()
         anchors = dataclasses.replace(self.given, base_hash=base_hash)
         if self.config.refine:
@@ -252,20 +259,22 @@ class Training:
         adapter = dataclasses.replace(self.adapter, tensors=tensors)
         return Identity(adapter, anchors, base_hash, provenance, list(self.history))
 
-    def _optimised(self) -> Iterator[tuple[str, Tensor]]:
+    def _optimized(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the optimized tensors with their names in a checkpoint."""
         for key, tensor in self.adapter.tensors.items():
             yield f"adapter/{key}", tensor
         for row, anchor in enumerate(self.ws if self.config.refine else ()):
             yield f"anchors/{row}", anchor
 
     def _owner(self, tensor: Tensor) -> torch.optim.Optimizer:
-        """The optimiser that moves a tensor."""
+        """Return the optimizer of a tensor."""
         for optimizer in self.optimizers:
             if any(tensor is other for group in optimizer.param_groups for other in group["params"]):
                 return optimizer
-        raise KeyError("no optimiser moves this tensor")
+        raise KeyError("no optimizer has this tensor")
 
-    def _random_state(self) -> dict[str, Any]:
+    def _rng_state(self) -> dict[str, Any]:
+        """Return the states of all RNG streams; "samples" is a tensor, the rest plain values for JSON."""
         return {
             "places": self.draw.places.getstate(),
             "order": self.order.random.getstate(),
@@ -273,66 +282,71 @@ class Training:
             "samples": self.draw.samples.get_state(),
         }
 
-    def _set_random_state(self, state: dict[str, Any]) -> None:
-        def given(value: Any) -> Any:  # JSON has no tuples
+    def _set_rng_state(self, state: dict[str, Any]) -> None:
+        """Restore a state of `_rng_state`, also one that went through JSON."""
+
+        def with_tuple(value: Any) -> Any:  # JSON has no tuples
             version, numbers, gauss = value
             return version, tuple(numbers), gauss
 
-        self.draw.places.setstate(given(state["places"]))
-        self.order.random.setstate(given(state["order"]))
+        self.draw.places.setstate(with_tuple(state["places"]))
+        self.order.random.setstate(with_tuple(state["order"]))
         self.order.waiting = list(state["waiting"])
         self.draw.samples.set_state(state["samples"])
 
     def save(self, folder: Path) -> None:
-        """Writes the whole state, atomically."""
+        """Write the whole state to `STATE_FILE` in a folder, atomically."""
         tensors: dict[str, Tensor] = {}
-        for name, tensor in self._optimised():
+        for name, tensor in self._optimized():
             tensors[name] = tensor.detach().cpu()
             for key, value in self._owner(tensor).state.get(tensor, {}).items():
                 tensors[f"optimizer/{name}/{key}"] = value.detach().cpu()
-        chance = self._random_state()
-        tensors["samples"], tensors["angles"] = chance.pop("samples"), self.cameras.angles.cpu()
+        rng_state = self._rng_state()
+        tensors["samples"], tensors["angles"] = rng_state.pop("samples"), self.cameras.angles.cpu()
         metadata = {
             "fingerprint": self.fingerprint,
             "done": json.dumps(self.done),
             "frugal": json.dumps(self.low_memory),
             "history": json.dumps(self.history),
-            "chance": json.dumps(chance),
+            "chance": json.dumps(rng_state),
         }
         write_safetensors(tensors, folder / STATE_FILE, metadata)
 
     def restore(self, folder: Path) -> bool:
-        """Goes on from a state of `save`, if the folder has one.
+        """Resume from a state of `save`, if the folder has one.
+
+        Returns:
+            True if a state was restored.
 
         Raises:
-            ValueError: the state is of another training, or damaged. Nothing has been changed then.
+            ValueError: the state is of another training, or damaged. Nothing is changed then.
         """
         file = folder / STATE_FILE
         if not file.exists():
             return False
-        advice = "Choose another checkpoint folder, or delete that file to start anew."
+        advice = "Choose another checkpoint folder, or delete that file to start over."
         try:
             tensors, metadata = read_safetensors(file)
-            fingerprint, chance = metadata["fingerprint"], json.loads(metadata["chance"])
+            fingerprint, rng_state = metadata["fingerprint"], json.loads(metadata["chance"])
             done, history = int(json.loads(metadata["done"])), json.loads(metadata["history"])
-            known = {name: tensors.pop(name) for name, _ in self._optimised()}
-            chance["samples"], angles = tensors.pop("samples"), tensors.pop("angles")
+            known = {name: tensors.pop(name) for name, _ in self._optimized()}
+            rng_state["samples"], angles = tensors.pop("samples"), tensors.pop("angles")
         except (SafetensorError, KeyError, ValueError) as error:
             raise ValueError(f"{file} cannot be read as the state of a training. {advice}") from error
         if fingerprint != self.fingerprint:
             raise ValueError(f"{file} belongs to a training of other photos or settings. {advice}")
         with torch.no_grad():
-            for name, tensor in self._optimised():
+            for name, tensor in self._optimized():
                 tensor.copy_(known[name])
                 prefix = f"optimizer/{name}/"
                 moments = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
                 if moments:
                     self._owner(tensor).state[tensor] = {
-                        # Adam keeps its count of steps on the CPU
+                        # Adam's step count stays on the CPU
                         key: value if key == "step" else value.to(self.device)
                         for key, value in moments.items()
                     }
-        self._set_random_state(chance)
+        self._set_rng_state(rng_state)
         self.cameras.angles.copy_(angles)
         self.done, self.history = done, [float(loss) for loss in history]
         self.low_memory = self.objective.low_memory = bool(json.loads(metadata["frugal"]))
@@ -340,6 +354,11 @@ class Training:
 
 
 def _adapter(generator: Generator, config: TuningConfig, start: Identity | None) -> Adapter:
+    """Return a new adapter, or a copy of the one of `start`.
+
+    Raises:
+        ValueError: `start` is of another generator, method, rank or layout.
+    """
     if start is None:
         if config.method == "full":
             return Adapter.full(generator)
@@ -360,14 +379,15 @@ def _adapter(generator: Generator, config: TuningConfig, start: Identity | None)
 
 
 def parameter_groups(adapter: Adapter, config: TuningConfig) -> list[dict[str, Any]]:
-    """The adapter's tensors, made trainable, in groups of equal learning rate.
+    """Make the adapter's tensors trainable and group them by learning rate.
 
-    "matrix": the group holds matrices and kernels, for Muon.
+    Returns:
+        parameter groups with "params", "lr" and "matrix": True for matrices and kernels, which Muon can take.
     """
     groups: dict[tuple[float, bool], list[Tensor]] = {}
     for key, tensor in adapter.tensors.items():
         tensor.requires_grad_(True)
-        # The decoder's few numbers stand for densities and colours: they go with the rest.
+        # The decoder is small and ends in densities and colors: Adam takes its matrices too.
         matrix = not key.endswith(DIFF) or (
             adapter.layout == "full" and key.endswith(".weight" + DIFF) and not key.startswith("decoder.")
         )
@@ -380,7 +400,12 @@ def parameter_groups(adapter: Adapter, config: TuningConfig) -> list[dict[str, A
 
 
 def optimizers(groups: list[dict[str, Any]], config: TuningConfig) -> list[torch.optim.Optimizer]:
-    """What moves them: Muon and Adam, or Adam alone."""
+    """Build the optimizers: Muon for matrices and Adam for the rest, or Adam alone.
+
+    Args:
+        groups: from `parameter_groups`; their "matrix" entry is removed.
+        config: `optimizer` and `beta2` are used.
+    """
     kinds: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
     for group in groups:
         kinds[group.pop("matrix", False) and config.optimizer == "muon"].append(group)
@@ -395,11 +420,18 @@ def optimizers(groups: list[dict[str, Any]], config: TuningConfig) -> list[torch
 
 @torch.no_grad()
 def rendered_heads(generator: Generator, ws: Tensor, cameras: Tensor) -> Tensor:
-    """Where the head of ws [1, num_ws, w_dim] is in pictures from cameras [N, 25], by the generator's own
-    coverage, grown by three raw pixels: [N, 1, r, r].
+    """Render head masks: the generator's coverage above one half, dilated by three raw pixels.
 
-    Of the anchors take the mean: each has something off the head where its photo had, the mean has not. A
-    generator that puts a wall behind the head covers everything, and nothing is left out then.
+    Give the mean of the anchors: single anchors also reproduce background of their photos. The masks of a
+    generator with an opaque background are 1 everywhere.
+
+    Args:
+        generator: rendered at its raw resolution r.
+        ws: [1, num_ws, w_dim].
+        cameras: [N, 25].
+
+    Returns:
+        [N, 1, r, r], 1 = head.
     """
     resolution, planes = generator.config.neural_resolution, generator.planes(ws)
     covered = []

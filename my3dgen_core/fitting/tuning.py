@@ -1,17 +1,19 @@
-"""Anchors to a personal generator: My3DGen's training (WACV 2025, section 3), pivotal tuning (PTI, TOG 2022)
-or full fine-tuning, all by one loop."""
+"""Personalization of a generator by one training loop.
+
+My3DGen (WACV 2025, section 3), pivotal tuning (PTI, TOG 2022), and full fine-tuning.
+"""
 
 from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ..common.progress import OnStep
 from ..eg3d import Generator
+from ..face import FaceModels
 from ..person.apply import personalized
 from ..person.identity import Identity
 from ..person.latents import Latents
@@ -19,14 +21,11 @@ from .photo_objective import check_photos
 from .trainer import DivergedError, Training
 from .tuning_config import DEFAULT, PRESETS, TuningConfig
 
-if TYPE_CHECKING:
-    from ..face import FaceModels
-
 __all__ = ["PRESETS", "DivergedError", "StopAndKeep", "TuningConfig", "personalize", "pivotal_tune"]
 
 
 class StopAndKeep(Exception):  # noqa: N818  (nothing went wrong)
-    """Raised by `on_step` to end a training early: what is trained so far is returned."""
+    """Raised by `on_step` to end a training early and keep the identity trained so far."""
 
 
 def personalize(
@@ -41,26 +40,27 @@ def personalize(
     start: Identity | None = None,
     face_models: FaceModels | None = None,
 ) -> Identity:
-    """Trains an adapter so that every anchor renders its photo.
+    """Train an adapter so that every anchor renders its photo (My3DGen, section 3).
 
     Args:
-        generator: frozen, and untouched: bit-identical afterwards, also when `on_step` raises.
-        images: [N, 3, H, H] in [-1, 1], any size.
-        anchors: the photos' latents with their cameras, from `invert`; both stay as they are, unless
-            `config.refine`.
-        masks: [N, 1, H, H], 1 = invented pixel, not looked at.
-        on_step: called as (step, total, losses, preview [1, 3, R, R] or None). What it raises ends the work;
-            after `StopAndKeep` the identity trained so far is returned.
-        heads: [N, 1, h, h], 1 = head, for `config.background_weight`; None: where the generator itself shows
-            the head for these anchors.
-        start: an identity to go on from, of the same method, rank and layout.
-        face_models: for `config.identity_weight`.
+        generator: not changed, also when `on_step` raises: its weights are bit-identical afterwards.
+        images: aligned photos [N, 3, H, H] in [-1, 1], any size.
+        anchors: latents of the photos with cameras, from `invert`; kept as they are, unless `config.refine`.
+        config: settings.
+        masks: [N, 1, H, H], 1 = ignored pixel.
+        on_step: progress callback, called after each step as (step, total, losses, preview [1, 3, R, R] or
+            None). An exception it raises ends the training; after `StopAndKeep` the identity trained so far
+            is returned.
+        heads: [N, 1, h, h], 1 = head, for `config.background_weight`; None: masks of the head rendered by the
+            generator itself.
+        start: identity to continue from, of the same method, rank and layout.
+        face_models: face networks with ArcFace, for `config.identity_weight`.
 
     Returns:
-        `Identity` with the adapter, the anchors, the settings and the loss of every step.
+        `Identity` with the adapter, the anchors, the settings as provenance, and the loss of every step.
 
     Raises:
-        ValueError: photos, masks and anchors that do not belong together, or the state of another training.
+        ValueError: photos, masks and anchors that do not match, or a checkpoint of another training.
         DivergedError: the loss became NaN, infinite or far too large; it carries the last good state.
     """
     if anchors.cameras is None:
@@ -98,17 +98,30 @@ def pivotal_tune(
     strength: float = 1.0,
     face_models: FaceModels | None = None,
 ) -> Identity:
-    """Tunes the generator around the latent of one photo, or of a few photos of one look (PTI).
+    """Tune the generator around the latent of one photo, or of a few photos of one look (PTI, TOG 2022).
 
-    As `personalize`, with the photo's latent as the pivot. On top of a person it is trained as a second
-    adapter: apply both, in that order.
+    As `personalize`, with the latent as the pivot. With `over` the result is a second adapter on top of an
+    identity: apply both, in that order.
 
     Args:
-        over: the identity below, in effect during the tuning with `strength`. The result names it
-            (`Identity.base_identity_hash`), and its strength, and is of no use without it.
+        generator: not changed.
+        images: aligned photos [N, 3, H, H] in [-1, 1], any size.
+        pivot: latents of the photos with cameras, from `invert`.
+        config: settings.
+        masks: [N, 1, H, H], 1 = ignored pixel.
+        on_step: progress callback, as in `personalize`.
+        heads: [N, 1, h, h], 1 = head, as in `personalize`.
+        over: identity in effect during the tuning. The result refers to it by hash
+            (`Identity.base_identity_hash`) and needs it.
+        strength: strength of `over`.
+        face_models: face networks with ArcFace, for `config.identity_weight`.
 
     Returns:
         `Identity` whose anchors are the pivot.
+
+    Raises:
+        ValueError: as in `personalize`, or `over` belongs to another generator.
+        DivergedError: as in `personalize`.
     """
     below = contextlib.nullcontext() if over is None else personalized(generator, over, strength)
     if over is not None:

@@ -9,83 +9,94 @@ from pathlib import Path
 from .lpips import check_backbone
 
 METHODS = ("lora", "full")
+"""Values of `TuningConfig.method`."""
 SCHEDULES = ("cosine", "constant")
+"""Values of `TuningConfig.schedule`."""
 OPTIMIZERS = ("muon", "adam")
+"""Values of `TuningConfig.optimizer`."""
 
 
 @dataclass(frozen=True)
 class TuningConfig:
-    """Settings of `personalize`.
+    """Settings of `personalize` and `pivotal_tune`.
 
-    Matrices move by orthogonalised updates (Muon) on whole pictures, sampled where they will be when they
-    are rendered; the rates fall to a twentieth along a cosine. Each of the three reaches in a fraction of
-    the steps what Adam on random samples, the paper's way, needs. Example: `TuningConfig(steps=400)`.
+    The defaults use orthogonalized updates of matrices (Muon), whole pictures with fixed ray samples, and
+    cosine decay, which together need a fraction of the steps of Adam with random samples, the paper's way.
+    Example: `TuningConfig(steps=400)`.
+
+    Field names must not change: all fields but `preview_every`, `checkpoint_dir`, `checkpoint_every` and
+    `perceptual_dir` are hashed by name into the fingerprint of a training that resumes
+    (`fingerprint_settings`), and stored in the provenance of identities, where nodes read them.
     """
 
     steps: int = 400
-    """Optimiser steps."""
+    """Optimizer steps."""
     method: str = "lora"
     """"lora": a low-rank adapter; "full": every parameter but the mapping network's."""
     rank: int = 1
+    """Rank of the low-rank update; matrix rank 3 * rank for a 3x3 kernel in the "released" layout."""
     layout: str = "released"
-    """Shape of the low-rank update of a 3x3 kernel: "released" (the authors' code) or "lycoris" (leaner)."""
+    """Shape of the low-rank update of a 3x3 kernel: "released" (the authors' code) or "lycoris" (smaller)."""
     trainable: str = "paper"
-    """Trained beside the low-rank tensors: "lora" nothing, "released" biases, noise strengths and the
-    constant input, "paper" biases, noise strengths and the decoder (240,030 numbers at ffhq512-128, rank
-    1)."""
+    """Parameters trained in addition to the low-rank tensors: "lora" none, "released" biases, noise strengths
+    and the constant input, "paper" biases, noise strengths and the decoder (240,030 parameters in all at
+    ffhq512-128, rank 1)."""
     batch_size: int = 1
-    """Photos a step."""
+    """Photos per step."""
     patch: int = 0
-    """Edge in raw pixels of the square looked at in each photo and step, which saves time and memory; 0:
-    whole pictures, as in the paper."""
+    """Edge in raw pixels of the random square compared in each photo and step, which saves time and memory;
+    0: whole pictures, as in the paper."""
     random_samples: bool = False
-    """Samples on the rays are drawn anew in each step, as in the paper; False: they lie where they do when
-    pictures are rendered, and no effort goes into being right in between."""
+    """Jitter the ray samples in each step, as in the paper. False uses the renderer's fixed positions, so
+    that no capacity is spent on positions that are never rendered."""
     optimizer: str = "muon"
-    """"muon": orthogonalised updates of matrices, Adam for the rest; "adam": Adam without momentum, the
-    paper's."""
+    """"muon": orthogonalized updates of matrices, Adam for the rest; "adam": Adam without momentum, as in the
+    paper."""
     lr: float = 1e-2
-    """Rate of the low-rank factors of convolutions and ToRGB: how far their entries move in a step."""
+    """Learning rate of the low-rank factors of convolutions and ToRGB."""
     affine_lr: float = 4e-3
-    """Rate of those of the affines, whose path has no weight gain and moves that much faster."""
+    """Learning rate of the low-rank factors of affines, which lack the weight gain and so move faster."""
     diff_lr: float = 4e-3
-    """Rate of biases, noise strengths, constant and decoder."""
+    """Learning rate of biases, noise strengths, constant input and decoder."""
     full_lr: float = 2e-3
-    """Rate of whole matrices, when method is "full"."""
+    """Learning rate of whole matrices with method "full"."""
     schedule: str = "cosine"
-    """"cosine" falls to a twentieth; "constant" does not."""
+    """"cosine": decay to a twentieth; "constant"."""
     beta2: float = 0.99
-    """Adam's memory of squared gradients."""
+    """Adam's decay of squared gradients."""
     perceptual: float = 0.5
     """Weight of the perceptual term."""
     perceptual_backbone: str = "laplacian"
-    """"laplacian", or "lpips_alex" (the paper's) or "lpips_vgg" with weights of your own (`perceptual`)."""
+    """"laplacian", or "lpips_alex" (the paper's) or "lpips_vgg" with weights that the user supplies
+    (`lpips`)."""
     perceptual_dir: str | None = None
-    """Folder of those weights; None: models/my3dgen/perceptual where the program runs."""
+    """Folder of the LPIPS weights; None: models/my3dgen/perceptual in the working directory. Not hashed; a
+    hash of the weights is."""
     background_weight: float = 1.0
-    """Weight of pixels off the head. 1 where backgrounds are plain, so that silhouettes are learned; near 0
-    where they change from photo to photo."""
+    """Weight of pixels off the head, in 0..1: 1 for plain backgrounds, so that silhouettes are learned; near
+    0 for backgrounds that differ between photos."""
     mirrored: float = 0.0
-    """Weight of the mirrored photo from the mirrored camera, looked at in every fourth step: a second view
-    for few photos (SPI). Marks on one side fade when it is large; .1 is much."""
+    """Weight, in 0..1, of the mirrored photo from the mirrored camera, used in every fourth step on average:
+    a second view for few photos (SPI). Large values fade marks on one side of the face; .1 is large."""
     identity_weight: float = 0.0
     """Weight of the identity loss on a random view near the photo's own (`identity_loss`); needs face
     models. 0: none."""
     identity_every: int = 4
-    """Steps between two looks at that view, which is a whole picture and costs accordingly."""
+    """Steps between two identity losses, each of which costs the rendering of a whole picture."""
     refine: bool = False
-    """Anchors and cameras are corrected along with the adapter, the cameras three times on the way
-    (`refinement`); the paper keeps both."""
+    """Optimize the anchors along with the adapter, and refine the cameras three times during the training
+    (`camera_refinement`). The paper keeps both fixed."""
     anchor_lr: float = 2e-3
-    """Rate of the anchors, when refined."""
+    """Learning rate of the anchors with `refine`."""
     seed: int = 0
+    """Seed of the adapter's initial values, the order of photos, and the patch and ray sampling."""
     preview_every: int = 25
-    """Steps between two preview pictures; 0: none."""
+    """Steps between two preview renderings; 0: none. Not hashed."""
     checkpoint_dir: str | None = None
-    """Folder that keeps the state of the training. A run that was killed goes on from there with the same
-    call, bit for bit as if nothing had happened (on a CPU); None: nothing is written."""
+    """Folder for the training state. The same call resumes an interrupted training from there, bit-exactly on
+    a CPU; None: no state is written. Not hashed."""
     checkpoint_every: int = 100
-    """Steps between two checkpoints."""
+    """Steps between two checkpoints. Not hashed."""
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -108,8 +119,7 @@ class TuningConfig:
 
     @property
     def fingerprint_settings(self) -> dict[str, object]:
-        """The settings that decide the result, as plain values: not where things lie and how often state is
-        kept."""
+        """Fields that decide the result, by name, as plain values for the fingerprint and the provenance."""
         kept = dataclasses.asdict(self)
         for name in ("preview_every", "checkpoint_dir", "checkpoint_every", "perceptual_dir"):
             del kept[name]
@@ -117,9 +127,10 @@ class TuningConfig:
 
 
 DEFAULT = TuningConfig()
+"""Default settings of `personalize`."""
 PRESETS = {
     "default": DEFAULT,
-    # My3DGen's own: 500,000 photos in batches of 4, whole pictures, one constant rate for everything.
+    # The paper's: 500,000 photos in batches of 4, whole pictures, one constant learning rate.
     "paper": TuningConfig(
         steps=125_000,
         batch_size=4,
@@ -135,6 +146,6 @@ PRESETS = {
         perceptual=1.0,
     ),
 }
-"""Named settings. "paper" has its steps, batch, rates and Adam; its LPIPS is replaced by our perceptual
-term, which needs no weights from elsewhere. With the weights at hand:
+"""Named settings. "paper" has the steps, batch size, learning rates and optimizer of My3DGen, but the
+Laplacian distance instead of LPIPS, whose weights the user has to supply. With them:
 `replace(PRESETS["paper"], perceptual_backbone="lpips_alex")`."""

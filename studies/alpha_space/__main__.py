@@ -47,7 +47,7 @@ from my3dgen_core.camera import angles
 from my3dgen_core.editing.face_scores import SMILE, FaceGeometry
 from my3dgen_core.editing.identity_preserving import LocalFinderConfig, find_local_directions
 from my3dgen_core.eg3d.rendering.backend import select_backend
-from my3dgen_core.evaluation import Likeness, render
+from my3dgen_core.evaluation import IdentitySimilarity, render
 from my3dgen_core.evaluation.protocols import HELD_OUT, quick
 from my3dgen_core.face import embed
 from my3dgen_core.fitting.alpha_projection import ProjectionConfig
@@ -172,7 +172,7 @@ class AlphaSpaceStudy:
     def measure(self, number: int, person: Person, identity: Identity) -> dict[str, Any]:
         """Return the row of one person."""
         space, photos = AlphaSpace(identity.anchors), person.photos[: self.settings.photos]
-        similarity = Likeness(photos, self.face_models)
+        similarity = IdentitySimilarity(photos, self.face_models)
         own, known = self._own_smiles(photos, person.cameras, similarity, identity)
         row: dict[str, Any] = {"clocks": {}, "own smiles": known}
         clock = Clock(row["clocks"])
@@ -215,7 +215,7 @@ class AlphaSpaceStudy:
 
     # --- Alpha space --------------------------------------------------------------------------------------
 
-    def samples(self, model: str, space: AlphaSpace, similarity: Likeness) -> dict[str, Any]:
+    def samples(self, model: str, space: AlphaSpace, similarity: IdentitySimilarity) -> dict[str, Any]:
         """Measure uncurated alpha samples: identity similarity to the photos, and diversity."""
         looks = space.sample(self.settings.samples, seed=0, anchors_per_sample=min(3, len(space)))
         assert looks.cameras is not None
@@ -234,7 +234,7 @@ class AlphaSpaceStudy:
             "diversity, pose-free": pairwise(frontal),
         }
 
-    def interpolation(self, model: str, space: AlphaSpace, similarity: Likeness) -> dict[str, Any]:
+    def interpolation(self, model: str, space: AlphaSpace, similarity: IdentitySimilarity) -> dict[str, Any]:
         """Measure the identity similarity along interpolations of anchors, each step from several poses."""
         settings = self.settings
         draw = torch.Generator().manual_seed(0)
@@ -264,7 +264,7 @@ class AlphaSpaceStudy:
     # --- Edits --------------------------------------------------------------------------------------------
 
     def _own_smiles(
-        self, photos: Tensor, cameras: Tensor, similarity: Likeness, identity: Identity
+        self, photos: Tensor, cameras: Tensor, similarity: IdentitySimilarity, identity: Identity
     ) -> tuple[Tensor, dict[str, Any]]:
         """Measure the smiles of the nearly frontal photos, and the identity drop between them.
 
@@ -289,7 +289,9 @@ class AlphaSpaceStudy:
         known["of turns alone"] = [float(turned[seen].min()), float(turned[seen].max())]
         return smiles[seen], known
 
-    def smile_sweep(self, model: str, space: AlphaSpace, similarity: Likeness, own: Tensor) -> dict[str, Any]:
+    def smile_sweep(
+        self, model: str, space: AlphaSpace, similarity: IdentitySimilarity, own: Tensor
+    ) -> dict[str, Any]:
         """Measure the identity drop of the mean anchor when its smile is varied, seen from the front.
 
         Args:
@@ -323,7 +325,7 @@ class AlphaSpaceStudy:
         found["identity held"]["direction"] = held.meta
         return found
 
-    def edits(self, space: AlphaSpace, similarity: Likeness) -> dict[str, Any]:
+    def edits(self, space: AlphaSpace, similarity: IdentitySimilarity) -> dict[str, Any]:
         """Measure the identity of the mean anchor after other edits of two standard deviations, both ways."""
         middle, amounts = space.anchors.mean(), torch.tensor([-2.0, 2.0])
         found: dict[str, Any] = {"unedited": similarity.mean(render(self.generator, middle, self._front()))}

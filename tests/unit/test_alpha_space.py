@@ -99,7 +99,7 @@ def test_forbidden_weights_go_to_the_nearest_allowed_latent(beta):
         )
         distance = float((mine @ A - one @ A).square().sum())
         assert distance <= solved.fun * (1 + 1e-5) + 1e-9
-    by_weight = space._allowed(weights)
+    by_weight = space._admissible(weights)
     assert not torch.allclose(by_weight, found, atol=1e-2)
 
 

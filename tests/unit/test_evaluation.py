@@ -49,8 +49,8 @@ def identity(generator, part):
 
 
 @pytest.fixture(scope="module")
-def likeness(part):
-    return evaluation.Likeness(part.photos, face_fixtures.models())
+def similarity(part):
+    return evaluation.IdentitySimilarity(part.photos, face_fixtures.models())
 
 
 def pictures(seed, count=2, size=64):
@@ -80,21 +80,21 @@ def test_vif_is_one_for_equal_pictures_and_falls_with_noise():
 
 
 @pytest.mark.slow
-def test_likeness_knows_the_person_from_another_in_both_ways(demo, part):
+def test_similarity_knows_the_person_from_another_in_both_ways(demo, part):
     held = demo[2][:3]
     for aligned in (True, False):
-        likeness = evaluation.Likeness(part.photos, face_fixtures.models(), aligned)
-        assert likeness.error(part.photos) == pytest.approx(0, abs=1e-3)  # each is its own nearest
+        similarity = evaluation.IdentitySimilarity(part.photos, face_fixtures.models(), aligned)
+        assert similarity.error(part.photos) == pytest.approx(0, abs=1e-3)  # each is its own nearest
         stranger = face_fixtures.real_batch().images[:1]
-        assert likeness.mean(held) > likeness.mean(stranger) + 0.1
-        assert 0 < likeness.error(held) < likeness.error(stranger)
+        assert similarity.mean(held) > similarity.mean(stranger) + 0.1
+        assert 0 < similarity.error(held) < similarity.error(stranger)
 
 
-def test_without_a_face_there_is_no_likeness(part, likeness):
-    assert likeness.mean(torch.zeros(1, 3, 128, 128)) is None
-    assert likeness.error(torch.zeros(1, 3, 128, 128)) is None
+def test_without_a_face_there_is_no_similarity(part, similarity):
+    assert similarity.mean(torch.zeros(1, 3, 128, 128)) is None
+    assert similarity.error(torch.zeros(1, 3, 128, 128)) is None
     with pytest.raises(ValueError, match="No face was found"):
-        evaluation.Likeness(torch.zeros(2, 3, 128, 128), face_fixtures.models())
+        evaluation.IdentitySimilarity(torch.zeros(2, 3, 128, 128), face_fixtures.models())
 
 
 def test_the_orbit_is_the_papers():
@@ -108,8 +108,8 @@ def test_the_orbit_is_the_papers():
     assert torch.allclose(positions.norm(dim=1), torch.full((120,), 2.7), atol=1e-4)
 
 
-class FakeLikeness:
-    """Similarity of pictures by their mean brightness, with a record of the calls."""
+class FakeSimilarity:
+    """Identity similarity of pictures by their mean brightness; records the pictures."""
 
     def __init__(self):
         self.seen = []
@@ -125,19 +125,19 @@ class FakeLikeness:
 
 @pytest.mark.slow
 def test_multi_view_identity_looks_at_random_frames_of_each_orbit(generator, identity):
-    fake = FakeLikeness()
+    fake = FakeSimilarity()
     ws = identity.anchors.ws[:2]
     found = evaluation.multi_view_identity(generator, ws, fake, views=3)
     assert [len(images) for images in fake.seen] == [3, 3]
     assert found == pytest.approx(1 - float(torch.stack([images.mean() for images in fake.seen]).mean()))
-    again = FakeLikeness()
+    again = FakeSimilarity()
     evaluation.multi_view_identity(generator, ws, again, views=3)
     assert torch.equal(fake.seen[0], again.seen[0])
     assert not torch.equal(fake.seen[0], fake.seen[1])
 
 
 def test_interpolation_shows_every_pose_of_every_pair(generator, identity):
-    fake, space = FakeLikeness(), AlphaSpace(identity.anchors)
+    fake, space = FakeSimilarity(), AlphaSpace(identity.anchors)
     found = evaluation.interpolation_identity(generator, space, fake, poses=4, pairs=2)
     assert [len(images) for images in fake.seen] == [4, 4]
     assert found == pytest.approx(sum(float(images.mean()) for images in fake.seen) / 2)
@@ -145,14 +145,14 @@ def test_interpolation_shows_every_pose_of_every_pair(generator, identity):
 
 def test_samples_of_one_look_have_no_diversity_and_of_many_some(generator, identity):
     one = dataclasses.replace(identity.anchors, ws=identity.anchors.ws[:1].expand(8, -1, -1).clone())
-    alike = evaluation.alpha_samples(generator, AlphaSpace(one), FakeLikeness(), count=3)
-    many = evaluation.alpha_samples(generator, AlphaSpace(identity.anchors), FakeLikeness(), count=3)
+    alike = evaluation.alpha_samples(generator, AlphaSpace(one), FakeSimilarity(), count=3)
+    many = evaluation.alpha_samples(generator, AlphaSpace(identity.anchors), FakeSimilarity(), count=3)
     assert alike["diversity"] == pytest.approx(0, abs=1e-5)
     assert many["diversity"] > 0.01
 
 
 def test_edits_move_the_mean_anchor_freely_and_within_the_person(generator, identity):
-    fake = FakeLikeness()
+    fake = FakeSimilarity()
     vector = torch.randn(32, generator=torch.Generator().manual_seed(0))
     space = AlphaSpace(identity.anchors)
     measures = evaluation.edit_identity(generator, space, fake, [Direction("d", vector)], (-1.0, 1.0))
@@ -212,10 +212,10 @@ def test_all_protocols_for_both_models_make_one_table(generator, identity, part)
     results = evaluation.run_protocols(
         generator, identity, part, face_fixtures.models(), held_out=SHORT, samples=3, views=2, pairs=1
     )
-    assert list(results) == ["pretrained", "personalised"]
-    assert list(results["pretrained"]) == list(results["personalised"])
+    assert list(results) == ["pretrained", "personalized"]
+    assert list(results["pretrained"]) == list(results["personalized"])
     for name in ("held-out inversion: PSNR dB", "alpha samples: diversity"):
-        assert results["pretrained"][name] != results["personalised"][name]
+        assert results["pretrained"][name] != results["personalized"][name]
     text = evaluation.protocol_table(results)
     assert "synthetic" not in text
     rows = evaluation.protocol_table(results, synthetic=True).splitlines()[2:]
