@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .pose import _vector, cam2world, intrinsics
+from .pose import _rotation_of_vector, _vector, cam2world, intrinsics
 
 
 def interpolate(start: Tensor, end: Tensor, t: Tensor) -> Tensor:
@@ -67,7 +67,8 @@ def interpolate_orbit(
     centre = torch.zeros(3) if pivot is None else torch.stack([_vector(v, None)[0] for v in pivot])
     centre = centre.to(one)
     axis, angle = _axis_angle(two[:, :3, :3] @ one[:, :3, :3].transpose(1, 2))
-    whole, part = _rotation(axis, angle), _rotation(axis, angle * t.double())
+    turn = axis * angle[:, None]
+    whole, part = _rotation_of_vector(turn), _rotation_of_vector(turn * t.double()[:, None])
     arm = one[:, :3, 3] - centre
     end_arm = (whole.transpose(1, 2) @ (two[:, :3, 3] - centre)[..., None])[
         ..., 0
@@ -96,15 +97,6 @@ def _axis_angle(rotation: Tensor) -> tuple[Tensor, Tensor]:
             "Two cameras look in opposite directions: put one in between to say which way round."
         )
     return torch.nn.functional.normalize(skew, dim=1), torch.atan2(sine, cosine)
-
-
-def _rotation(axis: Tensor, angle: Tensor) -> Tensor:
-    """Rotations [N,3,3] by `angle` [N] about `axis` [N,3] (Rodrigues)."""
-    x, y, z = axis.unbind(1)
-    zero = torch.zeros_like(x)
-    cross = torch.stack((zero, -z, y, z, zero, -x, -y, x, zero), dim=1).view(-1, 3, 3)
-    sine, cosine = angle.sin()[:, None, None], angle.cos()[:, None, None]
-    return torch.eye(3).to(axis) + sine * cross + (1 - cosine) * cross @ cross
 
 
 def precise_dtype(like: Tensor) -> torch.dtype:
