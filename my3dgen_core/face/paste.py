@@ -94,16 +94,18 @@ def _softened(mask: torch.Tensor, feather: float) -> torch.Tensor:
     half = round(feather * mask.shape[-1] / 512 / 2)
     if half < 1:
         return mask
-    half = min(half, mask.shape[-1] - 1)
-    padded = F.pad(mask[None], (half,) * 4, mode="replicate")
-    return F.avg_pool2d(padded, 2 * half + 1, stride=1)[0]
+    from kornia.filters import box_blur  # here: 0.3 s that programs without masks need not wait for
+
+    width = 2 * min(half, mask.shape[-1] - 1) + 1
+    return box_blur(mask[None], (width, width), "replicate", separable=True)[0]
 
 
 def _grown(mask: torch.Tensor, feather: float) -> torch.Tensor:
     """A mask [1,s,s] that is 1 to some pixels beyond its edge and falls softly from there."""
     ramp = max(1, round(feather * mask.shape[-1] / 512 / 2))
     reach = 2 * ramp + 1  # the ramp comes on top, and lies outside as a whole
-    return _softened(F.max_pool2d(mask[None], 2 * reach + 1, 1, reach)[0], feather)
+    wide = F.max_pool2d(mask, (1, 2 * reach + 1), 1, (0, reach))
+    return _softened(F.max_pool2d(wide, (2 * reach + 1, 1), 1, (reach, 0)), feather)
 
 
 def _without(photo: torch.Tensor, gone: torch.Tensor) -> torch.Tensor:
