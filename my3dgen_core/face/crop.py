@@ -60,7 +60,8 @@ class CropTransform:
         """Return the transform of the same crop for a larger or smaller copy of the photo.
 
         Args:
-            height, width: size of the copy in pixels.
+            height: height of the copy in pixels.
+            width: width of the copy in pixels.
 
         Raises:
             ValueError: the copy has other proportions, so it is another photo.
@@ -111,7 +112,7 @@ def weak_perspective(
 
     Returns:
         The first two rows of the rotation [2,3], each of length 1 but not made orthogonal; the scale, mean of
-        their fitted lengths; the shift [2].
+            their fitted lengths; the shift [2].
     """
     system = np.concatenate([model, np.ones((len(model), 1))], axis=1)
     solution = np.linalg.lstsq(system, points, rcond=None)[0].T  # [2,4]

@@ -73,7 +73,7 @@ def role_of(graph: OnnxGraph) -> str | None:
 
     Returns:
         `DETECTION`, `LANDMARKS` (106 points), `RECOGNITION`, `PARSING` or `ATTRIBUTES`, or None for another
-        network.
+            network.
     """
     if len(graph.inputs) != 1:
         return None

@@ -243,8 +243,8 @@ def _linearize(
         sigma: standard deviation of a point's error in pixels.
 
     Returns:
-        Residuals [2KM + K + m]: points, pitch, coefficients. Jacobian [2KM + K + m, 6K + m] with respect to a
-        rotation vector on the left and the translation of each view, and the coefficients.
+        Residuals [2KM + K + m] of points, pitch and coefficients; Jacobian [2KM + K + m, 6K + m] with respect
+            to a rotation vector on the left and the translation of each view, and the coefficients.
     """
     count, points, modes = len(views), views.shape[1], len(coefficients)
     shape = prior.mean + np.tensordot(coefficients, prior.modes, 1)

@@ -115,7 +115,8 @@ def embed(
 
     Returns:
         Embeddings [N,512] of length 1, zeros where no face was found; found [N] (bool). The dot product of
-        two embeddings is their cosine: about .65 for photos of one person, below .36 for different persons.
+            two embeddings is their cosine: about .65 for photos of one person, below .36 for different
+            persons.
 
     Raises:
         FaceModelError: the folder has no identity network.

@@ -75,7 +75,7 @@ def align_sequence(
 
     Returns:
         The kept frames as from `align_faces`. Rows of interpolated frames have a warning; `embeddings` is
-        None.
+            None.
 
     Raises:
         AlignmentError: no frame can be used.
@@ -176,7 +176,7 @@ def _track_values(kept: KeptFace) -> np.ndarray:
 
     Returns:
         Crop center x, y in the frame, log scale, crop angle, then yaw, pitch and roll of the head [7]; the
-        roll is that in the frame, which does not depend on the rotation of the crop.
+            roll is that in the frame, which does not depend on the rotation of the crop.
     """
     transform = kept.row.transform
     assert transform is not None
