@@ -357,6 +357,7 @@ def thumbnail_of(pixels: np.ndarray, longest: int = 256) -> np.ndarray:
 
 
 def _embedding(image: torch.Tensor, points: np.ndarray, models: FaceModels) -> torch.Tensor | None:
+    """ArcFace embedding [512] of a crop [3,S,S] with its five points [5,2], or None without that network."""
     return embed(image[None], models, points[None])[0][0] if models.has_recognition else None
 
 

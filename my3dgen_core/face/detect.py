@@ -250,6 +250,7 @@ class FaceModels:
         return np.stack([here, there[list(MIRRORED)]])
 
     def _landmarks_of(self, image: np.ndarray, box: np.ndarray) -> np.ndarray:
+        """Landmarks [106,2] of a face in a box [4], without the mirror image."""
         assert self._landmarks is not None
         found = self._landmarks.get(np.ascontiguousarray(image[:, :, ::-1]), _FaceDict(bbox=box - 0.5))
         return np.asarray(found, np.float64)[:, :2] + 0.5

@@ -118,6 +118,7 @@ def read_by_hand(text: str) -> dict[str, ByHand]:
 
 
 def _parse_override(name: str, value: Any) -> ByHand:
+    """Check the JSON value of one photo and convert it."""
     if not isinstance(value, Mapping) or not value.keys() <= _FIELDS:
         raise ValueError(f"By hand, {name!r}: write an object with keep, face or points.")
     keep, face, points = (value.get(field) for field in ("keep", "face", "points"))
@@ -133,6 +134,7 @@ def _parse_override(name: str, value: Any) -> ByHand:
 
 
 def _parse_place(value: Any, name: str) -> tuple[float, float]:
+    """Check a JSON value [x, y] in 0..1 and convert it; `name` is the photo for the message."""
     numbers = value if isinstance(value, list) else []
     right = [v for v in numbers if isinstance(v, (int, float)) and not isinstance(v, bool) and 0 <= v <= 1]
     if len(right) != 2 or len(numbers) != 2:

@@ -15,8 +15,7 @@ import torch
 from .head_mesh import HeadModel
 
 Z_DIM = 64
-# Factors by their dimension of z. Files of directions are named after them: the spelling is part of the
-# format.
+# Factors by their dimension of z. "hair_colour" keeps its spelling: its direction file is named after it.
 NAMES = [
     "gender",
     "age",
@@ -29,7 +28,7 @@ NAMES = [
     "hairline",
     "hair_volume",
     "lips",
-    "lip_colour",
+    "lip_color",
     "brow_width",
     "brow_darkness",
     "iris",
@@ -70,11 +69,17 @@ class Expression:
     """Facial expressions of a batch of heads: the strength [B] of each action, 0 for the neutral face."""
 
     smile: torch.Tensor
+    """Smile; below 0 the corners of the mouth point down."""
     jaw: torch.Tensor
+    """Opening of the jaw, 0..1."""
     blink: torch.Tensor
+    """Closing of the eyes, 0..1."""
     brows_up: torch.Tensor
+    """Raising of the brows, 0..1."""
     frown: torch.Tensor
+    """Lowering of the brows, 0..1."""
     gaze: torch.Tensor
+    """Horizontal gaze; above 0 to the viewer's right."""
 
     @classmethod
     def neutral(cls, batch: int) -> Expression:
@@ -222,7 +227,7 @@ def looks(z: torch.Tensor, model: HeadModel) -> Looks:
     hair = hair * (1 + f("hair_tint")[:, None].clamp(-0.5, 2) * torch.tensor([0.12, -0.01, -0.08]))
     hair = torch.lerp(hair, torch.tensor([0.70, 0.69, 0.67]).expand_as(hair), 0.8 * gray)
     darker = (0.62 - 0.16 * f("brow_darkness")).clamp(0.25, 0.95)[:, None]
-    rosy = (0.42 + 0.16 * f("lip_colour")).clamp(0.0, 0.9)[:, None]
+    rosy = (0.42 + 0.16 * f("lip_color")).clamp(0.0, 0.9)[:, None]
     expression = Expression(
         smile=torch.where(f("smile") > 0, 0.5 * f("smile"), 0.22 * f("smile")).clamp(-0.5, 1.0),
         jaw=(0.16 * f("jaw") - 0.05).clamp(0.0, 0.45),

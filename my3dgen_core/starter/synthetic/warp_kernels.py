@@ -29,12 +29,14 @@ def _blend(a: wp.vec3, b: wp.vec3, t: float):
     return a + (b - a) * t
 
 
+# Smoothstep from 0 at edge0 to 1 at edge1; edge0 may be the larger one.
 @wp.func
 def _ramp(edge0: float, edge1: float, x: float):
     t = wp.clamp((x - edge0) / (edge1 - edge0), 0.0, 1.0)
     return t * t * (3.0 - 2.0 * t)
 
 
+# Gaussian around a center with a standard deviation per axis of size / sqrt(2).
 @wp.func
 def _spot(c: wp.vec3, center: wp.vec3, size: wp.vec3):
     d = wp.cw_div(c - center, size)
@@ -69,6 +71,7 @@ def _eye_color(c: wp.vec3, center: wp.vec3, gaze: wp.vec3, iris: wp.vec3):
     return _blend(color, wp.vec3(1.0, 1.0, 1.0), 0.9 * _ramp(0.11, 0.05, glint))
 
 
+# Color of a point before lighting, from its part and attributes, the shading parameters and marks of head h.
 @wp.func
 def _paint(
     part: int,
@@ -152,6 +155,7 @@ def _paint(
     return _blend(color, tint, cover)
 
 
+# One thread per ray: averages `grid` x `grid` rays over a pixel. Arguments and output as `ray_casting.cast`.
 @wp.kernel
 def cast_rays(
     meshes: wp.array(dtype=wp.uint64),
@@ -243,6 +247,7 @@ def cast_rays(
     out[ray, 4] = hits * scale
 
 
+# One thread per vertex: the fraction of `count` cosine-distributed rays of length `reach` that hit nothing.
 @wp.kernel
 def openness(
     mesh: wp.uint64,
