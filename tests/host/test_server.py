@@ -127,7 +127,7 @@ def test_an_identity_saved_and_loaded_renders_the_same(server: comfy.Server) -> 
 
 
 def refusal(server: comfy.Server, prompt: Prompt) -> str:
-    """What the page says: as the server refuses the prompt, or as a node fails."""
+    """The message on the page: as the server refuses the prompt, or as a node fails."""
     try:
         result = server.run(prompt)
     except comfy.ComfyError as error:
