@@ -90,7 +90,7 @@ def test_every_version_of_insightface_finds_the_same_face(version: str) -> None:
 
 
 class _OldDetector:
-    """The interface of insightface 0.7.3: no `batched`, and outputs read as if they had no batch dimension."""
+    """insightface 0.7.3: no `batched`, and outputs read as if they had no batch dimension."""
 
     def __init__(self, session: object) -> None:
         self.session = session
