@@ -1,4 +1,4 @@
-"""Marks for tests that need the downloaded face test pack: those whose code reaches a function of `real_photos`."""
+"""Marks for tests that need the downloaded face test pack: they reach a function of `real_photos`."""
 
 from __future__ import annotations
 
