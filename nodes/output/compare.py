@@ -88,7 +88,7 @@ class Compare:
         from ...my3dgen_core.common.image_ops import resize
         from ...my3dgen_core.evaluation import psnr
 
-        photos = socket_types.crops_to_core(images, "The photos")
+        photos = socket_types.crops_to_core(images)
         socket_types.check_latents(anchors, pretrained)
         socket_types.check_latents(anchors, personalized)
         if cameras is None:

@@ -205,7 +205,9 @@ class TrainIdentity:
                 "Train Identity starts from a bare generator, but this model has an identity applied. "
                 "Connect the model from Load EG3D Generator."
             )
-        own = _anchors(anchors, len(images), model, "Train Identity")
+        photos, hidden = socket_types.crops_and_masks(images, masks)
+        head_masks = _unless_white(socket_types.mask_to_core(heads, photos, "heads"))
+        own = _anchors(anchors, len(photos), model, "Train Identity")
         config = replace(
             _scaled(TuningConfig(), learning_rate),
             steps=steps,
@@ -228,19 +230,19 @@ class TrainIdentity:
             device = socket_types.device_of(generator)
             identity = personalize(
                 generator,
-                socket_types.crops_to_core(images).to(device),
+                photos.to(device),
                 own.to(device),
                 config,
-                masks=socket_types.mask_to_core(masks, len(images), device),
+                masks=socket_types.moved(hidden, device),
                 on_step=training_monitor.watch(
                     node_id,
                     host.progress(node_id, "training"),
-                    images,
-                    similarity_to_first(images, face_models, faces),
+                    photos,
+                    similarity_to_first(photos, face_models, faces),
                 ),
                 start=start,
                 face_models=faces,
-                heads=_unless_white(socket_types.mask_to_core(heads, len(images), device)),
+                heads=socket_types.moved(head_masks, device),
             )
         text = summary(identity, model.generator)
         plot = plots.loss_plot(identity.history)
@@ -328,22 +330,23 @@ class PivotalTuning:
             raise ValueError(
                 "Pivotal Tuning starts from at most one identity, but this model has several applied."
             )
-        pivot = _anchors(latents, len(images), model, "Pivotal Tuning")
+        photos, hidden = socket_types.crops_and_masks(images, masks)
+        pivot = _anchors(latents, len(photos), model, "Pivotal Tuning")
         config = replace(_scaled(TuningConfig(), learning_rate), steps=steps, method=method, seed=seed)
         below = model.identities[0] if model.identities else None
         with host.training(), model.without_identities().ready(memory=host.TRAINING_MEMORY) as generator:
             device = socket_types.device_of(generator)
             identity = pivotal_tune(
                 generator,
-                socket_types.crops_to_core(images).to(device),
+                photos.to(device),
                 pivot.to(device),
                 config,
-                masks=socket_types.mask_to_core(masks, len(images), device),
+                masks=socket_types.moved(hidden, device),
                 on_step=training_monitor.watch(
                     node_id,
                     host.progress(node_id, "pivotal tuning"),
-                    images,
-                    similarity_to_first(images, "auto"),
+                    photos,
+                    similarity_to_first(photos, "auto"),
                 ),
                 over=None if below is None else below.identity,
                 strength=1.0 if below is None else below.strength,

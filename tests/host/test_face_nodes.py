@@ -121,7 +121,7 @@ def test_pasting_leaves_its_inputs_alone_and_takes_masks(
     photos, crops, images = cut_photos
     before = [photo.clone() for photo in photos]
     white = [torch.ones_like(images[0])]
-    (pasted,) = nodes["PasteBack"].paste(photos, [crops], white, [24.0], [torch.zeros(1, 64, 64)])
+    (pasted,) = nodes["PasteBack"].paste(photos, [crops], white, [24.0], [torch.zeros(1, 32, 32)])
     assert torch.equal(pasted[0], photos[0])
     (pasted,) = nodes["PasteBack"].paste(photos, [crops], white, [24.0], [torch.ones(2, 64, 64)])
     assert float(pasted[1][0, 90, 130].min()) == 1
@@ -154,10 +154,11 @@ def test_photos_and_crops_that_do_not_belong_together_are_one_message(
 def test_align_faces_hands_out_what_is_new_last(nodes: dict[str, Any]) -> None:
     """Workflows are wired by the number of an output, and keep their settings by position."""
     node = nodes["AlignFaces"]
-    assert node.RETURN_NAMES == ("images", "cameras", "masks", "report", "overview", "crops", "heads")
-    assert node.RETURN_TYPES[-2:] == ("EG3D_CROP", "MASK")
+    first = ("images", "cameras", "masks", "report", "overview", "crops", "heads")
+    assert node.RETURN_NAMES == (*first, "photo_masks")
+    assert node.RETURN_TYPES[-3:] == ("EG3D_CROP", "MASK", "MASK")
     assert len(node.RETURN_TYPES) == len(node.OUTPUT_TOOLTIPS)
-    assert list(node.INPUT_TYPES()["optional"])[-3:] == ["sequence", "neck", "by_hand"]
+    assert list(node.INPUT_TYPES()["optional"])[-4:] == ["sequence", "neck", "by_hand", "masks"]
 
 
 def _align(nodes: dict[str, Any], folder: Path, colors: np.ndarray | None) -> dict[str, Any]:
@@ -175,10 +176,12 @@ def test_without_a_parser_the_heads_are_white_and_the_report_says_so(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     found = _align(nodes, tmp_path, None)
-    images, cameras, masks, report, overview, crops, heads = found["result"]
+    images, cameras, masks, report, overview, crops, heads, drawn = found["result"]
     assert images.shape == (1, 512, 512, 3)
     assert heads.shape == masks.shape == (1, 512, 512)
     assert bool((heads == 1).all())
+    assert drawn.shape == masks.shape
+    assert not bool(drawn.any())
     assert len(cameras) == len(crops) == 1
     assert report.count("head masks are all white") == 1
     assert "me.jpg" in report
@@ -191,7 +194,7 @@ def test_with_a_parser_the_heads_are_its_answer(
     nodes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    images, _, masks, report, _, _, heads = _align(nodes, tmp_path, dark_is_background())["result"]
+    images, _, masks, report, _, _, heads, _ = _align(nodes, tmp_path, dark_is_background())["result"]
     light = is_light((images * 255).round().numpy())
     assert (heads.numpy() == light)[masks.numpy() == 0].all()
     assert 0.1 < float(heads.mean()) < 0.9
