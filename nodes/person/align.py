@@ -191,11 +191,11 @@ class AlignFaces:
 
         node = node_id[0] if node_id else None
         choice = CHOICES[which[0]]
-        if choice == "nearest" and not reference:
+        if choice == "nearest" and reference is None:
             raise ValueError("'most like the reference' needs a photo: connect one to reference.")
         settings: dict[str, Any] = {
             "which": choice,
-            "reference": _named(_pictures(reference, "reference"), None)[0][1] if reference else None,
+            "reference": _reference(reference) if choice == "nearest" else None,
             "upright": upright[0],
             "neck": neck is None or neck[0],
             "on_step": host.progress(node, "photo"),
@@ -277,6 +277,11 @@ def _named(pictures: list[Tensor], names: list[str] | None) -> list[tuple[str, A
     names = [os.path.basename(name) if os.path.isabs(name) else name for name in names]
     photos = [socket_types.over_white(picture).cpu().numpy() for picture in pictures]
     return list(zip(names, photos, strict=True))
+
+
+def _reference(photos: Any) -> Any:
+    """Return the first picture of the input `reference`, [H,W,3] in 0..1."""
+    return _named(_pictures(photos, "reference"), None)[0][1]
 
 
 def _drawn(masks: Any, pictures: list[Tensor]) -> list[Tensor | None]:

@@ -155,7 +155,7 @@ def test_align_faces_hands_out_what_is_new_last(nodes: dict[str, Any]) -> None:
     """Workflows are wired by the number of an output, and keep their settings by position."""
     node = nodes["AlignFaces"]
     first = ("images", "cameras", "masks", "report", "overview", "crops", "heads")
-    assert node.RETURN_NAMES == (*first, "photo_masks")
+    assert (*first, "photo_masks") == node.RETURN_NAMES
     assert node.RETURN_TYPES[-3:] == ("EG3D_CROP", "MASK", "MASK")
     assert len(node.RETURN_TYPES) == len(node.OUTPUT_TOOLTIPS)
     assert list(node.INPUT_TYPES()["optional"])[-4:] == ["sequence", "neck", "by_hand", "masks"]
