@@ -277,8 +277,8 @@ def _normalized_pictures(batch: Any, name: str, before: int) -> Tensor:
             raise ValueError(f"{_input(name)}: {which} contains a NaN or an infinite number. {FAILED}")
         if low < -SLACK or high > 1 + SLACK:
             raise ValueError(
-                f"{_input(name)}: {which} has values from {low:.3g} to {high:.3g}, but an IMAGE lies in 0..1. "
-                f"{_likely_scale(low, high)}"
+                f"{_input(name)}: {which} has values from {low:.3g} to {high:.3g}, but an IMAGE lies in "
+                f"0..1. {_likely_scale(low, high)}"
             )
     if min(lowest) < 0 or max(highest) > 1:
         pictures = pictures.clamp(0, 1)

@@ -1,9 +1,9 @@
 """Every IMAGE and MASK input of every node, with every kind of picture and mask that other nodes make.
 
 `inputs_of` lists the inputs of a type from INPUT_TYPES, `Bench` calls a node with small values for all its
-other inputs, `outcome` is what came back: a result, or a message. A kind says which plain value gives the same
-outcome, or what the message must say; `Table` finds what is wrong: another result, another message, any other
-exception, a NaN.
+other inputs, `outcome` is what came back: a result, or a message. A kind says which plain value gives the
+same outcome, or what the message must say; `Table` finds what is wrong: another result, another message, any
+other exception, a NaN.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ class Kind:
 
     Attributes:
         make: the plain value -> the value to give.
-        same: the plain value -> the plain value with the same outcome; None: the message is the outcome.
+        same: the plain value -> the plain value with the same outcome, or None where nothing is connected.
         message: what the message must contain.
     """
 
     make: Callable[[Tensor], Any]
-    same: Callable[[Tensor], Tensor] | None = None
+    same: Callable[[Tensor], Tensor | None] | None = None
     message: str = ""
 
 
@@ -84,6 +84,10 @@ def _two(x: Tensor) -> list[Tensor]:
 
 def _same(x: Tensor) -> Tensor:
     return x
+
+
+def _none(x: Tensor) -> None:
+    return None
 
 
 def _opaque(x: Tensor) -> Tensor:
@@ -150,8 +154,8 @@ MASKS: dict[str, Kind] = {
     "list": Kind(_two, _same),
     "list of [H,W]": Kind(list, _same),
     "another size": Kind(_resized, None),
-    "Load Image's empty one": Kind(lambda x: torch.zeros(1, 64, 64), None),
-    "empty ones of a clip": Kind(lambda x: torch.zeros(7, 64, 64), None),
+    "Load Image's empty one": Kind(lambda x: torch.zeros(1, 64, 64), _none),
+    "empty ones of a clip": Kind(lambda x: torch.zeros(7, 64, 64), _none),
     "other proportions": Kind(lambda x: x[:, : x.shape[1] // 2], None, "has other proportions"),
     "too many": Kind(lambda x: x[:1].expand(5, -1, -1), None, "has 5 masks for"),
     "labels": Kind(lambda x: x * 18, None, "has values from 0 to 18"),
@@ -196,7 +200,9 @@ class Bench:
         self.sockets = sys.modules["my3dgen_pack.nodes.socket_types"]
         host = sys.modules["my3dgen_pack.nodes.host"]
         cameras = camera_path("swing", COUNT)
-        generator = micro_generator(0, img_resolution=64, neural_resolution=32)
+        generator = micro_generator(
+            0, neural_resolution=16, depth_resolution=4, depth_resolution_importance=4
+        )
         ws = generator.w_avg.expand(COUNT, generator.num_ws, -1).clone()
         model = self.sockets.Model(host.manage(generator), "tiny")
         transforms = [
@@ -273,7 +279,7 @@ class Bench:
     def call(self, node: str, given: Mapping[str, Any]) -> Any:
         """Call a node as the executor does, and return what it gives."""
         kind = self.nodes[node]
-        inputs = self.inputs(node, given)
+        inputs = {name: value for name, value in self.inputs(node, given).items() if value is not None}
         if getattr(kind, "INPUT_IS_LIST", False):
             inputs = {name: value if isinstance(value, list) else [value] for name, value in inputs.items()}
         return getattr(kind, kind.FUNCTION)(**inputs)
@@ -382,7 +388,7 @@ class Table:
         elif kind.same is not None:
             assert_same(found, self._expected(node, field, kind.same(plain), kind.same is _same))
 
-    def _expected(self, node: str, field: str, value: Tensor, is_plain: bool) -> Outcome:
+    def _expected(self, node: str, field: str, value: Tensor | None, is_plain: bool) -> Outcome:
         if not is_plain:
             return self._outcome(node, field, value)
         if (node, field) not in self._plain:

@@ -294,7 +294,7 @@ def _drawn(masks: Any, pictures: list[Tensor]) -> list[Tensor | None]:
 
     sizes = [(picture.shape[0], picture.shape[1]) for picture in pictures]
     each = socket_types.masks_of(
-        masks, sizes, remedy="Draw it on this photo, or connect them in the same order."
+        masks, sizes, remedy="Draw the mask on this photo, or give the masks in the order of the photos."
     )
     for index, picture in enumerate(pictures):
         if picture.shape[-1] == 4:

@@ -128,6 +128,20 @@ def test_pasting_leaves_its_inputs_alone_and_takes_masks(
     assert all(torch.equal(one, other) for one, other in zip(before, photos, strict=True))
 
 
+def test_transparent_pixels_of_a_new_face_are_not_pasted(
+    nodes: dict[str, Any], cut_photos: tuple[list[torch.Tensor], Any, list[torch.Tensor]]
+) -> None:
+    photos, crops, images = cut_photos
+    faces = torch.cat([torch.zeros_like(images[0]), torch.zeros_like(images[0][..., :1])], 3)
+    (pasted,) = nodes["PasteBack"].paste(photos, [crops], [faces], [24.0])
+    assert torch.equal(pasted[0], photos[0])
+    faces[:, 156:356, 156:356, 3] = 1
+    for masks in (None, [torch.ones(1, 32, 32)]):
+        (pasted,) = nodes["PasteBack"].paste(photos, [crops], [faces], [0.0], masks)
+        assert float(pasted[0][0, 120, 100].max()) < 1e-6
+        assert torch.equal(pasted[0][0, 120, 150], photos[0][0, 120, 150])
+
+
 def test_one_photo_takes_a_whole_clip_of_its_crop(nodes: dict[str, Any], sockets: ModuleType) -> None:
     photo = _photo(240, 200, 0)
     transform, crop = _cut(photo, 3.0)
@@ -161,13 +175,20 @@ def test_align_faces_hands_out_what_is_new_last(nodes: dict[str, Any]) -> None:
     assert list(node.INPUT_TYPES()["optional"])[-4:] == ["sequence", "neck", "by_hand", "masks"]
 
 
-def _align(nodes: dict[str, Any], folder: Path, colors: np.ndarray | None) -> dict[str, Any]:
+def _align(
+    nodes: dict[str, Any], folder: Path, colors: np.ndarray | None, masks: list[torch.Tensor] | None = None
+) -> dict[str, Any]:
     """Align Faces as the executor calls it, with the test pack under `folder`."""
     pack_with_parser(folder / "models" / "insightface" / "models" / "pack", colors)
     photos = [torch.from_numpy(portrait())[None].float() / 255, torch.zeros(1, 60, 80, 3)]
     settings = {"face_models": ["auto"], "which": ["largest"], "upright": [True]}
     return nodes["AlignFaces"].align(
-        photos, same_person=[False], drop_different=[False], **settings, names=["me.jpg", "wall.jpg"]
+        photos,
+        same_person=[False],
+        drop_different=[False],
+        **settings,
+        names=["me.jpg", "wall.jpg"],
+        masks=masks,
     )
 
 
@@ -188,6 +209,30 @@ def test_without_a_parser_the_heads_are_white_and_the_report_says_so(
     assert re.search(r"wall\.jpg\s+DROPPED.*No face was found", report)
     assert "on CPUExecutionProvider" in found["ui"]["text"][0]
     assert overview.shape[-1] == 3
+
+
+def test_masks_drawn_on_the_photos_are_cut_like_the_crops(
+    nodes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    height, width = portrait().shape[:2]
+    drawn = torch.zeros(1, height, width)
+    drawn[:, height // 4 : height // 2, width // 3 : width // 2] = 1
+    found = _align(nodes, tmp_path, None, [drawn, torch.zeros(1, 64, 64)])["result"]
+    crops, photo_masks = found[5], found[7]
+    as_photo = warp_crop(drawn[0, ..., None].expand(-1, -1, 3).numpy(), crops.transforms[0])[0]
+    assert torch.allclose(photo_masks, (as_photo[:1] + 1) / 2, atol=1e-6)
+    assert 0.02 < float(photo_masks.mean()) < 0.5
+
+
+def test_a_mask_of_another_photo_is_named(
+    nodes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"mask of 30x40 pixels for a picture of 80x60.* Draw the mask on this photo"
+    ):
+        _align(nodes, tmp_path, None, [torch.zeros(1, 64, 64), torch.ones(1, 40, 30)])
 
 
 def test_with_a_parser_the_heads_are_its_answer(
