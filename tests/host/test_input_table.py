@@ -57,6 +57,14 @@ def test_a_mask_of_any_kind_is_taken_or_named(masks: Table, name: str) -> None:
 @pytest.mark.table
 @pytest.mark.slow
 @pytest.mark.usefixtures("executor")
+def test_the_outcome_depends_on_the_input(pictures: Table, masks: Table) -> None:
+    assert pictures.unused() == ["AlignFaces.reference"]  # there is one face to choose from
+    assert masks.unused() == []
+
+
+@pytest.mark.table
+@pytest.mark.slow
+@pytest.mark.usefixtures("executor")
 @pytest.mark.parametrize("name", PICTURES)
 def test_every_picture_in_every_input(pictures: Table, name: str) -> None:
     assert pictures.faults(name, pictures.inputs) == []
