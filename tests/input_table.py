@@ -143,12 +143,12 @@ def _resized(x: Tensor) -> Tensor:
 MASKS: dict[str, Kind] = {
     "plain": Kind(_same, _same),
     "0/255": Kind(lambda x: x * 255, _same),
-    "bytes": Kind(lambda x: (x * 255).byte(), _same),
-    "bytes 0/1": Kind(lambda x: x.byte(), _same),
-    "bool": Kind(lambda x: x.bool(), _same),
-    "float16": Kind(lambda x: x.half(), _same),
+    "bytes": Kind(lambda x: (x * 255).round().byte(), _same),
+    "bytes 0/1": Kind(lambda x: x.round().byte(), torch.round),
+    "bool": Kind(lambda x: x > 0.5, torch.round),
+    "float16": Kind(lambda x: x.half(), lambda x: x.half().float()),
     "float64": Kind(lambda x: x.double(), _same),
-    "a hair outside": Kind(lambda x: x * 1.4 - 0.2, _same),
+    "a hair outside": Kind(lambda x: x * 1.4 - 0.2, lambda x: (x * 1.4 - 0.2).clamp(0, 1)),
     "one for all": Kind(lambda x: x[:1], lambda x: x[:1].expand(len(x), -1, -1).contiguous()),
     "[H,W]": Kind(lambda x: x[0], lambda x: x[:1].expand(len(x), -1, -1).contiguous()),
     "[B,1,H,W]": Kind(lambda x: x[:, None], _same),
@@ -165,7 +165,7 @@ MASKS: dict[str, Kind] = {
     "other proportions": Kind(lambda x: x[:, : x.shape[1] // 2], None, "has other proportions"),
     "too many": Kind(lambda x: x[:1].expand(5, -1, -1), None, "has 5 masks for"),
     "labels": Kind(lambda x: x * 18, None, "has values from 0 to 18"),
-    "labels as bytes": Kind(lambda x: (x * 3).byte(), None, "has values from 0 to 3"),
+    "labels as bytes": Kind(lambda x: (x * 3).round().byte(), None, "has values from 0 to 3"),
     "0..65535": Kind(lambda x: x * 65535, None, "has values from 0 to 6.55e+04"),
     "-1..1": Kind(lambda x: x * 2 - 1, None, "has values from -1 to 1"),
     "NaN": Kind(_with(float("nan")), None, "contains a NaN or an infinite number"),
@@ -247,7 +247,7 @@ class Bench:
         return self.picture(node, field) if kinds[field] == "IMAGE" else self.mask(node)
 
     def mask(self, node: str) -> Tensor:
-        """The plain MASK of an input: a white rectangle, on each picture at another place."""
+        """The plain MASK of an input: a white rectangle, moved in the second picture, and a gray strip."""
         size = self.picture(node, "photos").shape[1:3] if node == "AlignFaces" else (SIDE, SIDE)
         masks = torch.zeros(COUNT, *size)
         for index, mask in enumerate(masks):
@@ -255,6 +255,7 @@ class Bench:
                 slice(side // 4 + 2 * index, side // 2 + 2 * index) for side in (size[0], size[1])
             )
             mask[rows, columns] = 1
+            mask[: size[0] // 8] = 51 / 255  # a soft part
         return masks
 
     def inputs(self, node: str, given: Mapping[str, Any]) -> dict[str, Any]:
