@@ -52,7 +52,7 @@ test-gpu:
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy my3dgen_core nodes tools
+	$(BIN)/mypy my3dgen_core nodes tools benchmarks studies
 	$(BIN)/lint-imports
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory lint-js; else echo "no npm: web/ is not checked"; fi
 
