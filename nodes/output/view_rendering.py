@@ -75,6 +75,7 @@ def render_views(
 
     Raises:
         ValueError: latents and cameras cannot be paired.
+        FloatingPointError: a rendering is not finite, or entirely black.
     """
     device = socket_types.device_of(generator)
     ws, cameras = ws.to(device), cameras.to(device)
@@ -106,7 +107,11 @@ def render_views(
         views.append((rendering.image.cpu(), *maps))
         if on_step is not None:
             on_step(min(start + batch_size, total), total, {}, rendering.image[:1])
-    return Views(*(torch.cat(parts) for parts in zip(*views, strict=True)))
+    rendered = Views(*(torch.cat(parts) for parts in zip(*views, strict=True)))
+    socket_types.check_render(rendered.image)
+    for values, what in ((rendered.mask, "The head masks"), (rendered.depth, "The distances")):
+        socket_types.check_result(values, what)
+    return rendered
 
 
 def _parts(views: Views) -> tuple[Tensor, ...]:
