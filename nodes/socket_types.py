@@ -217,34 +217,36 @@ BROKEN_RENDER = (
 """Likely cause of renderings that are not finite, or black."""
 
 
-def check_result(values: Tensor, what: str, cause: str = BROKEN_RENDER) -> Tensor:
+def check_result(values: Tensor, what: str, cause: str = BROKEN_RENDER, before: int = 0) -> Tensor:
     """Check what a node is about to give to the next one, and return it.
 
     Args:
         values: one row for each picture, latent or camera.
         what: their name at the start of the error message.
         cause: the likely cause, at the end of the error message.
+        before: number of rows that were checked before these, for the number in the message.
 
     Raises:
         FloatingPointError: a NaN or an infinite number.
     """
     finite = torch.isfinite(values).flatten(1).all(dim=1)
     if not bool(finite.all()):
-        bad = (~finite).nonzero()[:, 0].tolist()
+        first = before + int((~finite).nonzero()[0]) + 1
         raise FloatingPointError(
-            f"{what} came out with NaN or infinite numbers ({len(bad)} of {len(finite)}, the first is number "
-            f"{bad[0] + 1}), so the node gives none. Likely cause: {cause}."
+            f"{what} came out with NaN or infinite numbers (number {first} is the first), so the node gives "
+            f"none. Likely cause: {cause}."
         )
     return values
 
 
-def check_render(images: Tensor, cause: str = BROKEN_RENDER) -> Tensor:
+def check_render(images: Tensor, before: int = 0) -> Tensor:
     """Check renderings [B,3,H,W] in [-1,1] as `check_result` does, and that none is entirely black."""
-    black = (check_result(images, "The renderings", cause).flatten(1) <= -1).all(dim=1)
+    check_result(images, "The renderings", before=before)
+    black = (images.flatten(1) <= -1).all(dim=1)
     if bool(black.any()):
         raise FloatingPointError(
-            f"{int(black.sum())} of {len(black)} renderings are entirely black (the first is number "
-            f"{int(black.nonzero()[0]) + 1}), so the node gives none. Likely cause: {cause}."
+            f"The renderings came out entirely black (number {before + int(black.nonzero()[0]) + 1} is the "
+            f"first), so the node gives none. Likely cause: {BROKEN_RENDER}."
         )
     return images
 

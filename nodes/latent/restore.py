@@ -133,8 +133,8 @@ class RestorePhotos:
             else:
                 small = resize(photos, min(detail, photos.shape[-1]))
                 found = sharpen(generator, alpha, small, given[1], **settings)
-        pictures = (
-            socket_types.pictures_to_host(part, "The restored photos", CAUSE)
-            for part in (found.images, found.renders)
+        return (
+            socket_types.pictures_to_host(found.images, "The restored photos", CAUSE),
+            socket_types.pictures_to_host(socket_types.check_render(found.renders)),
+            socket_types.checked_latents(found.latents.to("cpu")),
         )
-        return (*pictures, socket_types.checked_latents(found.latents.to("cpu")))

@@ -98,6 +98,7 @@ def render_views(
             planes=planes,
             quality=quality,
         )
+        socket_types.check_render(rendering.image, before=start)
         size = rendering.image.shape[-2:]
         facing = normals(rendering.depth, paired_cameras[part])
         head = rendering.mask
@@ -107,11 +108,7 @@ def render_views(
         views.append((rendering.image.cpu(), *maps))
         if on_step is not None:
             on_step(min(start + batch_size, total), total, {}, rendering.image[:1])
-    rendered = Views(*(torch.cat(parts) for parts in zip(*views, strict=True)))
-    socket_types.check_render(rendered.image)
-    for values, what in ((rendered.mask, "The head masks"), (rendered.depth, "The distances")):
-        socket_types.check_result(values, what)
-    return rendered
+    return Views(*(torch.cat(parts) for parts in zip(*views, strict=True)))
 
 
 def _parts(views: Views) -> tuple[Tensor, ...]:

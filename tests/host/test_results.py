@@ -52,7 +52,7 @@ def test_a_rendering_that_is_not_finite_is_a_message_with_its_likely_cause(
     nodes: dict[str, Any], broken: Any
 ) -> None:
     heads = latents_of(broken.generator, 2)
-    with pytest.raises(FloatingPointError, match=r"renderings came out with NaN.*2 of 2.*number 1.*strength"):
+    with pytest.raises(FloatingPointError, match=r"renderings came out with NaN.*number 1 is.*strength"):
         nodes["Render"].render(broken, heads, "every", 0, 1)
     with pytest.raises(FloatingPointError, match="came out with NaN"):
         nodes["Compare"].compare(broken, broken, torch.rand(2, 64, 64, 3), heads, 2, 30.0, 64)
@@ -61,11 +61,23 @@ def test_a_rendering_that_is_not_finite_is_a_message_with_its_likely_cause(
 def test_a_black_rendering_is_a_message_and_an_empty_depth_map_is_not(
     nodes: dict[str, Any], sockets: ModuleType, dark: Any, model: Any
 ) -> None:
-    with pytest.raises(FloatingPointError, match="3 of 3 renderings are entirely black"):
+    with pytest.raises(
+        FloatingPointError, match=r"renderings came out entirely black .number 1 is the first"
+    ):
         nodes["Render"].render(dark, latents_of(dark.generator, 3), "every", 0, 2)
     behind = nodes["Render"].render(model, latents_of(model.generator, 1), "mean", 0, 1, cut_behind=0.5,
                                     cameras=sockets.Cameras(camera_path("swing", 1)))["result"]  # fmt: skip
     assert float(behind[2].max()) < 1  # no head in front of the plane: a black map is the truth
+
+
+def test_the_number_of_a_broken_rendering_counts_all_batches(sockets: ModuleType) -> None:
+    pictures = torch.zeros(4, 3, 2, 2)
+    pictures[3] = -1
+    with pytest.raises(FloatingPointError, match="number 14 is the first"):
+        sockets.check_render(pictures, before=10)
+    pictures[2, 0, 0, 0] = torch.nan
+    with pytest.raises(FloatingPointError, match="number 13 is the first"):
+        sockets.check_render(pictures, before=10)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
@@ -74,7 +86,7 @@ def test_pictures_and_masks_are_checked_before_clamping_hides_infinity(
 ) -> None:
     pictures = torch.zeros(3, 3, 4, 4)
     pictures[1, 0, 2, 2] = bad
-    with pytest.raises(FloatingPointError, match=r"1 of 3, the first is number 2.*Likely cause: the mask\."):
+    with pytest.raises(FloatingPointError, match=r"number 2 is the first.*Likely cause: the mask\."):
         sockets.pictures_to_host(pictures, "The restored photos", "the mask")
     with pytest.raises(FloatingPointError, match="The masks came out"):
         sockets.mask_to_host(pictures[:, :1])
@@ -90,7 +102,7 @@ def test_latents_and_identities_that_are_not_finite_go_no_further(
 ) -> None:
     heads = latents_of(generator, 2)
     huge = Direction("huge", torch.full((32,), 1e18), generator.base_hash())
-    with pytest.raises(FloatingPointError, match=r"The latents came out.*1 of 1"):
+    with pytest.raises(FloatingPointError, match=r"The latents came out.*number 1 is"):
         nodes["ApplyDirection"].apply(heads, huge, "mean", 0, 1e30, 1, 0.0, "", "continue", 0.02)
     person = identity_of(generator, heads)
     next(iter(person.adapter.tensors.values())).view(-1)[0] = torch.nan
