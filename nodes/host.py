@@ -174,15 +174,15 @@ def save_path(prefix: str, suffix: str) -> Path:
         suffix: file extension, with its dot.
 
     Raises:
-        ValueError: the prefix leads outside output/.
+        ValueError: the prefix is empty or leads outside output/.
     """
-    root, prefix = str(output_root().absolute()), _dated(prefix)
+    root, prefix = os.path.abspath(output_root()), _dated(prefix)
+    target = _inside(Path(root), prefix)
+    if target is None or target == Path(root):
+        raise ValueError(f"{prefix!r} is no name, or lies outside the output folder. Choose one inside it.")
     if folder_paths:
         folder, name, number, _, _ = folder_paths.get_save_image_path(prefix, root)
     else:
-        target = _inside(Path(root), prefix)
-        if target is None:
-            raise ValueError(f"{prefix!r} is outside the output folder. Choose a name inside it.")
         folder, name = target.parent, target.name
         folder.mkdir(parents=True, exist_ok=True)
         number = 1 + sum(1 for f in folder.iterdir() if f.name.startswith(f"{name}_"))

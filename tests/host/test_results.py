@@ -189,7 +189,9 @@ def test_dates_in_file_names_are_replaced_as_on_the_page(
     assert path == folders / "output" / f"{resolved}_00001_.glb"
 
 
-def test_a_date_cannot_lead_out_of_the_output_folder(folders: Path) -> None:
+@pytest.mark.parametrize("prefix", ["%date:../..//..//%/../../x", "../x", "/x", "", ".", "a/.."])
+def test_a_file_name_outside_the_output_folder_or_none_is_a_message(folders: Path, prefix: str) -> None:
     host = sys.modules["my3dgen_pack.nodes.host"]
     with pytest.raises(ValueError, match="outside the output folder"):
-        host.save_path("%date:../..//..//%/../../x", ".glb")
+        host.save_path(prefix, ".glb")
+    assert not list(folders.rglob("*"))
