@@ -307,8 +307,8 @@ def outcome(
 ) -> Outcome:
     """Return the outcome of a call.
 
-    A message is a ValueError or OSError that the pack raises itself, in a whole sentence; every other
-    exception is a fault and goes on, also a ValueError that torch raised.
+    A message is a ValueError, OSError or FloatingPointError that the pack raises itself, in a whole sentence;
+    every other exception is a fault and goes on, also a ValueError that torch raised.
 
     Args:
         call: the call.
@@ -316,8 +316,8 @@ def outcome(
     """
     try:
         result = call()
-    except (ValueError, OSError) as error:
-        raised_in = Path(inspect.getinnerframes(error.__traceback__)[-1].filename).resolve()  # type: ignore[arg-type]
+    except (ValueError, OSError, FloatingPointError) as error:
+        raised_in = Path(inspect.trace()[-1].filename).resolve()
         text = str(error)
         if not any(raised_in.is_relative_to(folder) for folder in own) or len(text.split()) < 5:
             raise AssertionError(f"no message of the pack: {text!r} from {raised_in}") from error

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from .. import host, socket_types
+from .. import host, picture_inputs, socket_types
 from .alpha_space import BETA_INPUT, PHOTO_INPUTS, SEED_INPUT
 
 if TYPE_CHECKING:
     from ...my3dgen_core import Identity, Latents
 
 FILL, SHARPEN = "fill in", "sharpen"
+CAUSE = f"masks with values outside 0..1, or {socket_types.BROKEN_RENDER}"
 
 
 class RestorePhotos:
@@ -109,7 +110,7 @@ class RestorePhotos:
         from ...my3dgen_core import AlphaSpace, inpaint, sharpen
         from ...my3dgen_core.common.image_ops import resize
 
-        photos, hidden = socket_types.crops_and_masks(images, masks if task == FILL else None)
+        photos, hidden = picture_inputs.crops_and_masks(images, masks if task == FILL else None)
         socket_types.check_same_count(len(photos), len(cameras), "Inpaint / Super-Resolve Photos")
         socket_types.check_latents(identity.anchors, model)
         if task == FILL and hidden is None:
@@ -132,5 +133,8 @@ class RestorePhotos:
             else:
                 small = resize(given[0], min(detail, photos.shape[-1]))
                 found = sharpen(generator, alpha, small, given[1], **settings)
-        pictures = (socket_types.pictures_to_host(part) for part in (found.images, found.renders))
-        return (*pictures, found.latents.to("cpu"))
+        return (
+            socket_types.pictures_to_host(found.images, "The restored photos", CAUSE),
+            socket_types.pictures_to_host(socket_types.check_render(found.renders)),
+            socket_types.checked_latents(found.latents.to("cpu")),
+        )

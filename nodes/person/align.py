@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import host, socket_types
+from .. import host, picture_inputs, socket_types
 from ..server import ui_results
 from ..server.alignment_report import EVENT, photo_report
 
@@ -266,7 +266,7 @@ def _overview(aligned: AlignedFaces) -> np.ndarray:
 
 def _pictures(photos: Any, name: str) -> list[Tensor]:
     """Return every picture [H,W,3 or 4] in 0..1 of an IMAGE input, of any sizes."""
-    return [picture for batch in socket_types.checked_pictures(photos, name) for picture in batch]
+    return [picture for batch in picture_inputs.checked_pictures(photos, name) for picture in batch]
 
 
 def _named(pictures: list[Tensor], names: list[str] | None) -> list[tuple[str, Any]]:
@@ -275,7 +275,7 @@ def _named(pictures: list[Tensor], names: list[str] | None) -> list[tuple[str, A
     if len(names) != len(pictures):
         names = [f"photo {index + 1}" for index in range(len(pictures))]
     names = [os.path.basename(name) if os.path.isabs(name) else name for name in names]
-    photos = [socket_types.over_white(picture).cpu().numpy() for picture in pictures]
+    photos = [picture_inputs.over_white(picture).cpu().numpy() for picture in pictures]
     return list(zip(names, photos, strict=True))
 
 
@@ -293,7 +293,7 @@ def _drawn(masks: Any, pictures: list[Tensor]) -> list[Tensor | None]:
     from ...my3dgen_core.common.image_ops import resize
 
     sizes = [(picture.shape[0], picture.shape[1]) for picture in pictures]
-    each = socket_types.masks_of(
+    each = picture_inputs.masks_of(
         masks, sizes, remedy="Draw the mask on this photo, or give the masks in the order of the photos."
     )
     for index, picture in enumerate(pictures):

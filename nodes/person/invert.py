@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .. import host, socket_types
+from .. import host, picture_inputs, socket_types
 from ..output.view_rendering import render_views
 
 
@@ -154,7 +154,7 @@ class Invert:
     ) -> tuple[Any, Tensor]:
         from ...my3dgen_core import InversionConfig, invert
 
-        photos, hidden = socket_types.crops_and_masks(images, masks)
+        photos, hidden = picture_inputs.crops_and_masks(images, masks)
         socket_types.check_same_count(len(photos), len(cameras), "Invert Photos")
         config = InversionConfig(
             steps=steps,
@@ -174,11 +174,11 @@ class Invert:
                 photos.to(device),
                 cameras.values.clone().to(device),
                 config,
-                masks=socket_types.moved(hidden, device),
+                masks=picture_inputs.moved(hidden, device),
                 on_step=host.progress(node_id, "inversion"),
             )
         with host.rendering(), model.ready(memory=host.RENDER_MEMORY) as generator:
             views = render_views(
                 generator, latents.ws, latents.cameras, on_step=host.progress(node_id, "picture")
             )
-        return latents, socket_types.pictures_to_host(views.image)
+        return socket_types.checked_latents(latents), socket_types.pictures_to_host(views.image)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from .. import host, plots, socket_types
+from .. import host, picture_inputs, plots, socket_types
 from ..output.view_rendering import render_views
 from ..server import training_monitor
 from ..server.identity_similarity import similarity_to_first
@@ -205,8 +205,8 @@ class TrainIdentity:
                 "Train Identity starts from a bare generator, but this model has an identity applied. "
                 "Connect the model from Load EG3D Generator."
             )
-        photos, hidden = socket_types.crops_and_masks(images, masks)
-        head_masks = _unless_white(socket_types.mask_to_core(heads, photos, "heads"))
+        photos, hidden = picture_inputs.crops_and_masks(images, masks)
+        head_masks = _unless_white(picture_inputs.mask_to_core(heads, photos, "heads"))
         own = _anchors(anchors, len(photos), model, "Train Identity")
         config = replace(
             _scaled(TuningConfig(), learning_rate),
@@ -233,7 +233,7 @@ class TrainIdentity:
                 photos.to(device),
                 own.to(device),
                 config,
-                masks=socket_types.moved(hidden, device),
+                masks=picture_inputs.moved(hidden, device),
                 on_step=training_monitor.watch(
                     node_id,
                     host.progress(node_id, "training"),
@@ -242,9 +242,9 @@ class TrainIdentity:
                 ),
                 start=start,
                 face_models=faces,
-                heads=socket_types.moved(head_masks, device),
+                heads=picture_inputs.moved(head_masks, device),
             )
-        text = summary(identity, model.generator)
+        text = summary(socket_types.checked_identity(identity), model.generator)
         plot = plots.loss_plot(identity.history)
         return {"ui": host.report(node_id, text), "result": (identity, host.to_host(plot), text)}
 
@@ -330,7 +330,7 @@ class PivotalTuning:
             raise ValueError(
                 "Pivotal Tuning starts from at most one identity, but this model has several applied."
             )
-        photos, hidden = socket_types.crops_and_masks(images, masks)
+        photos, hidden = picture_inputs.crops_and_masks(images, masks)
         pivot = _anchors(latents, len(photos), model, "Pivotal Tuning")
         config = replace(_scaled(TuningConfig(), learning_rate), steps=steps, method=method, seed=seed)
         below = model.identities[0] if model.identities else None
@@ -341,7 +341,7 @@ class PivotalTuning:
                 photos.to(device),
                 pivot.to(device),
                 config,
-                masks=socket_types.moved(hidden, device),
+                masks=picture_inputs.moved(hidden, device),
                 on_step=training_monitor.watch(
                     node_id,
                     host.progress(node_id, "pivotal tuning"),
@@ -351,7 +351,7 @@ class PivotalTuning:
                 over=None if below is None else below.identity,
                 strength=1.0 if below is None else below.strength,
             )
-        tuned = model.with_identity(identity, 1.0)
+        tuned = model.with_identity(socket_types.checked_identity(identity), 1.0)
         assert pivot.cameras is not None
         with host.rendering(), tuned.ready(memory=host.RENDER_MEMORY) as generator:
             views = render_views(generator, pivot.ws, pivot.cameras)
