@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from ..common.errors import CheckpointError, quote_untrusted
 from ..formats.file_kinds import describe_root
 from ..formats.pickle_values import Record, TensorRef
-from .config import GeneratorConfig
+from .config import GeneratorConfig, focal_at
 from .generator import Generator
 
 _WRAPPERS = ("module.", "_orig_mod.")
@@ -366,6 +366,9 @@ def sidecar_config(file: Path, shapes: Mapping[str, tuple[int, ...]]) -> Generat
         return official_config(_plain(values, 3) or {}, values.get("neural_rendering_resolution"))
     if missing := [name for name in RENDERING if name not in values]:
         raise CheckpointError(f"has a {beside.name} beside it that does not say {', '.join(missing)}.")
+    radius = values.get("avg_camera_radius")
+    if isinstance(radius, (int, float)):
+        values = {"focal": focal_at(radius), **values}
     return settings_config({**sizes, **values})
 
 
