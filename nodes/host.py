@@ -386,6 +386,15 @@ def preview(images: Tensor) -> dict[str, list[dict[str, str]]]:
     return {"images": entries}
 
 
+def blocked(message: str) -> Any:
+    """Return the value of an output that has nothing to give: nodes that use it show the message instead."""
+    if folder_paths is None:
+        return None
+    from comfy_execution.graph_utils import ExecutionBlocker
+
+    return ExecutionBlocker(message)
+
+
 # --- Routes for the page -----------------------------------------------------------------------------------
 
 
