@@ -20,7 +20,7 @@ def made(models=2, latents=3, cameras=2, **more):
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """What is drawn, as it was handed to the drawing: titles, texts, and the gray of every picture."""
+    """Record of what is drawn: titles, texts, and the gray of every picture."""
     calls = []
 
     def sheet(columns, labels, rows, cell):
