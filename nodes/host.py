@@ -30,9 +30,9 @@ log = logging.getLogger("my3dgen")
 GENERATORS, IDENTITIES, DIRECTIONS = "generators", "identities", "directions"
 """Kinds of model files, and the names of their folders under models/my3dgen."""
 _EXTENSIONS = {
-    GENERATORS: {".safetensors", ".pkl", ".pt", ".pth"},
-    IDENTITIES: {".safetensors", ".pkl", ".pt"},
-    DIRECTIONS: {".safetensors", ".npy", ".npz", ".pt"},
+    GENERATORS: {".safetensors", ".pkl", ".pt", ".pth", ".ckpt"},
+    IDENTITIES: {".safetensors", ".pkl", ".pt", ".pth"},
+    DIRECTIONS: {".safetensors", ".npy", ".npz", ".pt", ".pth"},
 }
 PREVIEW_PIXELS = 320
 """Longest side of the preview that ComfyUI shows during a node's work."""

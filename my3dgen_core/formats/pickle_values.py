@@ -316,11 +316,15 @@ def _persistent(reader: Reader, arguments: tuple[object, ...]) -> object:
 
 
 def _encode(reader: Reader, arguments: tuple[object, ...]) -> object:
-    """Return bytes as protocol 2 writes them: text encoded in latin-1."""
+    """Return bytes as protocol 2 writes them, which is text encoded in latin-1, as a file in memory.
+
+    Whatever is built of them counts against the same limit of tensors (`DataFile.tensor`).
+    """
     if len(arguments) != 2 or type(arguments[0]) is not str or arguments[1] not in ("latin1", "latin-1"):
         raise CheckpointError("writes bytes in an unknown encoding.")
     reader.budget.take_text(len(arguments[0]))
-    return arguments[0].encode("latin1")
+    data = arguments[0].encode("latin1")
+    return Blob(DataFile(io.BytesIO(data), len(data)), 0, len(data))
 
 
 def _numpy_dtype(reader: Reader, arguments: tuple[object, ...]) -> object:
@@ -336,10 +340,9 @@ def _numpy_dtype(reader: Reader, arguments: tuple[object, ...]) -> object:
 def _numpy_scalar(reader: Reader, arguments: tuple[object, ...]) -> object:
     _expect(arguments, 2, 2, "numpy's scalar")
     dtype, data = arguments
-    data = data.read(8) if type(data) is Blob else data
-    if type(dtype) is not NumpyDtype or type(data) is not bytes:
+    if type(dtype) is not NumpyDtype or type(data) is not Blob:
         raise CheckpointError("holds a numpy scalar that is not a plain number.")
-    return struct.unpack(dtype.order + _NUMPY[dtype.code][0], data)[0]
+    return struct.unpack(dtype.order + _NUMPY[dtype.code][0], data.read(8))[0]
 
 
 def _numpy_array(reader: Reader, arguments: tuple[object, ...]) -> object:
@@ -459,8 +462,6 @@ def set_state(target: object, state: object) -> None:
     elif type(target) is NumpyArray and target.tensor is None and type(state) is tuple and len(state) == 5:
         _, shape, dtype, fortran, data = state
         plain = type(dtype) is NumpyDtype and dtype.order == "<" and type(fortran) is bool
-        if type(data) is bytes:  # as protocol 2 writes them
-            data = Blob(DataFile(io.BytesIO(data), len(data)), 0, len(data))
         if not plain or type(data) is not Blob:
             raise CheckpointError("holds a numpy array that is not plain little-endian numbers.")
         target.tensor = array_tensor(data, dtype.code, shape, fortran)

@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import official_files as files
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -95,6 +96,16 @@ def test_weights_of_another_project_are_named(name: str, tmp_path: Path) -> None
     for read in (Identity.load, load_latents):
         with pytest.raises(CheckpointError, match=WEIGHTS[name]):
             read(tmp_path / "flat.safetensors")
+
+
+def test_pickles_of_2d_stylegans_are_named(tmp_path: Path) -> None:
+    made = files.module({"mapping.fc0.weight": ONE, "synthesis.b4.const": ONE})
+    files.write(tmp_path / "ada.pkl", files.Writer(4).dump({"G_ema": made}))
+    network = files.New(files.Global("dnnlib.tflib.network", "Network"), state={"version": 4})
+    files.write(tmp_path / "tf.pkl", files.Writer(4).dump((network, network, network)))
+    for name, what in (("ada", "a 2D StyleGAN2"), ("tf", "a 2D StyleGAN of TensorFlow")):
+        with pytest.raises(CheckpointError, match=f"{name}.pkl is {what}.*not an EG3D generator"):
+            load_generator(tmp_path / f"{name}.pkl")
 
 
 def test_generators_of_eg3d_and_weights_of_nobody_known_get_no_name() -> None:

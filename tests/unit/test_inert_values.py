@@ -182,3 +182,24 @@ def test_an_array_of_numpy_is_read_by_its_values(order: Any, zipped: bool, tmp_p
     saved = {"w": np.array(values, order=order)}
     torch.save(saved, tmp_path / "w.pt", _use_new_zipfile_serialization=zipped)
     assert np.array_equal(read_latent(tmp_path / "w.pt").numpy(), values)
+
+
+def test_arrays_made_of_the_same_bytes_again_and_again_cannot_fill_the_memory(tmp_path: Path) -> None:
+    data = files.Call(files.Global("_codecs", "encode"), ("a" * 800, "latin1"))
+    array = files.Call(
+        files.Global("numpy._core.multiarray", "_reconstruct"), (files.Global("numpy", "ndarray"), (0,), b"b")
+    )
+    double = files.Call(files.Global("numpy", "dtype"), ("f8", False, True))
+
+    def opcodes(value: Any) -> bytes:
+        return files.Writer(2).dump(value)[2:-1]
+
+    kept = opcodes(data) + b"q\x00"
+    state = b"(" + opcodes(1) + opcodes((100,)) + opcodes(double) + b"\x89h\x00tb"
+    code = b"\x80\x02(" + kept + (opcodes(array) + state) * 5 + b"t."
+    path = files.write(tmp_path / "a.pt", files.zipped({"a/data.pkl": code, "a/version": b"3\n"}))
+    with opened(path) as root:
+        arrays = [value.tensor for value in root[1:]]
+        assert [value.read().numel() for value in arrays[:3]] == [100] * 3
+        with pytest.raises(CheckpointError, match="uses the same bytes for too many tensors"):
+            arrays[3].read()
