@@ -22,9 +22,10 @@ from ..formats.onnx_file import OnnxGraph, read_onnx
 from .parsing import FaceParser, is_parsing_network
 
 INSTALL_HINT = (
-    "Face detection needs the insightface package. On a CPU: pip install insightface. On an NVIDIA GPU: "
-    "pip install --no-deps insightface, then pip install onnxruntime-gpu onnx opencv-python-headless "
-    "scikit-image scipy tqdm requests (plain 'pip install insightface' would bring the CPU onnxruntime)."
+    "Face detection needs insightface, OpenCV and onnxruntime. Install what is missing: for insightface, pip "
+    "install --no-deps insightface and pip install onnx requests tqdm; for cv2, opencv-python-headless; for "
+    "onnxruntime, the package of that name, or onnxruntime-gpu on an NVIDIA GPU. Plain 'pip install "
+    "insightface' would put another OpenCV and the CPU's onnxruntime over yours."
 )
 MODELS_HINT = (
     "Put an InsightFace pack (buffalo_l, buffalo_s or antelopev2, from the model zoo of the InsightFace "
