@@ -103,14 +103,10 @@ def _keep(identity: Identity, total: int, state: Path | None) -> str:
     """Write the identity of a canceled training, unless it keeps its state; return where it is."""
     done = f"Canceled after step {identity.provenance['steps_done']} of {total}."
     if state is not None:
-        return (
-            f"{done} The training's state is in {state}: queue the same workflow again to go on from there."
-        )
-    path = host.save_path(CANCELED, ".safetensors")
+        return f"{done} Its state is in {state}: queue the same workflow again to continue from there."
     try:
+        path = host.save_path(CANCELED, ".safetensors")
         identity.save(path)
     except OSError as error:
-        return f"{done} The identity trained so far could not be written to {path}: {error}"
-    return (
-        f"{done} The identity trained so far is in {path}: open it with Load Identity to use or continue it."
-    )
+        return f"{done} The identity trained so far could not be written: {error}"
+    return f"{done} The identity so far is in {path}: open it with Load Identity to use or continue it."
