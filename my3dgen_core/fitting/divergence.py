@@ -9,7 +9,7 @@ from collections import deque
 from torch import Tensor
 
 WINDOW, RECENT = 20, 5
-"""Losses in the mean that measures progress, and in the median that is compared with it."""
+"""Least number of losses in the mean that measures progress; losses in the median compared with it."""
 FACTOR = 10.0
 """Growth of the loss over its best that counts as divergence."""
 SLACK, FIRST_SLACK = 0.1, 1.0
@@ -21,13 +21,14 @@ class DivergenceCheck:
     """Tells whether the losses of an optimization diverge. Give it the plain photo losses, without weights.
 
     The median of the last 5 losses ignores single spikes, of hard photos and of large steps. It is compared
-    with the best mean of 20 successive losses, or with the first loss until there are 20.
+    with the best mean of 20 successive losses, or of more, so that every photo is among them; with the first
+    loss before there are enough.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, epoch: int = 1) -> None:
+        """Start without losses; `epoch` is the number of steps in which every photo comes once."""
         self.first: float | None = None
-        self.count = 0
-        self._window: deque[float] = deque(maxlen=WINDOW)
+        self._window: deque[float] = deque(maxlen=max(WINDOW, 2 * epoch))
         self._best = math.inf
         self._level = math.inf
 
@@ -37,23 +38,26 @@ class DivergenceCheck:
             return
         loss = float(losses.detach().mean())
         self.first = loss if self.first is None else self.first
-        self.count += 1
         self._window.append(loss)
         self._level = statistics.median_low(list(self._window)[-RECENT:])
-        if self.count >= WINDOW:
+        if self._full:
             self._best = min(self._best, statistics.fmean(self._window))
+
+    @property
+    def _full(self) -> bool:
+        return len(self._window) == self._window.maxlen
 
     @property
     def best(self) -> float:
         """The loss that the latest ones are compared with."""
-        return self._best if self.count >= WINDOW or self.first is None else self.first
+        return self._best if self._full or self.first is None else self.first
 
     @property
     def diverged(self) -> bool:
         """True if the latest loss is not finite, or the losses have grown far above the best."""
         if not self._window:
             return False
-        slack = SLACK if self.count >= WINDOW else FIRST_SLACK
+        slack = SLACK if self._full else FIRST_SLACK
         return not math.isfinite(self._window[-1]) or self._level > FACTOR * self.best + slack
 
     @property

@@ -242,7 +242,7 @@ class _Run:
             refined_at = {round(fraction * steps) for fraction in _REFINED_AT}
         tail = max(1, steps // 10)
         losses = torch.zeros(len(variable), device=variable.device)
-        check = DivergenceCheck()
+        check = DivergenceCheck(math.ceil(len(self.objective) / 4) if index is None else 1)
         for step in range(steps):
             t = step / steps
             optimizer.param_groups[0]["lr"] = config.lr * ramp(step, steps)

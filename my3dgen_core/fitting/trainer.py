@@ -114,7 +114,7 @@ class Training:
         self.history: list[float] = []
         self.low_memory = False
         self.fingerprint = self._fingerprint(images, masks, heads) if config.checkpoint_dir else ""
-        self.check = DivergenceCheck()
+        self.check = DivergenceCheck(math.ceil(len(images) / config.batch_size))
         self._photo_losses: list[Tensor] = []
         self._good: dict[str, Tensor] = {}
         self._good_step = 0
