@@ -79,8 +79,10 @@ def test_photos_that_failed_in_a_subgraph_are_shown_on_their_node_and_no_other(p
         {"node": f"{outer}:1", "my3dgen_photos": [photo]},
     )
     shown = page.page.evaluate(
-        f"""() => Object.fromEntries({ALL}.filter((node) => node.comfyClass === "My3DGenAlignFaces").map((node) =>
-          [node.id, node.widgets.find((widget) => widget.name === "photo_report").element.textContent]))"""
+        f"""() => Object.fromEntries({ALL}
+          .filter((node) => node.comfyClass === "My3DGenAlignFaces")
+          .map((node) => [node.id, node.widgets.find((widget) => widget.name === "photo_report")])
+          .map(([id, widget]) => [id, widget.element.textContent]))"""
     )
     assert "0 of 1 photos kept" in shown["1"]
     assert "kept" not in shown["2"]
