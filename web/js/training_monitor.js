@@ -103,7 +103,7 @@ function monitor(signal) {
 
   const plain = { color: COLORS.faint, textAlign: "center" };
   const caption = element("div", { ...plain, minHeight: "14px" }, { role: "status" }, ["no training yet"]);
-  const note = element("div", { ...plain, display: "none" });
+  const note = element("div", { ...plain, display: "none", overflowWrap: "anywhere" });
   const slider = range("Step of the picture", signal);
   slider.addEventListener("input", () => look(), { signal });
   const back = element("div", { display: "none", padding: "0 6px" }, { dir: "ltr" }, [slider]);
