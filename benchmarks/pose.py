@@ -149,13 +149,15 @@ def head_points() -> np.ndarray:
     from my3dgen_core.starter import person
     from my3dgen_core.starter.synthetic.head_model import head_model
     from my3dgen_core.starter.synthetic.heads import posed_vertices
-    from my3dgen_core.starter.synthetic.persons import _expression
+    from my3dgen_core.starter.synthetic.persons import random_expression
 
     faces = []
     for seed in OTHER_PERSONS:
         look, rng = person(seed).look, np.random.default_rng([seed, 5])
         for _ in range(2):
-            vertices = posed_vertices(dataclasses.replace(look, expression=_expression(rng)), head_model())
+            vertices = posed_vertices(
+                dataclasses.replace(look, expression=random_expression(rng)), head_model()
+            )
             five = head_model().landmarks(torch.from_numpy(vertices)).numpy()
             faces.append(np.concatenate([five[0], vertices[0]]))
     return np.stack(faces)
@@ -173,7 +175,7 @@ def collect(persons: range, views: int) -> dict[str, np.ndarray]:
     from my3dgen_core.starter import person
     from my3dgen_core.starter.synthetic.head_model import head_model
     from my3dgen_core.starter.synthetic.heads import posed_vertices
-    from my3dgen_core.starter.synthetic.persons import _expression
+    from my3dgen_core.starter.synthetic.persons import random_expression
 
     networks = models()
     choose = chooser("largest", None, networks)
@@ -190,7 +192,7 @@ def collect(persons: range, views: int) -> dict[str, np.ndarray]:
         rng = np.random.default_rng([seed, 0, 1])
         rng.permutation(views), rng.random(views), rng.uniform(-PITCH, PITCH, views)  # as photos() drew them
         for image, camera in zip(images, cameras.double().numpy(), strict=True):
-            look = dataclasses.replace(someone.look, expression=_expression(rng))
+            look = dataclasses.replace(someone.look, expression=random_expression(rng))
             pixels = to_pixels(image)
             report = FaceReport(0, f"person {seed}")
             found = search_face(pixels, report, networks, choose, 320)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .pose import as_vector, cam2world, intrinsics
+from .pose import as_vector, cam2world, intrinsics, rotation_from_vector
 
 
 def interpolate(start: Tensor, end: Tensor, t: Tensor) -> Tensor:
@@ -77,7 +77,8 @@ def interpolate_orbit(
     center = torch.zeros(3) if pivot is None else torch.stack([as_vector(v)[0] for v in pivot])
     center = center.to(one)
     axis, angle = _axis_angle(two[:, :3, :3] @ one[:, :3, :3].transpose(1, 2))
-    whole, part = _rotation_from_axis_angle(axis, angle), _rotation_from_axis_angle(axis, angle * t.double())
+    vector = axis * angle[:, None]
+    whole, part = rotation_from_vector(vector), rotation_from_vector(vector * t.double()[:, None])
     arm = one[:, :3, 3] - center
     # the end's arm, rotated back to the start
     end_arm = (whole.transpose(1, 2) @ (two[:, :3, 3] - center)[..., None])[..., 0]
@@ -105,15 +106,6 @@ def _axis_angle(rotation: Tensor) -> tuple[Tensor, Tensor]:
             "Two cameras look in opposite directions: put one in between to say which way round."
         )
     return torch.nn.functional.normalize(skew, dim=1), torch.atan2(sine, cosine)
-
-
-def _rotation_from_axis_angle(axis: Tensor, angle: Tensor) -> Tensor:
-    """Convert unit axes [N, 3] and angles [N] in radians to rotations [N, 3, 3] (Rodrigues)."""
-    x, y, z = axis.unbind(1)
-    zero = torch.zeros_like(x)
-    cross = torch.stack((zero, -z, y, z, zero, -x, -y, x, zero), dim=1).view(-1, 3, 3)
-    sine, cosine = angle.sin()[:, None, None], angle.cos()[:, None, None]
-    return torch.eye(3).to(axis) + sine * cross + (1 - cosine) * cross @ cross
 
 
 def precise_dtype(like: Tensor) -> torch.dtype:

@@ -226,7 +226,7 @@ def widened(cameras: Tensor, factor: float) -> Tensor:
     return check_cameras(cameras) * shorter
 
 
-def _rotation_from_vector(angles: Tensor) -> Tensor:
+def rotation_from_vector(angles: Tensor) -> Tensor:
     """Convert rotation vectors [N, 3] in radians to matrices [N, 3, 3]; differentiable at 0."""
     x, y, z = angles.unbind(1)
     zero = torch.zeros_like(x)
@@ -245,6 +245,6 @@ def rotate_cameras(cameras: Tensor, angles: Tensor) -> Tensor:
         [N, 25].
     """
     pose = cam2world(cameras)
-    around, own = _rotation_from_vector(angles[:, :3]), _rotation_from_vector(F.pad(angles[:, 3:], (0, 1)))
+    around, own = rotation_from_vector(angles[:, :3]), rotation_from_vector(F.pad(angles[:, 3:], (0, 1)))
     turned_pose = torch.cat((around @ pose[:, :3, :3] @ own, around @ pose[:, :3, 3:]), dim=2)
     return torch.cat((torch.cat((turned_pose, pose[:, 3:]), dim=1).flatten(1), cameras[:, 16:]), dim=1)

@@ -90,9 +90,9 @@ class Dists(nn.Module):
 
 def _pooled(x: Tensor) -> Tensor:
     """Pool [N, C, H, W] by two with the L2 norm: the root of the weighted mean square."""
-    line = torch.tensor([0.25, 0.5, 0.25], device=x.device, dtype=x.dtype)
-    kernel = (line[:, None] * line).expand(x.shape[1], 1, 3, 3)
-    return (F.conv2d(x.square(), kernel, stride=2, padding=1, groups=x.shape[1]) + 1e-12).sqrt()
+    from kornia.filters import blur_pool2d  # here: 0.3 s that programs without DISTS need not wait for
+
+    return (blur_pool2d(x.square(), 3, stride=2) + 1e-12).sqrt()
 
 
 def dists(folder: str | Path | None, device: torch.device) -> Dists:

@@ -1,4 +1,4 @@
-"""From photos to what EG3D wants: crops, camera labels, masks of invented pixels, and a report."""
+"""Preprocessing of photos for EG3D: face crops, camera labels, masks of padded pixels, and a report."""
 
 from .align import AlignedFaces, AlignmentError, align_faces
 from .crop import CropTransform, warp_crops

@@ -1,4 +1,4 @@
-"""Photos of a person -> EG3D crops, camera labels, masks of invented pixels, and a report."""
+"""Face alignment: photos of a person to EG3D crops, camera labels, masks of padded pixels, and a report."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ import torch
 
 from ..common.progress import OnStep
 from .crop import crop_transform, roll_of_points, warp_crop
-from .detect import FaceModelError, FaceModels, as_uint8, resize
-from .face_search import JUDGED_YAW, Candidate, Choose, chooser, point_distances, search_face, visible
+from .detect import FaceModelError, FaceModels, as_uint8, resize_uint8
+from .face_search import Candidate, Choose, chooser, padded_gray, point_distances, search_face
 from .occlusion import covered_part
 from .overrides import ByHand
-from .parsing import covered_by_classes, head_of
+from .parsing import covered_by_classes, head_mask
 from .photos import Photo, count_photos, read_photos
 from .pose import PoseFit, angles_of_rotation, label_of_rotation, solve_pose, solve_poses
 from .recognition import align_to_template, embed
 from .report import FaceReport, contact_sheet, format_report, report_to_json
 
-MIN_BOX, SMALL_BOX = 30.0, 64.0
-BLURRED = 40.0
-LOW_INSIDE, CUT_BOX = 0.7, 0.3
-WIDE_YAW, MAX_YAW = 45.0, 60.0
-DIFFERENT_PERSON = 0.35
-_NEAR_DUPLICATE = 0.02  # mean difference of 32 x 32 crops, of 0..1
+MIN_BOX, SMALL_BOX = 30.0, 64.0  # face size in photo pixels: smaller is dropped, warned of
+BLURRED = 40.0  # variance of the Laplacian: lower is warned of
+LOW_INSIDE, CUT_BOX = 0.7, 0.3  # fractions warned of: crop inside the photo at most, face outside at least
+WIDE_YAW, MAX_YAW = 45.0, 60.0  # degrees: more is warned of, dropped
+DIFFERENT_PERSON = 0.35  # ArcFace cosine: lower is another person
+_MAX_OCCLUSION_YAW = 30.0  # degrees: only faces nearer to the front are checked for occlusion
+_NEAR_DUPLICATE = 0.02  # mean absolute difference of 32 x 32 crops in 0..1
 
 
 class AlignmentError(ValueError):
-    """Too few photos could be used. `report` tells what happened to each."""
+    """Error for too few usable photos; `report` has one row for each photo."""
 
     def __init__(self, message: str, report: list[FaceReport]) -> None:
         super().__init__(message)
@@ -40,52 +41,63 @@ class AlignmentError(ValueError):
 
 @dataclass(frozen=True)
 class AlignedFaces:
-    """What `align_faces` gives: K kept faces and one report row for every input.
-
-    Attributes:
-        images: [K,3,512,512] in [-1,1].
-        cameras: [K,25] EG3D labels.
-        masks: [K,1,512,512], 1 where the photo had no pixel and the crop is invented.
-        kept: indices of the kept inputs.
-        report: one row an input.
-        embeddings: [K,512] ArcFace features of length 1, or None without an identity network.
-        heads: [K,1,512,512], 1 where the head is, or None without a face-parsing network; for `personalize`.
-    """
+    """Result of `align_faces`: the K kept faces, and one report row for every input."""
 
     images: torch.Tensor
+    """Crops [K,3,512,512] in [-1,1]."""
     cameras: torch.Tensor
+    """EG3D camera labels [K,25]."""
     masks: torch.Tensor
+    """Masks [K,1,512,512], 1 where the crop lies outside the photo and was padded by reflection."""
     kept: list[int]
+    """Indices of the kept inputs."""
     report: list[FaceReport]
+    """One row for each input."""
     embeddings: torch.Tensor | None = None
+    """ArcFace embeddings [K,512] of length 1, or None without an identity network."""
     heads: torch.Tensor | None = None
+    """Head masks [K,1,512,512] for `personalize`, 1 on the head, or None without a face-parsing network."""
 
     def table(self) -> str:
-        """The report as plain text."""
+        """Return the report as plain text, see `format_report`."""
         return format_report(self.report)
 
     def to_json(self) -> str:
-        """The report as JSON."""
+        """Return the report as JSON, see `report_to_json`."""
         return report_to_json(self.report)
 
     def sheet(self, size: int = 256, columns: int = 4) -> np.ndarray:
-        """The report as a picture [H,W,3] uint8."""
+        """Return the report as a picture [H,W,3] uint8.
+
+        Args:
+            size: side of a tile in pixels.
+            columns: largest number of tiles in a row.
+        """
         return contact_sheet(self.report, self.images, size, columns)
 
 
 @dataclass
 class KeptFace:
-    """A face that passed the gates: crop, mask of invented pixels, pose, and its points in the crop."""
+    """A face that passed every check, with its crop and pose."""
 
     image: torch.Tensor
+    """Crop [3,512,512] in [-1,1]."""
     mask: torch.Tensor
+    """Mask [1,512,512] of padded pixels."""
     fit: PoseFit
+    """Head pose in the crop."""
     points: np.ndarray
+    """Detector's five points [5,2] in the crop."""
     landmarks: np.ndarray | None
+    """Landmarks [106,2] in the crop, or None without that network."""
     embedding: torch.Tensor | None
+    """ArcFace embedding [512] of length 1, or None without that network."""
     row: FaceReport = field(repr=False)
-    classes: np.ndarray | None = field(default=None, repr=False)  # of each pixel, see parsing.py
-    guesses: np.ndarray | None = field(default=None, repr=False)  # of each landmark, see cover.py
+    """Report row of the photo."""
+    classes: np.ndarray | None = field(default=None, repr=False)
+    """Class [512,512] of each pixel, see `parsing.CLASSES`, or None without that network."""
+    mirror_distances: np.ndarray | None = field(default=None, repr=False)
+    """Distances [106] between the landmarks of the picture and of its mirror image, see `occlusion`."""
 
 
 def align_faces(
@@ -104,30 +116,38 @@ def align_faces(
     by_hand: Mapping[str, ByHand] | None = None,
     on_step: OnStep | None = None,
 ) -> AlignedFaces:
-    """Find the face in each photo and make the crop and camera label that EG3D expects.
+    """Find the face in each photo and cut the crop and camera label that EG3D expects.
 
-    One bad photo never fails the batch: it is dropped and its report row says why. Order is the order of the
+    Crops follow EG3D's preprocessing of photos in the wild; cameras come from `pose.solve_pose`. One bad
+    photo never fails the batch: it is dropped, and its report row says why. Results keep the order of the
     input, and the same batch gives the same result.
 
     Args:
-        photos: a folder, or a list of paths, arrays of any size, tensors [N,3,H,W] in [-1,1] (see
-            `read_photos`).
-        face_models: from `FaceModels.from_folder`.
-        which: of several faces take the "largest", "leftmost", "rightmost", the "nearest" to `reference`, or
-            the n-th from the left (0, 1, ...; -1 is the last).
-        reference: a photo or an embedding [512] of the person wanted; needed for "nearest".
-        upright: turn the face upright; otherwise its roll stays in the crop and in the label.
-        min_photos: fewer kept photos are an error.
-        max_yaw: faces turned further (degrees) are dropped.
-        same_person: solve one face shape for all photos, which makes their labels agree better.
-        drop_different: drop photos that look like another person (3 photos or more) instead of warning.
-        det_size: a detector size to try first; tensors, being crops or renders, start with 320.
-        neck: whether the neck belongs to the head in `heads`.
-        by_hand: a person's decisions by the names of photos, see `read_by_hand`.
+        photos: a folder, or a list of paths, arrays of any size or tensors [N,3,H,W] in [-1,1], see
+            `read_photos`.
+        face_models: networks from `FaceModels.from_folder`.
+        which: face to take where a photo has several: "largest", "leftmost", "rightmost", "nearest" (to
+            `reference`), or a number from the left (0, 1, ...; -1 is the last).
+        reference: photo or embedding [512] of the wanted person; required by "nearest".
+        upright: rotate the crop so that the face is upright; False leaves its roll in crop and label.
+        min_photos: smallest number of kept photos; fewer raise an error.
+        max_yaw: largest yaw in degrees; faces turned further are dropped.
+        same_person: fit one face shape to all photos, so that their labels agree better.
+        drop_different: drop photos that look like another person instead of only warning (needs 3 photos).
+        det_size: detector input size to try first; None starts with 640, for tensors (crops, renders) with
+            320.
+        neck: count the neck as part of the head in `heads`.
+        by_hand: user overrides by photo name, see `read_by_hand`.
         on_step: called after each photo as on_step(step, total, {}, crop or None); may raise to cancel.
+
+    Returns:
+        The kept faces, and one report row for each photo.
+
     Raises:
-        AlignmentError: fewer than `min_photos` can be used; PhotoError: the folder is missing or empty;
-        ValueError: `which` is not understood; FaceModelError: "nearest" without an identity network.
+        AlignmentError: fewer than `min_photos` photos can be used.
+        PhotoError: the folder does not exist or is empty.
+        ValueError: `which` is not one of the choices, or "nearest" comes without a reference.
+        FaceModelError: "nearest" without an identity network.
     """
     target = reference_embedding(reference, face_models) if which == "nearest" else None
     choose = chooser(which, target, face_models)
@@ -140,14 +160,16 @@ def align_faces(
         hand = (by_hand or {}).get(photo.name)
         found = align_one(photo, row, face_models, choose, upright, max_yaw, det_size, hand)
         if found:
-            found.classes = face_models.parse(visible(found.image, found.mask))
-            warn_of_cover(found)
+            found.classes = face_models.parse(padded_gray(found.image, found.mask))
+            warn_of_occlusion(found)
             kept.append(found)
         elif photo.pixels is not None:
             row.thumbnail = thumbnail_of(photo.pixels)
         if on_step:
             on_step(index + 1, total, {}, found.image[None] if found else None)
-    kept = _compare(kept, drop_different, {name for name, hand in (by_hand or {}).items() if hand.keep})
+    kept = _compare_photos(
+        kept, drop_different, {name for name, hand in (by_hand or {}).items() if hand.keep}
+    )
     if len(kept) < max(min_photos, 1):
         reasons = "; ".join(f"{row.name}: {row.reason}" for row in report if not row.kept)
         need = f"at least {min_photos} are needed" if min_photos > 1 else "at least one is needed"
@@ -155,7 +177,7 @@ def align_faces(
             f"{len(kept)} of {len(report)} photos can be used, {need}. {reasons}".strip(), report
         )
     if same_person and len(kept) > 1:
-        _solve_together(kept)
+        _solve_poses_jointly(kept)
     embeddings = [item.embedding for item in kept if item.embedding is not None]
     return AlignedFaces(
         images=torch.stack([item.image for item in kept]),
@@ -178,13 +200,27 @@ def align_one(
     det_size: int | None,
     by_hand: ByHand | None = None,
 ) -> KeptFace | None:
-    """Fill the row; return the crop and pose, or None with `row.reason` set."""
+    """Align one photo and fill its report row.
+
+    Args:
+        photo: the input, as `read_photos` gives it.
+        row: report row to fill.
+        models: face networks.
+        choose: picks one of the faces found.
+        upright: rotate the crop so that the face is upright.
+        max_yaw: largest yaw in degrees.
+        det_size: detector input size to try first, or None.
+        by_hand: user override of this photo, or None.
+
+    Returns:
+        The crop and pose, or None with `row.reason` set.
+    """
     pixels, hand = photo.pixels, by_hand or ByHand()
     if pixels is None:
         return None
 
-    def refused(reason: str) -> bool:
-        """Whether this speaks against the photo; what is kept by hand is only warned of."""
+    def rejected(reason: str) -> bool:
+        """Record the reason: reject the photo (True), or only warn where the user keeps it (False)."""
         if hand.keep:
             row.warnings.append(reason)
             return False
@@ -216,11 +252,11 @@ def align_one(
     row.score, row.box = round(face.score, 4), (float(left), float(top), float(right), float(bottom))
     row.found_by = candidate.step
     row.photo_roll = math.degrees(roll_of_points(face.points))
-    if face.size < MIN_BOX and refused(
+    if face.size < MIN_BOX and rejected(
         f"The face is too small ({face.size:.0f} pixels; {MIN_BOX:.0f} are needed)."
     ):
         return None
-    if ((face.points < 0) | (face.points > [width, height])).any() and refused(
+    if ((face.points < 0) | (face.points > [width, height])).any() and rejected(
         "The edge of the photo cuts through the eyes, nose or mouth."
     ):
         return None
@@ -236,7 +272,7 @@ def align_one(
     fit = solve_pose(points, landmarks)
     row.transform, row.points = transform, points
     row.yaw, row.pitch, row.roll = (math.degrees(angle) for angle in angles_of_rotation(fit.rotation))
-    if abs(row.yaw) > max_yaw and refused(
+    if abs(row.yaw) > max_yaw and rejected(
         f"The head is turned {abs(row.yaw):.0f} degrees; {max_yaw:.0f} is the limit."
     ):
         return None
@@ -256,30 +292,51 @@ def align_one(
         row.warnings.append(f"The head is turned {abs(row.yaw):.0f} degrees.")
     embedding = _embedding(image, points, models)
     row.kept = True
-    return KeptFace(image, mask, fit, points, landmarks, embedding, row, guesses=candidate.guesses)
+    return KeptFace(
+        image, mask, fit, points, landmarks, embedding, row, mirror_distances=candidate.mirror_distances
+    )
 
 
-def warn_of_cover(found: KeptFace) -> None:
-    """What lies over a face shows in its classes, its colours, or the two networks' guesses. A turned head
-    parts these and hides half of those: only faces near the front are judged."""
+def warn_of_occlusion(found: KeptFace) -> None:
+    """Add a warning to the row where something may cover the face.
+
+    The evidence is the parsed classes where there are any, else colors and disagreeing networks. On a turned
+    head the networks disagree anyway and half of the face is hidden, so only near-frontal faces are checked.
+    """
     row = found.row
-    if abs(row.yaw or 0.0) > JUDGED_YAW:
+    if abs(row.yaw or 0.0) > _MAX_OCCLUSION_YAW:
         return
     part = "" if found.classes is None else covered_by_classes(found.classes, found.points)
     if not part and found.landmarks is not None:
         distances = point_distances(found.landmarks, found.points)
-        part = covered_part(distances, found.guesses, visible(found.image, found.mask), found.points)
+        part = covered_part(
+            distances, found.mirror_distances, padded_gray(found.image, found.mask), found.points
+        )
     if part:
         row.warnings.append(f"Something may cover the {part}.")
 
 
 def head_masks(classes: Sequence[np.ndarray | None], neck: bool) -> torch.Tensor | None:
-    """[K,1,S,S] with 1 = head of the classes of K crops, or None where they were not told."""
-    known = [head_of(one, neck) for one in classes if one is not None]
+    """Head masks [K,1,S,S] from the classes [S,S] of K crops, or None if any crop has none.
+
+    Args:
+        classes: pixel classes of each crop, or None where it was not parsed.
+        neck: count the neck as part of the head.
+    """
+    known = [head_mask(one, neck) for one in classes if one is not None]
     return torch.from_numpy(np.stack(known)[:, None]).float() if len(known) == len(classes) else None
 
 
 def reference_embedding(reference: Any, models: FaceModels) -> torch.Tensor | None:
+    """Return the embedding [512] of length 1 that `which="nearest"` compares with.
+
+    Args:
+        reference: an embedding [512], photos (anything `align_faces` takes; averaged), or None.
+        models: face networks.
+
+    Raises:
+        FaceModelError: there is no identity network.
+    """
     if reference is None:
         return None
     if not models.has_recognition:
@@ -294,24 +351,37 @@ def reference_embedding(reference: Any, models: FaceModels) -> torch.Tensor | No
 
 
 def thumbnail_of(pixels: np.ndarray, longest: int = 256) -> np.ndarray:
+    """Shrink a photo [H,W,3] (uint8, or float in 0..1) to uint8 with sides of at most `longest` pixels."""
     scale = min(1.0, longest / max(pixels.shape[:2]))
-    return resize(as_uint8(pixels), *(max(1, round(side * scale)) for side in pixels.shape[:2]))
+    return resize_uint8(as_uint8(pixels), *(max(1, round(side * scale)) for side in pixels.shape[:2]))
 
 
 def _embedding(image: torch.Tensor, points: np.ndarray, models: FaceModels) -> torch.Tensor | None:
+    """ArcFace embedding [512] of a crop [3,S,S] with its five points [5,2], or None without that network."""
     return embed(image[None], models, points[None])[0][0] if models.has_recognition else None
 
 
 def _sharpness(image: torch.Tensor, points: np.ndarray) -> float:
-    """Variance of the Laplacian of the grey 112 x 112 face, in grey levels of 255."""
+    """Variance of the Laplacian of the gray 112 x 112 face, in gray levels of 0..255.
+
+    Args:
+        image: crop [3,S,S] in [-1,1].
+        points: detector's five points [5,2] in it.
+    """
     face = align_to_template(image[None], points[None])[0]
-    grey = (face[0] * 0.299 + face[1] * 0.587 + face[2] * 0.114) * 127.5
-    around = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]
-    return float((around - 4 * grey[1:-1, 1:-1]).var())
+    gray = (face[0] * 0.299 + face[1] * 0.587 + face[2] * 0.114) * 127.5
+    around = gray[:-2, 1:-1] + gray[2:, 1:-1] + gray[1:-1, :-2] + gray[1:-1, 2:]
+    return float((around - 4 * gray[1:-1, 1:-1]).var())
 
 
-def _compare(kept: list[KeptFace], drop_different: bool, wanted: set[str]) -> list[KeptFace]:
-    """Look at the photos as a set: who does not belong, and who is there twice. `wanted` ones stay."""
+def _compare_photos(kept: list[KeptFace], drop_different: bool, wanted: set[str]) -> list[KeptFace]:
+    """Find other persons and near-duplicates within the batch; return the faces that stay.
+
+    Args:
+        kept: all faces of the batch.
+        drop_different: drop other persons instead of warning.
+        wanted: names of photos that the user keeps in any case.
+    """
     vectors = [item.embedding for item in kept if item.embedding is not None]
     if len(vectors) == len(kept) and len(kept) >= 2:
         cosines = torch.stack(vectors) @ torch.stack(vectors).T
@@ -319,11 +389,11 @@ def _compare(kept: list[KeptFace], drop_different: bool, wanted: set[str]) -> li
         for item, cosine in zip(kept, cosines[medoid].tolist(), strict=True):
             item.row.identity = cosine
             if cosine < DIFFERENT_PERSON and len(kept) >= 3:
-                sentence = f"Is this a different person? (likeness {cosine:.2f})"
+                message = f"Is this a different person? (similarity {cosine:.2f})"
                 if drop_different and item.row.name not in wanted:
-                    item.row.kept, item.row.reason = False, sentence
+                    item.row.kept, item.row.reason = False, message
                 else:
-                    item.row.warnings.append(sentence)
+                    item.row.warnings.append(message)
     kept = [item for item in kept if item.row.kept]
     small = [torch.nn.functional.adaptive_avg_pool2d(item.image, 32) / 2 for item in kept]
     for i, item in enumerate(kept):
@@ -334,7 +404,8 @@ def _compare(kept: list[KeptFace], drop_different: bool, wanted: set[str]) -> li
     return kept
 
 
-def _solve_together(kept: list[KeptFace]) -> None:
+def _solve_poses_jointly(kept: list[KeptFace]) -> None:
+    """Replace the poses by those of one face shape shared by all photos."""
     fits = solve_poses([item.points for item in kept], [item.landmarks for item in kept])
     for item, fit in zip(kept, fits, strict=True):
         item.fit = fit

@@ -1,7 +1,7 @@
-"""Face models from a local folder, and the search for a face that does not give up at the first miss.
+"""Face networks from a local folder, and detection with fallbacks.
 
-Coordinates: every point and box is in *edge* coordinates of its picture: x right, y down, the picture spans
-[0, W] x [0, H] and the centre of the first pixel is (0.5, 0.5).
+Every point and box is in *edge* coordinates of its picture: x right, y down, the picture spans
+[0, W] x [0, H], and the center of the first pixel is (0.5, 0.5).
 """
 
 from __future__ import annotations
@@ -19,22 +19,24 @@ import torch
 import torch.nn.functional as F
 
 from ..formats.onnx_file import OnnxGraph, read_onnx
-from .parsing import FaceParser, parses_faces
+from .parsing import FaceParser, is_parsing_network
 
 INSTALL_HINT = (
-    "Face detection needs the insightface package. On a CPU: pip install insightface. On an NVIDIA GPU: "
-    "pip install --no-deps insightface, then pip install onnxruntime-gpu onnx opencv-python-headless "
-    "scikit-image scipy tqdm requests (plain 'pip install insightface' would bring the CPU onnxruntime)."
+    "Face detection needs insightface, OpenCV and onnxruntime. Install what is missing: for insightface, pip "
+    "install --no-deps insightface and pip install onnx requests tqdm; for cv2, opencv-python-headless; for "
+    "onnxruntime, the package of that name, or onnxruntime-gpu on an NVIDIA GPU. Plain 'pip install "
+    "insightface' would put another OpenCV and the CPU's onnxruntime over yours."
 )
 MODELS_HINT = (
     "Put an InsightFace pack (buffalo_l, buffalo_s or antelopev2, from the model zoo of the InsightFace "
     "project: the unpacked .onnx files) into a folder such as ComfyUI/models/insightface/models/buffalo_l. "
     "Nothing is downloaded automatically."
 )
+# Roles of the networks in a folder.
 DETECTION, LANDMARKS, RECOGNITION, PARSING = "detection", "landmarks", "recognition", "parsing"
 ATTRIBUTES = "age and gender"
-_LARGEST_DETECTION_SIDE = 2048
-# Which of the 106 landmarks each becomes in a mirrored picture: contour 0-32, left brow and eye 33-51, mouth
+_LARGEST_DETECTION_SIDE = 2048  # pixels: larger photos are shrunk before detection
+# Permutation of the 106 landmarks by mirroring the picture: contour 0-32, left brow and eye 33-51, mouth
 # 52-71, nose 72-86, right eye and brow 87-105.
 MIRRORED = (
     *(0, *range(17, 33), *range(1, 17)),
@@ -46,20 +48,19 @@ MIRRORED = (
 
 
 class FaceModelError(RuntimeError):
-    """Face models or the package that runs them are missing; the message says what to do."""
+    """Error for missing face networks or packages; the message says what to install."""
 
 
 @dataclass(frozen=True)
 class Face:
-    """One detection.
-
-    box: left, top, right, bottom; score: 0..1; points: [5,2] named by the upright picture: image-left eye,
-    image-right eye, nose, image-left and image-right mouth corner.
-    """
+    """One detected face."""
 
     box: np.ndarray
+    """Left, top, right, bottom [4]."""
     score: float
+    """Confidence of the detector, 0..1."""
     points: np.ndarray
+    """Left eye, right eye, nose, left and right mouth corner [5,2], sides as seen in the upright picture."""
 
     @property
     def size(self) -> float:
@@ -69,10 +70,15 @@ class Face:
 
 
 def role_of(graph: OnnxGraph) -> str | None:
-    """Tell by its shapes what a network does: detection, 106 landmarks, recognition, parsing, or None."""
+    """Identify a network by its input and output shapes.
+
+    Returns:
+        `DETECTION`, `LANDMARKS` (106 points), `RECOGNITION`, `PARSING` or `ATTRIBUTES`, or None for another
+            network.
+    """
     if len(graph.inputs) != 1:
         return None
-    if parses_faces(graph):
+    if is_parsing_network(graph):
         return PARSING
     shape = next(iter(graph.inputs.values()))
     last = [out[-1] if out else None for out in graph.outputs.values()]
@@ -90,14 +96,14 @@ def role_of(graph: OnnxGraph) -> str | None:
 
 
 class FaceModels:
-    """The networks of one folder: a detector, and where the folder has them 106 landmarks, recognition and
-    face parsing.
+    """Face networks of one folder.
 
-    Build it with `FaceModels.from_folder`; then use it for as many photos as you like.
+    A detector is required; 106 landmarks, recognition, age and gender, and face parsing are optional. Build
+    it with `FaceModels.from_folder`, once for any number of photos.
 
     Attributes:
-        files: role -> path of the ONNX file in use.
-        provider: the onnxruntime provider that really runs, e.g. "CPUExecutionProvider".
+        files: ONNX file in use for each role.
+        provider: onnxruntime provider that the detector runs on, e.g. "CPUExecutionProvider".
     """
 
     def __init__(self, networks: dict[str, Any], files: dict[str, Path]) -> None:
@@ -108,31 +114,31 @@ class FaceModels:
         self.files = files
         self._detector = networks[DETECTION]
         self._landmarks = networks.get(LANDMARKS)
-        self._recogniser = networks.get(RECOGNITION)
+        self._recognizer = networks.get(RECOGNITION)
         self._attributes = networks.get(ATTRIBUTES)
         self._parser: FaceParser | None = networks.get(PARSING)
         self.provider: str = self._detector.session.get_providers()[0]
-        # A detector with a fixed input size has it set before any prepare(); both insightface versions agree
-        # on this.
+        # A detector with a fixed input size has it set before any prepare(), in both insightface versions.
         fixed = getattr(self._detector, "input_size", None)
         self._fixed_size: int | None = int(fixed[0]) if fixed else None
         self._detector.det_thresh = 0.5
 
     @classmethod
     def from_folder(cls, path: str | Path, providers: Sequence[str] | None = None) -> FaceModels:
-        """Load the ONNX files of a folder, each for the role that its shapes tell. Downloads nothing.
+        """Load the ONNX files of a folder, each in the role identified by its shapes. Downloads nothing.
 
         Args:
             path: folder with .onnx files, such as `ComfyUI/models/insightface/models/buffalo_l`.
-            providers: onnxruntime providers in order of preference; None takes CUDA where onnxruntime offers
-                it.
+            providers: onnxruntime providers in order of preference; None takes CUDA where available, else the
+                CPU.
+
         Raises:
-            FaceModelError: the folder, a detector in it, or a package is missing.
+            FaceModelError: the folder, a detector in it, or a required package is missing.
         """
         files = find_models(path)
         if DETECTION not in files:
             raise FaceModelError(f"No face detector (SCRFD with five points) in {path}. {MODELS_HINT}")
-        try:
+        try:  # optional dependencies
             import onnxruntime
             from insightface import model_zoo
         except ImportError as error:
@@ -142,12 +148,13 @@ class FaceModels:
         usable = [name for name in wanted if name in available]
         if not usable:
             raise FaceModelError(f"onnxruntime offers {', '.join(available)}, but not {', '.join(wanted)}.")
-        # waiting threads must not spin: beside a busy program (training, another sampler) that costs tenfold
+        # Waiting threads must not spin: next to a busy program (training, another sampler) that is ten times
+        # slower.
         options = onnxruntime.SessionOptions()
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         networks: dict[str, Any] = {}
         for role, file in files.items():
-            if role == PARSING:  # insightface has no such kind
+            if role == PARSING:  # a role that insightface does not know
                 networks[role] = FaceParser(onnxruntime.InferenceSession(str(file), options, usable))
                 continue
             with contextlib.redirect_stdout(io.StringIO()):  # insightface 0.7.3 prints its providers
@@ -159,26 +166,21 @@ class FaceModels:
 
     @property
     def has_landmarks(self) -> bool:
-        """Whether the 106-point network is there: better poses, and wrong detections are recognised."""
+        """True if the 106-landmark network is loaded; poses are better, and false detections are rejected."""
         return self._landmarks is not None
 
     @property
     def has_recognition(self) -> bool:
-        """Whether the identity network (ArcFace) is there."""
-        return self._recogniser is not None
-
-    @property
-    def has_parsing(self) -> bool:
-        """Whether a face-parsing network is there: it tells the head from the background."""
-        return self._parser is not None
+        """True if the identity network (ArcFace) is loaded."""
+        return self._recognizer is not None
 
     @property
     def has_attributes(self) -> bool:
-        """Whether the network that guesses age and gender is there."""
+        """True if the network that estimates age and gender is loaded."""
         return self._attributes is not None
 
     def describe(self) -> str:
-        """One line for a log: which files run on which provider."""
+        """Return one line for a log: the files and the provider that they run on."""
         names = ", ".join(f"{role} {file.name}" for role, file in self.files.items())
         return f"Face models from {self.files[DETECTION].parent.name} on {self.provider}: {names}"
 
@@ -186,18 +188,19 @@ class FaceModels:
         """Find faces in an upright picture.
 
         Args:
-            image: [H,W,3] uint8 RGB.
-            size: side of the square the picture is scaled into. Faces that fill the frame need 320.
+            image: picture [H,W,3] uint8 RGB.
+            size: side of the square in pixels that the picture is scaled into. Faces that fill the frame need
+                320.
             pad: empty border on every side, as a fraction of the longer side.
+
         Returns:
-            faces with a score above 0.5, best first.
+            The faces with a score above 0.5, best first.
         """
-        side = (
-            self._fixed_size or size
-        )  # a detector with a fixed input gets smaller pictures on a larger canvas
+        # A detector with a fixed input gets smaller pictures on a larger canvas.
+        side = self._fixed_size or size
         height, width = image.shape[:2]
         scale = min(size, side) / (max(height, width) * (1 + 2 * pad))
-        small = resize(image, max(1, round(height * scale)), max(1, round(width * scale)))
+        small = resize_uint8(image, max(1, round(height * scale)), max(1, round(width * scale)))
         offset = round(pad * max(height, width) * scale)
         canvas = np.zeros((side, side, 3), np.uint8)
         inside = canvas[offset : offset + small.shape[0], offset : offset + small.shape[1]]
@@ -214,17 +217,31 @@ class FaceModels:
         ]
 
     def landmarks(self, image: np.ndarray, box: np.ndarray) -> np.ndarray | None:
-        """The 106 landmarks [106,2] of the face in a box (edge coordinates), or None without that network:
-        the mean of `landmarks_twice`.
+        """Locate the 106 landmarks of a face: the mean of `landmarks_twice`.
 
-        The network wants a roughly upright face: image is [H,W,3] uint8 RGB."""
+        Args:
+            image: picture [H,W,3] uint8 RGB with a roughly upright face.
+            box: left, top, right, bottom of the face [4].
+
+        Returns:
+            Landmarks [106,2], or None without that network.
+        """
         both = self.landmarks_twice(image, box)
         return None if both is None else both.mean(0)
 
     def landmarks_twice(self, image: np.ndarray, box: np.ndarray) -> np.ndarray | None:
-        """The landmarks as the network sees them in the picture and in its mirror image, [2,106,2] in the
-        picture's edge coordinates. Their mean is surer than either, and the same for a mirrored photo; where
-        they part, the network guesses."""
+        """Locate the landmarks in the picture and in its mirror image.
+
+        Their mean is more accurate than either and equivariant to mirroring; their distance is large where
+        the network is unsure, as at covered parts.
+
+        Args:
+            image: picture [H,W,3] uint8 RGB with a roughly upright face.
+            box: left, top, right, bottom of the face [4].
+
+        Returns:
+            Both estimates [2,106,2] in the coordinates of the picture, or None without that network.
+        """
         if self._landmarks is None:
             return None
         width, box = image.shape[1], np.asarray(box, np.float64)
@@ -234,40 +251,62 @@ class FaceModels:
         return np.stack([here, there[list(MIRRORED)]])
 
     def _landmarks_of(self, image: np.ndarray, box: np.ndarray) -> np.ndarray:
+        """Landmarks [106,2] of a face in a box [4], without the mirror image."""
         assert self._landmarks is not None
-        found = self._landmarks.get(np.ascontiguousarray(image[:, :, ::-1]), _Slots(bbox=box - 0.5))
+        found = self._landmarks.get(np.ascontiguousarray(image[:, :, ::-1]), _FaceDict(bbox=box - 0.5))
         return np.asarray(found, np.float64)[:, :2] + 0.5
 
     def attributes(self, image: np.ndarray, box: np.ndarray) -> dict[str, float] | None:
-        """Apparent age in years and gender (0 female, 1 male) of the face in a box, or None without that
-        network.
+        """Estimate age and gender of a face.
 
-        image is [H,W,3] uint8 RGB; the box in edge coordinates."""
+        Args:
+            image: picture [H,W,3] uint8 RGB.
+            box: left, top, right, bottom of the face [4].
+
+        Returns:
+            "age" in years and "gender" (0 female, 1 male), or None without that network.
+        """
         if self._attributes is None:
             return None
-        slots = _Slots(bbox=np.asarray(box) - 0.5)
+        slots = _FaceDict(bbox=np.asarray(box) - 0.5)
         gender, age = self._attributes.get(np.ascontiguousarray(image[:, :, ::-1]), slots)
         return {"age": float(age), "gender": float(gender)}
 
     def features(self, aligned: np.ndarray) -> np.ndarray:
-        """Unnormalised identity features [N,512] of aligned faces [N,112,112,3] RGB, 0..255."""
-        if self._recogniser is None:
+        """Compute identity features, not normalized, see `recognition.embed`.
+
+        Args:
+            aligned: faces aligned to ArcFace's template [N,112,112,3], RGB in 0..255.
+
+        Returns:
+            Features [N,512].
+
+        Raises:
+            FaceModelError: there is no identity network.
+        """
+        if self._recognizer is None:
             raise FaceModelError(
                 f"There is no identity network (ArcFace, 112x112 to 512) in the folder. {MODELS_HINT}"
             )
         rows = [
-            self._recogniser.get_feat(np.ascontiguousarray(face[:, :, ::-1])).reshape(-1) for face in aligned
+            self._recognizer.get_feat(np.ascontiguousarray(face[:, :, ::-1])).reshape(-1) for face in aligned
         ]
         return np.stack(rows) if rows else np.zeros((0, 512), np.float32)
 
     def parse(self, image: np.ndarray) -> np.ndarray | None:
-        """The class of each pixel [512,512] (see parsing.CLASSES) of a crop [512,512,3] uint8 RGB, or None
-        without that network."""
+        """Classify the pixels of a crop.
+
+        Args:
+            image: upright crop [512,512,3] uint8 RGB.
+
+        Returns:
+            Classes [512,512], see `parsing.CLASSES`, or None without that network.
+        """
         return None if self._parser is None else self._parser.classes(image)
 
 
-class _Slots(dict):
-    """The little that insightface's landmark network wants of a face object, in both versions."""
+class _FaceDict(dict):
+    """Face object with the one item that insightface's networks read, in both versions of the package."""
 
     @property
     def bbox(self) -> np.ndarray:
@@ -275,11 +314,13 @@ class _Slots(dict):
 
 
 def find_models(path: str | Path) -> dict[str, Path]:
-    """Role -> ONNX file in a folder (or in its only subfolder with ONNX files, as antelopev2 unpacks); a
-    face-parsing network may lie in its subfolder `parsing`.
+    """Find the ONNX file for each role in a folder.
+
+    Files may also lie in its only subfolder with ONNX files, as antelopev2 unpacks, and a face-parsing
+    network in its subfolder `parsing`.
 
     Raises:
-        FaceModelError: there is no such folder or no ONNX file in it.
+        FaceModelError: there is no such folder, or no ONNX file in it.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -306,16 +347,16 @@ def find_models(path: str | Path) -> dict[str, Path]:
 
 
 def _accept_batched_outputs(detector: Any) -> None:
-    """insightface 0.7.3 wants detector outputs without a batch dimension; drop it where there is one."""
+    """Drop the batch dimension of detector outputs, which insightface 0.7.3 cannot read."""
     if getattr(detector, "batched", None) is not None:
-        return  # newer versions look for themselves
+        return  # newer versions handle it
     session = detector.session
     if len(session.get_outputs()[0].shape) == 3:
         detector.session = _Unbatched(session)
 
 
 class _Unbatched:
-    """An onnxruntime session whose outputs have lost their first dimension."""
+    """Wrapper of an onnxruntime session that removes the first dimension of its outputs."""
 
     def __init__(self, session: Any) -> None:
         self._session = session
@@ -327,8 +368,8 @@ class _Unbatched:
         return getattr(self._session, name)
 
 
-def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Antialiased resize of [H,W,3] uint8."""
+def resize_uint8(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Antialiased bilinear resize: [H,W,3] uint8 to [height,width,3] uint8."""
     if image.shape[:2] == (height, width):
         return image
     tensor = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
@@ -337,28 +378,30 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def as_uint8(pixels: np.ndarray) -> np.ndarray:
-    """A photo (uint8, or float in 0..1) as uint8."""
+    """Convert a photo (uint8, or float in 0..1) to uint8."""
     return pixels if pixels.dtype == np.uint8 else np.round(pixels * 255).astype(np.uint8)
 
 
 def detection_ladder(
     models: FaceModels, pixels: np.ndarray, det_size: int | None = None, turned: bool = False
 ) -> Iterator[tuple[str, list[Face]]]:
-    """Yield (what was tried, faces in photo coordinates) for ever more patient ways to look.
+    """Run the detector with a series of settings, from the most common case to the rarest.
 
-    640, then 320 (faces that fill the frame), then with an empty border (faces cut by the picture's edge),
-    then 1280 (small faces); or, turned, the picture by 90, 180 and 270 degrees. Steps without a face are not
-    yielded.
+    Input size 640, then 320 (faces that fill the frame), 640 with an empty border (faces cut by the picture's
+    edge), 1280 (small faces); or, if `turned`, the picture rotated by 90, 180 and 270 degrees at 640 and 320.
 
     Args:
-        pixels: the photo, [H,W,3] uint8 or float in 0..1.
-        det_size: a size to try before the others (320 for crops and renders).
-        turned: look at the turned pictures instead of the upright one.
+        pixels: photo [H,W,3], uint8 or float in 0..1.
+        det_size: size to try before the others (320 for crops and renders).
+        turned: use the rotated pictures instead of the upright one.
+
+    Yields:
+        The name of the setting, and the faces in photo coordinates; settings without a face are skipped.
     """
     height, width = pixels.shape[:2]
     shrink = min(1.0, _LARGEST_DETECTION_SIDE / max(height, width))
     small = as_uint8(pixels)
-    small = resize(small, max(1, round(height * shrink)), max(1, round(width * shrink)))
+    small = resize_uint8(small, max(1, round(height * shrink)), max(1, round(width * shrink)))
     to_photo = np.array([width / small.shape[1], height / small.shape[0]])
     sizes = list(dict.fromkeys(size for size in (det_size, 640, 320) if size))
     if turned:
@@ -368,21 +411,19 @@ def detection_ladder(
         steps += [(0, 1280, 0.0)] if max(height, width) > 640 else []
     for turns, size, pad in steps:
         faces = models.detect(np.rot90(small, turns), size, pad)
-        faces = [_turn_back(face, turns, small.shape[1], small.shape[0]) for face in faces]
+        faces = [_rotate_back(face, turns, small.shape[1], small.shape[0]) for face in faces]
         if faces:
-            name = (
-                f"{size}"
-                + (" with border" if pad else "")
-                + (f", turned {turns * 90} degrees" if turns else "")
-            )
+            border = " with border" if pad else ""
+            rotation = f", turned {turns * 90} degrees" if turns else ""
+            name = f"{size}{border}{rotation}"
             yield (
                 name,
                 [Face(face.box * np.tile(to_photo, 2), face.score, face.points * to_photo) for face in faces],
             )
 
 
-def _turn_back(face: Face, turns: int, width: int, height: int) -> Face:
-    """Undo np.rot90(picture, turns) for a face; width and height are of the upright picture."""
+def _rotate_back(face: Face, turns: int, width: int, height: int) -> Face:
+    """Map a face found in np.rot90(picture, turns) to the upright picture of the given size."""
     if turns == 0:
         return face
 

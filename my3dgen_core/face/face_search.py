@@ -1,4 +1,4 @@
-"""Which face of a photo to take, and whether it is one: the detection ladder with its gate."""
+"""Search for the face of a photo: detection with fallbacks, refinement, and rejection of false detections."""
 
 from __future__ import annotations
 
@@ -14,36 +14,44 @@ from .detect import Face, FaceModels, as_uint8, detection_ladder
 from .recognition import embed, largest
 from .report import FaceReport
 
-JUDGED_YAW = 30.0  # degrees: only faces nearer to the front are searched for what covers them
 Choose = Callable[[list[Face], np.ndarray], Face | None]
+"""Function of the faces found and the photo [H,W,3] that returns the face to take, or None."""
 
-# Measured on real photos and renders: good faces 4-10 pixels apart, 60 degrees of yaw 17-20, wrong
-# detections 48-70.
+# Mean distance in crop pixels between detector and landmarks: accepted at once, accepted at all. Measured on
+# real photos and renders: good faces 4-10, 60 degrees of yaw 17-20, false detections 48-70.
 GOOD_AGREEMENT, MAX_DISAGREEMENT = 12.0, 28.0
-# Detecting once more upright and at one size: points vary by .7-1.0 pixels between copies, not by 2.4.
-_SECOND_SIZE, _SECOND_ZOOM, _SETTLED = 448, 0.625, 3.0
-# the detector's five points among the 106: outlines of the two eyes, nose tip, mouth corners
+# Second detection, upright and at a standard size: input size, zoom of the crop in it, and the movement in
+# crop pixels at which the iteration stops. It reduces the scatter of points between copies of a photo from
+# 2.4 to .7-1.0 pixels.
+_SECOND_SIZE, _SECOND_ZOOM, _CONVERGED = 448, 0.625, 3.0
+# Indices of the detector's five points among the 106: outlines of the two eyes, nose tip, mouth corners.
 _LEFT_EYE, _RIGHT_EYE, _NOSE_MOUTH = [35, 41, 42, 39, 37, 36], [89, 95, 96, 93, 91, 90], [86, 52, 61]
 
 
 @dataclass
 class Candidate:
-    """A face looked at closely: its upright crop, landmarks there, and how well the two networks agree."""
+    """A detected face with its upright crop, landmarks, and the agreement of the two networks."""
 
     face: Face
+    """Refined detection in photo coordinates."""
     step: str
+    """Name of the detection setting that found it."""
     transform: CropTransform
+    """Transform of the upright crop."""
     image: torch.Tensor
+    """Upright crop [3,512,512] in [-1,1]."""
     mask: torch.Tensor
+    """Mask [1,512,512] of padded pixels."""
     landmarks: np.ndarray | None
+    """Landmarks [106,2] in the crop, or None without that network."""
     agreement: float | None
-    guesses: np.ndarray | None = (
-        None  # [106] how far the landmarks of the mirror image lie from the picture's
-    )
+    """Mean distance in crop pixels between the detector's points and the landmarks, or None without them."""
+    mirror_distances: np.ndarray | None = None
+    """Distances [106] between the landmarks of the crop and of its mirror image, or None without them."""
 
     @property
     def doubt(self) -> float:
-        """The agreement in pixels; without landmarks the detector's score on a similar scale."""
+        """Agreement in pixels, lower is better; without landmarks the detector's score on a similar scale."""
         return self.agreement if self.agreement is not None else 48 * (1 - self.face.score)
 
 
@@ -55,12 +63,21 @@ def search_face(
     det_size: int | None,
     anyway: bool = False,
 ) -> Candidate | None:
-    """Climb the detection ladder until a face passes the gate; turn the photo when it passes only just.
+    """Run the detection ladder until a face is accepted, and rotate the photo if it is doubtful.
 
-    anyway: the best one found is taken though it passes no gate, with a warning.
+    A detector also finds faces in upside-down faces, so a doubtful one competes with those of the rotated
+    photo.
 
-    A detector also sees faces in faces that stand on their head, so a doubtful one has to compete with the
-    turned ones. What was found, or why nothing was, goes into the row.
+    Args:
+        pixels: photo [H,W,3], uint8 or float in 0..1.
+        row: report row; receives all boxes and either the score or the reason of a rejection.
+        models: face networks.
+        choose: picks one of the faces found.
+        det_size: detector input size to try first, or None.
+        anyway: return the best face with a warning even if it would be rejected.
+
+    Returns:
+        The accepted face, or None with `row.reason` set.
     """
     row.reason = "No face was found."
     best: Candidate | None = None
@@ -73,7 +90,7 @@ def search_face(
                 row.reason = f"The face asked for is not there: {row.faces} found in the photo."
                 continue
             try:
-                found = _look_closely(pixels, face, step, models)
+                found = _refine(pixels, face, step, models)
             except ValueError:
                 continue  # five points that span no face
             if best is None or _is_better(found, best):
@@ -100,7 +117,10 @@ def _box(face: Face) -> tuple[float, float, float, float]:
 
 
 def _is_better(new: Candidate, old: Candidate) -> bool:
-    """Whether to take a later candidate: a doubtful face is only replaced by itself, seen better."""
+    """Return True if a later candidate replaces an earlier one.
+
+    A false detection is replaced by anything better, a face only by a better detection at the same place.
+    """
     if new.doubt >= old.doubt:
         return False
     between = (new.face.box[:2] + new.face.box[2:] - old.face.box[:2] - old.face.box[2:]) / 2
@@ -108,61 +128,85 @@ def _is_better(new: Candidate, old: Candidate) -> bool:
     return old.doubt > MAX_DISAGREEMENT or (same_place and new.face.score >= old.face.score)
 
 
-def _look_closely(pixels: np.ndarray, face: Face, step: str, models: FaceModels) -> Candidate:
+def _refine(pixels: np.ndarray, face: Face, step: str, models: FaceModels) -> Candidate:
+    """Detect the face again in its upright crop until its points converge, then find its landmarks.
+
+    Raises:
+        ValueError: the five points span no face.
+    """
     photo_size = (pixels.shape[0], pixels.shape[1])
     transform = crop_transform(face.points, photo_size)
-    for look in range(3):
-        face = _see_upright(pixels, face, models)
+    for iteration in range(3):
+        face = _detect_upright(pixels, face, models)
         before, transform = transform, crop_transform(face.points, photo_size)
         moved = np.linalg.norm(before.to_crop(face.points) - transform.to_crop(face.points), axis=1)
-        if look and moved.mean() < _SETTLED:
+        if iteration and moved.mean() < _CONVERGED:
             break
     image, mask = warp_crop(pixels, transform)
     if not models.has_landmarks:
         return Candidate(face, step, transform, image, mask, None, None)
-    centre = transform.to_crop((face.box[:2] + face.box[2:]) / 2)
+    center = transform.to_crop((face.box[:2] + face.box[2:]) / 2)
     half = np.full(2, float((face.box[2:] - face.box[:2]).max()) / 2 * transform.scale)
-    both = models.landmarks_twice(visible(image, mask), np.concatenate([centre - half, centre + half]))
+    both = models.landmarks_twice(padded_gray(image, mask), np.concatenate([center - half, center + half]))
     assert both is not None
-    landmarks, guesses = both.mean(0), np.linalg.norm(both[0] - both[1], axis=1)
+    landmarks, mirror_distances = both.mean(0), np.linalg.norm(both[0] - both[1], axis=1)
     agreement = float(point_distances(landmarks, transform.to_crop(face.points)).mean())
-    return Candidate(face, step, transform, image, mask, landmarks, agreement, guesses)
+    return Candidate(face, step, transform, image, mask, landmarks, agreement, mirror_distances)
 
 
 def point_distances(landmarks: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Distances [5] between the same points of the two networks, in the pixels of [106,2] and [5,2]."""
+    """Distances between the five points of the detector and the same points of the landmark network.
+
+    Args:
+        landmarks: landmarks [106,2].
+        points: detector's points [5,2] in the same coordinates.
+
+    Returns:
+        Distances [5].
+    """
     same = np.stack([landmarks[_LEFT_EYE].mean(0), landmarks[_RIGHT_EYE].mean(0), *landmarks[_NOSE_MOUTH]])
     return np.linalg.norm(same - points, axis=1)
 
 
-def _see_upright(pixels: np.ndarray, face: Face, models: FaceModels) -> Face:
-    """Detect a face once more, upright and at its standard size: its points are better there."""
+def _detect_upright(pixels: np.ndarray, face: Face, models: FaceModels) -> Face:
+    """Detect a face again, upright and at a standard size, where its points are more accurate."""
     crop = crop_transform(face.points, (pixels.shape[0], pixels.shape[1]))
     matrix = crop.matrix * _SECOND_ZOOM
     matrix[:, 2] += (_SECOND_SIZE - _SECOND_ZOOM * CROP_SIZE) / 2
     view = CropTransform(matrix, crop.photo_size, _SECOND_SIZE)
     image, mask = warp_crop(pixels, view)
-    faces = models.detect(visible(image, mask), _SECOND_SIZE)
+    faces = models.detect(padded_gray(image, mask), _SECOND_SIZE)
     middles = [float(np.abs(found.points.mean(0) - _SECOND_SIZE / 2).max()) for found in faces]
     if not faces or min(middles) > 0.15 * _SECOND_SIZE:
         return face
     found = faces[int(np.argmin(middles))]
-    centre = view.to_photo((found.box[:2] + found.box[2:]) / 2)
+    center = view.to_photo((found.box[:2] + found.box[2:]) / 2)
     half = (found.box[2:] - found.box[:2]) / 2 / view.scale
-    return Face(np.concatenate([centre - half, centre + half]), found.score, view.to_photo(found.points))
+    return Face(np.concatenate([center - half, center + half]), found.score, view.to_photo(found.points))
 
 
-def visible(image: torch.Tensor, mask: torch.Tensor) -> np.ndarray:
-    """[3,S,S] in [-1,1] -> [S,S,3] uint8 with grey for invented pixels, which may show a second half face."""
+def padded_gray(image: torch.Tensor, mask: torch.Tensor) -> np.ndarray:
+    """Convert a crop to uint8 with gray padding: reflected padding may show parts of a second face.
+
+    Args:
+        image: crop [3,S,S] in [-1,1].
+        mask: [1,S,S], 1 where the crop is padded.
+
+    Returns:
+        Picture [S,S,3] uint8 RGB.
+    """
     return ((image * (1 - mask) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
 
 
 def chooser(which: str | int, target: torch.Tensor | None, models: FaceModels) -> Choose:
-    """A function that picks one of the faces of a photo, or None.
+    """Return a function that picks one of the faces of a photo, or None.
 
     Args:
-        which: "largest", "leftmost", "rightmost", "nearest", or a number from the left (negative: right).
-        target: [512] the embedding that "nearest" means.
+        which: "largest", "leftmost", "rightmost", "nearest" (to `target`), or a number from the left,
+            negative from the right.
+        target: embedding [512] of length 1 that "nearest" compares with.
+        models: face networks.
+
     Raises:
         ValueError: `which` is none of these, or "nearest" comes without a target.
     """

@@ -1,7 +1,8 @@
-"""Photos from anywhere, as upright RGB arrays: files, folders, numpy arrays and tensors.
+"""Reading of photos from files, folders, numpy arrays and tensors as upright RGB arrays.
 
-A *photo* is H x W x 3, RGB, upright (EXIF orientation applied): uint8 (0..255), or float32 (0..1) where it
-came as floats. Reading one bad file raises `PhotoError` with a sentence; `read_photos` turns that into a row.
+A *photo* is [H,W,3] RGB, upright (EXIF orientation applied): uint8 in 0..255, or float32 in 0..1 if the
+source had floats. A bad file raises `PhotoError`; `read_photos` yields it as a `Photo` with a message
+instead.
 """
 
 from __future__ import annotations
@@ -31,31 +32,36 @@ PHOTO_SUFFIXES = (
     ".avif",
 )
 _HEIC_SUFFIXES = (".heic", ".heif")
-_GREY = 128  # what shows through transparent pixels
+_GRAY = 128  # background of transparent pixels
 
 
 class PhotoError(ValueError):
-    """A picture that cannot be used; the message is a sentence for the user."""
+    """Error for a picture that cannot be used, with a message for the user."""
 
 
 @dataclass(frozen=True)
 class Photo:
-    """One input: `pixels` [H,W,3] uint8 or float32 in 0..1, or None with the `error` that says why."""
+    """One photo, or the reason why it could not be read."""
 
     name: str
+    """File name, name given, or "image 1", ..."""
     pixels: np.ndarray | None
+    """Photo [H,W,3], uint8 or float32 in 0..1, or None on an error."""
     error: str = ""
-    is_crop: bool = False  # came as an image tensor: a render or a ready crop, whose face fills the frame
+    """Message that says why there are no pixels."""
+    is_crop: bool = False
+    """True if the source was an image tensor: a crop or render, whose face fills the frame."""
 
 
 def list_photos(folder: str | Path, subfolders: bool = False) -> list[Path]:
-    """The picture files of a folder, in the order of their names (photo2 before photo10).
+    """List the picture files of a folder in natural order (photo2 before photo10).
 
     Args:
-        folder: where to look.
-        subfolders: look into its sub-folders too, after the folder's own files; hidden ones are left out.
+        folder: folder to search; hidden files are skipped.
+        subfolders: also search its subfolders, hidden ones excepted; their files follow the folder's own.
+
     Raises:
-        PhotoError: the folder does not exist or holds no pictures.
+        PhotoError: the folder does not exist or contains no pictures.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -75,7 +81,7 @@ def list_photos(folder: str | Path, subfolders: bool = False) -> list[Path]:
 
 
 def _natural_key(path: Path) -> tuple[Any, ...]:
-    """Numbers count as numbers; a folder's own files come before those of its sub-folders."""
+    """Sort key with numbers by value, and the files of a folder before those of its subfolders."""
 
     def of(name: str) -> list[tuple[int, int, str]]:
         parts = re.split(r"(\d+)", name.lower())
@@ -86,14 +92,21 @@ def _natural_key(path: Path) -> tuple[Any, ...]:
 
 
 def read_photos(photos: Any) -> Iterator[Photo]:
-    """Read photos one by one; a bad one comes as a `Photo` with `error` set instead of an exception.
+    """Read photos one by one.
 
     Args:
         photos: a folder, a path, an array, a tensor [N,3,H,W] or [3,H,W] in [-1,1], or a list of paths,
-            arrays, tensors and (name, path | array | tensor) pairs. Arrays are H x W, H x W x 1, x 3 or x 4:
-            uint8, uint16, or floats in 0..1. Colours are RGB.
+            arrays, tensors and (name, path | array | tensor) pairs. Arrays are [H,W], [H,W,1], [H,W,3] or
+            [H,W,4] (or a batch of these): uint8, uint16, or floats in 0..1. Colors are RGB.
+
+    Yields:
+        Each photo; a bad one with `error` set instead of an exception.
+
+    Raises:
+        PhotoError: the folder does not exist or contains no pictures.
+        TypeError: `photos` or an item of it is of another type.
     """
-    for name, source in _named(photos):
+    for name, source in _named_sources(photos):
         try:
             if isinstance(source, torch.Tensor):
                 yield Photo(name, _from_tensor(source), is_crop=True)
@@ -106,11 +119,12 @@ def read_photos(photos: Any) -> Iterator[Photo]:
 
 
 def count_photos(photos: Any) -> int:
-    """How many photos `read_photos` will give, without reading them."""
-    return sum(1 for _ in _named(photos))
+    """Count the photos that `read_photos` yields, without reading them."""
+    return sum(1 for _ in _named_sources(photos))
 
 
-def _named(photos: Any) -> Iterator[tuple[str, Any]]:
+def _named_sources(photos: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the name and the path, array or tensor of each photo."""
     if isinstance(photos, (str, Path)):
         path = Path(photos)
         if path.is_dir():
@@ -150,7 +164,7 @@ def _is_named(item: Any) -> bool:
 
 
 def _from_tensor(image: torch.Tensor) -> np.ndarray:
-    """[3,H,W] (or [1,H,W]) in [-1,1] -> [H,W,3] float32 in 0..1."""
+    """Convert a picture [3,H,W] or [1,H,W] in [-1,1] to a photo [H,W,3] float32 in 0..1."""
     if image.ndim != 3 or image.shape[0] not in (1, 3):
         raise PhotoError(f"An image tensor must be [3, H, W] in [-1, 1], this one is {list(image.shape)}.")
     values = image.detach().to("cpu", torch.float32)
@@ -161,6 +175,7 @@ def _from_tensor(image: torch.Tensor) -> np.ndarray:
 
 
 def _from_array(pixels: np.ndarray) -> np.ndarray:
+    """Convert an array, see `read_photos`, to a photo [H,W,3], uint8 or float32 in 0..1."""
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]
     if pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4) or 0 in pixels.shape:
@@ -185,7 +200,7 @@ def _from_array(pixels: np.ndarray) -> np.ndarray:
     if pixels.shape[2] == 4:
         full = 255.0 if pixels.dtype == np.uint8 else 1.0
         alpha = pixels[:, :, 3:].astype(np.float32) / full
-        mixed = pixels[:, :, :3] * alpha + (_GREY / 255 * full) * (1 - alpha)
+        mixed = pixels[:, :, :3] * alpha + (_GRAY / 255 * full) * (1 - alpha)
         pixels = np.round(mixed).astype(np.uint8) if full == 255 else mixed.astype(np.float32)
     if pixels.shape[2] == 1:
         pixels = np.repeat(pixels, 3, axis=2)
@@ -193,14 +208,21 @@ def _from_array(pixels: np.ndarray) -> np.ndarray:
 
 
 def load_photo(path: str | Path) -> np.ndarray:
-    """Read one picture file as H x W x 3 uint8 RGB, upright, colours converted to sRGB.
+    """Read one picture file as an upright sRGB photo.
 
-    EXIF orientation is applied; 16-bit greys are scaled by 1/257; transparency shows mid-grey; CMYK, grey
-    and palette files become RGB. HEIC is read when pillow-heif is installed.
+    EXIF orientation is applied, color profiles are converted; 16-bit gray is scaled by 1/257; transparent
+    pixels show mid-gray; CMYK, gray and palette files become RGB. HEIC is read if pillow-heif is installed.
+
+    Args:
+        path: file with one of `PHOTO_SUFFIXES`.
+
+    Returns:
+        Photo [H,W,3], uint8, or float32 in 0..1 if the file has floats.
 
     Raises:
-        PhotoError: the file is missing, corrupt, too large to be a photo, or of a kind that cannot be read.
+        PhotoError: the file is missing, damaged, too large to be a photo, or of an unsupported format.
     """
+    # Deferred: importing Pillow takes about as long as importing the whole core.
     from PIL import Image, ImageOps
 
     path = Path(path)
@@ -210,9 +232,8 @@ def load_photo(path: str | Path) -> np.ndarray:
         _register_heif(path.name)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # "this image might be a bomb" at half the limit; above it Pillow raises
+            # Pillow warns of a decompression bomb at half the limit and raises above it.
+            warnings.simplefilter("ignore")
             with Image.open(path) as image:
                 image.load()
                 return _from_array(_to_array(ImageOps.exif_transpose(image)))
@@ -222,14 +243,15 @@ def load_photo(path: str | Path) -> np.ndarray:
     except PhotoError:
         raise
     except (OSError, SyntaxError, ValueError, TypeError, IndexError, MemoryError, EOFError) as error:
-        # Pillow's readers raise all of these for damaged files
+        # Pillow's readers raise all of these for damaged files.
         raise PhotoError(
             f"{path.name} cannot be read as a picture ({error or type(error).__name__})."
         ) from error
 
 
 def _register_heif(name: str) -> None:
-    try:
+    """Register the HEIC reader with Pillow; `name` is the file for the message if it is not installed."""
+    try:  # an optional dependency
         import pillow_heif
     except ImportError as error:
         raise PhotoError(
@@ -240,7 +262,7 @@ def _register_heif(name: str) -> None:
 
 
 def _to_array(image: Any) -> np.ndarray:
-    """A loaded PIL image of any mode -> array for `_from_array`."""
+    """Convert a loaded PIL image of any mode to an array for `_from_array`."""
     if image.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I"):
         values = np.asarray(image).astype(np.int64)
         return np.round(values.clip(0, 65535) / 257.0).astype(np.uint8)
@@ -255,8 +277,8 @@ def _to_array(image: Any) -> np.ndarray:
 
 
 def _to_srgb(image: Any) -> Any:
-    """Convert by the embedded colour profile (phones write Display P3) where there is a usable one."""
-    from PIL import ImageCms
+    """Convert a PIL image to sRGB by its color profile (phones write Display P3), if it has a usable one."""
+    from PIL import ImageCms  # deferred like the rest of Pillow
 
     profile = image.info.get("icc_profile")
     if profile and image.mode in ("RGB", "CMYK", "L"):
@@ -267,5 +289,5 @@ def _to_srgb(image: Any) -> Any:
                 converted = ImageCms.profileToProfile(image, source, target, outputMode="RGB")
                 return converted if converted is not None else image.convert("RGB")
         except (ImageCms.PyCMSError, OSError, ValueError):
-            pass  # a damaged profile: the picture itself is still good
+            pass  # the profile is damaged, the picture itself is not
     return image.convert("RGB")

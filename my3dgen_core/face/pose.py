@@ -1,11 +1,12 @@
-"""Camera labels of face crops: a maximum-a-posteriori fit of a small shape model to landmarks.
+"""Camera labels of face crops, by a maximum-a-posteriori fit of a linear shape model to landmarks.
 
-An EG3D crop is a pinhole picture with focal length 4.2647 (in crop widths), so a head pose solved in crop
-pixels with that focal length is the camera label. The shape model (means and modes of 5 and of 21 + 3 face
-points) comes from CC0 heads of MakeHuman; it replaces the licensed face model of the original pipeline.
+An EG3D crop is a pinhole picture with a focal length of 4.2647 crop widths, so a head pose solved in crop
+pixels with that focal length gives the camera label. The shape model (mean and modes of 5 and of 21 + 5 face
+points) is made from CC0 heads of MakeHuman; it replaces the licensed face model of the original
+preprocessing.
 
-Angles: yaw > 0 means the camera stands at +x (the viewer's right), pitch > 0 above, roll > 0 that the head
-leans clockwise in the picture.
+Angles: the camera is at the viewer's right (+x) for yaw > 0 and above for pitch > 0; the head leans clockwise
+in the picture for roll > 0.
 """
 
 from __future__ import annotations
@@ -23,78 +24,90 @@ from ..camera import FOCAL
 from .crop import CROP_SIZE, weak_perspective
 
 RADIUS = 2.7
-_PIXELS = FOCAL * CROP_SIZE
-_DISTANCE = 10.0  # of the camera from the face's origin, in decimetres
-_WORLD_PER_DECIMETRE = 0.27
+_PIXELS = FOCAL * CROP_SIZE  # focal length in crop pixels
+_DISTANCE = 10.0  # of the camera from the face's origin, in decimeters
+_WORLD_PER_DECIMETER = 0.27
 _WORLD_OFFSET = np.array([0.0, 0.006, 0.161])  # of the face's origin in EG3D's world
-SIGMA_DETECTED = 4.0  # pixels of 512: noise of averaged landmarks together with what the modes cannot say
-# Photographs of persons: mean 5, deviation 6 degrees; twice as wide and more, so that a head that is really
-# seen from above or below is not pulled level. Five points say little of the pitch and need the prior more.
+SIGMA_DETECTED = 4.0
+"""Standard deviation of landmarks in crop pixels, including what the shape modes cannot represent."""
+# Prior of the pitch. Photos of persons have a mean of 5 and a deviation of 6 degrees; the prior is at least
+# twice as wide, so that heads seen from above or below are not biased. Five points constrain the pitch less
+# than 24.
 _PITCH_MEAN, _PITCH_SD_DENSE, _PITCH_SD_FIVE = math.radians(4.0), math.radians(16.0), math.radians(12.0)
 
 
 @dataclass(frozen=True)
 class ShapePrior:
-    """A linear model of face points: points = mean + coefficients @ modes, coefficients ~ N(0, 1).
-
-    mean [M,3], modes [m,M,3] in decimetres; dense: which of the 106 landmarks the first points are ([] for
-    none); detected: which of the detector's five points the last ones are; pitch_sd: deviation of the head's
-    pitch in radians.
-    """
+    """Linear model of face points: points = mean + coefficients @ modes with coefficients ~ N(0, 1)."""
 
     mean: np.ndarray
+    """Mean points [M,3] in decimeters."""
     modes: np.ndarray
+    """Shape modes [m,M,3] in decimeters."""
     dense: np.ndarray
+    """Indices of the first points among the 106 landmarks; empty if there are none."""
     detected: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """Indices of the last points among the detector's five."""
     pitch_sd: float = _PITCH_SD_DENSE
+    """Standard deviation of the head's pitch in radians."""
 
 
 @lru_cache(maxsize=1)
 def _prior_arrays() -> dict[str, np.ndarray]:
+    """Load the arrays of `pose_prior.npz`: means and modes of 5 and 26 points, landmark indices."""
     with np.load(Path(__file__).with_name("pose_prior.npz")) as data:
         return {name: data[name].astype(np.int64 if name == "idx106" else np.float64) for name in data.files}
 
 
 def shape_prior(dense: bool, detected: tuple[int, ...] = (2, 3, 4)) -> ShapePrior:
-    """The model of 21 eye and nose landmarks with some of the detector's points, its nose and mouth (15
-    modes), or of the detector's five points alone (8 modes)."""
+    """Return the shape model for a set of points.
+
+    Args:
+        dense: True for 21 landmarks of eyes and nose with some of the detector's points (15 modes), False for
+            the detector's five points alone (8 modes).
+        detected: indices of the detector's points in the dense model; the default leaves out the eyes, which
+            the landmarks locate better.
+    """
     arrays = _prior_arrays()
-    if dense:  # the landmarks know the eyes better than the detector
+    if dense:
         used = [*range(21), *(21 + point for point in detected)]
         return ShapePrior(arrays["mean26"][used], arrays["modes26"][:, used], arrays["idx106"], detected)
     return ShapePrior(arrays["mean5"], arrays["modes5"], np.zeros(0, np.int64), pitch_sd=_PITCH_SD_FIVE)
 
 
 def mean_face() -> np.ndarray:
-    """The detector's five points (eyes, nose, mouth corners) of the mean face in EG3D's world, [5,3]."""
-    return shape_prior(dense=False).mean * _WORLD_PER_DECIMETRE + _WORLD_OFFSET
+    """Return the five points (eyes, nose, mouth corners) of the mean face in EG3D's world [5,3]."""
+    return shape_prior(dense=False).mean * _WORLD_PER_DECIMETER + _WORLD_OFFSET
 
 
 @dataclass(frozen=True)
 class PoseFit:
-    """One solved view: x_cam = rotation @ X + translation (OpenCV camera; X in decimetres, y up, z out of
-    the face).
+    """Pose of one view: x_cam = rotation @ X + translation.
 
-    coefficients [m] of the shape modes; error: rms distance of the points, in pixels of a 512 crop; cost:
-    the objective.
+    The camera is that of OpenCV; X is in decimeters with y up and z out of the face.
     """
 
     rotation: np.ndarray
+    """World-to-camera rotation [3,3]."""
     translation: np.ndarray
+    """Translation [3] in decimeters."""
     coefficients: np.ndarray
+    """Coefficients [m] of the shape modes."""
     error: float
+    """Root mean square of the reprojection errors, in pixels of a 512 crop."""
     cost: float
+    """Value of the objective, that of all views if they were solved together."""
 
 
 def solve_pose(
     points: np.ndarray, landmarks: np.ndarray | None = None, sigma: float = SIGMA_DETECTED
 ) -> PoseFit:
-    """Head pose from the points of one crop.
+    """Solve the head pose of one crop.
 
     Args:
-        points: [5,2] the detector's points in the 512 crop (edge coordinates).
-        landmarks: [106,2] in the same crop, or None.
-        sigma: standard deviation of a point's error, in pixels.
+        points: detector's points [5,2] in the 512 crop, in edge coordinates.
+        landmarks: landmarks [106,2] in the same crop, or None.
+        sigma: standard deviation of a point's error in pixels.
     """
     return solve_poses([points], [landmarks], sigma)[0]
 
@@ -102,9 +115,15 @@ def solve_pose(
 def solve_poses(
     points: Sequence[np.ndarray], landmarks: Sequence[np.ndarray | None], sigma: float = SIGMA_DETECTED
 ) -> list[PoseFit]:
-    """Poses of several crops *of one person*: one shape for all of them, so that the labels agree.
+    """Solve the poses of several crops of one person with one shape, so that their labels agree.
 
-    Arguments as `solve_pose`, one each a crop; the dense model is used when every crop has landmarks.
+    Args:
+        points: detector's points [5,2] of each crop, as for `solve_pose`.
+        landmarks: landmarks [106,2] of each crop, or None; they are used only if every crop has them.
+        sigma: standard deviation of a point's error in pixels.
+
+    Returns:
+        One pose for each crop.
     """
     dense = all(found is not None for found in landmarks)
     prior = shape_prior(dense)
@@ -116,17 +135,23 @@ def solve_poses(
 
 
 def solve_shape_and_poses(views: np.ndarray, prior: ShapePrior, sigma: float) -> list[PoseFit]:
-    """Minimise reprojection error / sigma + coefficients + pitch prior, from two starts a view.
+    """Minimize squared reprojection errors / sigma, coefficients and deviations of the pitch from its prior.
+
+    Each view is first solved alone from two initial poses; then all views together.
 
     Args:
-        views: [K,M,2] pixels of the 512 crop, in the order of the prior's points.
-        prior: the shape model; its coefficients are shared by the K views.
-        sigma: standard deviation of a point's error, in pixels.
+        views: points [K,M,2] in pixels of the 512 crops, in the order of the prior's points.
+        prior: shape model; its coefficients are shared by the K views.
+        sigma: standard deviation of a point's error in pixels.
+
+    Returns:
+        One pose for each view.
     """
     singles = []
     for view in views:
         fits = [
-            _levenberg_marquardt(view[None], [start], prior, sigma)[0] for start in _starts(view, prior.mean)
+            _levenberg_marquardt(view[None], [start], prior, sigma)[0]
+            for start in _initial_poses(view, prior.mean)
         ]
         singles.append(min(fits, key=lambda fit: fit.cost))
     if len(views) == 1:
@@ -134,8 +159,12 @@ def solve_shape_and_poses(views: np.ndarray, prior: ShapePrior, sigma: float) ->
     return _levenberg_marquardt(views, [(fit.rotation, fit.translation) for fit in singles], prior, sigma)
 
 
-def _starts(view: np.ndarray, mean: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Weak perspective as it is, and the same view with its pitch set to zero."""
+def _initial_poses(view: np.ndarray, mean: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Initial poses of a view [M,2]: its weak-perspective fit, and the same with a pitch of 0.
+
+    Returns:
+        Rotation [3,3] and translation [3] of each.
+    """
     rows, scale, shift = weak_perspective(view * [1, -1], mean)
     right, up = rows[0], rows[1] - rows[0] * (rows[0] @ rows[1])
     up = up / max(float(np.linalg.norm(up)), 1e-9)
@@ -153,19 +182,30 @@ def _levenberg_marquardt(
     sigma: float,
     steps: int = 60,
 ) -> list[PoseFit]:
+    """Levenberg-Marquardt over K poses and the shared shape coefficients.
+
+    Args:
+        views: points [K,M,2] in crop pixels.
+        starts: initial rotation [3,3] and translation [3] of each view.
+        prior: shape model.
+        sigma: standard deviation of a point's error in pixels.
+        steps: largest number of iterations.
+    """
     count, modes = len(views), len(prior.modes)
     rotations = np.stack([start[0] for start in starts])
     translations = np.stack([start[1] for start in starts])
     coefficients = np.zeros(modes)
-    residual, jacobian = _linearise(views, rotations, translations, coefficients, prior, sigma)
+    residual, jacobian = _linearize(views, rotations, translations, coefficients, prior, sigma)
     cost, damping = float(residual @ residual), 1e-3
     for _ in range(steps):
         normal, gradient = jacobian.T @ jacobian, jacobian.T @ residual
         step = np.linalg.solve(normal + damping * np.diag(np.diag(normal) + 1e-9), -gradient)
         moves = step[: 6 * count].reshape(count, 6)
-        trial_r = np.stack([_exponential(move[:3]) @ r for move, r in zip(moves, rotations, strict=True)])
+        trial_r = np.stack(
+            [_rotation_from_vector(move[:3]) @ r for move, r in zip(moves, rotations, strict=True)]
+        )
         trial_t, trial_c = translations + moves[:, 3:], coefficients + step[6 * count :]
-        trial, trial_jacobian = _linearise(views, trial_r, trial_t, trial_c, prior, sigma)
+        trial, trial_jacobian = _linearize(views, trial_r, trial_t, trial_c, prior, sigma)
         trial_cost = float(trial @ trial)
         if trial_cost < cost:
             done = cost - trial_cost < 1e-9 * (1 + cost)
@@ -184,7 +224,7 @@ def _levenberg_marquardt(
     ]
 
 
-def _linearise(
+def _linearize(
     views: np.ndarray,
     rotations: np.ndarray,
     translations: np.ndarray,
@@ -192,7 +232,20 @@ def _linearise(
     prior: ShapePrior,
     sigma: float,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Residuals [2KM + K + m], and their derivatives by each view (6 numbers) and the coefficients."""
+    """Residuals of the objective and their Jacobian.
+
+    Args:
+        views: points [K,M,2] in crop pixels.
+        rotations: rotations [K,3,3].
+        translations: translations [K,3].
+        coefficients: shape coefficients [m].
+        prior: shape model.
+        sigma: standard deviation of a point's error in pixels.
+
+    Returns:
+        Residuals [2KM + K + m] of points, pitch and coefficients; Jacobian [2KM + K + m, 6K + m] with respect
+            to a rotation vector on the left and the translation of each view, and the coefficients.
+    """
     count, points, modes = len(views), views.shape[1], len(coefficients)
     shape = prior.mean + np.tensordot(coefficients, prior.modes, 1)
     turned = shape @ rotations.transpose(0, 2, 1)  # [K,M,3]
@@ -229,8 +282,8 @@ def _linearise(
     return np.concatenate([pixels.reshape(-1), pitch_residual, coefficients]), jacobian
 
 
-def _exponential(w: np.ndarray) -> np.ndarray:
-    """Rotation matrix of a rotation vector (Rodrigues)."""
+def _rotation_from_vector(w: np.ndarray) -> np.ndarray:
+    """Rotation matrix [3,3] of a rotation vector [3] (Rodrigues)."""
     angle = float(np.linalg.norm(w))
     if angle < 1e-12:
         return np.eye(3)
@@ -238,24 +291,24 @@ def _exponential(w: np.ndarray) -> np.ndarray:
     return np.eye(3) + math.sin(angle) * k + (1 - math.cos(angle)) * k @ k
 
 
-def project(points: np.ndarray, rotation: np.ndarray, translation: np.ndarray) -> np.ndarray:
-    """Pixels [M,2] of the 512 crop where face points [M,3] (decimetres) appear."""
+def project_to_crop(points: np.ndarray, rotation: np.ndarray, translation: np.ndarray) -> np.ndarray:
+    """Project face points [M,3] in decimeters to pixels [M,2] of the 512 crop."""
     camera = points @ rotation.T + translation
     return camera[:, :2] / camera[:, 2:] * _PIXELS + CROP_SIZE / 2
 
 
 def angles_of_rotation(rotation: np.ndarray) -> tuple[float, float, float]:
-    """Yaw, pitch, roll in radians of a world-to-camera rotation [3,3]."""
+    """Return yaw, pitch and roll in radians of a world-to-camera rotation [3,3]."""
     forward = rotation[2]
     yaw = math.atan2(-forward[0], -forward[2])
     pitch = math.asin(float(np.clip(-forward[1], -1, 1)))
     level = rotation_of_angles(yaw, pitch, 0.0)
-    lean = rotation @ level.T  # a turn about the camera's z axis
+    lean = rotation @ level.T  # a rotation about the camera's z axis
     return yaw, pitch, math.atan2(lean[1, 0], lean[0, 0])
 
 
 def rotation_of_angles(yaw: float, pitch: float, roll: float) -> np.ndarray:
-    """World-to-camera rotation [3,3] (OpenCV camera, y-up world) of angles in radians."""
+    """Return the world-to-camera rotation [3,3] (OpenCV camera, y-up world) of angles in radians."""
     forward = -np.array([math.sin(yaw) * math.cos(pitch), math.sin(pitch), math.cos(yaw) * math.cos(pitch)])
     right = np.array([math.cos(yaw), 0.0, -math.sin(yaw)])
     level = np.stack([right, np.cross(forward, right), forward])
@@ -264,11 +317,12 @@ def rotation_of_angles(yaw: float, pitch: float, roll: float) -> np.ndarray:
 
 
 def label_of_rotation(rotation: np.ndarray) -> np.ndarray:
-    """The camera label [25] of a head rotation (world to camera).
+    """Return the camera label [25] of a world-to-camera rotation [3,3] of the head.
 
-    EG3D's labels are a function of the rotation alone: the camera looks at the face from 2.7 units.
+    EG3D's labels depend on the rotation alone: the camera looks at the face from a distance of 2.7 to the
+    origin.
     """
-    position = -rotation[2] * _DISTANCE * _WORLD_PER_DECIMETRE + _WORLD_OFFSET
+    position = -rotation[2] * _DISTANCE * _WORLD_PER_DECIMETER + _WORLD_OFFSET
     cam2world = np.eye(4)
     cam2world[:3, :3] = rotation.T
     cam2world[:3, 3] = position / np.linalg.norm(position) * RADIUS
@@ -277,12 +331,12 @@ def label_of_rotation(rotation: np.ndarray) -> np.ndarray:
 
 
 def angles_from_labels(cameras: torch.Tensor) -> torch.Tensor:
-    """Camera labels [N,25] -> [N,3] yaw, pitch, roll in radians (of the head as the camera sees it)."""
+    """Convert camera labels [N,25] to yaw, pitch and roll of the head in radians [N,3]."""
     matrices = cameras[:, :16].detach().double().cpu().numpy().reshape(-1, 4, 4)[:, :3, :3]
     return torch.tensor([angles_of_rotation(m.T) for m in matrices], dtype=torch.float32).reshape(-1, 3)
 
 
 def labels_from_angles(angles: torch.Tensor) -> torch.Tensor:
-    """[N,3] yaw, pitch, roll in radians -> camera labels [N,25]."""
+    """Convert yaw, pitch and roll of the head in radians [N,3] to camera labels [N,25]."""
     rows = [label_of_rotation(rotation_of_angles(*row)) for row in angles.detach().double().cpu().tolist()]
     return torch.from_numpy(np.stack(rows)) if rows else torch.zeros(0, 25)

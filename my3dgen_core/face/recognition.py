@@ -1,7 +1,7 @@
-"""Identity: aligned ArcFace features for metrics, and the same network in torch for losses.
+"""Face recognition: ArcFace embeddings for metrics, and the same network in torch for losses.
 
-Faces are aligned by their five points to ArcFace's 112 x 112 template (Deng et al. 2019), antialiased and
-differentiable.
+Faces are aligned by their five points to ArcFace's 112 x 112 template (Deng et al. 2019); the warp is
+antialiased and differentiable.
 """
 
 from __future__ import annotations
@@ -22,40 +22,51 @@ from .crop import CropTransform
 from .detect import RECOGNITION, Face, FaceModelError, FaceModels, detection_ladder
 
 ARCFACE_SIZE = 112
-ARCFACE_POINTS = np.array(  # five points in the aligned picture, pixel-centre coordinates
+"""Side of ArcFace's aligned picture in pixels."""
+ARCFACE_POINTS = np.array(  # five points of the template, in coordinates of pixel centers
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
 )
 
 
-def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """The [2,3] rotation, scale and shift that takes points [M,2] nearest to others [M,2] (Umeyama 1991)."""
+def similarity_transform(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Fit the rotation, scale and shift between two point sets by least squares (Umeyama 1991).
+
+    Args:
+        source: points [M,2].
+        target: corresponding points [M,2].
+
+    Returns:
+        Transform [2,3] from source to target.
+    """
     mean_s, mean_t = source.mean(0), target.mean(0)
-    centred_s, centred_t = source - mean_s, target - mean_t
-    u, values, vt = np.linalg.svd(centred_t.T @ centred_s)
+    centered_s, centered_t = source - mean_s, target - mean_t
+    u, values, vt = np.linalg.svd(centered_t.T @ centered_s)
     sign = np.array([1.0, np.sign(np.linalg.det(u @ vt)) or 1.0])
     rotation = u * sign @ vt
-    scale = (values * sign).sum() / max((centred_s**2).sum(), 1e-12)
+    scale = (values * sign).sum() / max((centered_s**2).sum(), 1e-12)
     return np.concatenate([scale * rotation, (mean_t - scale * rotation @ mean_s)[:, None]], axis=1)
 
 
 def align_to_template(images: torch.Tensor, points: np.ndarray, size: int = ARCFACE_SIZE) -> torch.Tensor:
-    """Cut aligned faces out of pictures; differentiable in the pictures.
+    """Cut faces aligned to ArcFace's template out of pictures; differentiable in the pictures.
 
     Args:
-        images: [N,3,H,W] in [-1,1].
-        points: [N,5,2] in edge coordinates of the pictures.
+        images: pictures [N,3,H,W] in [-1,1].
+        points: five points [N,5,2] of each face, in edge coordinates.
+        size: side of the aligned faces in pixels.
+
     Returns:
-        [N,3,size,size] in [-1,1]; black outside the picture.
+        Aligned faces [N,3,size,size] in [-1,1], black outside the picture.
     """
     height, width = images.shape[2:]
     template = (ARCFACE_POINTS + 0.5) * (size / ARCFACE_SIZE)
-    centres = torch.arange(size, dtype=torch.float64) + 0.5
+    centers = torch.arange(size, dtype=torch.float64) + 0.5
     faces = []
     for image, five in zip(images, np.asarray(points, np.float64), strict=True):
-        transform = CropTransform(similarity(five, template), (height, width), size)
+        transform = CropTransform(similarity_transform(five, template), (height, width), size)
         m = torch.from_numpy(transform.inverse)
-        x = (m[0, 0] * centres + m[0, 1] * centres[:, None] + m[0, 2]) / width * 2 - 1
-        y = (m[1, 0] * centres + m[1, 1] * centres[:, None] + m[1, 2]) / height * 2 - 1
+        x = (m[0, 0] * centers + m[0, 1] * centers[:, None] + m[0, 2]) / width * 2 - 1
+        y = (m[1, 0] * centers + m[1, 1] * centers[:, None] + m[1, 2]) / height * 2 - 1
         grid = torch.stack([x, y], -1)[None].to(image.device, image.dtype)
         source = image[None]
         if transform.scale < 1:
@@ -68,10 +79,15 @@ def align_to_template(images: torch.Tensor, points: np.ndarray, size: int = ARCF
 def find_points(
     images: torch.Tensor, face_models: FaceModels, det_size: int = 320
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Five points [N,5,2] (edge coordinates) of the largest face of each picture, and found [N] (bool).
+    """Detect the five points of the largest face of each picture.
 
     Args:
-        images: [N,3,H,W] in [-1,1]: crops or renders, in which the face is upright and large.
+        images: crops or renders [N,3,H,W] in [-1,1], in which the face is upright and large.
+        face_models: face networks.
+        det_size: detector input size to try first.
+
+    Returns:
+        Points [N,5,2] in edge coordinates, 0 where no face was found; found [N] (bool).
     """
     points, found = np.zeros((len(images), 5, 2)), np.zeros(len(images), bool)
     for i, image in enumerate(images.detach().float().cpu()):
@@ -83,23 +99,25 @@ def find_points(
 
 
 def largest(faces: list[Face]) -> Face:
-    """The face with the largest box."""
+    """Return the face with the largest box."""
     return max(faces, key=lambda face: face.size)
 
 
 def embed(
     images: torch.Tensor, face_models: FaceModels, points: np.ndarray | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Identity embeddings of pictures, for metrics (no gradient).
+    """Compute identity embeddings of pictures for metrics, without gradient.
 
     Args:
-        images: [N,3,H,W] in [-1,1], one face each.
-        face_models: models with recognition.
-        points: [N,5,2] known five points (edge coordinates); None detects them.
+        images: pictures [N,3,H,W] in [-1,1] with one face each.
+        face_models: face networks with recognition.
+        points: known five points [N,5,2] in edge coordinates; None detects them.
+
     Returns:
-        embeddings [N,512] of length 1 (zeros where no face was found) and found [N] (bool). The dot product
-        of two
-        embeddings is their cosine: about .65 for one person's photos and below .36 for different people.
+        Embeddings [N,512] of length 1, zeros where no face was found; found [N] (bool). The dot product of
+            two embeddings is their cosine: about .65 for photos of one person, below .36 for different
+            persons.
+
     Raises:
         FaceModelError: the folder has no identity network.
     """
@@ -121,11 +139,13 @@ def embed(
 
 
 class IdentityNetwork(nn.Module):
-    """ArcFace in torch, with the weights of an ONNX file: differentiable, on any device, frozen.
+    """ArcFace in torch with the weights of an ONNX file: frozen, differentiable in its input, on any device.
 
     Example:
+        ```python
         network = IdentityNetwork.from_models(face_models)
         loss = 1 - (network(render, points) * target).sum(1)
+        ```
     """
 
     def __init__(self, graph: OnnxGraph) -> None:
@@ -149,18 +169,27 @@ class IdentityNetwork(nn.Module):
                 names[name], tensor.float() if tensor.is_floating_point() else tensor, persistent=False
             )
         self._names = names
-        # networks that normalise inside (a Sub and a Mul at the start) want 0..255
+        # Networks that normalize inside (a Sub and a Mul at the start) take 0..255.
         first = {node.op for node in graph.nodes[:8]}
         self._wants_bytes = {"Sub", "Mul"} <= first
 
     @classmethod
     def from_file(cls, path: str | Path) -> IdentityNetwork:
-        """Read the weights of an ArcFace ONNX file."""
+        """Load the weights of an ArcFace ONNX file.
+
+        Raises:
+            FaceModelError: the network uses an operator that is not supported.
+            ValueError: the file is not a readable ONNX file.
+        """
         return cls(read_onnx(path)).eval()
 
     @classmethod
     def from_models(cls, face_models: FaceModels) -> IdentityNetwork:
-        """The identity network of loaded face models."""
+        """Load the identity network of a folder of face networks.
+
+        Raises:
+            FaceModelError: the folder has no identity network, or it uses an operator that is not supported.
+        """
         if RECOGNITION not in face_models.files:
             raise FaceModelError(
                 "An identity loss needs an ArcFace network (112x112 to 512) in the face model folder."
@@ -168,7 +197,7 @@ class IdentityNetwork(nn.Module):
         return cls.from_file(face_models.files[RECOGNITION])
 
     def features(self, aligned: torch.Tensor) -> torch.Tensor:
-        """Aligned faces [N,3,112,112] in [-1,1], RGB -> unnormalised features [N,512]."""
+        """Map aligned faces [N,3,112,112] RGB in [-1,1] to features [N,512], not normalized."""
         values: dict[str, Any] = {name: getattr(self, attribute) for name, attribute in self._names.items()}
         values[self._input] = (aligned + 1) * 127.5 if self._wants_bytes else aligned
         for operation, node, inputs in self._program:
@@ -177,11 +206,19 @@ class IdentityNetwork(nn.Module):
         return values[self._output]
 
     def forward(self, images: torch.Tensor, points: np.ndarray) -> torch.Tensor:
-        """Pictures [N,3,H,W] in [-1,1] with their five points [N,5,2] -> embeddings [N,512] of length 1."""
+        """Compute embeddings of faces in pictures.
+
+        Args:
+            images: pictures [N,3,H,W] in [-1,1].
+            points: five points [N,5,2] of each face, in edge coordinates.
+
+        Returns:
+            Embeddings [N,512] of length 1.
+        """
         return F.normalize(self.features(align_to_template(images, points)), dim=1)
 
 
-def _convolution(a: dict[str, Any], x: torch.Tensor, weight: torch.Tensor, bias: Any = None) -> torch.Tensor:
+def _conv(a: dict[str, Any], x: torch.Tensor, weight: torch.Tensor, bias: Any = None) -> torch.Tensor:
     pads = a.get("pads", [0, 0, 0, 0])
     if pads[:2] != pads[2:]:
         x, pads = F.pad(x, [pads[1], pads[3], pads[0], pads[2]]), [0, 0]
@@ -208,13 +245,14 @@ def _gemm(a: dict[str, Any], x: torch.Tensor, weight: torch.Tensor, bias: Any = 
 
 def _reshape(a: dict[str, Any], x: torch.Tensor, shape: torch.Tensor) -> torch.Tensor:
     sizes = [x.shape[i] if size == 0 else size for i, size in enumerate(shape.tolist())]
-    return x.reshape([x.shape[0], *sizes[1:]])  # files often carry a batch size of 1
+    return x.reshape([x.shape[0], *sizes[1:]])  # files often have a fixed batch size of 1
 
 
+# Implementations of ONNX operators: attributes and inputs to the output.
 _OPERATIONS: dict[str, Callable[..., torch.Tensor]] = {
     "Add": lambda a, x, y: x + y,
     "BatchNormalization": _batch_norm,
-    "Conv": _convolution,
+    "Conv": _conv,
     "Dropout": lambda a, x, *_: x,
     "Flatten": lambda a, x: x.flatten(a.get("axis", 1)),
     "Gemm": _gemm,

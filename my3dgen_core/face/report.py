@@ -1,10 +1,11 @@
-"""What happened to each photo: a table for people, JSON for programs, a contact sheet for the eye."""
+"""Reports of face alignment: one row for each photo, as text table, JSON and contact sheet."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -12,55 +13,64 @@ import torch
 
 from ..common.image_ops import to_uint8
 from .crop import CropTransform
+from .pose import project_to_crop, rotation_of_angles
 
 
 @dataclass
 class FaceReport:
-    """One input of `align_faces`. Angles in degrees; pixels of the photo unless said otherwise.
+    """Report row of one input of `align_faces`.
 
-    Attributes:
-        index, name: which input.
-        kept: whether it is among the results; reason: a sentence that says why not ("" when kept).
-        warnings: sentences about a kept photo that may disappoint.
-        score: of the detector, 0..1; box: left, top, right, bottom; faces: how many were in the photo.
-        boxes: of all these faces; by_hand: what a person decided about this photo ("" where nothing).
-        found_by: the detection step that found it, e.g. "640" or "640, turned 90 degrees".
-        yaw, pitch, roll: of the head in the crop (yaw > 0: camera at the viewer's right, pitch > 0: above,
-            roll > 0: leaning clockwise); photo_roll: how far the photo was turned to stand upright.
-        blur: variance of the Laplacian on the 112 x 112 face, low is blurred.
-        agreement: mean distance between the detector's points and the landmarks' in pixels of the 512 crop,
-            or None.
-        identity: cosine to the most typical face of the batch, or None.
-        inside: fraction of the crop that the photo covers.
-        thumbnail: [h,w,3] uint8, the photo made small, when it was dropped (not in the JSON).
-        transform: photo <-> crop; points: [5,2] the detector's points in the crop.
+    Angles are in degrees, lengths in pixels of the photo unless stated otherwise. Values that were not
+    measured are None. All fields but `thumbnail` are written to JSON under their names.
     """
 
     index: int
+    """Position of the input in the batch."""
     name: str
+    """Name of the photo."""
     kept: bool = False
+    """True if the photo is among the results."""
     reason: str = ""
+    """Message that says why it was dropped, "" if kept."""
     warnings: list[str] = field(default_factory=list)
+    """Messages about possible problems."""
     score: float | None = None
+    """Confidence of the detector, 0..1."""
     box: tuple[float, float, float, float] | None = None
+    """Left, top, right, bottom of the chosen face."""
     faces: int = 0
+    """Number of faces found in the photo."""
     boxes: list[tuple[float, float, float, float]] = field(default_factory=list)
+    """Boxes of all these faces."""
     by_hand: str = ""
+    """Description of the user's overrides, "" if there are none."""
     found_by: str = ""
+    """Detection setting that found the face, e.g. "640" or "640, turned 90 degrees"."""
     yaw: float | None = None
+    """Yaw of the head in the crop; above 0 the camera is at the viewer's right."""
     pitch: float | None = None
+    """Pitch of the head in the crop; above 0 the camera is above."""
     roll: float | None = None
+    """Roll of the head in the crop; above 0 it leans clockwise."""
     photo_roll: float | None = None
+    """Roll of the face in the photo."""
     blur: float | None = None
+    """Variance of the Laplacian of the 112 x 112 face; low is blurred."""
     agreement: float | None = None
+    """Mean distance between the detector's points and the landmarks, in pixels of the 512 crop."""
     identity: float | None = None
+    """ArcFace cosine to the medoid of the batch, its most typical face."""
     inside: float | None = None
+    """Fraction of the crop inside the photo."""
     transform: CropTransform | None = None
+    """Transform from photo to crop."""
     points: np.ndarray | None = None
+    """Detector's five points [5,2] in the crop."""
     thumbnail: np.ndarray | None = None
+    """Small copy [h,w,3] uint8 of a dropped photo."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain JSON values."""
+        """Return all fields but `thumbnail` as plain JSON values."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "thumbnail"}
         if self.transform is not None:
             values["transform"] = {
@@ -73,6 +83,9 @@ class FaceReport:
         return values
 
 
+MAX_TILES = 64
+"""Tiles of a contact sheet: those of a long clip would make a picture that no program opens."""
+# Columns of the text table: title, field, format.
 _COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("score", "score", "{:.2f}"),
     ("yaw", "yaw", "{:+.0f}"),
@@ -86,7 +99,7 @@ _COLUMNS: tuple[tuple[str, str, str], ...] = (
 
 
 def format_report(report: Sequence[FaceReport]) -> str:
-    """The report as a table in plain text, one line a photo, and a last line with the count."""
+    """Format the report as a plain-text table: one line for each photo, and a last line with the count."""
     rows = [["photo", "", "face", *(title for title, _, _ in _COLUMNS), ""]]
     for row in report:
         size = "-" if row.box is None else f"{row.box[2] - row.box[0]:.0f}x{row.box[3] - row.box[1]:.0f}"
@@ -117,30 +130,38 @@ def format_report(report: Sequence[FaceReport]) -> str:
 
 
 def report_to_json(report: Sequence[FaceReport]) -> str:
-    """The report as a JSON list, one object a photo."""
+    """Format the report as a JSON list with one object for each photo."""
     return json.dumps([row.to_dict() for row in report], indent=1)
 
 
 def contact_sheet(
     report: Sequence[FaceReport], images: torch.Tensor, size: int = 256, columns: int = 4
 ) -> np.ndarray:
-    """Kept crops with their five points and head axes, dropped photos as grey tiles with the reason.
+    """Draw kept crops with their five points and head axes, and dropped photos as gray tiles with the reason.
 
     Args:
-        report: one row an input.
-        images: [K,3,512,512] in [-1,1], the kept ones in order.
+        report: one row for each input. Of more than `MAX_TILES`, as many as fit are shown, spread evenly, and
+            the last tile says so.
+        images: kept crops [K,3,512,512] in [-1,1], in order.
+        size: side of a tile in pixels.
+        columns: largest number of tiles in a row.
+
     Returns:
-        [H,W,3] uint8.
+        The sheet [H,W,3] uint8.
     """
+    # Deferred: importing Pillow takes about as long as importing the whole core.
     from PIL import Image, ImageDraw
 
-    from .pose import project, rotation_of_angles
-
-    kept = iter(images)
+    crops = list(accumulate((row.kept for row in report), initial=0))  # index of each kept row's crop
+    count = len(report)
+    shown = range(count)
+    if count > MAX_TILES:
+        shown = np.linspace(0, count - 1, MAX_TILES - 1).round().astype(int).tolist()
     tiles = []
-    for row in report:
+    for index in shown:
+        row = report[index]
         if row.kept:
-            pixels = to_uint8(next(kept).cpu())
+            pixels = to_uint8(images[crops[index]].cpu())
             tile = Image.fromarray(pixels.permute(1, 2, 0).numpy()).resize(
                 (size, size), Image.Resampling.LANCZOS
             )
@@ -157,15 +178,19 @@ def contact_sheet(
                 draw.ellipse([x - 3, y - 3, x + 3, y + 3], outline=(255, 255, 255))
             angles = np.radians([row.yaw, row.pitch or 0.0, row.roll or 0.0])
             rotation = rotation_of_angles(*angles)
-            axes = (
-                project(np.concatenate([np.zeros((1, 3)), np.eye(3) * 0.6]), rotation, np.array([0, 0, 10.0]))
-                * zoom
-            )
-            for end, colour in zip(axes[1:], ((255, 60, 60), (60, 220, 60), (80, 130, 255)), strict=True):
-                draw.line([*axes[0], *end], fill=colour, width=max(2, size // 128))
+            ends = np.concatenate([np.zeros((1, 3)), np.eye(3) * 0.6])
+            axes = project_to_crop(ends, rotation, np.array([0, 0, 10.0])) * zoom
+            for end, color in zip(axes[1:], ((255, 60, 60), (60, 220, 60), (80, 130, 255)), strict=True):
+                draw.line([*axes[0], *end], fill=color, width=max(2, size // 128))
         lines = [row.name, *_wrap(row.reason or " ".join(row.warnings), size // 7)]
         for i, line in enumerate(lines):
             draw.text((5, 4 + 13 * i), line, fill=(255, 255, 255), stroke_width=2, stroke_fill=(0, 0, 0))
+        tiles.append(np.asarray(tile))
+    if count > MAX_TILES:
+        tile = Image.new("RGB", (size, size))
+        note = f"{len(shown)} of {count} are shown, spread evenly. The report lists them all."
+        for i, line in enumerate(_wrap(note, size // 7)):
+            ImageDraw.Draw(tile).text((5, 4 + 13 * i), line, fill=(255, 255, 255))
         tiles.append(np.asarray(tile))
     while len(tiles) % columns and len(tiles) > columns:
         tiles.append(np.zeros((size, size, 3), np.uint8))
@@ -176,6 +201,7 @@ def contact_sheet(
 
 
 def _wrap(text: str, width: int) -> list[str]:
+    """Break a text between words into lines of at most `width` letters."""
     lines, line = [], ""
     for word in text.split():
         if line and len(line) + 1 + len(word) > width:

@@ -1,8 +1,7 @@
-"""Frames of a video -> crops and cameras that do not tremble.
+"""Face alignment of video frames with temporally smooth crops and cameras.
 
-Every frame is looked at by itself; then the place, size and roll of its crop, and the angles of its camera,
-are smoothed over time with what came before and after, so that nothing lags behind. Frames in which no face
-was found take their place from their neighbours.
+Each frame is aligned independently. Then position, size and roll of the crops and the angles of the cameras
+are smoothed over time with a symmetric window, which adds no lag. Short gaps without a face are interpolated.
 """
 
 from __future__ import annotations
@@ -26,22 +25,22 @@ from .align import (
     head_masks,
     reference_embedding,
     thumbnail_of,
-    warn_of_cover,
+    warn_of_occlusion,
 )
 from .crop import CROP_SIZE, CropTransform, warp_crop
 from .detect import Face, FaceModels
-from .face_search import Choose, chooser, visible
+from .face_search import Choose, chooser, padded_gray
 from .photos import count_photos, read_photos
 from .pose import angles_of_rotation, label_of_rotation, rotation_of_angles
 from .report import FaceReport
 
-SMOOTHING, MAX_GAP = 2.5, 8
-# A new shot: the face jumps by half a crop, or changes its size by half, from one frame to the next.
+SMOOTHING, MAX_GAP = 2.5, 8  # frames
+# Changes per frame beyond which a new shot begins: position in crop pixels, log scale.
 _JUMP, _ZOOM = 0.5 * CROP_SIZE, math.log(1.5)
-_INVENTED_WEIGHT = 1e-3
-# A frame this far off its neighbours' line may still be a quick move; three times as far it is a mistake.
-# Crop pixels, log scale, radians.
-_QUICK = np.array([12.0, 12.0, 0.04, 0.1, 0.1, 0.1, 0.1])
+_INTERPOLATED_WEIGHT = 1e-3  # of frames without a face in the fit; those with one weigh 1
+# Residuals up to which a frame keeps its full weight, as in a quick motion; at three times as much it is an
+# outlier. In the order of the track: crop pixels, log scale, radians.
+_INLIER_RESIDUALS = np.array([12.0, 12.0, 0.04, 0.1, 0.1, 0.1, 0.1])
 
 
 def align_sequence(
@@ -57,42 +56,51 @@ def align_sequence(
     neck: bool = True,
     on_step: OnStep | None = None,
 ) -> AlignedFaces:
-    """`align_faces` for the frames of one clip: crops and cameras move as smoothly as the head does.
+    """Align the frames of one clip like `align_faces`, with crops and cameras that are smooth over time.
 
     Args:
-        frames: as `photos` of `align_faces`, in the order of time.
-        face_models, which, reference, upright: as for `align_faces`; once found, a face is followed.
-        smoothing: standard deviation of the time window, in frames; 0 leaves every frame as it was found.
-        max_gap: up to so many frames in a row without a face are filled from their neighbours (at the ends
-            of the clip from the nearest); longer gaps are dropped.
-        max_yaw: frames in which the head is turned further (degrees) are dropped.
-        neck: whether the neck belongs to the head in `heads`.
-        on_step: called as on_step(step, total, {}, crop or None) after each frame is searched and again
-            after each is cut (total is twice the number of frames); may raise to cancel.
+        frames: frames in temporal order, in any form that `photos` of `align_faces` takes.
+        face_models: networks from `FaceModels.from_folder`.
+        which: face to take where the first frames show several, as in `align_faces`; it is tracked from then
+            on.
+        reference: photo or embedding [512] of the wanted person; required by "nearest".
+        upright: rotate the crops so that the face is upright; False leaves its roll in crops and labels.
+        smoothing: standard deviation of the temporal window in frames; 0 turns smoothing off.
+        max_gap: largest number of consecutive frames without a face that are interpolated (at the ends of the
+            clip: copied from the nearest frame); longer gaps are dropped.
+        max_yaw: largest yaw in degrees; frames with the head turned further are dropped.
+        neck: count the neck as part of the head in `heads`.
+        on_step: called as on_step(step, total, {}, crop or None) after the search in each frame and again
+            after cutting each crop (total is twice the number of frames); may raise to cancel.
+
     Returns:
-        as `align_faces`; rows of filled frames say so in their warnings, and `embeddings` is None.
+        The kept frames as from `align_faces`. Rows of interpolated frames have a warning; `embeddings` is
+            None.
+
     Raises:
-        AlignmentError: no frame can be used; ValueError: `smoothing` or `max_gap` is negative, or `which` is
-        not understood; the others as for `align_faces`.
+        AlignmentError: no frame can be used.
+        PhotoError: the folder does not exist or is empty.
+        ValueError: `smoothing` or `max_gap` is negative, or `which` is not one of the choices.
+        FaceModelError: "nearest" without an identity network.
     """
     if smoothing < 0 or max_gap < 0:
         raise ValueError(f"smoothing and max_gap must be 0 or more, not {smoothing} and {max_gap}.")
     if not isinstance(frames, (str, Sequence, np.ndarray, torch.Tensor)) and hasattr(frames, "__next__"):
         frames = list(frames)
     target = reference_embedding(reference, face_models) if which == "nearest" else None
-    follow = _Follow(chooser(which, target, face_models))
+    tracker = _FaceTracker(chooser(which, target, face_models))
     total = 2 * count_photos(frames)
     report: list[FaceReport] = []
     tracks: list[np.ndarray | None] = []
-    points: list[np.ndarray | None] = []  # the five, in the frame
+    points: list[np.ndarray | None] = []  # five points in the frame
     for index, photo in enumerate(read_photos(frames)):
         row = FaceReport(index, photo.name, reason=photo.error)
-        kept = align_one(photo, row, face_models, follow, upright, 180.0, None)
+        kept = align_one(photo, row, face_models, tracker, upright, 180.0, None)
         report.append(row)
         if kept:
-            warn_of_cover(kept)
-        tracks.append(None if kept is None else _track_of(kept))
-        points.append(follow.accept(kept))
+            warn_of_occlusion(kept)
+        tracks.append(None if kept is None else _track_values(kept))
+        points.append(tracker.update(kept))
         if photo.pixels is not None and kept is None:
             row.thumbnail = thumbnail_of(photo.pixels)
         if on_step:
@@ -105,8 +113,8 @@ def align_sequence(
         if five is None and photo.pixels is not None and photo.pixels.shape[:2] not in sizes:
             row.reason = "The frame has another size than the clip."
         elif photo.pixels is not None and values is not None:
-            transform, rotation = _from_track(values, (photo.pixels.shape[0], photo.pixels.shape[1]))
-            _describe(row, five, transform, rotation)
+            transform, rotation = _from_track_values(values, (photo.pixels.shape[0], photo.pixels.shape[1]))
+            _update_row(row, five, transform, rotation)
             if abs(row.yaw or 0.0) > max_yaw:
                 row.reason = (
                     f"The head is turned {abs(row.yaw or 0):.0f} degrees; {max_yaw:.0f} is the limit."
@@ -115,7 +123,7 @@ def align_sequence(
                 row.kept, row.reason, row.thumbnail = True, "", None
                 image, mask = warp_crop(photo.pixels, transform)
                 row.inside = 1 - float(mask.mean())
-                classes.append(face_models.parse(visible(image, mask)))
+                classes.append(face_models.parse(padded_gray(image, mask)))
                 images.append(image)
                 masks.append(mask)
                 cameras.append(label_of_rotation(rotation))
@@ -136,11 +144,13 @@ def align_sequence(
 
 
 @dataclass
-class _Follow:
-    """Chooses the face nearest to where the last frame had it, and as the user asked where it was lost."""
+class _FaceTracker:
+    """Choice of the face nearest to the last one, or by `choose` where the track is lost."""
 
     choose: Choose
+    """Choice in the first frame and after a loss."""
     last: Face | None = None
+    """Face of the last frame that had one."""
 
     def __call__(self, faces: list[Face], pixels: np.ndarray) -> Face | None:
         if self.last is None:
@@ -152,8 +162,8 @@ class _Follow:
             return self.choose(faces, pixels)
         return faces[nearest]
 
-    def accept(self, kept: KeptFace | None) -> np.ndarray | None:
-        """Remember where the face of this frame was; its five points [5,2] in the frame, None without one."""
+    def update(self, kept: KeptFace | None) -> np.ndarray | None:
+        """Store the face of this frame; return its five points [5,2] in the frame, or None without a face."""
         if kept is None or kept.row.box is None or kept.row.transform is None:
             return None
         points = kept.row.transform.to_photo(kept.points)
@@ -161,18 +171,23 @@ class _Follow:
         return points
 
 
-def _track_of(kept: KeptFace) -> np.ndarray:
-    """What is smoothed, [7]: the crop's centre in the photo, log scale and angle; the head's yaw, pitch, and
-    its roll *in the photo*, which does not depend on how the crop was turned."""
+def _track_values(kept: KeptFace) -> np.ndarray:
+    """Values of a frame that are smoothed.
+
+    Returns:
+        Crop center x, y in the frame, log scale, crop angle, then yaw, pitch and roll of the head [7]; the
+            roll is that in the frame, which does not depend on the rotation of the crop.
+    """
     transform = kept.row.transform
     assert transform is not None
-    centre = transform.to_photo(np.full(2, transform.crop_size / 2))
+    center = transform.to_photo(np.full(2, transform.crop_size / 2))
     angle = math.atan2(transform.matrix[1, 0], transform.matrix[0, 0])
     yaw, pitch, roll = angles_of_rotation(kept.fit.rotation)
-    return np.array([*centre, math.log(transform.scale), angle, yaw, pitch, roll - angle])
+    return np.array([*center, math.log(transform.scale), angle, yaw, pitch, roll - angle])
 
 
-def _from_track(values: np.ndarray, photo_size: tuple[int, int]) -> tuple[CropTransform, np.ndarray]:
+def _from_track_values(values: np.ndarray, photo_size: tuple[int, int]) -> tuple[CropTransform, np.ndarray]:
+    """Invert `_track_values`: the crop's transform and the head's rotation [3,3] from values [7]."""
     x, y, log_scale, angle, yaw, pitch, roll = values.tolist()
     c, s = math.exp(log_scale) * math.cos(angle), math.exp(log_scale) * math.sin(angle)
     turn = np.array([[c, -s], [s, c]])
@@ -184,13 +199,16 @@ def _from_track(values: np.ndarray, photo_size: tuple[int, int]) -> tuple[CropTr
 def smooth_track(
     tracks: Sequence[np.ndarray | None], smoothing: float = SMOOTHING, max_gap: int = MAX_GAP
 ) -> list[np.ndarray | None]:
-    """Smooth what was measured in each frame, shot by shot, and fill short gaps.
+    """Smooth the values of all frames, shot by shot, and fill short gaps.
 
     Args:
-        tracks: of each frame [7] (centre x, y in pixels, log scale, and four angles in radians), or None.
-        smoothing, max_gap: as for `align_sequence`.
+        tracks: values [7] of each frame (center x, y in pixels, log scale, four angles in radians), or None
+            where no face was found.
+        smoothing: standard deviation of the temporal window in frames; 0 turns smoothing off.
+        max_gap: largest number of consecutive frames that are filled.
+
     Returns:
-        [7] for each frame, None where a gap is too long to fill.
+        Values [7] for each frame, None where a gap is too long to fill.
     """
     found = [i for i, track in enumerate(tracks) if track is not None]
     result: list[np.ndarray | None] = [None] * len(tracks)
@@ -206,16 +224,16 @@ def smooth_track(
         first, last = found[begin], found[end - 1]
         times = np.arange(first, last + 1)
         filled = np.stack([np.interp(times, found[begin:end], column) for column in values[begin:end].T], 1)
-        weights = np.where(np.isin(times, found[begin:end]), 1.0, _INVENTED_WEIGHT)
-        quick = _QUICK / [*[np.exp(filled[:, 2].mean())] * 2, 1, 1, 1, 1, 1]
-        smooth = filled if smoothing == 0 else _local_lines(filled, weights, smoothing, quick)
+        weights = np.where(np.isin(times, found[begin:end]), 1.0, _INTERPOLATED_WEIGHT)
+        inlier = _INLIER_RESIDUALS / [*[np.exp(filled[:, 2].mean())] * 2, 1, 1, 1, 1, 1]
+        smooth = filled if smoothing == 0 else _local_linear_fit(filled, weights, smoothing, inlier)
         result[first : last + 1] = list(smooth)
-    _hold(result, found, max_gap)
+    _fill_from_nearest(result, max_gap)
     return result
 
 
-def _hold(result: list[np.ndarray | None], found: list[int], max_gap: int) -> None:
-    """Frames before, after and between shots take the nearest frame's place, if the gap is short."""
+def _fill_from_nearest(result: list[np.ndarray | None], max_gap: int) -> None:
+    """Fill short gaps before, after and between shots with the last values, or the first at the beginning."""
     index = 0
     while index < len(result):
         if result[index] is not None:
@@ -230,28 +248,39 @@ def _hold(result: list[np.ndarray | None], found: list[int], max_gap: int) -> No
         index = end
 
 
-def _local_lines(values: np.ndarray, weights: np.ndarray, width: float, quick: np.ndarray) -> np.ndarray:
-    """Fit a straight line around each frame with a Gaussian window, and take its value there.
+def _local_linear_fit(
+    values: np.ndarray, weights: np.ndarray, width: float, inlier: np.ndarray
+) -> np.ndarray:
+    """Smooth by robust local linear regression: a line in a Gaussian window around each frame.
 
-    A line follows a steady motion exactly, at the ends too. A frame far off its neighbours' line (a wrong
-    detection) loses its weight.
+    Lines reproduce steady motion exactly, also at the ends. Outliers (false detections) lose their weight in
+    three iterations.
 
     Args:
-        values: [K,D]; weights: [K] trust in each frame; width: standard deviation of the window in frames;
-            quick: [D] how far off a frame may be without losing its weight.
+        values: values [K,D] of consecutive frames.
+        weights: weights [K] of the frames.
+        width: standard deviation of the window in frames.
+        inlier: residuals [D] up to which a frame keeps its weight.
+
+    Returns:
+        Smoothed values [K,D].
     """
     count = len(values)
-    offsets = np.arange(count)[None] - np.arange(count)[:, None]  # [at, from]
+    offsets = np.arange(count)[None] - np.arange(count)[:, None]  # [at, from], in frames
     window = np.exp(-0.5 * (offsets / width) ** 2)
     trust = weights
     for _ in range(3):
-        smooth = np.stack([_lines(offsets, window * trust, column) for column in values.T], 1)
-        beyond = np.clip((np.abs(values - smooth) / quick - 1) / 2, 0, 1).max(1)
+        smooth = np.stack([_line_values(offsets, window * trust, column) for column in values.T], 1)
+        beyond = np.clip((np.abs(values - smooth) / inlier - 1) / 2, 0, 1).max(1)
         trust = weights * (1 - beyond**2) ** 2 + 1e-6
     return smooth
 
 
-def _lines(offsets: np.ndarray, window: np.ndarray, values: np.ndarray) -> np.ndarray:
+def _line_values(offsets: np.ndarray, window: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Values at offset 0 of weighted line fits: offsets, window [K,K], values [K] to [K].
+
+    Where the window has too few frames for a line, its weighted mean.
+    """
     s0, s1, s2 = window.sum(1), (window * offsets).sum(1), (window * offsets**2).sum(1)
     m0, m1 = window @ values, (window * offsets) @ values
     determinant = s0 * s2 - s1 * s1
@@ -260,10 +289,10 @@ def _lines(offsets: np.ndarray, window: np.ndarray, values: np.ndarray) -> np.nd
     return np.where(steady, line, m0 / s0.clip(1e-12))
 
 
-def _describe(
+def _update_row(
     row: FaceReport, five: np.ndarray | None, transform: CropTransform, rotation: np.ndarray
 ) -> None:
-    """The row of a frame after smoothing; five: its points in the frame, where they were found."""
+    """Write the smoothed pose to the row of a frame; `five` [5,2]: its points in the frame, or None."""
     if five is None:
         row.warnings.append(f"Filled from the frames around it. {row.reason}".strip())
     row.points = None if five is None else transform.to_crop(five)

@@ -1,4 +1,4 @@
-"""From how many sides a set of photos shows the head: a small plot, and a sentence about what is missing."""
+"""View coverage of a set of photos: counts by side, advice on missing views, and a plot."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ import numpy as np
 
 from .report import FaceReport
 
-YAW, PITCH = 60.0, 30.0  # degrees, the plot's range to either side
-SIDE, ENOUGH = 12.0, 2  # degrees from which a view is one from the side; views of each kind
+YAW, PITCH = 60.0, 30.0  # degrees: range of the plot in either direction
+SIDE, ENOUGH = 12.0, 2  # yaw in degrees above which a view counts as from the side; views wanted of each kind
 _BACKGROUND, _GRID, _TEXT, _KEPT = (28, 28, 30), (64, 64, 68), (210, 210, 214), (90, 170, 255)
 
 
 def coverage(report: Sequence[FaceReport]) -> dict[str, int]:
-    """How many kept photos show the head from the "left", the "front" and the "right" of the viewer: the
-    camera stands more than 12 degrees to that side, or less to either."""
+    """Count the kept photos by side: camera yaw beyond 12 degrees to the viewer's left or right, or between.
+
+    Returns:
+        Counts for "left", "front" and "right".
+    """
     yaws = [row.yaw for row in report if row.kept and row.yaw is not None]
     return {
         "left": sum(yaw < -SIDE for yaw in yaws),
@@ -26,7 +29,7 @@ def coverage(report: Sequence[FaceReport]) -> dict[str, int]:
 
 
 def describe_coverage(report: Sequence[FaceReport]) -> str:
-    """One sentence: how many views of each side there are, and which to add."""
+    """Describe in one line how many views there are from each side, and which to add."""
     counts = coverage(report)
     text = ", ".join(f"{count} from the {side}" for side, count in counts.items())
     missing = [side for side, count in counts.items() if count < ENOUGH]
@@ -36,16 +39,21 @@ def describe_coverage(report: Sequence[FaceReport]) -> str:
 
 
 def coverage_plot(report: Sequence[FaceReport], width: int = 512, height: int = 288) -> np.ndarray:
-    """The kept photos' cameras by yaw (across) and pitch (up), with a histogram of yaw below.
+    """Plot the cameras of the kept photos by yaw and pitch, with a histogram of yaw below.
 
     Args:
-        report: one row a photo; angles outside +-60 and +-30 degrees are drawn at the border.
-        width, height: of the picture in pixels, at least 160 x 120.
+        report: one row for each photo; angles beyond +-60 (yaw) and +-30 degrees (pitch) are drawn at the
+            border.
+        width: width of the picture in pixels, at least 160.
+        height: height of the picture in pixels, at least 120.
+
     Returns:
-        [height,width,3] uint8.
+        The picture [height,width,3] uint8.
+
     Raises:
         ValueError: the picture would be too small to read.
     """
+    # Deferred: importing Pillow takes about as long as importing the whole core.
     from PIL import Image, ImageDraw
 
     if width < 160 or height < 120:

@@ -1,7 +1,8 @@
 """Reader of ONNX graphs without the onnx package: inputs, outputs, nodes and weights.
 
 Only the protobuf fields that face networks use are parsed, and weights are skipped unless requested: telling
-which network a 170 MB file holds takes milliseconds. Field numbers are those of the public onnx.proto
+which network a 170 MB file holds takes a millisecond, where `onnx.load` parses and copies all of it
+(`benchmarks/libraries.py`). Field numbers are those of the public onnx.proto
 (Apache-2.0).
 """
 
@@ -68,7 +69,7 @@ def read_onnx(path: str | Path, weights: bool = True) -> OnnxGraph:
             if graph is None:
                 raise ValueError("no graph in it")
             return _read_graph(mapped, *graph, weights)
-    except (ValueError, IndexError, struct.error, UnicodeDecodeError, KeyError) as error:
+    except (ValueError, IndexError, struct.error, KeyError, OverflowError) as error:
         raise ValueError(
             f"{path.name} cannot be read as an ONNX model ({error}). Copy the file again."
         ) from error
@@ -92,7 +93,11 @@ def _signed(value: int) -> int:
 
 
 def _fields(data: mmap.mmap, at: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """Yield (field number, wire type, value or start, end) of every field of the message data[at:end]."""
+    """Yield (field number, wire type, value or start, end) of every field of the message data[at:end].
+
+    Only a field of wire type _BYTES may be read as a text or a message: of any other, the numbers are no part
+    of this message, and a file that points back at itself would be read for hours.
+    """
     while at < end:
         key, at = _varint(data, at)
         number, wire = key >> 3, key & 7
@@ -154,20 +159,24 @@ def _read_graph(data: mmap.mmap, at: int, end: int, weights: bool) -> OnnxGraph:
 
 def _read_value(data: mmap.mmap, at: int, end: int) -> tuple[str, list[int | None]]:
     name, shape = "", []
-    for number, _, a, b in _fields(data, at, end):
+    for number, wire, a, b in _fields(data, at, end):
+        if wire != _BYTES:
+            continue
         if number == 1:
             name = _text(data, a, b)
         elif number == 2 and (tensor := _first(data, a, b, 1)) and (dims := _first(data, *tensor, 2)):
-            for n, _, c, d in _fields(data, *dims):
-                if n == 1:
-                    sizes = [value for m, wire, value, _ in _fields(data, c, d) if m == 1 and wire == _VARINT]
+            for n, kind, c, d in _fields(data, *dims):
+                if n == 1 and kind == _BYTES:
+                    sizes = [value for m, size, value, _ in _fields(data, c, d) if m == 1 and size == _VARINT]
                     shape.append(sizes[0] if sizes else None)
     return name, shape
 
 
 def _read_node(data: mmap.mmap, at: int, end: int) -> Node:
     node = Node()
-    for number, _, a, b in _fields(data, at, end):
+    for number, wire, a, b in _fields(data, at, end):
+        if wire != _BYTES:
+            continue
         if number == 1:
             node.inputs.append(_text(data, a, b))
         elif number == 2:
@@ -186,18 +195,20 @@ def _read_attribute(data: mmap.mmap, at: int, end: int) -> tuple[str, Any]:
     name, value = "", None
     integers: list[int] = []
     for number, wire, a, b in _fields(data, at, end):
-        if number == 1:
-            name = _text(data, a, b)
-        elif number == 2 and wire == _FIXED32:
+        if number == 2 and wire == _FIXED32:
             value = struct.unpack("<f", data[a:b])[0]
         elif number == 3 and wire == _VARINT:
             value = _signed(a)
+        elif number == 8:
+            integers += _integers(data, wire, a, b)
+        elif wire != _BYTES:
+            continue
+        elif number == 1:
+            name = _text(data, a, b)
         elif number == 4:
             value = data[a:b].decode("utf-8", "replace")
         elif number == 5:
             value = _read_tensor(data, a, b, True)[1]
-        elif number == 8:
-            integers += _integers(data, wire, a, b)
     return name, integers if integers else value
 
 
@@ -210,13 +221,13 @@ def _read_tensor(data: mmap.mmap, at: int, end: int, load: bool) -> tuple[str, n
             shape += _integers(data, wire, a, b)
         elif number == 2:
             kind = a
-        elif number == 8:
+        elif number == 8 and wire == _BYTES:
             name = _text(data, a, b)
-        elif number == 9:
+        elif number == 9 and wire == _BYTES:
             raw = (a, b)
         elif load and number == 14 and a == 1:
             raise ValueError("its weights are kept in another file")
-        elif load and number in (4, 10):
+        elif load and number in (4, 10) and wire != _VARINT:
             typed.append(np.frombuffer(data[a:b], "<f4" if number == 4 else "<f8"))
         elif load and number in (5, 7):
             typed.append(np.array(_integers(data, wire, a, b), np.int64))

@@ -1,6 +1,6 @@
-"""The bundled starter generator: synthetic heads, their truth, and how the prior was trained.
+"""The bundled starter generator: its weights, the synthetic heads it was trained on, and its training.
 
-`truth` and `person` need the `starter` extra (anny and warp-lang); the weights in this folder need nothing.
+`truth` and `person` need the `starter` extra (anny and warp-lang); loading the weights needs nothing else.
 """
 
 from .synthetic.heads import truth

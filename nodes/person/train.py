@@ -256,7 +256,7 @@ class TrainIdentity:
                 node_id,
                 state,
             )
-        text = _report(warning, identity, model.generator)
+        text = _report(warning, socket_types.checked_identity(identity), model.generator)
         plot = plots.loss_plot(identity.history)
         return {"ui": host.report(node_id, text), "result": (identity, host.to_host(plot), text)}
 
@@ -366,7 +366,7 @@ class PivotalTuning:
                 ),
                 node_id,
             )
-        tuned = model.with_identity(identity, 1.0)
+        tuned = model.with_identity(socket_types.checked_identity(identity), 1.0)
         assert pivot.cameras is not None
         with host.rendering(), tuned.ready(memory=host.RENDER_MEMORY) as generator:
             views = render_views(generator, pivot.ws, pivot.cameras)

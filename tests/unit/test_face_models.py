@@ -14,7 +14,7 @@ from real_photos import pack_folder, photo
 
 from my3dgen_core.face import FaceModelError, FaceModels, IdentityNetwork, align_faces, embed
 from my3dgen_core.face.detect import _accept_batched_outputs, find_models, role_of
-from my3dgen_core.face.recognition import ARCFACE_POINTS, align_to_template, similarity
+from my3dgen_core.face.recognition import ARCFACE_POINTS, align_to_template, similarity_transform
 from my3dgen_core.formats.onnx_file import OnnxGraph, read_onnx
 
 
@@ -90,7 +90,7 @@ def test_every_version_of_insightface_finds_the_same_face(version: str) -> None:
 
 
 class _OldDetector:
-    """What insightface 0.7.3 has: no `batched`, and outputs read as if they had no batch dimension."""
+    """insightface 0.7.3: no `batched`, and outputs read as if they had no batch dimension."""
 
     def __init__(self, session: object) -> None:
         self.session = session
@@ -155,7 +155,7 @@ def test_a_missing_package_is_one_message_for_cpu_and_gpu(monkeypatch: pytest.Mo
         return real_import(name, *args, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(builtins, "__import__", without_insightface)
-    with pytest.raises(FaceModelError, match="pip install insightface") as caught:
+    with pytest.raises(FaceModelError, match="pip install --no-deps insightface") as caught:
         FaceModels.from_folder(pack_folder())
     assert "onnxruntime-gpu" in str(caught.value)
 
@@ -230,10 +230,10 @@ def test_the_torch_network_has_gradients_to_the_picture() -> None:
 
 def test_alignment_puts_the_points_on_the_template() -> None:
     points = first_face(portrait()).points
-    matrix = similarity(points, ARCFACE_POINTS)
+    matrix = similarity_transform(points, ARCFACE_POINTS)
     moved = points @ matrix[:, :2].T + matrix[:, 2]
     assert np.linalg.norm(moved - ARCFACE_POINTS, axis=1).mean() < 4
-    exact = similarity(ARCFACE_POINTS @ np.array([[0, 3.0], [-3.0, 0]]) + 7, ARCFACE_POINTS)
+    exact = similarity_transform(ARCFACE_POINTS @ np.array([[0, 3.0], [-3.0, 0]]) + 7, ARCFACE_POINTS)
     assert np.allclose(exact[:, :2], [[0, 1 / 3], [-1 / 3, 0]], atol=1e-9)
     aligned = align_to_template(as_image(portrait()), points[None])
     assert aligned.shape == (1, 3, 112, 112)

@@ -15,7 +15,7 @@ from real_photos import pack_folder
 from my3dgen_core.face import FaceModels, align_faces, align_sequence
 from my3dgen_core.face.align import head_masks
 from my3dgen_core.face.detect import find_models, role_of
-from my3dgen_core.face.parsing import CLASSES, covered_by_classes, head_of
+from my3dgen_core.face.parsing import CLASSES, covered_by_classes, head_mask
 from my3dgen_core.formats.onnx_file import OnnxGraph
 
 FIVE = np.array([[188.0, 192.0], [324.0, 192.0], [257.0, 266.0], [201.0, 340.0], [310.0, 340.0]])
@@ -81,9 +81,9 @@ def test_every_class_is_seen_in_the_color_it_was_trained_on(tmp_path: Path, size
 
 def test_the_head_is_all_but_background_and_clothes_and_the_neck_as_one_likes() -> None:
     row = np.arange(19)[None]
-    off = [CLASSES[i] for i in np.flatnonzero(~head_of(row)[0])]
+    off = [CLASSES[i] for i in np.flatnonzero(~head_mask(row)[0])]
     assert off == ["background", "cloth"]
-    off = [CLASSES[i] for i in np.flatnonzero(~head_of(row, neck=False)[0])]
+    off = [CLASSES[i] for i in np.flatnonzero(~head_mask(row, neck=False)[0])]
     assert off == ["background", "neck", "necklace", "cloth"]
     assert (CLASSES.index("skin"), CLASSES.index("neck"), CLASSES.index("hair"), len(CLASSES)) == (
         1,

@@ -15,7 +15,7 @@ from my3dgen_core.face.pose import (
     ShapePrior,
     angles_of_rotation,
     label_of_rotation,
-    project,
+    project_to_crop,
     rotation_of_angles,
     shape_prior,
     solve_pose,
@@ -40,7 +40,10 @@ def _errors(
         )
         shape = prior.mean + np.tensordot(rng.normal(size=len(prior.modes)), prior.modes, 1)
         shape = shape + rng.normal(size=shape.shape) * unmodeled
-        seen = project(shape, rotation, np.array([0, 0, 10.0])) + rng.normal(size=(len(shape), 2)) * noise
+        seen = (
+            project_to_crop(shape, rotation, np.array([0, 0, 10.0]))
+            + rng.normal(size=(len(shape), 2)) * noise
+        )
         fit = solve_shape_and_poses(seen[None], prior, sigma)[0]
         errors.append(_degrees_between(fit.rotation, rotation))
     return np.percentile(errors, [50, 95])
@@ -68,7 +71,7 @@ def test_five_points_alone_still_give_a_usable_pose() -> None:
 @pytest.mark.parametrize("pitch", [-8, 4, 12])
 def test_the_standard_face_which_no_mode_was_made_from_is_read_right(yaw: float, pitch: float) -> None:
     rotation = rotation_of_angles(*np.radians([yaw, pitch, 3]))
-    fit = solve_pose(project(STANDARD_POINTS, rotation, np.array([0.1, -0.05, 10.2])))
+    fit = solve_pose(project_to_crop(STANDARD_POINTS, rotation, np.array([0.1, -0.05, 10.2])))
     found = np.degrees(angles_of_rotation(fit.rotation))
     assert np.abs(found - [yaw, pitch, 3]).max() < 8  # five points leave the pitch to the prior
 
@@ -78,7 +81,7 @@ def test_a_wide_smile_does_not_turn_the_head_over() -> None:
     smile = STANDARD_POINTS.copy()
     smile[3:] += [[-0.06, 0.08, 0], [0.06, 0.08, 0]]
     pitch = math.degrees(
-        angles_of_rotation(solve_pose(project(smile, rotation, np.array([0, 0, 10.0]))).rotation)[1]
+        angles_of_rotation(solve_pose(project_to_crop(smile, rotation, np.array([0, 0, 10.0]))).rotation)[1]
     )
     assert abs(pitch - 5) < 12
 
@@ -90,7 +93,7 @@ def test_many_photos_of_one_head_agree_better_together() -> None:
     for _ in range(8):
         shape = prior.mean + np.tensordot(rng.normal(size=len(prior.modes)), prior.modes, 1)
         turns = [rotation_of_angles(*np.radians([yaw, rng.normal(4, 6), 0])) for yaw in (-30, -10, 5, 25)]
-        views = np.stack([project(shape, turn, np.array([0, 0, 10.0])) for turn in turns])
+        views = np.stack([project_to_crop(shape, turn, np.array([0, 0, 10.0])) for turn in turns])
         views += rng.normal(size=views.shape) * 2
         fits = solve_shape_and_poses(views, prior, 3.0)
         together += [_degrees_between(fit.rotation, turn) for fit, turn in zip(fits, turns, strict=True)]
@@ -122,7 +125,7 @@ def test_angles_and_labels_go_both_ways() -> None:
 
 def test_roll_is_positive_when_the_head_leans_clockwise() -> None:
     rotation = rotation_of_angles(0.3, 0.1, math.radians(20))
-    foot, head = project(np.array([[0, -0.1, 0], [0, 0.1, 0]]), rotation, np.array([0, 0, 10.0]))
+    foot, head = project_to_crop(np.array([[0, -0.1, 0], [0, 0.1, 0]]), rotation, np.array([0, 0, 10.0]))
     assert head[0] > foot[0]
     assert head[1] < foot[1]
 

@@ -9,10 +9,10 @@ from face_fixtures import models, real_batch
 from occluders import KINDS, covered
 
 from my3dgen_core.face import align_faces
-from my3dgen_core.face.align import KeptFace, warn_of_cover
+from my3dgen_core.face.align import KeptFace, warn_of_occlusion
 from my3dgen_core.face.detect import MIRRORED
 from my3dgen_core.face.face_search import point_distances
-from my3dgen_core.face.occlusion import covered_part, foreign_shares
+from my3dgen_core.face.occlusion import covered_part, non_skin_fractions
 from my3dgen_core.face.pose import PoseFit
 from my3dgen_core.face.report import FaceReport
 
@@ -68,21 +68,21 @@ def _warnings(landmarks: np.ndarray, yaw: float) -> list[str]:
     row = FaceReport(0, "a face", yaw=yaw)
     fit = PoseFit(np.eye(3), np.zeros(3), np.zeros(0), 0.0, 0.0)
     skin = (torch.from_numpy(_SKIN).float() / 127.5 - 1)[:, None, None].expand(3, 512, 512)
-    warn_of_cover(KeptFace(skin, torch.zeros(1, 512, 512), fit, _FIVE, landmarks, None, row))
+    warn_of_occlusion(KeptFace(skin, torch.zeros(1, 512, 512), fit, _FIVE, landmarks, None, row))
     return row.warnings
 
 
 @pytest.mark.parametrize("color", [(0, 0, 0), (200, 220, 235), (40, 45, 70)])
 def test_what_is_no_skin_over_eye_or_mouth_is_seen_by_its_color(color: tuple[int, int, int]) -> None:
     face = np.broadcast_to(_SKIN, (512, 512, 3)).copy()
-    assert foreign_shares(face, _FIVE) == [0, 0, 0, 0]
+    assert non_skin_fractions(face, _FIVE) == [0, 0, 0, 0]
     face[310:370, 215:295] = color
-    assert foreign_shares(face, _FIVE)[3] > 0.8
-    assert foreign_shares(face, _FIVE)[:3] == [0, 0, 0]
+    assert non_skin_fractions(face, _FIVE)[3] > 0.8
+    assert non_skin_fractions(face, _FIVE)[:3] == [0, 0, 0]
     face[310:370, 215:295] = [190, 90, 95]  # lips
-    assert foreign_shares(face, _FIVE)[3] == 0
+    assert non_skin_fractions(face, _FIVE)[3] == 0
     gray = np.full((512, 512, 3), 160, np.uint8)
-    assert foreign_shares(gray, _FIVE) == [0, 0, 0, 0]
+    assert non_skin_fractions(gray, _FIVE) == [0, 0, 0, 0]
 
 
 def test_no_bare_face_is_suspected() -> None:

@@ -14,7 +14,7 @@ pytest.importorskip("warp", reason="the truth needs the starter extra (anny and 
 from my3dgen_core.camera import look_at, mirror
 from my3dgen_core.starter import truth
 from my3dgen_core.starter.synthetic.factors import INDEX, Z_DIM, looks
-from my3dgen_core.starter.synthetic.head_mesh import FRONTAL_PIXELS, project
+from my3dgen_core.starter.synthetic.head_mesh import FRONTAL_PIXELS, project_frontal
 from my3dgen_core.starter.synthetic.head_model import head_model
 from my3dgen_core.starter.synthetic.heads import posed_vertices
 
@@ -70,7 +70,7 @@ def test_the_neutral_mean_head_hits_the_frontal_positions_of_the_crop() -> None:
     model = head_model()
     vertices = posed_vertices(looks(torch.zeros(1, Z_DIM), model), model)
     landmarks = model.landmarks(torch.from_numpy(vertices).float())[0].numpy()
-    assert np.abs(project(landmarks) - FRONTAL_PIXELS).max() < 4
+    assert np.abs(project_frontal(landmarks) - FRONTAL_PIXELS).max() < 4
 
 
 def test_heads_stay_inside_the_cube_of_the_planes() -> None:

@@ -25,7 +25,7 @@ const duration = (seconds) => {
 };
 
 /** @param {Training} training */
-const sentence = ({ state, step, total, left, curve, similarity }) => {
+const describe = ({ state, step, total, left, curve, similarity }) => {
   if (!step || !total) return state === "running" ? "starting" : state;
   const loss = curve?.length ? `  loss ${curve[curve.length - 1][1].toPrecision(3)}` : "";
   const like = similarity?.length ? `  identity ${similarity[similarity.length - 1][1].toFixed(2)}` : "";
@@ -126,7 +126,7 @@ function monitor(signal) {
     if (given.step === 0 || (given.step ?? 0) < (training?.step ?? 0)) [seen, pictures.now] = [[], fresh()];
     training = given;
     if (given.seen) seen = given.seen.filter(([, picture]) => picture !== given.now);
-    caption.textContent = sentence(given);
+    caption.textContent = describe(given);
     note.textContent = given.note ?? "";
     note.style.display = given.note ? "" : "none";
     slider.max = String(seen.length);
@@ -148,12 +148,12 @@ app.registerExtension({
     place(node, "training_monitor", root, HEIGHT, life);
 
     /** @param {Event} event */
-    const told = (event) => {
+    const onProgress = (event) => {
       const training = /** @type {CustomEvent<Training>} */ (event).detail;
       if (runsAs(node, training.node)) show(training);
     };
-    api.addEventListener(EVENT, told, /** @type {any} */ ({ signal }));
-    signal.addEventListener("abort", () => api.removeEventListener(EVENT, told));
+    api.addEventListener(EVENT, onProgress, /** @type {any} */ ({ signal }));
+    signal.addEventListener("abort", () => api.removeEventListener(EVENT, onProgress));
 
     // After a reload, fetch the state of the training. Node ids repeat across workflows; a different number
     // of steps means another training.

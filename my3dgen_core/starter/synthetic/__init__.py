@@ -1,1 +1,1 @@
-"""Synthetic heads: parametric meshes, their rendering, and the persons made of them."""
+"""Synthetic heads: parametric meshes, ray casting, and persons outside the training distribution."""

@@ -1,8 +1,8 @@
-"""What each number of z means: the label of every head is its z, so z decides shape, colours and expression.
+"""Map from z to heads: every synthetic head is labeled by its z, which defines shape, colors and expression.
 
-z is normalised to length sqrt(z_dim) before it is read, exactly as the mapping network does: a head and its
-latent never disagree. The first dimensions are named factors, the rest drive a fixed random linear map to
-local changes.
+z is first normalized to length sqrt(z_dim), exactly as in the mapping network, so that label and latent
+agree. The first dimensions are named factors; the others go through a fixed random linear map to local shape
+changes.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from .head_mesh import HeadModel
 
 Z_DIM = 64
+# Factors by their dimension of z. "hair_colour" keeps its spelling: its direction file is named after it.
 NAMES = [
     "gender",
     "age",
@@ -27,7 +28,7 @@ NAMES = [
     "hairline",
     "hair_volume",
     "lips",
-    "lip_colour",
+    "lip_color",
     "brow_width",
     "brow_darkness",
     "iris",
@@ -42,9 +43,11 @@ NAMES = [
     "cheekbones",
 ]
 INDEX = {name: i for i, name in enumerate(NAMES)}
+"""Dimension of z of each factor."""
 SHAPE_STD = 0.2
+"""Standard deviation of the local changes that the other dimensions drive."""
 
-# Constant local changes that bring the mean head of the body model to the mean proportions of EG3D's crops.
+# Constant local changes that give the mean head of the body model the mean proportions of EG3D's crops.
 MEAN_HEAD: dict[str, float] = {
     "mouth-scale-horiz-incr": 0.45,
     "nose-trans-up": 0.2,
@@ -56,28 +59,35 @@ MEAN_HEAD: dict[str, float] = {
 }
 
 
-def normalise(z: torch.Tensor) -> torch.Tensor:
-    """z [B, D] scaled to length sqrt(D), the mapping's normalisation."""
+def normalize_z(z: torch.Tensor) -> torch.Tensor:
+    """Scale z [B, D] to length sqrt(D), as the mapping network does."""
     return z * torch.rsqrt(z.square().mean(dim=1, keepdim=True) + 1e-8)
 
 
 @dataclass
 class Expression:
-    """Facial actions of a batch, each [B] in 0..1 (frown and gaze signed)."""
+    """Facial expressions of a batch of heads: the strength [B] of each action, 0 for the neutral face."""
 
     smile: torch.Tensor
+    """Smile; below 0 the corners of the mouth point down."""
     jaw: torch.Tensor
+    """Opening of the jaw, 0..1."""
     blink: torch.Tensor
+    """Closing of the eyes, 0..1."""
     brows_up: torch.Tensor
+    """Raising of the brows, 0..1."""
     frown: torch.Tensor
+    """Lowering of the brows, 0..1."""
     gaze: torch.Tensor
+    """Horizontal gaze; above 0 to the viewer's right."""
 
     @classmethod
     def neutral(cls, batch: int) -> Expression:
+        """Return the neutral expression for a batch of heads."""
         return cls(*(torch.zeros(batch) for _ in range(6)))
 
     def actions(self, labels: tuple[str, ...]) -> torch.Tensor:
-        """Weights of anny's facial actions [B, A]."""
+        """Convert to the weights [B, A] of anny's facial actions with these labels."""
         out = torch.zeros(len(self.smile), len(labels))
         happy, sad = self.smile.clamp(min=0), (-self.smile).clamp(min=0)
         both = {
@@ -102,23 +112,35 @@ class Expression:
 
 @dataclass
 class Looks:
-    """Everything a head needs besides its mesh topology, for a batch of B."""
+    """Shape and appearance of a batch of B heads, all but the mesh topology."""
 
     phenotypes: dict[str, torch.Tensor]
-    local: torch.Tensor  # [B, L] local changes
+    """Phenotypes of the body model by name, each [B] in 0..1."""
+    local: torch.Tensor
+    """Local shape changes [B, L]."""
     expression: Expression
-    colours: dict[str, torch.Tensor]  # name -> [B, 3]
-    hairline: torch.Tensor  # [B] world units, higher is a higher forehead
-    hair_volume: torch.Tensor  # [B] thickness of the hair, world units
+    """Facial expression."""
+    colors: dict[str, torch.Tensor]
+    """RGB colors [B, 3] in 0..1 of skin, lips, hair, brow, iris and frame (of glasses)."""
+    hairline: torch.Tensor
+    """Shift of the hairline [B] in world units; higher is a higher forehead."""
+    hair_volume: torch.Tensor
+    """Thickness of the hair [B] in world units."""
     brow_width: torch.Tensor
+    """Half width of the brows [B] in world units."""
     brow_amount: torch.Tensor
+    """Opacity of the brows [B]."""
     beard: torch.Tensor
+    """Opacity of the beard [B]."""
     blush: torch.Tensor
+    """Redness of cheeks, nose and ears [B]."""
     freckles: torch.Tensor
+    """Opacity of freckles [B]."""
     marks: torch.Tensor = field(default_factory=lambda: torch.zeros(0, 1, 8))
+    """Marks on the skin [B, M, 8], columns as `warp_kernels.MARK`."""
 
 
-# Piecewise linear palettes: z from -2 to 2 walks through them.
+# Piecewise linear palettes for values of -2, -1, 0, 1, 2.
 _SKIN = np.array(
     [[0.98, 0.84, 0.76], [0.95, 0.77, 0.66], [0.86, 0.65, 0.52], [0.66, 0.45, 0.33], [0.42, 0.28, 0.21]]
 )
@@ -131,7 +153,7 @@ _IRIS = np.array(
 
 
 def _palette(table: np.ndarray, value: torch.Tensor) -> torch.Tensor:
-    """Colours [B, 3] for value [B]: the table's rows lie at -2, -1, 0, 1, 2."""
+    """Interpolate colors [B, 3] in a palette [5, 3] at values [B]."""
     position = (value.clamp(-2, 2) + 2).clamp(max=3.9999)
     low = position.floor().long()
     rows = torch.as_tensor(table, dtype=torch.float32)
@@ -139,8 +161,12 @@ def _palette(table: np.ndarray, value: torch.Tensor) -> torch.Tensor:
 
 
 def shape_map(dims: int, labels: tuple[str, ...]) -> torch.Tensor:
-    """The fixed map [dims, L] from shape dimensions to local changes; left and right sides move together
-    mostly."""
+    """Return the fixed random map [dims, L] from shape dimensions to local changes, nearly symmetric.
+
+    Args:
+        dims: number of dimensions of z that drive the shape.
+        labels: names of the L local changes; "l-" and "r-" mark sides.
+    """
     rng = np.random.default_rng(20240607)
     stems = [label[2:] if label[:2] in ("l-", "r-") else label for label in labels]
     names = sorted(set(stems))
@@ -149,7 +175,7 @@ def shape_map(dims: int, labels: tuple[str, ...]) -> torch.Tensor:
     matrix = np.stack([symmetric[:, names.index(stem)] for stem in stems], axis=1)
     sided = np.array([label[:2] in ("l-", "r-") for label in labels])
     matrix = np.where(sided, 0.96 * matrix + 0.28 * own, matrix)
-    # Sideways shifts of the whole head, nose or mouth look broken long before they look like somebody.
+    # Sideways shifts of head, nose or mouth look wrong already where other changes look natural.
     quiet = np.array(
         [0.35 if label.endswith("trans-out") and label[:2] not in ("l-", "r-") else 1.0 for label in labels]
     )
@@ -160,7 +186,7 @@ def shape_map(dims: int, labels: tuple[str, ...]) -> torch.Tensor:
 
 
 def base_changes(labels: tuple[str, ...]) -> torch.Tensor:
-    """`MEAN_HEAD` as a row [L]."""
+    """Return `MEAN_HEAD` as a row [L] in the order of the labels."""
     row = torch.zeros(len(labels))
     for name, value in MEAN_HEAD.items():
         row[labels.index(name)] = value
@@ -168,10 +194,10 @@ def base_changes(labels: tuple[str, ...]) -> torch.Tensor:
 
 
 def looks(z: torch.Tensor, model: HeadModel) -> Looks:
-    """The head that z [B, 64] names."""
+    """Return the heads that z [B, 64] defines."""
     if z.ndim != 2 or z.shape[1] != Z_DIM:
         raise ValueError(f"z must have shape [B, {Z_DIM}], but it has {list(z.shape)}.")
-    z = normalise(z.detach().float().cpu())
+    z = normalize_z(z.detach().float().cpu())
 
     def f(name: str) -> torch.Tensor:
         return z[:, INDEX[name]]
@@ -196,12 +222,12 @@ def looks(z: torch.Tensor, model: HeadModel) -> Looks:
     }
     skin = _palette(_SKIN, 0.9 * f("skin") - 0.35)
     skin = skin * (1 + f("undertone")[:, None].clamp(-2, 2) * torch.tensor([0.010, -0.008, -0.030]))
-    grey = torch.sigmoid(4 * (phenotypes["age"] - 0.90) * 5 + 0.4 * f("hair_tint") - 0.5)[:, None]
+    gray = torch.sigmoid(4 * (phenotypes["age"] - 0.90) * 5 + 0.4 * f("hair_tint") - 0.5)[:, None]
     hair = _palette(_HAIR, 0.9 * f("hair_colour") - 0.2)
     hair = hair * (1 + f("hair_tint")[:, None].clamp(-0.5, 2) * torch.tensor([0.12, -0.01, -0.08]))
-    hair = torch.lerp(hair, torch.tensor([0.70, 0.69, 0.67]).expand_as(hair), 0.8 * grey)
+    hair = torch.lerp(hair, torch.tensor([0.70, 0.69, 0.67]).expand_as(hair), 0.8 * gray)
     darker = (0.62 - 0.16 * f("brow_darkness")).clamp(0.25, 0.95)[:, None]
-    rosy = (0.42 + 0.16 * f("lip_colour")).clamp(0.0, 0.9)[:, None]
+    rosy = (0.42 + 0.16 * f("lip_color")).clamp(0.0, 0.9)[:, None]
     expression = Expression(
         smile=torch.where(f("smile") > 0, 0.5 * f("smile"), 0.22 * f("smile")).clamp(-0.5, 1.0),
         jaw=(0.16 * f("jaw") - 0.05).clamp(0.0, 0.45),
@@ -214,7 +240,7 @@ def looks(z: torch.Tensor, model: HeadModel) -> Looks:
         phenotypes=phenotypes,
         local=local,
         expression=expression,
-        colours={
+        colors={
             "skin": skin,
             "lips": torch.lerp(
                 skin * torch.tensor([0.95, 0.80, 0.79]), skin * torch.tensor([0.86, 0.48, 0.50]), rosy

@@ -1,4 +1,4 @@
-"""Glasses as geometry: two rims, a bridge and temples, fitted to a face."""
+"""Meshes of glasses: two rims, a bridge and temples, fitted to a face."""
 
 from __future__ import annotations
 
@@ -8,7 +8,17 @@ from .head_mesh import SKIN, HeadModel
 
 
 def tube(path: np.ndarray, radius: float, closed: bool, sides: int = 6) -> tuple[np.ndarray, np.ndarray]:
-    """A tube along a path [N, 3]: vertices [N * sides, 3] and triangles."""
+    """Build a tube along a path.
+
+    Args:
+        path: points [N, 3].
+        radius: radius of the tube.
+        closed: connect the last point with the first.
+        sides: number of vertices around the tube.
+
+    Returns:
+        Vertices [N * sides, 3] and triangles [M, 3].
+    """
     count = len(path)
     tangent = np.roll(path, -1, 0) - np.roll(path, 1, 0)
     if not closed:
@@ -31,14 +41,15 @@ def tube(path: np.ndarray, radius: float, closed: bool, sides: int = 6) -> tuple
 
 
 def glasses(landmarks: np.ndarray, vertices: np.ndarray, model: HeadModel) -> tuple[np.ndarray, np.ndarray]:
-    """Glasses for a face.
+    """Build glasses for a face.
 
     Args:
-        landmarks: [5, 3] eyes, nose, mouth corners of the neutral face.
-        vertices: [V, 3] of the neutral face.
+        landmarks: eyes, nose, mouth corners of the neutral face [5, 3].
+        vertices: vertices of the neutral face [V, 3].
+        model: head model.
 
     Returns:
-        vertices [N, 3] and triangles [M, 3].
+        Vertices [N, 3] and triangles [M, 3].
     """
     skin = np.unique(model.triangles[model.parts == SKIN])
     face = vertices[skin]

@@ -1,4 +1,4 @@
-"""The head model: loaded from its cache, or built once from the body model anny."""
+"""Construction and cache of the head model."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ import torch
 from ...formats.atomic_file import atomic_path
 from .head_mesh import EYE_LEFT, EYE_RIGHT, LANDMARKS, MOUTH, SKIN, TONGUE, HeadModel
 
-_AXES = np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])  # anny: z up, face towards -y
+_AXES = np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])  # from anny: z up, face towards -y
 
 
 def build() -> dict[str, np.ndarray]:
-    """Every array of `HeadModel`, from anny's full body (its own cache included this takes 90 s the first
-    time)."""
-    import anny
+    """Build the arrays of `HeadModel` from anny's full body.
+
+    Takes about 90 s the first time, when anny fills its own cache.
+    """
+    import anny  # optional dependencies, as warp below
     from anny.face_segmentation import get_face_segmentation_mask
     from anny.models.phenotype import PHENOTYPE_VARIATIONS, make_phenotype_anchors
 
@@ -36,7 +38,7 @@ def build() -> dict[str, np.ndarray]:
     )
     mean = mean.numpy() @ _AXES.T
 
-    # The upper body down to well below the frame; squash() folds the rest into the cube.
+    # The upper body down to well below the frame; squash() compresses it into the cube.
     kept_faces = (mean[faces][:, :, 1] > 0.40).all(axis=1)
     cavities = faces_of("eye_cavity.L", "eye_cavity.R")
     part = np.full(len(faces), SKIN)
@@ -55,6 +57,7 @@ def build() -> dict[str, np.ndarray]:
     first_local = first_action + len(actions)
 
     def moved_by(*names: str) -> np.ndarray:
+        """Field [V] in 0..1 of the vertices that local changes move."""
         amount = np.zeros(len(mean))
         for name in names:
             length = np.linalg.norm(blendshapes[first_local + 2 * labels.index(name)], axis=1)
@@ -116,15 +119,14 @@ def build() -> dict[str, np.ndarray]:
 
 
 def _border(faces: np.ndarray, one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """1 at vertices shared by two sets of faces, 0 elsewhere, over all vertices."""
+    """Field [V] that is 1 at vertices shared by two sets of faces [F] (bool), else 0."""
     value = np.zeros(faces.max() + 1)
     value[np.intersect1d(faces[one], faces[other])] = 1.0
     return value
 
 
 def _landmark_sets(mean: np.ndarray, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Vertices whose mean is a landmark: the eyeball's front, the tip of the nose, the ends of the lip
-    line."""
+    """Find the vertices whose mean is a landmark, on the eyeballs, the tip of the nose and the lip line."""
     triangles, parts = arrays["triangles"], arrays["parts"]
     sets = {}
     for name, part in (("eye_left", EYE_LEFT), ("eye_right", EYE_RIGHT)):
@@ -141,26 +143,31 @@ def _landmark_sets(mean: np.ndarray, arrays: dict[str, np.ndarray]) -> dict[str,
 
 
 VERSION = 2
+"""Version of the cache; a change of `build` must raise it."""
 
 
 _FACE_WORDS = ("cheek", "chin", "ear", "eye", "eyebrows", "forehead", "head", "mouth", "neck", "nose")
 
 
 def _is_face_change(label: str) -> bool:
+    """Return True for a local change of the head."""
     words = label.split("-")
     return any(word in _FACE_WORDS for word in words[:2])
 
 
 def cache_path() -> Path:
-    """Where the prepared head lies (one file; delete it to build again)."""
+    """Return the path of the cached head model; delete the file to build it again."""
     root = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     return root / "my3dgen" / f"heads_v{VERSION}.npz"
 
 
 @lru_cache(maxsize=1)
 def head_model() -> HeadModel:
-    """The head model, from the cache if there is one; the first call builds it from anny (one to two
-    minutes)."""
+    """Load the head model from the cache, or build it from anny (one to two minutes) and cache it.
+
+    Raises:
+        ImportError: warp is not installed, or anny while there is no cache.
+    """
     path = cache_path()
     needed = ("warp",) if path.exists() else ("anny", "warp")
     missing = [name for name in needed if importlib.util.find_spec(name) is None]

@@ -1,4 +1,4 @@
-"""From looks to pictures: posed vertices with hair, paint, and ray-cast images, depth and masks."""
+"""Rendering of synthetic heads: posed vertices, shading parameters, ray-cast images, depth and masks."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from .factors import Looks, looks
+from ...camera import look_at
+from .factors import Expression, Looks, looks
 from .head_mesh import EYE_LEFT, EYE_RIGHT, HeadModel
 from .head_model import head_model
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # warp is an optional dependency: functions that cast rays import it
     from .ray_casting import Scene
 
-# Hairline height (canonical y) over the azimuth around the skull: forehead, temple, sideburn, ear, nape.
+# Height of the hairline (canonical y) by azimuth around the skull: forehead, temple, sideburn, ear, nape.
 _HAIRLINE_ANGLES = np.radians([0, 20, 38, 55, 68, 80, 95, 115, 135, 160, 180])
 _HAIRLINE_HEIGHTS = np.array(
     [0.236, 0.232, 0.208, 0.180, 0.110, -0.010, 0.010, -0.060, -0.115, -0.140, -0.145]
@@ -25,19 +26,25 @@ _SKULL_AXIS_Z = 0.0
 
 
 @dataclass(frozen=True)
-class Extra:
-    """Geometry added to every head of a batch (glasses): vertices [B, N, 3] and triangles [M, 3], one part
-    number."""
+class ExtraGeometry:
+    """Geometry added to the heads of a batch, such as glasses."""
 
     vertices: np.ndarray
+    """Vertices [B, N, 3] in the world."""
     triangles: np.ndarray
+    """Indices of its own vertices [M, 3]."""
     part: int
+    """Part number of all its triangles."""
 
 
 @lru_cache(maxsize=1)
-def _static() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Vertex attributes [V, 9], the eyeballs' centres in canonical coordinates [2, 3], and the hair height
-    [V]."""
+def _static_attributes() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Attributes that all heads share.
+
+    Returns:
+        Vertex attributes [V, 9], columns as `warp_kernels.ATTRIBUTES`; centers of the eyeballs in canonical
+            coordinates [2, 3]; height above the hairline [V].
+    """
     model = head_model()
     canonical = model.canonical
     angle = np.arctan2(np.abs(canonical[:, 0]), canonical[:, 2] - _SKULL_AXIS_Z)
@@ -54,17 +61,16 @@ def _static() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def posed_vertices(look: Looks, model: HeadModel) -> np.ndarray:
-    """World vertices [B, V, 3] with expression and hair, aligned by the same head's neutral face."""
-    from .factors import Expression
-    from .ray_casting import vertex_normals
+    """Compute world vertices [B, V, 3] with expression and hair, aligned by the neutral face of each head."""
+    from .ray_casting import vertex_normals  # needs warp
 
     batch = len(look.local)
     neutral = Expression.neutral(batch).actions(model.action_labels)
     posed = model.coefficients(look.phenotypes, look.local, look.expression.actions(model.action_labels))
     reference = model.coefficients(look.phenotypes, look.local, neutral)
     vertices = model.vertices(posed, reference).numpy()
-    # Hair: push the scalp outwards, softly at the line so that there is no step.
-    attributes, _, hair = _static()
+    # Hair: move the scalp outwards, with a smooth transition at the hairline.
+    attributes, _, hair = _static_attributes()
     height = hair[None] - look.hairline.numpy()[:, None]
     ease = np.clip(height / 0.09, 0, 1)
     ease = ease * ease * (3 - 2 * ease) * np.clip((0.12 - attributes[:, 8]) / 0.10, 0, 1)
@@ -74,20 +80,26 @@ def posed_vertices(look: Looks, model: HeadModel) -> np.ndarray:
 
 
 def paint_rows(look: Looks) -> np.ndarray:
-    """The paint parameters [B, PAINT] of the caster."""
-    columns: list[Any] = [look.colours[name] for name in ("skin", "lips", "hair", "brow", "iris", "frame")]
+    """Return the shading parameters [B, PAINT] of the ray caster, columns as in `warp_kernels`."""
+    columns: list[Any] = [look.colors[name] for name in ("skin", "lips", "hair", "brow", "iris", "frame")]
     scalars = [look.hairline, look.brow_width, look.brow_amount, look.beard, look.blush]
     scalars += [look.expression.gaze, torch.zeros_like(look.blush), look.freckles]
     scalars += [(1 - look.hair_volume / 0.008).clamp(0, 1)]
     return torch.cat([*columns, torch.stack(scalars, dim=1)], dim=1).numpy()
 
 
-def scene_of(look: Looks, extra: Extra | None = None, device: str = "cpu") -> Scene:
-    """Meshes and paint of a batch of looks, for casting on the device."""
-    from .ray_casting import make_scene
+def scene_of(look: Looks, extra: ExtraGeometry | None = None, device: str = "cpu") -> Scene:
+    """Prepare a batch of heads for ray casting.
+
+    Args:
+        look: heads.
+        extra: geometry added to them, or None.
+        device: device in warp's notation ("cpu", "cuda:0").
+    """
+    from .ray_casting import make_scene  # needs warp
 
     model = head_model()
-    attributes, eyes, _ = _static()
+    attributes, eyes, _ = _static_attributes()
     vertices, triangles, parts = posed_vertices(look, model), model.triangles, model.parts
     if extra is not None:
         triangles = np.concatenate([triangles, extra.triangles + vertices.shape[1]]).astype(np.int32)
@@ -101,7 +113,7 @@ def scene_of(look: Looks, extra: Extra | None = None, device: str = "cpu") -> Sc
 
 
 def pixel_grid(resolution: int) -> np.ndarray:
-    """Pixel centres in image units, [R*R, 2], row by row."""
+    """Return pixel centers in image units (0..1) [R*R, 2], row by row."""
     line = (np.arange(resolution) + 0.5) / resolution
     return np.stack([np.tile(line, resolution), np.repeat(line, resolution)], axis=1)
 
@@ -109,11 +121,20 @@ def pixel_grid(resolution: int) -> np.ndarray:
 def photograph(
     scene: Scene, cameras: torch.Tensor, heads: np.ndarray, resolution: int, grid: int = 3
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Images [N,3,R,R] in [-1,1], depth [N,1,R,R] along the ray (0 outside), mask [N,1,R,R] in 0..1.
+    """Render heads of a scene by ray casting.
 
-    cameras [N, 25]; heads [N]: which head of the scene each camera sees; grid: `grid` x `grid` rays a pixel.
+    Args:
+        scene: heads from `scene_of`.
+        cameras: cameras [N, 25].
+        heads: index [N] of the head that each camera sees.
+        resolution: side of the images in pixels.
+        grid: `grid` x `grid` rays are averaged per pixel.
+
+    Returns:
+        Images [N,3,R,R] in [-1,1] on white; depth [N,1,R,R] along the ray, 0 outside the head; mask [N,1,R,R]
+            in 0..1, the covered fraction.
     """
-    from .ray_casting import cast
+    from .ray_casting import cast  # needs warp
 
     count = len(cameras)
     pixels = np.tile(pixel_grid(resolution), (count, 1))
@@ -126,17 +147,21 @@ def photograph(
 def truth(
     z: torch.Tensor, cameras: torch.Tensor, resolution: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The head that z names, as the cameras see it: what a perfect generator would render.
+    """Render the head that z defines: the ground truth for the generator.
 
     Args:
-        z: [B, z_dim] latents (normalised to length sqrt(z_dim) first, as the mapping network does). The rays
-            are cast on its device; on a GPU the last bits may differ from those of the CPU.
-        cameras: [B, 25], one for each z (or one of the two has a single row, which is used for all).
+        z: latents [B, z_dim], first normalized to length sqrt(z_dim) as in the mapping network. Rays are cast
+            on its device; on a GPU the last bits may differ from those of the CPU.
+        cameras: cameras [B, 25], one for each z; a single z or camera is used for all.
         resolution: side of the images in pixels.
 
     Returns:
-        images [B,3,R,R] in [-1,1] on white, supersampled; depth [B,1,R,R] along the ray in world units (0
-        where the head is not); mask [B,1,R,R], the covered part of each pixel.
+        Images [B,3,R,R] in [-1,1] on white, supersampled; depth [B,1,R,R] along the ray in world units, 0
+            outside the head; mask [B,1,R,R] in 0..1, the covered fraction of each pixel.
+
+    Raises:
+        ValueError: the numbers of latents and cameras do not match.
+        ImportError: the `starter` extra is not installed.
     """
     count = max(len(z), len(cameras))
     if {len(z), len(cameras)} - {1, count} or cameras.ndim != 2 or cameras.shape[1] != 25:
@@ -153,10 +178,19 @@ def truth(
 def random_cameras(
     count: int, rng: np.random.Generator, yaw: float = 60.0, pitch: float = 25.0, wander: float = 0.0
 ) -> torch.Tensor:
-    """Cameras [N, 25] with uniform yaw and pitch (degrees); `wander` moves the point looked at, as photos
-    do."""
-    from ...camera import look_at
+    """Sample cameras with uniform yaw and pitch.
 
+    Args:
+        count: number of cameras.
+        rng: random generator.
+        yaw: largest yaw in degrees, either way.
+        pitch: largest pitch in degrees, either way.
+        wander: largest shift of the point looked at, as in photos, in world units along z (a tenth of it
+            along y).
+
+    Returns:
+        Cameras [count, 25].
+    """
     yaws = np.radians(rng.uniform(-yaw, yaw, count))
     pitches = np.radians(rng.uniform(-pitch, pitch, count))
     pivots = np.stack(

@@ -1,8 +1,7 @@
-"""Persons outside the prior: what personalisation has to learn, with the truth from every angle.
+"""Synthetic persons outside the starter's training distribution, with ground truth, for personalization.
 
-A person has local shape changes, colours and marks that no factor of the prior controls: ruddy skin,
-unusual hair, a birthmark, moles, a scar, sometimes freckles, a face tattoo or glasses. Everything follows
-from the seed.
+A person has local shape changes, colors and marks that no factor of z controls: ruddy skin, unusual hair, a
+birthmark, moles, a scar, sometimes freckles, a face tattoo or glasses. Everything is determined by the seed.
 """
 
 from __future__ import annotations
@@ -14,14 +13,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ...camera import cam2world, intrinsics, rotate_cameras
+from ...camera import cam2world, intrinsics, look_at, rotate_cameras
 from .factors import NAMES, Z_DIM, Expression, Looks, looks
 from .glasses import glasses
 from .head_mesh import GLASSES, SKIN, HeadModel
 from .head_model import head_model
-from .heads import Extra, photograph, posed_vertices, scene_of
+from .heads import ExtraGeometry, photograph, posed_vertices, scene_of
 
-RESERVED_SEEDS = 9000  # from here on: acceptance only
+RESERVED_SEEDS = 9000
+"""First of the seeds that are reserved for acceptance tests: no training, tuning or default may use them."""
 _HAIR = np.array(
     [
         [0.62, 0.20, 0.08],
@@ -32,30 +32,37 @@ _HAIR = np.array(
         [0.16, 0.17, 0.30],
     ]
 )
-_MAX_MARKS = 24
+_MAX_MARKS = 24  # rows of `Looks.marks`
 
 
 @dataclass(frozen=True)
-class Album:
-    """Photos with their truth: images [n,3,R,R] in [-1,1] on white, exact cameras [n,25], depths [n,1,R,R]
-    along the ray (0 outside), masks [n,1,R,R] in 0..1, landmarks in the world [n,5,3] and in the picture
-    [n,5,2] in units of its side, (0, 0) the upper left corner."""
+class AnnotatedPhotos:
+    """Photos with their ground truth."""
 
     images: torch.Tensor
+    """Photos [n,3,R,R] in [-1,1] on white."""
     cameras: torch.Tensor
+    """Exact cameras [n,25]."""
     depths: torch.Tensor
+    """Depth [n,1,R,R] along the ray, 0 outside the head."""
     masks: torch.Tensor
+    """Covered fraction [n,1,R,R] of each pixel, 0..1."""
     landmarks: torch.Tensor
+    """Eyes, nose and mouth corners in the world [n,5,3]."""
     pixels: torch.Tensor
+    """The same in the photo [n,5,2], in units of its side from the upper left corner."""
 
 
 @dataclass(frozen=True)
 class Person:
-    """One person: `photos` as an album would have them, `render` as the truth of the neutral face."""
+    """Synthetic person: `photos` gives training data, `render` the ground truth of the neutral face."""
 
     seed: int
-    look: Looks  # a batch of one, neutral expression
-    extra: Extra | None
+    """Seed that determines the person."""
+    look: Looks
+    """Head with a neutral expression, a batch of one."""
+    extra: ExtraGeometry | None
+    """Glasses, or None."""
 
     def photos(
         self,
@@ -67,20 +74,23 @@ class Person:
         pose_error: float = 0.0,
         cluttered: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Views with varied expression.
+        """Render photos with varied views and expressions.
 
         Args:
-            n: how many.
-            seed: which album; the same seed gives the same photos.
+            n: number of photos.
+            seed: seed of views and expressions; the same seed gives the same photos.
             resolution: side in pixels.
-            yaw, pitch: the cameras' range in degrees, both ways.
-            pose_error: root mean square of the labels' error in degrees: the cameras returned are turned
-                about the head by that much in a random direction. The photos stay the same.
-            cluttered: a background of its own behind every photo, instead of white.
+            yaw: largest yaw of the cameras in degrees, either way.
+            pitch: largest pitch of the cameras in degrees, either way.
+            pose_error: root mean square error of the returned cameras in degrees: they are rotated about the
+                head in random directions. The photos stay the same.
+            cluttered: put a different random background behind each photo instead of white.
 
         Returns:
-            images [n, 3, resolution, resolution] in [-1, 1]; their cameras [n, 25], exact without
-            `pose_error`.
+            Photos [n,3,R,R] in [-1,1]; their cameras [n,25], exact without `pose_error`.
+
+        Raises:
+            ValueError: `n` is below 1.
         """
         album = self.album(n, seed, resolution, yaw, pitch)
         images, cameras = album.images, album.cameras
@@ -89,15 +99,15 @@ class Person:
         if pose_error:
             cameras = rotate_cameras(cameras, F.pad(turns, (0, 2)))
         if cluttered:
-            scenery = torch.stack([_scenery(own, resolution) for _ in range(n)])
-            # The pictures are composited on white: what is not covered gets the scenery instead.
-            images = images + (1 - album.masks) * (scenery - 1)
+            backgrounds = torch.stack([_background(own, resolution) for _ in range(n)])
+            # The photos are composited on white, which is 1: replace it where the head does not cover it.
+            images = images + (1 - album.masks) * (backgrounds - 1)
         return images, cameras
 
     def album(
         self, n: int, seed: int = 0, resolution: int = 256, yaw: float = 35.0, pitch: float = 15.0
-    ) -> Album:
-        """The same photos with everything that is known of them."""
+    ) -> AnnotatedPhotos:
+        """Render the same photos as `photos`, with exact cameras and all ground truth."""
         if n < 1:
             raise ValueError(f"Ask for at least one photo, not {n}.")
         rng = np.random.default_rng([self.seed, seed, 1])
@@ -105,39 +115,53 @@ class Person:
         parts: list[tuple[torch.Tensor, ...]] = []
         model = head_model()
         for camera in cameras:
-            look = dataclasses.replace(self.look, expression=_expression(rng))
+            look = dataclasses.replace(self.look, expression=random_expression(rng))
             taken = photograph(scene_of(look, self.extra), camera[None], np.zeros(1, int), resolution, 4)
             points = model.landmarks(torch.from_numpy(posed_vertices(look, model)).float())
             parts.append((*taken, points))
         images, depths, masks, points = (torch.cat(part) for part in zip(*parts, strict=True))
-        return Album(images, cameras, depths, masks, points, _projected(points, cameras))
+        return AnnotatedPhotos(images, cameras, depths, masks, points, _project_to_image(points, cameras))
 
     @property
     def landmarks(self) -> torch.Tensor:
-        """Eyes, nose and mouth corners of the neutral face in the world [5, 3], in the order of
-        `headmesh.LANDMARKS`."""
+        """Features of the neutral face in the world [5, 3], in the order of `head_mesh.LANDMARKS`."""
         model = head_model()
         return model.landmarks(torch.from_numpy(posed_vertices(self.look, model)).float())[0]
 
     def render(
         self, cameras: torch.Tensor, resolution: int
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The neutral face from cameras [N, 25]: images [N,3,R,R] in [-1,1], depth [N,1,R,R], mask
-        [N,1,R,R]."""
+        """Render the neutral face.
+
+        Args:
+            cameras: cameras [N, 25].
+            resolution: side in pixels.
+
+        Returns:
+            Images [N,3,R,R] in [-1,1] on white; depth [N,1,R,R] along the ray, 0 outside the head; mask
+                [N,1,R,R] in 0..1.
+        """
         return photograph(
             scene_of(self.look, self.extra), cameras, np.zeros(len(cameras), int), resolution, 4
         )
 
 
 def person(seed: int) -> Person:
-    """The person of a seed, the same everywhere. Seeds from 9000 on are reserved for acceptance."""
+    """Return the person of a seed, the same on every machine.
+
+    Args:
+        seed: any number; those from `RESERVED_SEEDS` on are reserved for acceptance tests.
+
+    Raises:
+        ImportError: the `starter` extra is not installed.
+    """
     model = head_model()
     rng = np.random.default_rng([seed, 77])
     z = torch.from_numpy(rng.standard_normal((1, Z_DIM))).float()
     z[:, NAMES.index("skin")] = float(rng.uniform(-1.2, 0.6))
     look = looks(z, model)
     tint = torch.tensor([1.05, 0.84, 0.80]) ** float(rng.uniform(0.7, 1.3))
-    skin = (look.colours["skin"] * tint).clamp(0, 1)
+    skin = (look.colors["skin"] * tint).clamp(0, 1)
     hair = torch.from_numpy(_HAIR[rng.integers(len(_HAIR))] * rng.uniform(0.85, 1.15)).float()[None]
     brow = hair * float(rng.uniform(0.35, 0.7))
     frame = torch.tensor([[0.05, 0.05, 0.06]]) if rng.random() < 0.6 else torch.tensor([[0.45, 0.10, 0.08]])
@@ -146,7 +170,7 @@ def person(seed: int) -> Person:
         look,
         local=local,
         expression=Expression.neutral(1),
-        colours=look.colours | {"skin": skin, "hair": hair, "brow": brow, "frame": frame},
+        colors=look.colors | {"skin": skin, "hair": hair, "brow": brow, "frame": frame},
         freckles=torch.full((1,), float(rng.uniform(0.5, 1.0)) if rng.random() < 0.6 else 0.0),
         marks=torch.from_numpy(_marks(model, rng, skin[0].numpy())).float()[None],
         brow_width=look.brow_width * float(rng.uniform(0.8, 1.4)),
@@ -156,7 +180,7 @@ def person(seed: int) -> Person:
 
 
 def _own_shape(model: HeadModel, rng: np.random.Generator) -> np.ndarray:
-    """Local changes [1, L] of this person alone; both sides move together up to a little asymmetry."""
+    """Sample local shape changes [1, L], nearly symmetric."""
     labels = model.local_labels
     stems = [label[2:] if label[:2] in ("l-", "r-") else label for label in labels]
     common = {stem: rng.normal(scale=0.16) for stem in sorted(set(stems))}
@@ -168,31 +192,36 @@ def _own_shape(model: HeadModel, rng: np.random.Generator) -> np.ndarray:
 
 
 def _on_skin(model: HeadModel, guess: tuple[float, float, float]) -> np.ndarray:
-    """The skin vertex nearest to a place given in canonical coordinates."""
+    """Return the skin vertex [3] nearest to a point in canonical coordinates."""
     skin = np.unique(model.triangles[model.parts == SKIN])
     points = model.canonical[skin]
     return points[np.argmin(((points - np.array(guess)) ** 2).sum(axis=1))]
 
 
 def _marks(model: HeadModel, rng: np.random.Generator, skin: np.ndarray) -> np.ndarray:
-    """Marks [M, 8] for the caster: a birthmark on a cheek, moles, a scar, perhaps a tattoo on the other
-    cheek."""
+    """Sample marks [M, 8] on the skin: a birthmark, moles, maybe a scar and a tattoo.
+
+    Args:
+        model: head model.
+        rng: random generator.
+        skin: RGB color of the skin [3].
+    """
     side = rng.choice([-1.0, 1.0])
     dark, wine = skin * np.array([0.32, 0.24, 0.22]), skin * np.array([0.62, 0.26, 0.30])
     rows: list[np.ndarray] = []
 
-    def disc(place: np.ndarray, radius: float, colour: np.ndarray, soft: float) -> None:
-        rows.append(np.concatenate([place, [radius], colour, [soft]]))
+    def disc(place: np.ndarray, radius: float, color: np.ndarray, soft: float) -> None:
+        rows.append(np.concatenate([place, [radius], color, [soft]]))
 
-    def line(a: np.ndarray, b: np.ndarray, width: float, colour: np.ndarray) -> None:
-        rows.append(np.concatenate([a, [width], colour, [-0.5]]))
-        rows.append(np.concatenate([b, [0.0], colour, [0.5]]))
+    def line(a: np.ndarray, b: np.ndarray, width: float, color: np.ndarray) -> None:
+        rows.append(np.concatenate([a, [width], color, [-0.5]]))
+        rows.append(np.concatenate([b, [0.0], color, [0.5]]))
 
-    # A birthmark from the cheek towards the ear: it shows from the front and from that side.
-    centre = np.array([side * 0.130, rng.uniform(-0.05, 0.02), 0.135])
-    disc(_on_skin(model, tuple(centre)), rng.uniform(0.026, 0.036), wine, 0.25)
+    # A birthmark from the cheek towards the ear, visible from the front and from that side.
+    center = np.array([side * 0.130, rng.uniform(-0.05, 0.02), 0.135])
+    disc(_on_skin(model, tuple(center)), rng.uniform(0.026, 0.036), wine, 0.25)
     disc(
-        _on_skin(model, tuple(centre + np.array([side * 0.022, -0.030, -0.03]))),
+        _on_skin(model, tuple(center + np.array([side * 0.022, -0.030, -0.03]))),
         rng.uniform(0.018, 0.026),
         wine,
         0.3,
@@ -200,7 +229,7 @@ def _marks(model: HeadModel, rng: np.random.Generator, skin: np.ndarray) -> np.n
     for _ in range(int(rng.integers(3, 6))):
         guess = (rng.uniform(-0.14, 0.14), rng.uniform(-0.18, 0.20), 0.17)
         disc(_on_skin(model, guess), rng.uniform(0.006, 0.009), dark, 0.4)
-    # A mole on each temple and one on the neck, for the profiles.
+    # A mole on each temple and one on the neck, visible in profile.
     for sign in (-1.0, 1.0):
         disc(
             _on_skin(model, (sign * 0.165, rng.uniform(0.05, 0.12), 0.05)),
@@ -232,15 +261,15 @@ def _marks(model: HeadModel, rng: np.random.Generator, skin: np.ndarray) -> np.n
     return marks
 
 
-def _projected(points: torch.Tensor, cameras: torch.Tensor) -> torch.Tensor:
-    """World points [N, M, 3] in pictures of cameras [N, 25], in units of the side: [N, M, 2]."""
+def _project_to_image(points: torch.Tensor, cameras: torch.Tensor) -> torch.Tensor:
+    """Project world points [N, M, 3] with cameras [N, 25] to image units [N, M, 2], 0..1 in the image."""
     pose = cam2world(cameras)
     local = (points - pose[:, None, :3, 3]) @ pose[:, :3, :3]
     return 0.5 + intrinsics(cameras)[:, None, :1, 0] * local[..., :2] / local[..., 2:]
 
 
-def _scenery(rng: np.random.Generator, side: int) -> torch.Tensor:
-    """A background [3, side, side] in [-1, 1]: soft blotches of colour, a few hard-edged things in front."""
+def _background(rng: np.random.Generator, side: int) -> torch.Tensor:
+    """Sample a background [3, side, side] in [-1, 1]: a smooth color field with random rectangles."""
     blotches = torch.from_numpy(rng.uniform(-1, 1, (1, 3, 4, 4))).float()
     picture = torch.nn.functional.interpolate(blotches, (side, side), mode="bicubic", align_corners=True)[0]
     for _ in range(int(rng.integers(3, 9))):
@@ -252,8 +281,8 @@ def _scenery(rng: np.random.Generator, side: int) -> torch.Tensor:
     return picture.clamp(-1, 1)
 
 
-def _expression(rng: np.random.Generator) -> Expression:
-    """A passing expression: mostly mild, sometimes a laugh, rarely half-closed eyes."""
+def random_expression(rng: np.random.Generator) -> Expression:
+    """Sample an expression of one head: mostly mild, sometimes a laugh, rarely half-closed eyes."""
 
     def value(number: float) -> torch.Tensor:
         return torch.tensor([number], dtype=torch.float32)
@@ -270,9 +299,7 @@ def _expression(rng: np.random.Generator) -> Expression:
 
 
 def _spread_cameras(n: int, rng: np.random.Generator, yaw: float, pitch: float) -> torch.Tensor:
-    """Cameras that cover the range: yaw stratified and shuffled, pitch random."""
-    from ...camera import look_at
-
+    """Sample cameras [n, 25] that cover the range in degrees: yaw stratified and shuffled, pitch uniform."""
     yaws = -yaw + 2 * yaw * (rng.permutation(n) + rng.random(n)) / n
     pitches = rng.uniform(-pitch, pitch, n)
     return torch.cat(
@@ -280,9 +307,9 @@ def _spread_cameras(n: int, rng: np.random.Generator, yaw: float, pitch: float) 
     )
 
 
-def _fitted_glasses(look: Looks, model: HeadModel) -> Extra:
-    """Glasses on the neutral face."""
+def _fitted_glasses(look: Looks, model: HeadModel) -> ExtraGeometry:
+    """Build glasses that fit the neutral face."""
     actions = look.expression.actions(model.action_labels)
     vertices = model.vertices(model.coefficients(look.phenotypes, look.local, actions))
     points, triangles = glasses(model.landmarks(vertices)[0].numpy(), vertices[0].numpy(), model)
-    return Extra(points[None].astype(np.float32), triangles.astype(np.int32), GLASSES)
+    return ExtraGeometry(points[None].astype(np.float32), triangles.astype(np.int32), GLASSES)

@@ -1,8 +1,8 @@
-"""Ray casting with warp: what a camera ray sees of a head, averaged over its footprint.
+"""Ray casting of head meshes with warp: color, depth and coverage of each ray, averaged over its footprint.
 
-The CPU is the default, and the only device whose pictures are the same everywhere.
-
-This module needs warp and is therefore imported only by the functions that use it.
+The default is the CPU, whose pictures are the same on every machine; those of GPUs differ in the last bits.
+This module needs warp, an optional dependency, so other modules import it only inside the functions that use
+it.
 """
 
 from __future__ import annotations
@@ -17,29 +17,38 @@ from .warp_kernels import cast_rays, openness
 
 
 def _array(values: Any, dtype: Any, device: str, numpy_type: type = np.float32) -> Any:
-    """A warp array on the device."""
+    """Copy values to a warp array on the device."""
     return wp.array(np.ascontiguousarray(values, numpy_type), dtype=dtype, device=device)
 
 
 @dataclass
 class Scene:
-    """Heads ready for casting: `heads` meshes that share triangles and attributes, each with its own
-    paint, on a device in warp's words ("cpu", "cuda:0")."""
+    """Meshes of H heads with shared topology, as warp arrays on one device."""
 
     device: str
+    """Device in warp's notation ("cpu", "cuda:0")."""
     meshes: list[wp.Mesh]
+    """Mesh of each head; kept so that their ids stay valid."""
     ids: Any
+    """Ids of the meshes [H]."""
     triangles: Any
+    """Vertex indices [F, 3]."""
     parts: Any
+    """Part number [F] of each triangle, see `head_mesh`."""
     attributes: Any
+    """Vertex attributes [V, ATTRIBUTES]."""
     normals: Any
+    """Vertex normals [H, V, 3]."""
     paint: Any
+    """Shading parameters [H, PAINT]."""
     marks: Any
+    """Marks on the skin [H, M, MARK]."""
     eyes: Any
+    """Centers of the eyeballs in canonical coordinates [2, 3]."""
 
 
 def vertex_normals(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
-    """Area-weighted unit normals [B, V, 3] of vertices [B, V, 3]."""
+    """Compute area-weighted unit normals [B, V, 3] of vertices [B, V, 3] with triangles [F, 3]."""
     corner = vertices[:, triangles]
     face = np.cross(corner[:, :, 1] - corner[:, :, 0], corner[:, :, 2] - corner[:, :, 0])
     normals = np.zeros_like(vertices)
@@ -62,8 +71,18 @@ def make_scene(
     eyes: np.ndarray,
     device: str = "cpu",
 ) -> Scene:
-    """Meshes and device arrays of heads [H, V, 3] with triangles [F, 3], paint [H, PAINT], marks [H, M,
-    MARK]."""
+    """Build the meshes and arrays of H heads on a device.
+
+    Args:
+        vertices: world vertices [H, V, 3].
+        triangles: vertex indices [F, 3].
+        parts: part number [F] of each triangle.
+        attributes: vertex attributes [V, ATTRIBUTES].
+        paint: shading parameters [H, PAINT].
+        marks: marks on the skin [H, M, MARK].
+        eyes: centers of the eyeballs in canonical coordinates [2, 3].
+        device: device in warp's notation ("cpu", "cuda:0").
+    """
     vertices = np.ascontiguousarray(vertices, dtype=np.float32)
     flat = _array(triangles.reshape(-1), wp.int32, device, np.int32)
     meshes = [wp.Mesh(_array(points, wp.vec3, device), flat) for points in vertices]
@@ -90,14 +109,20 @@ def cast(
     footprint: float,
     grid: int,
 ) -> np.ndarray:
-    """What rays see, [R, 5]: colour in [-1, 1] (white where nothing is), depth along the ray, covered
-    fraction.
+    """Cast rays, each averaged over the footprint of a pixel.
 
     Args:
-        cameras: [C, 25]; head_of_camera: [C]; camera_of_ray: [R]; pixels: [R, 2] in image units (0..1).
-        footprint: side of a pixel in image units; colour and coverage average `grid` x `grid` rays over it.
-        Depth is that of the middle ray; where only a part of the pixel is covered, the mean of that part; 0
-        outside.
+        scene: heads.
+        cameras: cameras [C, 25].
+        head_of_camera: index [C] of the head that each camera sees.
+        camera_of_ray: index [R] of the camera of each ray.
+        pixels: centers of the pixels [R, 2] in image units (0..1).
+        footprint: side of a pixel in image units.
+        grid: `grid` x `grid` rays are averaged over the footprint.
+
+    Returns:
+        Values [R, 5] of the rays, which are RGB in [-1, 1] on white; depth along the central ray, or the mean
+            of the other rays if it misses, 0 if all miss; covered fraction.
     """
     device = scene.device
     out = wp.zeros((len(pixels), 5), dtype=float, device=device)
@@ -121,8 +146,17 @@ def cast(
 def ambient_occlusion(
     vertices: np.ndarray, triangles: np.ndarray, rays: int = 192, reach: float = 0.25
 ) -> np.ndarray:
-    """How open to the sky each vertex is, [V] in 0..1: the share of cosine-distributed rays that leave
-    freely."""
+    """Compute ambient occlusion of vertices: the fraction of cosine-distributed rays that hit nothing.
+
+    Args:
+        vertices: vertices [V, 3].
+        triangles: vertex indices [F, 3].
+        rays: number of rays per vertex.
+        reach: length of the rays.
+
+    Returns:
+        Openness [V]: 0 occluded, 1 open.
+    """
     normals = vertex_normals(vertices[None], triangles)[0]
     points = _array(vertices, wp.vec3, "cpu")
     mesh = wp.Mesh(points, _array(triangles.reshape(-1), wp.int32, "cpu", np.int32))

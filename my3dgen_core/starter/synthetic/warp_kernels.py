@@ -1,25 +1,27 @@
 # ruff: noqa: UP018, RUF046  (warp needs float(...) and int(...) for variables that change)
 # mypy: ignore-errors
-"""Ray casting and painting in warp's own language: a ray's colour from part, place and light.
+"""Warp kernels for ray casting and shading: the color of a hit from its part, canonical position and light.
 
-Kernels are compiled once for a device and cached. Imported by `caster` alone.
+Kernels are compiled once per device and cached. Imported by `ray_casting` alone.
 """
 
 import warp as wp
 
-wp.config.log_level = max(wp.config.log_level, wp.LOG_ERROR)  # no banner, no word about a missing GPU
+wp.config.log_level = max(wp.config.log_level, wp.LOG_ERROR)  # no banner, no warning about a missing GPU
 wp.set_module_options({"enable_backward": False})  # halves the compilation
 
-# Columns of the paint parameters of a head, [H, PAINT].
+# Columns of the shading parameters of heads [H, PAINT].
 SKIN_RGB, LIPS_RGB, HAIR_RGB, BROW_RGB, IRIS_RGB, FRAME_RGB = (wp.constant(3 * i) for i in range(6))
 HAIRLINE, BROW_WIDTH, BROW_AMOUNT, BEARD, BLUSH, GAZE_X, GAZE_Y, FRECKLES, BALD = (
     wp.constant(18 + i) for i in range(9)
 )
-PAINT = 27
+PAINT = 27  # number of shading parameters
 # Columns of the vertex attributes [V, ATTRIBUTES]: canonical xyz, lips, lid, lip line, hair height,
 # openness, ear.
 ATTRIBUTES = 9
-MARK = 8  # centre xyz, radius, rgb, softness (of the radius; negative: a line along the next mark)
+# Columns of a mark [H, M, MARK]: center xyz, radius, rgb, softness as a fraction of the radius (negative: a
+# capsule to the center of the next mark).
+MARK = 8
 
 
 @wp.func
@@ -27,15 +29,17 @@ def _blend(a: wp.vec3, b: wp.vec3, t: float):
     return a + (b - a) * t
 
 
+# Smoothstep from 0 at edge0 to 1 at edge1; edge0 may be the larger one.
 @wp.func
 def _ramp(edge0: float, edge1: float, x: float):
     t = wp.clamp((x - edge0) / (edge1 - edge0), 0.0, 1.0)
     return t * t * (3.0 - 2.0 * t)
 
 
+# Gaussian around a center with a standard deviation per axis of size / sqrt(2).
 @wp.func
-def _spot(c: wp.vec3, centre: wp.vec3, size: wp.vec3):
-    d = wp.cw_div(c - centre, size)
+def _spot(c: wp.vec3, center: wp.vec3, size: wp.vec3):
+    d = wp.cw_div(c - center, size)
     return wp.exp(-wp.dot(d, d))
 
 
@@ -46,7 +50,7 @@ def _rgb(paint: wp.array2d(dtype=float), h: int, column: int):
 
 @wp.func
 def _brow(c: wp.vec3, width: float):
-    # An arch over each eye, thick towards the nose and thinning outwards, in canonical coordinates.
+    # An arch over each eye in canonical coordinates, thick near the nose and thinner outwards.
     s = wp.abs(c[0])
     u = (s - 0.030) / 0.092
     middle = 0.1285 + 0.019 * u - 0.030 * u * u * u
@@ -56,17 +60,18 @@ def _brow(c: wp.vec3, width: float):
 
 
 @wp.func
-def _eye_colour(c: wp.vec3, centre: wp.vec3, gaze: wp.vec3, iris: wp.vec3):
-    d = wp.normalize(c - centre)
+def _eye_color(c: wp.vec3, center: wp.vec3, gaze: wp.vec3, iris: wp.vec3):
+    d = wp.normalize(c - center)
     angle = wp.acos(wp.clamp(wp.dot(d, gaze), -1.0, 1.0))
     white = wp.vec3(0.93, 0.92, 0.90) - wp.vec3(0.05, 0.12, 0.12) * _ramp(0.5, 1.1, angle)
-    colour = _blend(iris * 1.15, iris * 0.45, _ramp(0.30, 0.47, angle))
-    colour = _blend(colour, wp.vec3(0.02, 0.02, 0.02), _ramp(0.21, 0.17, angle))
-    colour = _blend(colour, white, _ramp(0.46, 0.52, angle))
+    color = _blend(iris * 1.15, iris * 0.45, _ramp(0.30, 0.47, angle))
+    color = _blend(color, wp.vec3(0.02, 0.02, 0.02), _ramp(0.21, 0.17, angle))
+    color = _blend(color, white, _ramp(0.46, 0.52, angle))
     glint = wp.acos(wp.clamp(wp.dot(d, wp.normalize(gaze + wp.vec3(0.10, 0.26, 0.0))), -1.0, 1.0))
-    return _blend(colour, wp.vec3(1.0, 1.0, 1.0), 0.9 * _ramp(0.11, 0.05, glint))
+    return _blend(color, wp.vec3(1.0, 1.0, 1.0), 0.9 * _ramp(0.11, 0.05, glint))
 
 
+# Color of a point before lighting, from its part and attributes, the shading parameters and marks of head h.
 @wp.func
 def _paint(
     part: int,
@@ -84,7 +89,7 @@ def _paint(
     skin = _rgb(paint, h, SKIN_RGB)
     if part == 1 or part == 2:
         gaze = wp.normalize(wp.vec3(paint[h, GAZE_X], paint[h, GAZE_Y], 1.0))
-        return _eye_colour(c, eyes[part - 1], gaze, _rgb(paint, h, IRIS_RGB))
+        return _eye_color(c, eyes[part - 1], gaze, _rgb(paint, h, IRIS_RGB))
     if part == 3:
         return _blend(wp.vec3(0.30, 0.08, 0.08), _rgb(paint, h, LIPS_RGB), 0.8 * _ramp(0.2, 0.9, lip_line))
     if part == 4:
@@ -92,7 +97,7 @@ def _paint(
     if part == 5:
         return _rgb(paint, h, FRAME_RGB)
 
-    # Skin: blood near the surface of cheeks, nose and ears; shade around the eyes.
+    # Skin: redness of cheeks, nose and ears; shade around the eyes.
     side = wp.vec3(wp.abs(c[0]), c[1], c[2])
     warm = _spot(side, wp.vec3(0.105, -0.02, 0.19), wp.vec3(0.055, 0.05, 0.10))
     warm = (
@@ -100,31 +105,31 @@ def _paint(
         + 0.8 * _spot(side, wp.vec3(0.0, -0.005, 0.30), wp.vec3(0.035, 0.03, 0.06))
         + 0.5 * _ramp(0.05, 0.4, ear)
     )
-    colour = wp.cw_mul(
+    color = wp.cw_mul(
         skin, wp.vec3(1.0, 1.0, 1.0) + wp.vec3(0.02, -0.09, -0.085) * warm * (0.4 + paint[h, BLUSH])
     )
     orbit = _spot(side, wp.vec3(0.078, 0.078, 0.19), wp.vec3(0.052, 0.036, 0.08))
-    colour = wp.cw_mul(colour, wp.vec3(1.0, 1.0, 1.0) - wp.vec3(0.10, 0.14, 0.13) * orbit)
+    color = wp.cw_mul(color, wp.vec3(1.0, 1.0, 1.0) - wp.vec3(0.10, 0.14, 0.13) * orbit)
     if paint[h, FRECKLES] > 0.0:
         grain = wp.noise(wp.uint32(11), c * 95.0)
         place = warm + 0.5 * _spot(side, wp.vec3(0.06, 0.02, 0.24), wp.vec3(0.08, 0.06, 0.10))
         dots = _ramp(0.22, 0.42, grain) * wp.clamp(place * 1.6, 0.0, 1.0)
-        colour = wp.cw_mul(
-            colour, wp.vec3(1.0, 1.0, 1.0) - wp.vec3(0.28, 0.42, 0.48) * dots * paint[h, FRECKLES]
+        color = wp.cw_mul(
+            color, wp.vec3(1.0, 1.0, 1.0) - wp.vec3(0.28, 0.42, 0.48) * dots * paint[h, FRECKLES]
         )
 
-    # Beard shadow on jaw, chin and upper lip, never on the lips.
+    # Beard on jaw, chin and upper lip; the lips are drawn over it.
     dip = wp.exp(-((side[0] - 0.085) * (side[0] - 0.085)) / 0.0006)
     line = -0.056 + 0.095 * _ramp(0.085, 0.165, side[0]) - 0.030 * dip
     jaw = _ramp(line + 0.014, line - 0.022, c[1]) * _ramp(-0.34, -0.25, c[1]) * _ramp(-0.03, 0.04, c[2])
-    colour = _blend(colour, _rgb(paint, h, BROW_RGB) * 0.9, 0.75 * paint[h, BEARD] * jaw)
+    color = _blend(color, _rgb(paint, h, BROW_RGB) * 0.9, 0.75 * paint[h, BEARD] * jaw)
 
-    colour = _blend(colour, _rgb(paint, h, LIPS_RGB), _ramp(0.32, 0.58, lips))
-    colour = colour * (1.0 - 0.45 * _ramp(0.35, 1.0, lip_line))
+    color = _blend(color, _rgb(paint, h, LIPS_RGB), _ramp(0.32, 0.58, lips))
+    color = color * (1.0 - 0.45 * _ramp(0.35, 1.0, lip_line))
     upper_lid = _ramp(0.070, 0.088, c[1])
-    colour = colour * (1.0 - (0.30 + 0.55 * upper_lid) * _ramp(0.30, 0.95, lid))
+    color = color * (1.0 - (0.30 + 0.55 * upper_lid) * _ramp(0.30, 0.95, lid))
 
-    # Marks lie in the skin: a soft disc, or a capsule to the next mark's centre when softness is negative.
+    # Marks: a soft disc, or a capsule to the center of the next mark if the softness is negative.
     for m in range(marks.shape[1]):
         radius = marks[h, m, 3]
         if radius > 0.0:
@@ -138,18 +143,19 @@ def _paint(
                 soft = -soft
             wobble = 1.0 + 0.25 * wp.noise(wp.uint32(5), c * (1.2 / radius))
             inside = _ramp(1.0, 1.0 - soft, wp.length(c - nearest) / (radius * wobble))
-            colour = _blend(colour, wp.vec3(marks[h, m, 4], marks[h, m, 5], marks[h, m, 6]), inside)
+            color = _blend(color, wp.vec3(marks[h, m, 4], marks[h, m, 5], marks[h, m, 6]), inside)
 
-    colour = _blend(colour, _rgb(paint, h, BROW_RGB), paint[h, BROW_AMOUNT] * _brow(c, paint[h, BROW_WIDTH]))
+    color = _blend(color, _rgb(paint, h, BROW_RGB), paint[h, BROW_AMOUNT] * _brow(c, paint[h, BROW_WIDTH]))
 
-    # Hair: a noisy line, no helmet edge; darker at the roots, a little grain.
+    # Hair: a noisy hairline without a sharp edge; darker at the roots, a little grain.
     strands = wp.noise(wp.uint32(3), wp.vec3(c[0] * 70.0, c[1] * 16.0, c[2] * 40.0))
     height = hair - paint[h, HAIRLINE] + 0.010 * strands
     cover = _ramp(-0.014, 0.016, height) * _ramp(0.22, 0.05, ear) * (1.0 - paint[h, BALD])
     tint = _rgb(paint, h, HAIR_RGB) * (0.96 + 0.16 * strands + 0.10 * _ramp(0.0, 0.2, height))
-    return _blend(colour, tint, cover)
+    return _blend(color, tint, cover)
 
 
+# One thread per ray: averages `grid` x `grid` rays over a pixel. Arguments and output as `ray_casting.cast`.
 @wp.kernel
 def cast_rays(
     meshes: wp.array(dtype=wp.uint64),
@@ -175,11 +181,11 @@ def cast_rays(
     total = wp.vec3(0.0, 0.0, 0.0)
     hits = float(0.0)
     near = float(0.0)
-    centre = float(0.0)
+    center = float(0.0)
     samples = grid * grid
     first = int(0)
     if grid > 1:
-        first = -1  # an extra ray through the middle, for the depth only
+        first = -1  # an additional central ray for the depth only
     for i in range(first, samples):
         x = pixels[ray][0]
         y = pixels[ray][1]
@@ -195,11 +201,11 @@ def cast_rays(
                 cameras[k, 8] * u + cameras[k, 9] * v + cameras[k, 10],
             )
         )
-        colour = wp.vec3(1.0, 1.0, 1.0)
+        color = wp.vec3(1.0, 1.0, 1.0)
         hit = wp.mesh_query_ray(meshes[h], origin, d, 10.0)
         if hit.result:
             if i == -1 or samples == 1:
-                centre = hit.t
+                center = hit.t
             a = triangles[hit.face, 0]
             b = triangles[hit.face, 1]
             e = triangles[hit.face, 2]
@@ -220,27 +226,28 @@ def cast_rays(
                 hair = attributes[a, 6] * wa + attributes[b, 6] * wb + attributes[e, 6] * we
                 open = attributes[a, 7] * wa + attributes[b, 7] * wb + attributes[e, 7] * we
                 ear = attributes[a, 8] * wa + attributes[b, 8] * wb + attributes[e, 8] * we
-                colour = _paint(parts[hit.face], c, lips, lid, line, hair, ear, h, paint, marks, eyes)
-                # Fixed soft light, symmetric in x, so that a mirrored view is the view of a mirrored head.
+                color = _paint(parts[hit.face], c, lips, lid, line, hair, ear, h, paint, marks, eyes)
+                # Fixed soft light, symmetric in x: the mirrored view is the view of the mirrored head.
                 key = wp.max(wp.dot(n, wp.vec3(0.0, 0.42, 0.9075)) * 0.6 + 0.4, 0.0)
                 fill = n[1] * 0.5 + 0.5
                 light = (0.44 + 0.50 * key + 0.12 * fill) * (0.50 + 0.50 * open)
-                colour = colour * light
+                color = color * light
                 hits += 1.0
                 near += hit.t
         if i >= 0:
             total += wp.vec3(
-                wp.clamp(colour[0], 0.0, 1.0), wp.clamp(colour[1], 0.0, 1.0), wp.clamp(colour[2], 0.0, 1.0)
+                wp.clamp(color[0], 0.0, 1.0), wp.clamp(color[1], 0.0, 1.0), wp.clamp(color[2], 0.0, 1.0)
             )
     scale = 1.0 / float(samples)
     for j in range(3):
         out[ray, j] = 2.0 * total[j] * scale - 1.0
-    if centre == 0.0 and hits > 0.0:
-        centre = near / hits
-    out[ray, 3] = centre
+    if center == 0.0 and hits > 0.0:
+        center = near / hits
+    out[ray, 3] = center
     out[ray, 4] = hits * scale
 
 
+# One thread per vertex: the fraction of `count` cosine-distributed rays of length `reach` that hit nothing.
 @wp.kernel
 def openness(
     mesh: wp.uint64,

@@ -1,6 +1,6 @@
-"""Workers that train one model together: each on its own batch and one thread, gradients averaged.
+"""Data-parallel training: processes with one thread and their own batches, whose gradients are averaged.
 
-On a CPU this beats one process with as many threads: small layers do not parallelise, processes do.
+On a CPU this is faster than one process with several threads, since small layers hardly parallelize.
 """
 
 from __future__ import annotations
@@ -15,23 +15,37 @@ import torch.distributed as dist
 
 
 class DataParallelGroup:
-    """`size` processes, this one number `rank`; alone, everything is a no-op."""
+    """Group of `size` processes, of which this one has number `rank`; methods do nothing for a size of 1.
 
-    def __init__(self, rank: int = 0, size: int = 1, shared_gradient_buffer: Path | None = None) -> None:
+    Args:
+        rank: number of this process; 0 leads.
+        size: number of processes.
+        rendezvous_file: file through which the processes find each other; required for `size` > 1.
+    """
+
+    def __init__(self, rank: int = 0, size: int = 1, rendezvous_file: Path | None = None) -> None:
         self.rank, self.size = rank, size
         if size > 1:
             local = [name for _, name in socket.if_nameindex() if name.startswith("lo")]
             os.environ.setdefault("GLOO_SOCKET_IFNAME", local[0] if local else "")
-            method = f"file://{shared_gradient_buffer}"
+            method = f"file://{rendezvous_file}"
             dist.init_process_group("gloo", init_method=method, rank=rank, world_size=size)
 
     def average(self, parameters: Iterable[torch.nn.Parameter], value: float) -> float:
-        """Averages gradients over the team, in place. Returns the leader's `value`."""
+        """Average gradients over all processes in place.
+
+        Args:
+            parameters: parameters of the model, in the same order in all processes.
+            value: a number; that of the leader is shared.
+
+        Returns:
+            The leader's `value`.
+        """
         if self.size == 1:
             return value
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        told = torch.tensor([value if self.rank == 0 else 0.0]) * self.size
-        flat = torch.cat([*(gradient.flatten() for gradient in gradients), told])
+        shared = torch.tensor([value if self.rank == 0 else 0.0]) * self.size
+        flat = torch.cat([*(gradient.flatten() for gradient in gradients), shared])
         dist.all_reduce(flat)
         flat /= self.size
         start = 0
@@ -41,6 +55,6 @@ class DataParallelGroup:
         return float(flat[-1])
 
     def wait(self) -> None:
-        """Until everybody is here."""
+        """Wait until all processes are here."""
         if self.size > 1:
             dist.barrier()

@@ -1,6 +1,6 @@
-"""Scores of the shipped starter on heads it has not seen, and pictures to look at.
+"""Scores of the starter on held-out heads, and pictures of them.
 
-python -m my3dgen_core.starter.training.evaluate --heads 200 --views 6 --sheet sheet.jpg --samples samples.jpg
+python -m my3dgen_core.starter.training.evaluate --heads 200 --views 6 --sheet sheet.jpg
 """
 
 from __future__ import annotations
@@ -13,33 +13,45 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ... import evaluation
 from ...camera import look_at
+from ...checkpoint import load_generator
 from ...common.image_ops import to_pixels
 from ...eg3d.generator import Generator
-from ...face import FaceModels
+from ...eg3d.rendering.backend import select_backend
+from ...evaluation import auc
+from ...face import FaceModels, embed
 from ..synthetic.factors import Z_DIM
 from ..synthetic.heads import random_cameras, truth
 from .direction_effects import sweeps
-from .held_out import HeldOut, inside, measure, psnr
+from .held_out import HeldOut, interior_mask, measure, psnr
 from .objectives import latents
 
 
 def mean_head_scores(held_out: HeldOut) -> tuple[float, float]:
-    """PSNR, whole image and two pixels inside the head, of the constant mean head on the same views."""
+    """Compute the PSNR in dB of the mean head on the same views: whole picture, and inside the silhouette."""
     whole, within = [], []
     for i in range(len(held_out.z)):
         target, mask = held_out.images[i], held_out.mask[i]
         guess = truth(torch.zeros(1, held_out.z.shape[1]), held_out.cameras[i], target.shape[-1])[0]
         whole.append(psnr(guess, target))
-        within.append(psnr(guess, target, inside(mask)))
+        within.append(psnr(guess, target, interior_mask(mask)))
     return float(torch.cat(whole).mean()), float(torch.cat(within).mean())
 
 
 @torch.no_grad()
-def contact_sheet(generator: Generator, held_out: HeldOut, heads: int = 6) -> np.ndarray:
-    """uint8 [H, W, 3]: for each head one row, for each view truth, render and where they differ (white: not
-    at all, black: by half the range or more)."""
+def comparison_sheet(generator: Generator, held_out: HeldOut, heads: int = 6) -> np.ndarray:
+    """Draw one row for each head, with ground truth, render and error map of each view.
+
+    Error maps are white for no error and black from half the range on.
+
+    Args:
+        generator: finished generator.
+        held_out: ground truth.
+        heads: largest number of rows.
+
+    Returns:
+        The sheet [H, W, 3] uint8.
+    """
     rows = []
     for i in range(min(heads, len(held_out.z))):
         ws = latents(generator, held_out.z[i : i + 1])
@@ -47,12 +59,12 @@ def contact_sheet(generator: Generator, held_out: HeldOut, heads: int = 6) -> np
         truths = held_out.images[i]
         errors = (1 - 2 * (images - truths).abs().mean(dim=1, keepdim=True)).expand(-1, 3, -1, -1)
         rows.append(torch.cat(list(torch.stack([truths, images, errors], dim=1).flatten(0, 1)), dim=2))
-    return _pixels(torch.cat(rows, dim=1))
+    return to_pixels(torch.cat(rows, dim=1))
 
 
 @torch.no_grad()
 def sample_sheet(generator: Generator, truncation_psi: float = 0.7) -> np.ndarray:
-    """uint8 [H, W, 3]: the mean latent from three sides, then random heads: 27 pictures, nine a row."""
+    """Draw 27 pictures [H, W, 3] uint8, nine per row: the mean latent from three sides, then random heads."""
     yaws = torch.tensor([-0.5, 0.0, 0.5])
     mean = generator.w_avg.expand(1, generator.num_ws, -1)
     views = [generator.render(mean, look_at(yaws, 0.0)).image]
@@ -61,22 +73,24 @@ def sample_sheet(generator: Generator, truncation_psi: float = 0.7) -> np.ndarra
     for i, one in enumerate(ws):
         views.append(generator.render(one[None], look_at(float(yaws[i % 3]) * 0.8, 0.05)).image)
     rows = torch.cat(views).unflatten(0, (3, 9)).permute(0, 2, 3, 1, 4).flatten(3).permute(1, 0, 2, 3)
-    return _pixels(rows.flatten(1, 2))
-
-
-def _pixels(image: torch.Tensor) -> np.ndarray:
-    return to_pixels(image)
+    return to_pixels(rows.flatten(1, 2))
 
 
 @torch.no_grad()
 def identity_scores(generator: Generator, face_models: FaceModels, heads: int) -> str:
-    """What face networks make of the renders: how many they find, and whether they know a head again.
+    """Measure face detection and identity on renders of random heads.
 
-    Frontal views count for detection; AUC is of cosines between two views of one head (yaw to 34, pitch to
-    15 degrees) against those of different heads.
+    The AUC compares cosines between two views of one head (yaw to 34, pitch to 15 degrees) with those between
+    different heads.
+
+    Args:
+        generator: finished generator.
+        face_models: face networks with recognition.
+        heads: number of random heads.
+
+    Returns:
+        A line of text with the results.
     """
-    from ...face import embed
-
     rng = np.random.default_rng(3)
     z = torch.randn(heads, Z_DIM, generator=torch.Generator().manual_seed(779_000))
     front, sides = [], []
@@ -96,23 +110,25 @@ def identity_scores(generator: Generator, face_models: FaceModels, heads: int) -
     alike, different = cosine[same & pairs], cosine[~same & pairs]
     return (
         f"faces found in {int(found.sum())} of {heads} frontal renders and {int(seen.sum())} of {len(seen)} "
-        f"others; AUC same head against different heads {evaluation.auc(alike, different):.4f}, best told "
-        f"apart at cosine {threshold(alike, different):.3f}"
+        f"others; AUC same head against different heads {auc(alike, different):.4f}, best "
+        f"threshold at cosine {best_threshold(alike, different):.3f}"
     )
 
 
-def threshold(alike: torch.Tensor, different: torch.Tensor) -> float:
-    """The cosine that tells pairs of one head from pairs of two with the fewest errors, both kinds weighing
-    the same."""
+def best_threshold(alike: torch.Tensor, different: torch.Tensor) -> float:
+    """Find the threshold with the highest balanced accuracy.
+
+    Args:
+        alike: cosines of pairs of one head [N].
+        different: cosines of pairs of different heads [M].
+    """
     places = torch.cat([alike, different]).sort().values
     right = torch.stack([(alike >= t).float().mean() + (different < t).float().mean() for t in places])
     return float(places[right.argmax()])
 
 
 def main() -> None:
-    from ...checkpoint import load_generator
-    from ...eg3d.rendering.backend import select_backend
-
+    """Run the command line."""
     parser = argparse.ArgumentParser(description="Score the starter generator on unseen heads.")
     parser.add_argument("--generator", default="starter", help='"starter" or a .safetensors file')
     parser.add_argument("--heads", type=int, default=24)
@@ -143,7 +159,7 @@ def main() -> None:
         for swept in sweeps(generator, models):
             print(swept)  # noqa: T201
     for path, draw in (
-        (arguments.sheet, lambda: contact_sheet(generator, held_out)),
+        (arguments.sheet, lambda: comparison_sheet(generator, held_out)),
         (arguments.samples, lambda: sample_sheet(generator)),
     ):
         if path is not None:

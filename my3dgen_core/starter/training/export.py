@@ -1,5 +1,4 @@
-"""Writing the trained generator: density scale folded in, mean latent measured, half precision, one small
-file."""
+"""Export of the trained generator: density scale folded in, mean latent computed, float16 safetensors."""
 
 from __future__ import annotations
 
@@ -8,20 +7,20 @@ import json
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 
 from ...eg3d.generator import Generator
 from .objectives import DENSITY_SCALE, latents
 
 
 def export(generator: Generator, path: Path | None, fold: bool = True) -> Generator:
-    """A finished copy of a generator in training; written as float16 safetensors if a path is given.
+    """Return a finished copy of a generator in training, and write it as float16 if a path is given.
 
     Args:
-        generator: with the density scale still outside, unless `fold` is False.
+        generator: generator whose density is scaled outside by `DENSITY_SCALE`.
         path: .safetensors file, or None.
+        fold: fold the density scale into the decoder; False if that is done already.
     """
-    from safetensors.torch import save_file
-
     finished = copy.deepcopy(generator).requires_grad_(False).eval()
     if fold:
         for parameter in list(finished.decoder.net.children())[-1].parameters():
@@ -42,7 +41,7 @@ def export(generator: Generator, path: Path | None, fold: bool = True) -> Genera
 
 
 def unfolded(finished: Generator) -> Generator:
-    """The inverse of the folding: a finished generator as it is while training."""
+    """Undo the folding of the density scale in place, to train a finished generator further; return it."""
     with torch.no_grad():
         for parameter in list(finished.decoder.net.children())[-1].parameters():
             parameter[0] /= DENSITY_SCALE

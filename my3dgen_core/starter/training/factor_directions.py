@@ -1,10 +1,10 @@
-"""The starter's own directions. Its z is the label of every attribute, so that an attribute's direction is
-what changing that one number does to w, on average over heads.
+"""Directions of the starter's factors: the mean change of w when one factor of z changes.
 
-    python -m my3dgen_core.starter.training.factor_directions        # writes starter/directions/*.safetensors
-    python -m my3dgen_core.starter.training.factor_directions --demo-person FOLDER   # the demo person's own smile beside them
+    python -m my3dgen_core.starter.training.factor_directions
+    python -m my3dgen_core.starter.training.factor_directions --demo-person FOLDER
 
-FOLDER: face models with detection, landmarks and recognition.
+The first command writes starter/directions/*.safetensors. The second writes the identity-preserving smile of
+the demo person; FOLDER has face networks for detection, landmarks and recognition.
 """
 
 from __future__ import annotations
@@ -28,13 +28,23 @@ from .objectives import latents
 
 FOLDER = Path(__file__).parents[1] / "directions"
 DEMO_PERSON_SMILE = "demo_person_smile.safetensors"
+# Factors whose directions are shipped, also names of their files.
 ATTRIBUTES = ("smile", "jaw", "blink", "age", "gender", "weight", "skin", "hair_colour", "beard")
 
 
 @torch.no_grad()
 def factor_direction(generator: Generator, name: str, heads: int = 2000, seed: int = 0) -> Direction:
-    """The mean change of w when the named number of z goes from -1 to +1, halved: strength 1 is one standard
-    deviation of the attribute."""
+    """Compute the direction of a factor: half the mean change of w when the factor goes from -1 to +1.
+
+    Args:
+        generator: the starter.
+        name: factor, one of `factors.NAMES`.
+        heads: number of random heads to average over.
+        seed: seed of the heads.
+
+    Returns:
+        Direction whose strength 1 is one standard deviation of the factor.
+    """
     z = torch.randn(heads, Z_DIM, generator=torch.Generator().manual_seed(seed))
     z = z * (Z_DIM**0.5 / z.norm(dim=1, keepdim=True))
     low, high = z.clone(), z.clone()
@@ -47,7 +57,7 @@ def factor_direction(generator: Generator, name: str, heads: int = 2000, seed: i
 
 
 def demo_person_smile(generator: Generator, face_models: FaceModels) -> Direction:
-    """The smile about the bundled demo person, which holds who it is."""
+    """Find the identity-preserving smile of the bundled demo person."""
     identity = Identity.load(FOLDER.parent / "demo_identity.safetensors")
     with personalized(generator, identity):
         found = find_local_directions(
@@ -59,6 +69,7 @@ def demo_person_smile(generator: Generator, face_models: FaceModels) -> Directio
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description="Write the starter's directions.")
     parser.add_argument("--out", type=Path, default=FOLDER)
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""How near a generator comes to the truth, on heads it has not seen."""
+"""Scores of a generator on held-out heads: PSNR, SSIM, depth error and mask IoU against the ground truth."""
 
 from __future__ import annotations
 
@@ -16,17 +16,21 @@ from .objectives import latents
 
 @dataclass
 class HeldOut:
-    """Views of unseen heads: z [B, 64], cameras [B, V, 25], images [B, V, 3, 128, 128], depth and mask
-    alike."""
+    """Ground-truth views of held-out heads."""
 
     z: torch.Tensor
+    """Latents [B, 64]."""
     cameras: torch.Tensor
+    """Cameras [B, V, 25]."""
     images: torch.Tensor
+    """Pictures [B, V, 3, R, R] in [-1, 1] on white."""
     depth: torch.Tensor
+    """Depth along the ray [B, V, 1, R, R], 0 outside the head."""
     mask: torch.Tensor
+    """Coverage [B, V, 1, R, R] in 0..1."""
 
     def to(self, device: torch.device | str) -> HeldOut:
-        """The same on a device."""
+        """Return a copy on a device."""
         return HeldOut(*(getattr(self, each.name).to(device) for each in fields(self)))
 
     @classmethod
@@ -38,8 +42,15 @@ class HeldOut:
         resolution: int = 128,
         device: torch.device | str = "cpu",
     ) -> HeldOut:
-        """Heads of a seed that no shard uses, cast and kept on the device; yaw within 60 degrees, pitch
-        within 25."""
+        """Render random heads with yaw within 60 and pitch within 25 degrees.
+
+        Args:
+            heads: number of heads.
+            views: number of views per head.
+            seed: seed of heads and cameras; no shard uses the default.
+            resolution: side of the pictures in pixels.
+            device: device that casts the rays and keeps the results.
+        """
         z = torch.randn(heads, Z_DIM, generator=torch.Generator().manual_seed(seed))
         cameras = random_cameras(heads * views, np.random.default_rng(seed)).view(heads, views, 25)
         z, cameras = z.to(device), cameras.to(device)
@@ -49,17 +60,21 @@ class HeldOut:
 
 
 @dataclass
-class Scores:
-    """Means over views: PSNR in dB (peak 2, images clipped) of the whole image, two pixels inside the head,
-    of the raw image rendered at full size, of a constant mean head; SSIM; depth error in world units; IoU
-    of the mask."""
+class HeldOutScores:
+    """Means over views. PSNR is in dB for clipped pictures with peak 2."""
 
     psnr: float
+    """PSNR of the whole picture."""
     psnr_inside: float
+    """PSNR at least two pixels inside the silhouette."""
     psnr_raw: float
+    """PSNR of the raw picture without super-resolution, rendered at full size."""
     ssim: float
+    """SSIM of the whole picture."""
     depth: float
+    """Mean absolute depth error on the head in world units."""
     iou: float
+    """Intersection over union of the masks."""
 
     def __str__(self) -> str:
         return (
@@ -69,7 +84,13 @@ class Scores:
 
 
 def psnr(a: torch.Tensor, b: torch.Tensor, where: torch.Tensor | None = None) -> torch.Tensor:
-    """Per image, [B]: images [B,3,H,W] in [-1,1], `where` [B,1,H,W] limits the pixels."""
+    """Compute the PSNR in dB of each picture [B].
+
+    Args:
+        a: pictures [B,3,H,W] in [-1,1].
+        b: pictures [B,3,H,W] in [-1,1].
+        where: weights of the pixels [B,1,H,W]; None weighs all the same.
+    """
     error = (a.clamp(-1, 1) - b.clamp(-1, 1)).square().mean(dim=1, keepdim=True)
     if where is None:
         mse = error.mean(dim=(1, 2, 3))
@@ -79,7 +100,7 @@ def psnr(a: torch.Tensor, b: torch.Tensor, where: torch.Tensor | None = None) ->
 
 
 def ssim(a: torch.Tensor, b: torch.Tensor, window: int = 7) -> torch.Tensor:
-    """Structural similarity per image, [B]: uniform window, images in [-1, 1]."""
+    """Compute the SSIM [B] of pictures [B,3,H,W] in [-1,1] with a uniform window."""
     a, b = (a.clamp(-1, 1) + 1) / 2, (b.clamp(-1, 1) + 1) / 2
 
     def mean(x: torch.Tensor) -> torch.Tensor:
@@ -92,16 +113,21 @@ def ssim(a: torch.Tensor, b: torch.Tensor, window: int = 7) -> torch.Tensor:
     return score.mean(dim=(1, 2, 3))
 
 
-def inside(mask: torch.Tensor, pixels: int = 2) -> torch.Tensor:
-    """The mask shrunk by `pixels`: fully covered pixels with only such ones around, [B,1,H,W] of 0 and 1."""
+def interior_mask(mask: torch.Tensor, pixels: int = 2) -> torch.Tensor:
+    """Erode a mask [B,1,H,W] by `pixels`: 1 where all pixels around are fully covered, else 0."""
     hole = (mask < 0.999).float()
     return 1 - F.max_pool2d(hole, 2 * pixels + 1, 1, pixels)
 
 
 @torch.no_grad()
-def measure(generator: Generator, held_out: HeldOut) -> Scores:
-    """Scores of a finished generator (density scale folded in). Before super-resolution is trained, look at
-    `raw`."""
+def measure(generator: Generator, held_out: HeldOut) -> HeldOutScores:
+    """Score a finished generator.
+
+    Args:
+        generator: generator with the density scale folded in, see `export`. Before super-resolution is
+            trained only `psnr_raw`, `depth` and `iou` are meaningful.
+        held_out: ground truth.
+    """
     rows = []
     size = held_out.images.shape[-1]
     for i in range(len(held_out.z)):
@@ -111,13 +137,13 @@ def measure(generator: Generator, held_out: HeldOut) -> Scores:
             camera, target = held_out.cameras[i, k : k + 1], held_out.images[i, k : k + 1]
             mask, depth = held_out.mask[i, k : k + 1], held_out.depth[i, k : k + 1]
             image = generator.render(ws, camera, planes=planes).image
-            # The super-resolution would refuse a large raw image, so march it alone.
+            # Super-resolution does not take a raw picture of full size, so render that alone.
             marched = generator.march(planes, camera, size)
             raw, far, weight = (
                 v.transpose(1, 2).unflatten(2, (size, size))
                 for v in (marched.features[..., :3], marched.depth, marched.weight)
             )
-            full = inside(mask, 2)
+            full = interior_mask(mask, 2)
             both = (mask > 0.999) & (weight > 0.5)
             rows.append(
                 [
@@ -129,4 +155,4 @@ def measure(generator: Generator, held_out: HeldOut) -> Scores:
                     (((mask > 0.5) & (weight > 0.5)).sum() / ((mask > 0.5) | (weight > 0.5)).sum())[None],
                 ]
             )
-    return Scores(*torch.tensor([[float(v) for v in row] for row in rows]).mean(dim=0).tolist())
+    return HeldOutScores(*torch.tensor([[float(v) for v in row] for row in rows]).mean(dim=0).tolist())

@@ -1,4 +1,7 @@
-"""Write shards of training data: `python -m my3dgen_core.starter.training.make_shards --out FOLDER --kind rays`."""
+"""Write shards of training data.
+
+python -m my3dgen_core.starter.training.make_shards --out FOLDER --kind rays
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from .shards import Shards
 
 
 def main() -> None:
+    """Run the command line."""
     kinds: dict[str, type[Shards]] = {"rays": RayShards, "pictures": PictureShards}
     parser = argparse.ArgumentParser(description="Write shards; run two of these with --part 0/2 and 1/2.")
     parser.add_argument("--out", type=Path, required=True)

@@ -1,4 +1,4 @@
-"""What the distillation asks of the generator: occupancy and colour at points, then rays, then pictures."""
+"""Losses of the distillation into the generator: at points, along rays, and of whole pictures."""
 
 from __future__ import annotations
 
@@ -12,20 +12,29 @@ from ...eg3d.rendering.renderer import render_rays
 from .picture_shards import Pictures
 from .ray_shards import Rays
 
-# The decoder's density is multiplied by this while training (and the factor folded into its last layer when
-# saving): surfaces need densities in the hundreds, weights want to stay near 1.
 DENSITY_SCALE = 30.0
+"""Factor of the decoder's density while training, folded into its last layer on export: surfaces need
+densities in the hundreds, while weights should stay near 1."""
 
 
 def latents(generator: Generator, z: torch.Tensor) -> torch.Tensor:
-    """ws of z [B, z_dim]; the mapping ignores the camera."""
+    """Map z [B, z_dim] to ws [B, num_ws, w_dim]; the mapping ignores the camera."""
     return generator.mapping(z, z.new_zeros(len(z), generator.config.c_dim))
 
 
 def point_loss(generator: Generator, batch: Rays, rng: torch.Generator) -> dict[str, torch.Tensor]:
-    """Occupancy just behind and before the first hit and anywhere before it; colour within .01 of the hit.
+    """Loss of occupancy around and before the first hit of rays, and of color at the hit.
 
-    Only what a ray meets first is supervised: behind it lie mouth, sockets and other parts nobody sees.
+    Points further behind the first hit are not supervised: there are mouth, eye sockets and other invisible
+    parts.
+
+    Args:
+        generator: generator in training.
+        batch: supervised rays.
+        rng: generator of random numbers, on the device of the batch.
+
+    Returns:
+        The weighted losses "occupancy" and "color".
     """
 
     def between(low: torch.Tensor | float, high: torch.Tensor | float) -> torch.Tensor:
@@ -48,20 +57,29 @@ def point_loss(generator: Generator, batch: Rays, rng: torch.Generator) -> dict[
     labels = torch.cat([hit.float(), torch.zeros_like(depth), torch.zeros_like(depth)], dim=1)
     occupancy = F.binary_cross_entropy_with_logits(density[:, : 3 * m], labels, reduction="none")
     full = (batch.covers > 0.99).float()
-    error = (color[:, 3 * m :, :3] - batch.colours).abs().mean(dim=2, keepdim=True)
+    error = (color[:, 3 * m :, :3] - batch.colors).abs().mean(dim=2, keepdim=True)
     return {
         "occupancy": (occupancy * known.repeat(1, 3, 1)).mean(),
-        "colour": 2 * (error * full).sum() / full.sum().clamp(min=1),
+        "color": 2 * (error * full).sum() / full.sum().clamp(min=1),
     }
 
 
 def ray_loss(
     generator: Generator, batch: Rays, rng: torch.Generator, coarse: int = 10, fine: int = 14
 ) -> dict[str, torch.Tensor]:
-    """Composited colour and coverage against the truth: samples along the whole ray and densely around the
-    hit.
+    """Loss of composited color and coverage, sampled along the whole ray and densely around the first hit.
 
     Rays that miss are sampled densely at the depth of the nearest hit in their image, where halos form.
+
+    Args:
+        generator: generator in training.
+        batch: supervised rays.
+        rng: generator of random numbers, on the device of the batch.
+        coarse: samples along the whole ray.
+        fine: samples around the first hit.
+
+    Returns:
+        The weighted losses "color", "coverage" and "air" (density where there must be none).
     """
     start, end = float(generator.config.ray_start), float(generator.config.ray_end)
     b, m, _ = batch.depths.shape
@@ -80,22 +98,29 @@ def ray_loss(
     shape = (m, coarse + fine)
     color, density = color[..., :3].unflatten(1, shape), DENSITY_SCALE * density.unflatten(1, shape)
     seen, _, weights = composite(color, density, depths, white_back=True)
-    # Where a ray passes before its hit, or all along a miss, there is air: without this, specks stay near the
-    # borders of the frame, which few rays visit.
+    # Before its hit, or along all of a miss, a ray passes through air. Without this loss specks of density
+    # remain near the border of the frame, which few rays visit.
     air = (depths[..., 0] < batch.depths - 0.03) | (batch.covers < 0.01)
     specks = F.softplus(density[..., 0] / DENSITY_SCALE + 1)
     return {
-        "colour": (seen - (2 * batch.colours - 1)).abs().mean(),
+        "color": (seen - (2 * batch.colors - 1)).abs().mean(),
         "coverage": 0.1 * (weights.sum(2) - batch.covers).abs().mean(),
         "air": 0.05 * (specks * air).mean(),
     }
 
 
 def picture_loss(generator: Generator, batch: Pictures, half: bool = True) -> dict[str, torch.Tensor]:
-    """Whole pictures by the real two-pass sampler and super-resolution against the truth, everything trained.
+    """Loss of whole pictures, rendered with two-pass sampling and super-resolution.
 
-    Convolutions compute in bfloat16 (if `half`), whose rounding is far below the errors at hand; rays in
-    float32.
+    Args:
+        generator: generator in training.
+        batch: pictures.
+        half: compute convolutions in bfloat16, whose rounding is far below the errors; rays are always
+            float32.
+
+    Returns:
+        The weighted losses of `image_loss`, and "raw" (picture before super-resolution), "coverage" and
+            "depth".
     """
     config = generator.config
     side = config.neural_resolution
@@ -111,7 +136,7 @@ def picture_loss(generator: Generator, batch: Pictures, half: bool = True) -> di
         planes.float(),
         generator.decoder,
         config,
-        origins.unflatten(0, (-1, views)).flatten(1, 2),  # the rays of all views of a head, side by side
+        origins.unflatten(0, (-1, views)).flatten(1, 2),  # the rays of all views of a head in one row
         directions.unflatten(0, (-1, views)).flatten(1, 2),
         min_weight=1e-3,
         density_scale=DENSITY_SCALE,
@@ -133,10 +158,14 @@ def picture_loss(generator: Generator, batch: Pictures, half: bool = True) -> di
 
 
 def image_loss(image: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
-    """L1 and squares of the pixels and, as a perceptual term that needs no network, of differences at three
-    scales."""
+    """Loss of pictures [N, 3, R, R] in [-1, 1] without a perceptual network.
+
+    Returns:
+        The weighted losses "color" (L1), "squares" (L2) and "differences" (L1 of image gradients at three
+            scales).
+    """
     error = image - target
-    losses = {"colour": error.abs().mean(), "squares": 8 * error.square().mean()}
+    losses = {"color": error.abs().mean(), "squares": 8 * error.square().mean()}
     total = image.new_zeros(())
     for _ in range(3):
         for axis in (2, 3):

@@ -1,4 +1,4 @@
-"""Folders of training data: shards made once by background processes, read at random by the training."""
+"""Training data in shards: written once by background processes, sampled at random by the training."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from ...formats.atomic_file import atomic_path
 
 
 class Shards:
-    """The shards of one kind in a folder; those that appear later are picked up by `refresh`."""
+    """All shards of one kind in a folder; `refresh` loads those that appear later."""
 
     kind = ""
+    """Kind of data, prefix of the files."""
     heads_per_shard = 0
+    """Number of heads in a shard."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -25,15 +27,22 @@ class Shards:
 
     @classmethod
     def path(cls, folder: Path, number: int) -> Path:
+        """Return the path of a shard."""
         return folder / f"{cls.kind}_{number:04d}.npz"
 
     @classmethod
     def write(cls, path: Path, seed: int, device: str = "cpu") -> None:
-        """Makes one shard of fresh heads, cast on the device; the same seed gives the same shard."""
+        """Write one shard of random heads; the same seed gives the same shard.
+
+        Args:
+            path: .npz file.
+            seed: number of the shard.
+            device: device in warp's notation that casts the rays.
+        """
         raise NotImplementedError
 
     def refresh(self) -> None:
-        """Loads new shards."""
+        """Load new shards into memory."""
         for path in sorted(self.folder.glob(f"{self.kind}_*.npz")):
             if path.name not in self.shards:
                 with np.load(path) as stored:
@@ -41,7 +50,7 @@ class Shards:
         self.names = list(self.shards)
 
     def wait(self) -> None:
-        """Until there is a shard; loads those that are there."""
+        """Wait for the first shard, and load all that exist."""
         self.refresh()
         while not self.names:
             time.sleep(2)
@@ -49,14 +58,15 @@ class Shards:
 
     @property
     def heads(self) -> int:
+        """Number of heads in all loaded shards."""
         return self.heads_per_shard * len(self.names)
 
     def draw(self, rng: np.random.Generator) -> tuple[dict[str, np.ndarray], int]:
-        """A random shard, and a random head in it."""
+        """Return a random shard, and the index of a random head in it."""
         return self.shards[self.names[rng.integers(len(self.names))]], int(rng.integers(self.heads_per_shard))
 
 
-def save(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """One .npz, not compressed, written beside and renamed."""
+def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write an uncompressed .npz file atomically."""
     with atomic_path(path) as partial, partial.open("wb") as stream:
         np.savez(stream, **arrays)  # type: ignore[arg-type]

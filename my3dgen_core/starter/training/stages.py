@@ -1,4 +1,4 @@
-"""The stages of the starter's training: sizes, shares of the time, learning rates."""
+"""Stages of the starter's training: network sizes, shares of the time, optimizers and learning rates."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ...eg3d.config import GeneratorConfig
 from ...eg3d.generator import Generator
 from ...fitting.muon import Muon
 
+# Configuration of the finished starter.
 CONFIG = GeneratorConfig(
     z_dim=64,
     w_dim=128,
@@ -34,26 +35,35 @@ CONFIG = GeneratorConfig(
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage: share of the time, size and channels of the planes' network, what is supervised, batch of a
-    worker, learning rate."""
+    """One stage of the training."""
 
     name: str
+    """Name for the log."""
     share: float
+    """Share of the total time."""
     planes: int
-    objective: str  # "points", "rays" or "pictures"
+    """Side of the tri-planes in texels."""
+    objective: str
+    """Loss: "points", "rays" or "pictures", see `objectives`."""
     heads: int = 4
-    rays: int = 1024  # of a head
-    views: int = 2  # pictures of a head
+    """Heads per step and worker."""
+    rays: int = 1024
+    """Rays per head."""
+    views: int = 2
+    """Pictures per head."""
     rate: float = 1.0
-    channels: tuple[int, int] = (4096, 128)  # channel_base, channel_max
+    """Factor of all learning rates."""
+    channels: tuple[int, int] = (4096, 128)
+    """`channel_base` and `channel_max` of the backbone."""
 
     @property
     def config(self) -> GeneratorConfig:
+        """Configuration of the generator in this stage."""
         base, most = self.channels
         return dataclasses.replace(CONFIG, plane_resolution=self.planes, channel_base=base, channel_max=most)
 
 
-# Narrow while what is learned is coarse, wide for the details.
+# Narrow networks for coarse shapes, wide ones for details.
 STAGES = (
     Stage("points64", 0.03, 64, "points", rays=768),
     Stage("rays64", 0.05, 64, "rays", rate=0.7),
@@ -64,10 +74,14 @@ STAGES = (
 
 
 def optimizers(generator: Generator) -> list[torch.optim.Optimizer]:
-    """Muon on the weights of convolutions and affines, Adam on the rest.
+    """Build the optimizers: Muon for the weights of convolutions and affine layers, Adam for the rest.
 
-    The mapping's rates are 100 times larger, as its own multiplier is small; the super-resolution, which
-    joins for the last stage and its low rate only, learns faster than what is finished by then.
+    The mapping network has larger rates because its learning-rate multiplier is small, and so has
+    super-resolution, which is trained only in the last stage, whose factor is low. Each group stores its rate
+    as "peak".
+
+    Args:
+        generator: generator to train; its noise strengths and camera embedding are frozen.
     """
     kinds: dict[str, list[torch.nn.Parameter]] = {}
     for name, parameter in generator.named_parameters():
@@ -77,17 +91,17 @@ def optimizers(generator: Generator) -> list[torch.optim.Optimizer]:
         if ".mapping." in name:
             kind = "mapping"
         else:
-            part = "sharp" if name.startswith("superresolution") else "volume"
+            part = "superresolution" if name.startswith("superresolution") else "volume"
             matrix = name.endswith(".weight") and not name.startswith("decoder")
             kind = f"{part} {'matrices' if matrix else 'rest'}"
         kinds.setdefault(kind, []).append(parameter)
     muon = [
         {"params": kinds["volume matrices"], "lr": 1e-2},
-        {"params": kinds["sharp matrices"], "lr": 2.5e-2},
+        {"params": kinds["superresolution matrices"], "lr": 2.5e-2},
     ]
     adam = [
         {"params": kinds["volume rest"], "lr": 4e-2},
-        {"params": kinds["sharp rest"], "lr": 5e-2},
+        {"params": kinds["superresolution rest"], "lr": 5e-2},
         {"params": kinds["mapping"], "lr": 0.5},
     ]
     made: list[torch.optim.Optimizer] = [Muon(muon), torch.optim.Adam(adam, betas=(0.9, 0.99))]
@@ -98,9 +112,13 @@ def optimizers(generator: Generator) -> list[torch.optim.Optimizer]:
 
 
 def grow(small: Generator, config: GeneratorConfig) -> Generator:
-    """A generator with larger planes or more channels that starts as the small one (upsampled).
+    """Build a generator with larger planes or more channels that starts as a small one, upsampled.
 
-    New blocks add nothing yet; new channels are computed, but nobody listens to them yet.
+    New blocks and the weights that read new channels start at 0.
+
+    Args:
+        small: trained generator.
+        config: configuration of the larger generator.
     """
     large = Generator(config)
     state = large.state_dict()
@@ -125,5 +143,10 @@ def grow(small: Generator, config: GeneratorConfig) -> Generator:
 
 
 def rate(progress: float, step: int) -> float:
-    """Warm-up over 50 steps, then a cosine to 2 %."""
+    """Return the factor of the learning rate: linear warm-up over 50 steps, then a cosine down to 2 %.
+
+    Args:
+        progress: fraction of the stage done, 0..1.
+        step: number of the step in the stage.
+    """
     return min(1.0, (step + 1) / 50) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))

@@ -1,11 +1,11 @@
-"""Training of the starter generator on synthetic heads, cheap stages first; resumable, one command.
+"""Training of the starter generator on synthetic heads, in stages from cheap to expensive; resumable.
 
     python -m my3dgen_core.starter.training.train --out runs/starter
 
-Rays and pictures are made by background processes while the first stages run (`shards`). The training
-itself runs in as many processes as there are cores (`team`), or on one GPU with `--scale` times as many heads
-a step. A stage lasts a share of `--minutes` of wall clock, so its learning rate falls to the end on any
-machine; every stage ends with an export, and the last measured state lies in OUT/latest.safetensors.
+Background processes write rays and pictures (`make_shards`) while the first stages run. The training runs in
+one process per core (`data_parallel`), or on one GPU with `--scale` times as many heads per step. Each stage
+takes its share of `--minutes` of wall-clock time, so its learning rate reaches the end of the schedule on any
+machine. Every stage ends with an export; OUT/latest.safetensors is the last measured state.
 """
 
 from __future__ import annotations
@@ -37,22 +37,32 @@ from .shards import Shards
 from .stages import STAGES, Stage, grow, optimizers, rate
 
 
-class Trainer:
-    """State of the run: the stage, the generator, its running average, optimisers and time spent."""
+class StarterTrainer:
+    """State of a training: stage, generator, its moving average, optimizers and time spent.
+
+    Args:
+        out: folder of checkpoints and the log.
+        minutes: wall-clock time of all stages.
+        data: folder of shards.
+        group: processes that train together.
+        start: finished starter to continue from, with the stage of pictures alone; None trains from scratch.
+        device: device of the training.
+        scale: factor of the number of heads per step.
+    """
 
     def __init__(
         self,
         out: Path,
         minutes: float,
         data: Path,
-        team: DataParallelGroup,
+        group: DataParallelGroup,
         start: Path | None,
         device: torch.device | str = "cpu",
         scale: int = 1,
     ) -> None:
-        self.out, self.minutes, self.team, self.start = out, minutes, team, start
+        self.out, self.minutes, self.group, self.start = out, minutes, group, start
         self.device, self.scale = torch.device(device), scale
-        self.bank, self.album = RayShards(data), PictureShards(data)
+        self.ray_shards, self.picture_shards = RayShards(data), PictureShards(data)
         self.step, self.spent = 0, 0.0
         self.first = self.stage = first_stage(start)
         torch.manual_seed(0)
@@ -60,13 +70,14 @@ class Trainer:
         self._seed()
 
     def _seed(self) -> None:
-        """Every worker, stage and resumption draws its own numbers."""
-        seed = [self.team.rank, self.stage, self.step]
+        """Seed the random generators differently in every worker, stage and resumption."""
+        seed = [self.group.rank, self.stage, self.step]
         self.rng = np.random.default_rng(seed)
         self.noise = torch.Generator(self.device)
         self.noise.manual_seed(int(np.random.default_rng([*seed, 1]).integers(1 << 62)))
 
     def _adopt(self, generator: Generator) -> None:
+        """Train this generator from now on, with a new average and new optimizers."""
         generator = generator.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         generator.renderer = "compiled" if self.device.type == "cpu" and compiled.available() else "torch"
         self.generator = generator
@@ -74,7 +85,7 @@ class Trainer:
         self.optimizers = optimizers(generator)
 
     def save(self) -> None:
-        """The whole state, written beside and renamed, so that a kill leaves a good file."""
+        """Write the whole state to OUT/checkpoint.pt atomically, so that a kill leaves a valid file."""
         state = {
             "stage": self.stage,
             "step": self.step,
@@ -89,6 +100,7 @@ class Trainer:
         partial.replace(self.out / "checkpoint.pt")
 
     def resume(self) -> None:
+        """Load the state of OUT/checkpoint.pt."""
         state = torch.load(self.out / "checkpoint.pt", map_location=self.device, weights_only=True)
         self.stage, self.step, self.spent = state["stage"], state["step"], state["spent"]
         self._adopt(Generator(GeneratorConfig.from_dict(json.loads(state["config"]))))
@@ -99,7 +111,12 @@ class Trainer:
         self._seed()
 
     def run(self, held_out: HeldOut | None, shipped: Path) -> None:
-        """All stages. The leader alone has `held_out`, measures and writes."""
+        """Train all remaining stages.
+
+        Args:
+            held_out: ground truth for the leader, which measures and writes; None in other workers.
+            shipped: .safetensors file of the finished generator.
+        """
         while self.stage < len(STAGES):
             stage = STAGES[self.stage]
             if self.step == 0:
@@ -113,16 +130,16 @@ class Trainer:
             self.stage, self.step, self.spent = self.stage + 1, 0, 0.0
             if held_out is not None:
                 self.save()
-            self.team.wait()
+            self.group.wait()
 
     def _begin(self, stage: Stage) -> None:
-        """A stage starts from the average of the one before, with fresh optimisers."""
+        """Begin a stage from the average of the one before, with new optimizers."""
         generator = self.average
         if stage.config != generator.config:
-            torch.manual_seed(self.stage)  # new channels are drawn, the same in every worker
+            torch.manual_seed(self.stage)  # random weights of new channels are the same in every worker
             generator = grow(generator, stage.config)
         if stage.objective == "pictures" and self.start is None:
-            # super-resolution starts as the raw image upsampled
+            # Super-resolution starts as plain upsampling of the raw picture.
             for block in (generator.superresolution.block0, generator.superresolution.block1):
                 torch.nn.init.zeros_(block.torgb.weight)
                 torch.nn.init.zeros_(block.torgb.bias)
@@ -130,25 +147,27 @@ class Trainer:
         self._seed()
 
     def _losses(self, stage: Stage) -> Callable[[], dict[str, torch.Tensor]]:
+        """Return a function that samples a batch and computes the losses of the stage by name."""
         heads = stage.heads * self.scale
 
         def points() -> dict[str, torch.Tensor]:
-            batch = self.bank.batch(heads, stage.rays, self.rng, self.device)
+            batch = self.ray_shards.batch(heads, stage.rays, self.rng, self.device)
             return point_loss(self.generator, batch, self.noise)
 
         def rays() -> dict[str, torch.Tensor]:
-            batch = self.bank.batch(heads, stage.rays, self.rng, self.device)
+            batch = self.ray_shards.batch(heads, stage.rays, self.rng, self.device)
             return ray_loss(self.generator, batch, self.noise)
 
         def pictures() -> dict[str, torch.Tensor]:
-            batch = self.album.batch(heads, stage.views, self.rng, self.device)
+            batch = self.picture_shards.batch(heads, stage.views, self.rng, self.device)
             return picture_loss(self.generator, batch)
 
         return {"points": points, "rays": rays, "pictures": pictures}[stage.objective]
 
     def _train(self, stage: Stage, held_out: HeldOut | None) -> None:
+        """Train one stage until its time is spent."""
         budget = 60 * self.minutes * stage.share / sum(other.share for other in STAGES[self.first :])
-        data: Shards = self.album if stage.objective == "pictures" else self.bank
+        data: Shards = self.picture_shards if stage.objective == "pictures" else self.ray_shards
         data.wait()
         losses_of = self._losses(stage)
         window: list[float] = []
@@ -159,14 +178,14 @@ class Trainer:
                 optimizer.zero_grad(set_to_none=True)
             losses = losses_of()
             torch.stack(list(losses.values())).sum().backward()
-            progress = self.team.average(self.generator.parameters(), self.spent / budget)
+            progress = self.group.average(self.generator.parameters(), self.spent / budget)
             if progress >= 1:
                 break
             self._step(stage.rate * rate(progress, self.step))
             if self.step % 50 == 0:
                 data.refresh()
-            window.append(float(losses["colour"].detach()))
-            self.spent += time.time() - start  # measuring and saving do not count
+            window.append(float(losses["color"].detach()))
+            self.spent += time.time() - start  # without measuring and saving
             if held_out is None:
                 continue
             now = time.time()
@@ -174,7 +193,7 @@ class Trainer:
                 values = " ".join(f"{name} {float(value.detach()):.4f}" for name, value in losses.items())
                 seconds = (now - last_log) / len(window)
                 self.log(
-                    f"{stage.name} {100 * progress:.0f} % step {self.step} mean colour {np.mean(window):.4f} "
+                    f"{stage.name} {100 * progress:.0f} % step {self.step} mean color {np.mean(window):.4f} "
                     f"({values}) {seconds:.2f} s/step, {data.heads} heads"
                 )
                 last_log, window = now, []
@@ -187,6 +206,7 @@ class Trainer:
                 last_measure = time.time()
 
     def _step(self, factor: float) -> None:
+        """Step the optimizers at `factor` times their peak rates, and update the average."""
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * factor
@@ -199,6 +219,7 @@ class Trainer:
         self.step += 1
 
     def log(self, text: str) -> None:
+        """Print a line with the time, and append it to OUT/log.txt."""
         line = f"{time.strftime('%H:%M:%S')} {text}"
         print(line, flush=True)  # noqa: T201
         with open(self.out / "log.txt", "a") as file:
@@ -206,35 +227,40 @@ class Trainer:
 
 
 def first_stage(start: Path | None) -> int:
-    """Number of the stage that a training begins with: pictures, if it starts from a finished generator."""
+    """Return the index of the first stage: that of pictures if a finished generator is given, else 0."""
     return 0 if start is None else [stage.objective for stage in STAGES].index("pictures")
 
 
 def work(arguments: argparse.Namespace) -> None:
-    """One worker of the team."""
+    """Run one worker."""
     torch.set_num_threads(1)
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("high")
-    team = DataParallelGroup(arguments.rank, arguments.workers, arguments.out / "shared_gradient_buffer")
-    trainer = Trainer(
+    group = DataParallelGroup(arguments.rank, arguments.workers, arguments.out / "rendezvous")
+    trainer = StarterTrainer(
         arguments.out,
         arguments.minutes,
         arguments.data,
-        team,
+        group,
         arguments.start,
         arguments.device,
         arguments.scale,
     )
     if (arguments.out / "checkpoint.pt").exists():
         trainer.resume()
-    trainer.run(HeldOut.make(device=arguments.device) if team.rank == 0 else None, arguments.export)
+    trainer.run(HeldOut.make(device=arguments.device) if group.rank == 0 else None, arguments.export)
 
 
 def lead(arguments: argparse.Namespace) -> int:
-    """Starts the makers of shards, waits for the first ones, then starts the workers."""
+    """Start the processes that write shards, wait for the first shards, then run the workers.
+
+    Returns:
+        The largest exit code of all processes.
+    """
     module = [sys.executable, "-m", "my3dgen_core.starter.training"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    # Fresh pages of large buffers cost up to 40 % of the time; with these, glibc keeps what was freed.
+    # Page faults of newly allocated buffers cost up to 40 % of the time; with these settings glibc keeps
+    # freed memory.
     environment |= {"MALLOC_MMAP_THRESHOLD_": "17179869184", "MALLOC_TRIM_THRESHOLD_": "34359738368"}
     environment |= {"MALLOC_TOP_PAD_": "268435456"}
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -250,7 +276,7 @@ def lead(arguments: argparse.Namespace) -> int:
     makers = [subprocess.Popen([*command, "--part", f"{i}/{count}"], env=environment) for i in range(count)]
     while not all(kinds[0].path(arguments.data, i).exists() for i in range(min(4, arguments.shards))):
         time.sleep(2)
-    (arguments.out / "shared_gradient_buffer").unlink(missing_ok=True)
+    (arguments.out / "rendezvous").unlink(missing_ok=True)
     command = [*module[:2], f"{module[2]}.train", *sys.argv[1:], "--rank"]
     workers = [subprocess.Popen([*command, str(i)], env=environment) for i in range(arguments.workers)]
     try:
@@ -261,6 +287,7 @@ def lead(arguments: argparse.Namespace) -> int:
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description="Train the starter generator.")
     parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints, shards and the log")
     parser.add_argument("--minutes", type=float, default=200, help="wall clock of training, all stages")

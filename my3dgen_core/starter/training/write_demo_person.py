@@ -1,4 +1,4 @@
-"""Writes the demo person: photos, held-out views and their cameras, in the folder that ships.
+"""Write the bundled demo person: photos, held-out views and their cameras.
 
 python -m my3dgen_core.starter.training.write_demo_person
 """
@@ -11,23 +11,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
+from ...camera import look_at
 from ...common.image_ops import to_pixels
 from ..synthetic.persons import person
 
-SEED = 7
+SEED = 7  # of the person
 PHOTOS = 24
-SIZE = 256
-# (yaw, pitch) in degrees of the held-out views; no photo has yaw beyond 35 or pitch beyond 15.
+SIZE = 256  # of a photo in pixels
+# (yaw, pitch) in degrees of the held-out views; photos stay within a yaw of 35 and a pitch of 15.
 HELD_OUT = ((-60, 0), (-48, 20), (-42, -20), (-20, 24), (20, -25), (42, 20), (50, -12), (60, 5))
 
 
 def write(folder: Path) -> int:
-    """Writes photos/, held_out/ and cameras.json into `folder`; returns the bytes written."""
-    from PIL import Image
-
-    from ...camera import look_at
-
+    """Write photos/, held_out/ and cameras.json into a folder; return the number of bytes."""
     someone = person(SEED)
     images, cameras = someone.photos(PHOTOS, seed=0, resolution=SIZE)
     held_cameras = torch.cat([look_at(float(np.radians(y)), float(np.radians(p))) for y, p in HELD_OUT])
@@ -57,6 +55,7 @@ def write(folder: Path) -> int:
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         description="Write the demo person's photos, held-out views and cameras."
     )

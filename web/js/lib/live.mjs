@@ -9,7 +9,7 @@ import { after, downstream, entryOf, runsAs } from "./nodes.mjs";
 /** @type {WeakMap<Node, Live>} */
 const known = new WeakMap();
 /** Nodes that have received the result of their latest run. @type {WeakSet<Node>} */
-const told = new WeakSet();
+const updated = new WeakSet();
 
 /**
  * Stores the handle that the server sends whenever the node has been executed.
@@ -34,7 +34,7 @@ export function recall(node, signal) {
   /** @param {Event} event */
   const cached = async (event) => {
     const { nodes } = /** @type {CustomEvent<{nodes: string[]}>} */ (event).detail;
-    if (told.has(node) || !nodes.some((id) => runsAs(node, id))) return;
+    if (updated.has(node) || !nodes.some((id) => runsAs(node, id))) return;
     try {
       const answer = await api.fetchApi("/my3dgen/nodes", { signal });
       const output = entryOf(node, (await answer.json()).nodes);
@@ -43,7 +43,7 @@ export function recall(node, signal) {
       // The node or the server is gone: nothing to show.
     }
   };
-  after(node, "onExecuted", () => told.add(node));
+  after(node, "onExecuted", () => updated.add(node));
   api.addEventListener("execution_cached", cached);
   signal.addEventListener("abort", () => api.removeEventListener("execution_cached", cached));
 }
@@ -108,7 +108,7 @@ const TOO_SLOW = 600;
 export class LiveView {
   /**
    * @param {(picture: ImageBitmap) => void} show
-   * @param {(sentence: string) => void} say reports why there is no picture; "" when there is one
+   * @param {(message: string) => void} say reports why there is no picture; "" when there is one
    * @param {AbortSignal} signal ends all requests
    */
   constructor(show, say, signal) {

@@ -25,7 +25,7 @@ export function pad({ camera, move, request, label, signal }) {
   /** @type {ImageBitmap | null} */
   let picture = null;
   let dragging = false;
-  let sentence = "";
+  let message = "";
 
   const view = new LiveView(
     (shown) => {
@@ -35,7 +35,7 @@ export function pad({ camera, move, request, label, signal }) {
       redraw();
     },
     (text) => {
-      sentence = text;
+      message = text;
       caption();
     },
     signal,
@@ -69,8 +69,8 @@ export function pad({ camera, move, request, label, signal }) {
   const caption = () => {
     const { yaw, pitch, distance } = camera();
     const numbers = `yaw ${Math.round(yaw)}°  pitch ${Math.round(pitch)}°  distance ${distance.toFixed(2)}`;
-    text.textContent = sentence || numbers;
-    text.title = sentence;
+    text.textContent = message || numbers;
+    text.title = message;
     root.setAttribute("aria-label", `${label}: ${numbers}. ${HELP}`);
   };
 
