@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import torch
 from torch import Tensor, nn
@@ -221,9 +222,14 @@ def save_temporary(name: str, suffix: str, content: bytes) -> dict[str, str]:
 
 
 def state_folder(kind: str, name: str | None) -> Path:
-    """Return the folder under output/my3dgen where a node keeps its state between runs; `name` is its id."""
-    safe = "".join(letter for letter in name or "node" if letter.isalnum() or letter in "-_")
-    return output_root() / "my3dgen" / kind / (safe or "node")
+    """Return the folder under output/my3dgen for state kept between runs; different names, different folders.
+
+    Args:
+        kind: name of the folder of all states of this kind.
+        name: any text, such as a node's id, "12:5" inside a subgraph; None: "node".
+    """
+    safe = quote(name or "node", safe="").replace(".", "%2E")
+    return output_root() / "my3dgen" / kind / safe
 
 
 def cache_folder(kind: str) -> Path:
@@ -334,6 +340,15 @@ def check_cancelled() -> None:
         from comfy import model_management
 
         model_management.throw_exception_if_processing_interrupted()
+
+
+def interruptions() -> tuple[type[BaseException], ...]:
+    """Return the exceptions that `check_cancelled` raises, for `except`; none outside ComfyUI."""
+    if folder_paths is None:
+        return ()
+    from comfy import model_management
+
+    return (model_management.InterruptProcessingException,)
 
 
 def progress(node_id: str | None, what: str = "") -> Callable[..., None]:

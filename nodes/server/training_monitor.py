@@ -133,6 +133,17 @@ def watch(
     return watched
 
 
+def finish(node_id: str | None, note: str = "") -> None:
+    """Report that a training has ended, also early, with a note for the user."""
+    state = _STATES.get(node_id or "")
+    if state is None or (state["state"] == "done" and not note):
+        return
+    if state["state"] == "running":
+        state["state"] = "stopped"
+    state["note"] = note or state["note"]
+    host.publish(EVENT, dict(state))
+
+
 def _keep(node_id: str, state: dict[str, Any]) -> None:
     _STATES.pop(node_id, None)
     _STATES[node_id] = state
