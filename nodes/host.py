@@ -356,6 +356,16 @@ def resident(patcher: Any, memory: int = 0) -> Any:
     return patcher.model
 
 
+def memory() -> tuple[int | None, int | None]:
+    """Return the computer's memory and what is free of it, in bytes; None if it cannot be told."""
+    try:
+        import psutil  # ComfyUI requires it; this pack does not
+    except ImportError:
+        return None, None
+    known = psutil.virtual_memory()
+    return known.total, known.available
+
+
 def to_host(tensor: Tensor) -> Tensor:
     """Move a tensor to the device on which ComfyUI passes values between nodes."""
     if folder_paths is None:

@@ -219,6 +219,8 @@ def align_one(
     pixels, hand = photo.pixels, by_hand or ByHand()
     if pixels is None:
         return None
+    if photo.warning:
+        row.warnings.append(photo.warning)
 
     def rejected(reason: str) -> bool:
         """Record the reason: reject the photo (True), or only warn where the user keeps it (False)."""
