@@ -347,7 +347,13 @@ def reference_embedding(reference: Any, models: FaceModels) -> torch.Tensor | No
     if isinstance(reference, (np.ndarray, torch.Tensor)) and reference.ndim == 1:
         vector = torch.as_tensor(reference, dtype=torch.float32)
         return vector / vector.norm().clamp(min=1e-9)
-    found = align_faces(reference, models).embeddings
+    try:
+        found = align_faces(reference, models).embeddings
+    except AlignmentError as error:
+        reasons = " ".join(row.reason for row in error.report)
+        raise AlignmentError(
+            f"The reference shows no usable face. {reasons} Choose another picture of the person.", []
+        ) from error
     assert found is not None  # there is a recognition network
     mean = found.mean(0)
     return mean / mean.norm().clamp(min=1e-9)

@@ -68,6 +68,14 @@ class FaceReport:
     thumbnail: np.ndarray | None = None
     """Small copy [h,w,3] uint8 of a dropped photo."""
 
+    @property
+    def face_size(self) -> float:
+        """Geometric mean of the sides of `box`, in pixels; 0 if there is none."""
+        if self.box is None:
+            return 0.0
+        left, top, right, bottom = self.box
+        return (max(right - left, 0.0) * max(bottom - top, 0.0)) ** 0.5
+
     def to_dict(self) -> dict[str, Any]:
         """Return all fields but `thumbnail` as plain JSON values."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "thumbnail"}
