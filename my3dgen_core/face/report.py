@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..common.drawn_text import drawable, font_for
 from ..common.image_ops import to_uint8
 from .crop import CropTransform
 from .pose import project_to_crop, rotation_of_angles
@@ -157,6 +158,8 @@ def contact_sheet(
     from PIL import Image, ImageDraw
 
     kept = iter(images)
+    labels = {row.name: drawable(row.name, f"photo {row.index + 1}") for row in report}
+    labels = {name: label for name, label in labels.items() if name != label}
     tiles = []
     for row in report:
         if row.kept:
@@ -181,9 +184,13 @@ def contact_sheet(
             axes = project_to_crop(ends, rotation, np.array([0, 0, 10.0])) * zoom
             for end, color in zip(axes[1:], ((255, 60, 60), (60, 220, 60), (80, 130, 255)), strict=True):
                 draw.line([*axes[0], *end], fill=color, width=max(2, size // 128))
-        lines = [row.name, *_wrap(row.reason or " ".join(row.warnings), size // 7)]
+        text = row.reason or " ".join(row.warnings)
+        for name, label in labels.items():  # "Nearly the same picture as ..."
+            text = text.replace(name, label)
+        lines = [labels.get(row.name, row.name), *_wrap(text, size // 7)]
         for i, line in enumerate(lines):
-            draw.text((5, 4 + 13 * i), line, fill=(255, 255, 255), stroke_width=2, stroke_fill=(0, 0, 0))
+            style = {"fill": (255, 255, 255), "stroke_width": 2, "stroke_fill": (0, 0, 0)}
+            draw.text((5, 4 + 13 * i), line, font=font_for(line), **style)
         tiles.append(np.asarray(tile))
     while len(tiles) % columns and len(tiles) > columns:
         tiles.append(np.zeros((size, size, 3), np.uint8))
