@@ -233,9 +233,7 @@ def find_face_pack(name: str) -> Path:
         if DETECTION in pack.files:
             return folder
         searched.append(f"{folder} ({pack.describe()})")
-    raise FileNotFoundError(
-        f"No face pack with a face detector found. {put}. Searched: {', '.join(searched)}."
-    )
+    raise FileNotFoundError(f"No face pack has a face detector. {put}. Searched: {', '.join(searched)}.")
 
 
 def save_path(prefix: str, suffix: str) -> Path:

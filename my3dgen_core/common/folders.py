@@ -58,7 +58,9 @@ class Folder:
 
 def read_folder(path: str | os.PathLike[str]) -> Folder:
     """Read the visible entries of a folder, sorted; none if it cannot be read."""
-    files, subfolders, links = [], [], []
+    files: list[str] = []
+    subfolders: list[str] = []
+    links: list[str] = []
     try:
         with os.scandir(path) as entries:
             for entry in entries:

@@ -189,8 +189,14 @@ def contact_sheet(
             text = text.replace(name, label)
         lines = [labels.get(row.name, row.name), *_wrap(text, size // 7)]
         for i, line in enumerate(lines):
-            style = {"fill": (255, 255, 255), "stroke_width": 2, "stroke_fill": (0, 0, 0)}
-            draw.text((5, 4 + 13 * i), line, font=font_for(line), **style)
+            draw.text(
+                (5, 4 + 13 * i),
+                line,
+                fill=(255, 255, 255),
+                font=font_for(line),
+                stroke_width=2,
+                stroke_fill=(0, 0, 0),
+            )
         tiles.append(np.asarray(tile))
     while len(tiles) % columns and len(tiles) > columns:
         tiles.append(np.zeros((size, size, 3), np.uint8))
