@@ -36,7 +36,7 @@ test: fixtures
 	$(BIN)/python -m pytest tests
 
 test-fast: install
-	$(BIN)/python -m pytest tests/unit -m "not slow and not compiled and not faces"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -q -m "not slow and not compiled and not faces"
 
 test-ui: fixtures
 	@command -v chromium >/dev/null || { echo "The browser tests need chromium: apt-get install chromium"; exit 1; }
@@ -52,7 +52,7 @@ test-gpu:
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy my3dgen_core nodes tools
+	$(BIN)/mypy my3dgen_core nodes tools benchmarks studies
 	$(BIN)/lint-imports
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory lint-js; else echo "no npm: web/ is not checked"; fi
 

@@ -44,7 +44,7 @@ from my3dgen_core.evaluation import metrics
 from my3dgen_core.evaluation.dists import Dists
 from my3dgen_core.face import IdentityNetwork, crop, paste
 from my3dgen_core.face import pose as face_pose
-from my3dgen_core.face.recognition import ARCFACE_POINTS, similarity
+from my3dgen_core.face.recognition import ARCFACE_POINTS, similarity_transform
 from my3dgen_core.fitting import camera_refinement, losses
 from my3dgen_core.formats.onnx_file import read_onnx
 
@@ -138,7 +138,7 @@ def kornia_pairs() -> Iterator[Pair]:
         "soft edge of a 512 mask (pasting)",
         "kornia.filters.box_blur",
         lambda: pooled(mask),
-        lambda: paste._softened(mask, paste.FEATHER),
+        lambda: paste._soften_edge(mask, paste.FEATHER),
         LIBRARY,
     )
     small = mask[:, ::2, ::2]
@@ -247,14 +247,14 @@ def kornia_pairs() -> Iterator[Pair]:
     yield Pair(
         "EG3D's upsampling by two, 32 channels of 64",
         "kornia.filters.filter2d, zeros put between",
-        lambda: layers._Doubled.apply(features),
+        lambda: layers._Upsample.apply(features),
         lambda: stuffed(features),
         "own: pictures would move; the gradient is slower",
     )
     yield Pair(
         "its gradient",
         "the same",
-        lambda: gradient(lambda x: layers._Doubled.apply(x).square(), features),
+        lambda: gradient(lambda x: layers._Upsample.apply(x).square(), features),
         lambda: gradient(lambda x: stuffed(x).square(), features),
         "own",
     )
@@ -318,7 +318,7 @@ def scipy_pairs() -> Iterator[Pair]:
         return [face_pose.solve_shape_and_poses(view[None], prior, 4.0)[0] for view in many[:count]]
 
     def by_scipy(run: Run) -> Run:
-        return patched(face_pose, "_exponential", lambda w: Rotation.from_rotvec(w).as_matrix(), run)
+        return patched(face_pose, "_rotation_from_vector", lambda w: Rotation.from_rotvec(w).as_matrix(), run)
 
     yield Pair(
         "rotation of a vector in it, a photo at a time",
@@ -332,7 +332,7 @@ def scipy_pairs() -> Iterator[Pair]:
     yield Pair(
         "similarity of five points (ArcFace)",
         "skimage SimilarityTransform",
-        lambda: similarity(points, ARCFACE_POINTS),
+        lambda: similarity_transform(points, ARCFACE_POINTS),
         lambda: SimilarityTransform.from_estimate(points, ARCFACE_POINTS).params[:2],
         "own: slower",
     )
@@ -365,7 +365,7 @@ def synthetic_views(prior: face_pose.ShapePrior, count: int, shared: bool) -> np
             coefficients = rng.normal(size=len(prior.modes))
         shape = prior.mean + np.tensordot(coefficients, prior.modes, 1)
         angles = np.radians([rng.uniform(-60, 60), rng.normal(4, 6), rng.normal(0, 5)])
-        seen = face_pose.project(shape, face_pose.rotation_of_angles(*angles), np.array([0, 0, 10.0]))
+        seen = face_pose.project_to_crop(shape, face_pose.rotation_of_angles(*angles), np.array([0, 0, 10.0]))
         views.append(seen + rng.normal(size=seen.shape) * 2)
     return np.stack(views)
 
@@ -387,7 +387,7 @@ def least_squares_solver(
             return last
         moves = unknowns[: 6 * count].reshape(count, 6)
         turns = Rotation.from_rotvec(moves[:, :3]).as_matrix() @ first
-        residual, jacobian = face_pose._linearise(
+        residual, jacobian = face_pose._linearize(
             views, turns, translations + moves[:, 3:], unknowns[6 * count :], prior, sigma
         )
         for k, w in enumerate(moves[:, :3]):  # to the vector: the left Jacobian of SO(3)

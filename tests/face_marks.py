@@ -1,4 +1,4 @@
-"""Which tests need the downloaded face test pack: those whose code reaches a function of `real_photos`."""
+"""Marks for tests that need the downloaded face test pack: they reach a function of `real_photos`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DOWNLOADS = {"real_photos", "face_test_pack"}
 
 
 def needs_face_pack(item: pytest.Item) -> bool:
-    """Whether a test, a fixture or parameter of it, or a helper that they call asks for a downloaded file."""
+    """Return whether a test, its fixtures, parameters or helpers ask for a downloaded file."""
     info = getattr(item, "_fixtureinfo", None)
     fixtures = [] if info is None else [d.func for found in info.name2fixturedefs.values() for d in found]
     given = getattr(getattr(item, "callspec", None), "params", {}).values()
@@ -41,7 +41,7 @@ def _reaches(value: object, seen: set[FunctionType]) -> bool:
 
 
 def _ours(name: str) -> bool:
-    """Whether a module lies in the folder of the tests, or is the program that downloads."""
+    """Return whether a module lies in the folder of the tests, or is the program that downloads."""
     file = getattr(sys.modules.get(name), "__file__", None)
     return name in DOWNLOADS or (file is not None and Path(file).is_relative_to(TESTS))
 

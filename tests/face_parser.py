@@ -71,7 +71,7 @@ def dark_is_background() -> np.ndarray:
 
 
 def is_light(image: np.ndarray) -> np.ndarray:
-    """Which pixels [...,3], 0..255, are nearer to white than to black, as the network measures it."""
+    """Mask of the pixels [...,3], 0..255, nearer to white than to black, as the network measures it."""
     deviation = np.array([0.229, 0.224, 0.225])
     away = lambda color: (((image - color) / deviation) ** 2).sum(-1)  # noqa: E731
     return np.asarray(away(255) < away(0))

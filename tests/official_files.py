@@ -204,7 +204,7 @@ def legacy(root: Any, storages: Mapping[str, Tensor], pickled: bytes | None = No
 
 
 def legacy_storage(value: Tensor, location: str = "cuda:0") -> bytes:
-    """What `_load_from_bytes` takes: one storage as a stream of its own."""
+    """The argument of `_load_from_bytes`: one storage as a stream of its own."""
     identity = ("storage", Global("torch", STORAGES[value.dtype]), "94", location, value.numel(), None)
     return legacy(Persistent(identity), {"94": value})
 

@@ -89,7 +89,7 @@ def find_direction(**changes: Any) -> Prompt:
 
 
 def apply_direction(latents: str, **changes: Any) -> Prompt:
-    """Of what node "find" gives."""
+    """A node that applies the direction of node "find"."""
     inputs = {"index": 0, "sweep_from": 0.0, "layers": ""} | changes
     return node("ApplyDirection", latents=[latents, 0], direction=["find", 0], **inputs)
 

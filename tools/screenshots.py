@@ -239,9 +239,6 @@ SCENES = {
 
 
 def main() -> int:
-    if comfy_page.browser_path() is None:
-        print(comfy_page.NO_BROWSER, file=sys.stderr)
-        return 1
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -252,6 +249,9 @@ def main() -> int:
     parser.add_argument("--rtl", action="store_true", help="right-to-left layout")
     parser.add_argument("--steps", type=int, default=80, help="training steps")
     arguments = parser.parse_args()
+    if comfy_page.browser_path() is None:
+        print(comfy_page.NO_BROWSER, file=sys.stderr)
+        return 1
     base = comfy.make_base(BASE)
     models = base / "models" / "insightface"
     if not models.exists():

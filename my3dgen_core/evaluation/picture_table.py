@@ -17,6 +17,8 @@ from ..common.image_ops import to_pixels
 
 MARGIN = 8
 """Pixels between pictures and at the border."""
+MAX_SIDE, MIN_CELL = 8192, 16
+"""Longest side of a table, and the smallest edge of a picture in it, in pixels."""
 INK, FAINT, PAPER = (32, 32, 36), (140, 140, 148), (255, 255, 255)
 """RGB colors of titles, of labels, and of the background."""
 
@@ -34,7 +36,7 @@ def sheet(
         columns: title of each column; "\\n" starts a smaller second line.
         labels: line under each row; "" for none.
         rows: pictures [3, H, W] in [-1, 1], one for each column.
-        cell: edge of a picture in the table, in pixels.
+        cell: edge of a picture in the table, in pixels; less where the table would exceed `MAX_SIDE`.
         footers: line under each column; empty: none.
 
     Returns:
@@ -42,6 +44,9 @@ def sheet(
     """
     from PIL import Image, ImageDraw
 
+    widest = MAX_SIDE // max(1, len(columns)) - 2 * MARGIN
+    highest = (MAX_SIDE // (len(rows) + 1) - 2 * MARGIN) * 12 // 13  # a label has a twelfth of the cell
+    cell = min(cell, max(MIN_CELL, min(widest, highest)))
     title, small = font(max(12, cell // 14)), font(max(10, cell // 18))
     line = max(14, cell // 12)
     head = MARGIN + 2 * line
@@ -69,6 +74,7 @@ def sheet(
         draw.text((MARGIN, y + cell + 1), label, fill=FAINT, font=font_for(label, small.size) or small)
     for number, text in enumerate(footers):
         draw.text((MARGIN + number * (cell + MARGIN), foot), text, fill=INK, font=small)
+    canvas.thumbnail((MAX_SIDE, MAX_SIDE))  # several hundred rows are too high even in the smallest cell
     return np.array(canvas)
 
 

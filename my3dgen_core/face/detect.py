@@ -31,9 +31,10 @@ from .packs import (
 from .parsing import FaceParser
 
 INSTALL_HINT = (
-    "Face detection needs the insightface package. On a CPU: pip install insightface. On an NVIDIA GPU: "
-    "pip install --no-deps insightface, then pip install onnxruntime-gpu onnx opencv-python-headless "
-    "scikit-image scipy tqdm requests (plain 'pip install insightface' would bring the CPU onnxruntime)."
+    "Face detection needs insightface, OpenCV and onnxruntime. Install what is missing: for insightface, pip "
+    "install --no-deps insightface and pip install onnx requests tqdm; for cv2, opencv-python-headless; for "
+    "onnxruntime, the package of that name, or onnxruntime-gpu on an NVIDIA GPU. Plain 'pip install "
+    "insightface' would put another OpenCV and the CPU's onnxruntime over yours."
 )
 _LARGEST_DETECTION_SIDE = 2048  # pixels: larger photos are shrunk before detection, or searched in tiles
 # Tiles show a face of 30 pixels, the smallest that `align_faces` keeps, with 18, and any face of up to their

@@ -327,13 +327,17 @@ def _in_words(size: float) -> str:
 
 
 def _shrunk(pixels: Any, longest_side: int) -> torch.Tensor:
-    """Convert a photo [H,W,3], uint8 or float in 0..1, to IMAGE [1,H,W,3] no larger than `longest_side`."""
+    """Convert a photo [H,W,3], uint8 or float in 0..1, to IMAGE [1,H,W,3] no larger than `longest_side`.
+
+    A photo that is scaled down gets even sides, as video encoders need them; others keep every pixel.
+    """
     image = torch.from_numpy(pixels)[None]
     image = image.float() / 255 if image.dtype == torch.uint8 else image.float()
     height, width = image.shape[1:3]
     scale = longest_side / max(height, width)
     if scale < 1:
-        size = (max(1, round(height * scale)), max(1, round(width * scale)))
+        most = max(2, longest_side // 2 * 2)
+        size = tuple(min(most, max(2, 2 * round(side * scale / 2))) for side in (height, width))
         image = torch.nn.functional.interpolate(
             image.permute(0, 3, 1, 2), size, mode="bilinear", antialias=True
         ).permute(0, 2, 3, 1)

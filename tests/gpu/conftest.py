@@ -43,7 +43,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 @pytest.fixture(scope="session")
 def figures() -> dict[str, Any]:
-    """Where tests note what they measured: name -> number, with its unit in the name."""
+    """Figures that tests note: name -> number, with its unit in the name."""
     return FIGURES
 
 

@@ -292,7 +292,7 @@ def seconds_of(run: Any, times: int) -> float:
 
 @pytest.mark.parametrize("renderer", RENDERERS)
 def test_fifty_photos_at_512_px(renderer: str, figures: Any) -> None:
-    """How long the defaults take, and what they need; a stage's minutes are those of 20 steps, times all."""
+    """Time and memory of the defaults; a stage's minutes are those of 20 steps, times all."""
     if renderer == "compiled":
         compiled.load("cuda")
     generator = full(renderer)

@@ -15,7 +15,7 @@ import comfy
 import pytest
 from node_mappings import display_names, node_ids
 
-CORE_NODES = {"Load 3D", "Preview 3D", "Save GLB", "Create Video"}
+CORE_NODES = {"Load 3D", "Preview 3D", "Save GLB", "Create Video", "Save Image"}
 FOLDERS = {
     *(f"models/my3dgen/{kind}" for kind in ("generators", "identities", "directions", "perceptual")),
     *(f"output/my3dgen/{kind}" for kind in ("generators", "identities", "directions", "latents", "meshes")),
@@ -69,7 +69,7 @@ def prose(text: str) -> str:
 
 
 def wrong_node_names(text: str) -> set[str]:
-    """What reads like the name of a node and is none.
+    """Phrases that read like the name of a node and are none.
 
     Two capitalized words of which the first begins a node's name or id ("Load Generator"); emphasized words
     that are nearly a name. A list such as "Save / Load Latents" shortens names and is passed over.

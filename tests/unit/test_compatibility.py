@@ -38,7 +38,7 @@ def starter() -> Generator:
 
 
 def files_are_equal(one: Path, other: Path) -> bool:
-    """Whether two safetensors files hold the same tensors, bit for bit, and the same metadata."""
+    """Return whether two safetensors files hold the same tensors, bit for bit, and the same metadata."""
     first, second = load_file(one), load_file(other)
     with safe_open(one, "pt") as a, safe_open(other, "pt") as b:
         before, after = a.metadata(), b.metadata()

@@ -66,7 +66,7 @@ def test_rendering_settings(generator, planes, name):
 
 @pytest.mark.parametrize("way", [-1.0, 1.0])
 def test_rounding_decides_the_depth_of_a_ray_that_hits_next_to_nothing(generator, planes, monkeypatch, way):
-    """What other exponentials, as a GPU's, may do to depths: why `depth_difference` looks at weights."""
+    """Effect of other exponentials, such as a GPU's, on depths: why `depth_difference` looks at weights."""
     exp = torch.exp
 
     def neighbor(x):

@@ -264,7 +264,7 @@ def test_one_of_several_faces_can_be_chosen() -> None:
 
 
 def test_ready_crops_are_found_again_and_get_the_same_cameras() -> None:
-    """What this function made, and small renders, go through it once more."""
+    """Results of this function, and small renders, go through it once more."""
     batch = real_batch()
     small = torch.nn.functional.interpolate(batch.images, 128, mode="bilinear", antialias=True)
     again = align_faces(torch.nn.functional.interpolate(small, 256), models())

@@ -91,7 +91,7 @@ def test_every_version_of_insightface_finds_the_same_face(version: str) -> None:
 
 
 class _OldDetector:
-    """What insightface 0.7.3 has: no `batched`, and outputs read as if they had no batch dimension."""
+    """insightface 0.7.3: no `batched`, and outputs read as if they had no batch dimension."""
 
     def __init__(self, session: object) -> None:
         self.session = session
@@ -156,7 +156,7 @@ def test_a_missing_package_is_one_message_for_cpu_and_gpu(monkeypatch: pytest.Mo
         return real_import(name, *args, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(builtins, "__import__", without_insightface)
-    with pytest.raises(FaceModelError, match="pip install insightface") as caught:
+    with pytest.raises(FaceModelError, match="pip install --no-deps insightface") as caught:
         FaceModels.from_folder(pack_folder())
     assert "onnxruntime-gpu" in str(caught.value)
 

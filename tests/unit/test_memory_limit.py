@@ -32,7 +32,7 @@ def least(generator, quality):
 
 
 def pictures(count, generator):
-    """What the results of that many pictures take."""
+    """Bytes of the results of that many pictures."""
     config = generator.config
     return 4 * count * (3 * config.img_resolution**2 + 34 * config.neural_resolution**2)
 

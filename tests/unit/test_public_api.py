@@ -146,7 +146,7 @@ def fields(kind: Any) -> str:
 
 
 def node_contract(mappings: dict[str, Any]) -> dict[str, Any]:
-    """What workflows depend on: id -> inputs by group with their types and limits, and the outputs.
+    """The contract of workflows: id -> inputs by group with their types and limits, and the outputs.
 
     Tooltips and the entries of drop-down lists are left out.
     """

@@ -42,7 +42,7 @@ RESERVED = reserved_from()
 
 
 def makes_persons(tree: ast.Module) -> bool:
-    """Whether a program imports the starter's `person`, or says which persons a study takes."""
+    """Return whether a program imports the starter's `person`, or says which persons a study takes."""
     for item in ast.walk(tree):
         if isinstance(item, ast.ImportFrom) and (item.module or "").split(".")[-1] in STARTER:
             if any(alias.name == "person" for alias in item.names):

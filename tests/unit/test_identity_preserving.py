@@ -34,7 +34,7 @@ def brightness(images):
 
 
 def effect(generator, middle, direction, strength):
-    """How much a direction changes the score, and how far it moves the embedding."""
+    """Change of the score and distance of the embeddings along a direction."""
     with torch.no_grad():
         ws = torch.cat((middle, direction.apply(middle, strength)))
         images = generator.render(ws, look_at(0.0, 0.0).expand(2, -1)).image

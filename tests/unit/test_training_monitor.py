@@ -73,7 +73,7 @@ def test_what_ends_a_training_goes_through_and_is_told(
 
 
 def told_of(monitor: ModuleType, monkeypatch: pytest.MonkeyPatch, images: Any, load: Any) -> dict[str, Any]:
-    """What the page knows after three steps, with a picture at the first and at the last."""
+    """State of the page after three steps, with a picture at the first and at the last."""
     told: list[dict[str, Any]] = []
     monkeypatch.setattr(monitor.host, "publish", lambda event, data: told.append(data))
     photo, first, last = images
