@@ -175,9 +175,10 @@ def read_picture(path: Path, name: str = "") -> tuple[np.ndarray, str]:
             pixels = _decode(path, name)
         finally:
             ImageFile.LOAD_TRUNCATED_IMAGES = tolerant
+        why = " ".join(str(strict).split())
         # Only metadata were at fault if the file could not even be opened before.
-        whole = isinstance(strict, Image.UnidentifiedImageError) or "TEXT_CHUNK" in str(strict)
-        return pixels, "" if whole else f"{name} is damaged ({strict}): the part that can be read is used."
+        whole = isinstance(strict, Image.UnidentifiedImageError) or "TEXT_CHUNK" in why
+        return pixels, "" if whole else f"{name} is damaged ({why}): the part that can be read is used."
     except PhotoError:
         raise
     except Image.DecompressionBombError as error:
@@ -189,7 +190,8 @@ def read_picture(path: Path, name: str = "") -> tuple[np.ndarray, str]:
             f"{name} cannot be read as a picture" + (f": it is {kind}." if kind else " (unknown format).")
         ) from error
     except Exception as error:  # Pillow's readers raise anything for damaged files, struct.error for one
-        raise PhotoError(f"{name} cannot be read as a picture ({error or type(error).__name__}).") from error
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise PhotoError(f"{name} cannot be read as a picture ({why}).") from error
 
 
 def _decode(path: Path, name: str) -> np.ndarray:
