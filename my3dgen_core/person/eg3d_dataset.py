@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..camera import check_cameras
 from ..common.errors import CheckpointError, quote_untrusted
+from ..common.folders import files_below
 from ..formats.npy_file import MAGIC, npz_members, read_npy, read_npz
 from ..formats.pickle_values import NumpyArray, TensorRef
 from ..formats.torch_archive import opened
@@ -176,7 +177,7 @@ def _same_shape(rows: list[Tensor], folder: Path, num_ws: int | None) -> list[Te
 def _arrays(folder: Path) -> tuple[list[Path], dict[Path, Tensor]]:
     """Return the files of latents in a folder and its subfolders, and the cameras by their files."""
     latents, cameras = [], {}
-    for file in _visible(folder):
+    for file in sorted(files_below(folder)):
         if file.suffix.lower() in LATENTS:
             camera = _camera(file)
             if camera is None:
@@ -189,16 +190,6 @@ def _arrays(folder: Path) -> tuple[list[Path], dict[Path, Tensor]]:
         for file in latents
         if not (file.stem.lower().endswith("plus") and _ENDING.sub("", file.stem) in plain)
     ], cameras
-
-
-def _visible(folder: Path) -> list[Path]:
-    """Return the files in a folder and its subfolders by their names, without hidden and system ones."""
-    found = (file for file in folder.rglob("*") if file.is_file())
-    return sorted(
-        file
-        for file in found
-        if not any(part.startswith(".") or part == "__MACOSX" for part in file.relative_to(folder).parts)
-    )
 
 
 def _camera(file: Path) -> Tensor | None:
@@ -270,7 +261,7 @@ def read_dataset(
     root = Path(folder)
     files, camera_files = _arrays(root)
     known = {_name(file, root): camera for file, camera in camera_files.items()}
-    for labels in (file for file in _visible(root) if file.name == "dataset.json"):
+    for labels in (file for file in sorted(files_below(root)) if file.name == "dataset.json"):
         for name, camera in read_labels(labels).items():
             known[_name(labels.parent / name, root)] = camera
     if not known:

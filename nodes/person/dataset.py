@@ -83,7 +83,9 @@ class LoadEG3DDataset:
 
     @classmethod
     def IS_CHANGED(cls, folder: str, **_: Any) -> str:
-        return host.fingerprint(sorted(host.find_input_folder(folder).rglob("*")))
+        from ...my3dgen_core.common.folders import files_below
+
+        return host.fingerprint(sorted(files_below(host.find_input_folder(folder))))
 
     def load(
         self,
@@ -94,7 +96,8 @@ class LoadEG3DDataset:
         node_id: str | None = None,
     ) -> dict[str, Any]:
         from ...my3dgen_core import Latents
-        from ...my3dgen_core.face.photos import list_photos, read_photos
+        from ...my3dgen_core.face.photo_files import list_photos
+        from ...my3dgen_core.face.photos import read_photos
         from ...my3dgen_core.person.eg3d_dataset import read_dataset
 
         root = host.find_input_folder(folder)
