@@ -14,8 +14,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,9 @@ try:
     import folder_paths
 except ImportError:
     folder_paths = None
+
+if TYPE_CHECKING:
+    from ..my3dgen_core.common.folders import Folder
 
 log = logging.getLogger("my3dgen")
 
@@ -38,6 +42,8 @@ PREVIEW_PIXELS = 320
 """Longest side of the preview that ComfyUI shows during a node's work."""
 TEXT_INTERVAL = 0.5
 """Seconds between two updates of the text under a node."""
+CLOCK_TICK = 2 * 10**9
+"""Nanoseconds within which a file system may give two changes of a folder the same time."""
 RENDER_MEMORY, TRAINING_MEMORY = 2 << 30, 8 << 30
 """Bytes requested from ComfyUI's memory management beside the weights, for NVIDIA's 512 px generator."""
 
@@ -77,20 +83,31 @@ def _register_model_folders() -> None:
 
 def list_models(kind: str) -> list[str]:
     """Return the names of the files of one kind, for the dropdowns of the Load nodes."""
+    from ..my3dgen_core.common.folders import is_hidden
+
     if folder_paths:
-        return list(folder_paths.get_filename_list(f"my3dgen_{kind}"))
-    found = ((f, folder) for folder in _model_folders(kind) for f in folder.rglob("*"))
-    return sorted(f.relative_to(folder).as_posix() for f, folder in found if f.suffix in _EXTENSIONS[kind])
+        return [name for name in folder_paths.get_filename_list(f"my3dgen_{kind}") if not is_hidden(name)]
+    return list_files(_model_folders(kind), _EXTENSIONS[kind])
+
+
+def list_files(folders: list[Path], extensions: set[str]) -> list[str]:
+    """Return the names, relative to their folder, of the visible files with one of the extensions."""
+    from ..my3dgen_core.common.folders import files_below
+
+    found = ((file, folder) for folder in folders for file in files_below(folder))
+    return sorted({f.relative_to(root).as_posix() for f, root in found if f.suffix.lower() in extensions})
 
 
 def find_model(kind: str, name: str) -> Path:
-    """Return the file with this name.
+    """Return the file with this name; of several folders with one, the first in ComfyUI's order.
 
     Raises:
         FileNotFoundError: no model folder of this kind contains it, or the name leads outside the folder.
     """
+    from ..my3dgen_core.common.folders import find_below
+
     for folder in _model_folders(kind):
-        path = _inside(folder, name)
+        path = find_below(folder, name)
         if path is not None and path.is_file():
             return path
     raise FileNotFoundError(
@@ -105,11 +122,32 @@ def _inside(folder: Path, name: str) -> Path | None:
 
 
 def list_input_folders() -> list[str]:
-    """Return the names of all folders under input/."""
+    """Return the names of all visible folders under input/."""
+    from ..my3dgen_core.common.folders import walk
+
     root = input_root()
-    if not root.is_dir():
-        return []
-    return sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_dir())
+    found = (Path(folder.path) for folder in walk(root, _read_folder))
+    return sorted(path.relative_to(root).as_posix() for path in found if path != root)
+
+
+_known_folders: dict[str, tuple[int, Folder]] = {}
+"""Modification time and subfolders of folders that were read, as in ComfyUI's own lists of files."""
+
+
+def _read_folder(path: str) -> Folder:
+    """Return the subfolders of a folder, which is only read if it has changed."""
+    from ..my3dgen_core.common.folders import Folder, read_folder
+
+    try:
+        changed = os.stat(path).st_mtime_ns
+    except OSError:
+        return Folder(path)
+    known = _known_folders.get(path)
+    if known is None or known[0] != changed:
+        known = changed, replace(read_folder(path), files=())
+        if time.time_ns() - changed > CLOCK_TICK:
+            _known_folders[path] = known
+    return known[1]
 
 
 def find_input_folder(name: str) -> Path:
@@ -119,50 +157,85 @@ def find_input_folder(name: str) -> Path:
         ValueError: the name leads outside input/. A workflow from a stranger must not read other files.
         FileNotFoundError: there is no such folder.
     """
+    from ..my3dgen_core.common.folders import find_below
+
     path = _inside(input_root(), name)
     if path is None or path == Path(os.path.abspath(input_root())):
         raise ValueError(f"{name!r} is not a folder inside {input_root()}. Copy the photos into one there.")
-    if not path.is_dir():
+    path = find_below(input_root(), name)
+    if path is None or not path.is_dir():
         raise FileNotFoundError(
             f"There is no folder {name!r} in {input_root()}. Make it and put the photos in."
         )
     return path
 
 
-def _face_folders() -> list[Path]:
-    folders = [_models_root() / "insightface"]
-    if folder_paths and "insightface" in folder_paths.folder_names_and_paths:
-        folders += [Path(folder) for folder in folder_paths.get_folder_paths("insightface")]
-    return [folder / "models" for folder in dict.fromkeys(folders)]
+def _face_roots() -> list[Path]:
+    """Return the folders whose subfolders are face packs: InsightFace keeps them in `models` of its root.
+
+    extra_model_paths.yaml may name that root, or the folder of packs itself.
+    """
+    roots = [_models_root() / "insightface"]
+    for key in ("insightface", "insightface_models"):
+        if folder_paths and key in folder_paths.folder_names_and_paths:
+            roots += [Path(folder) for folder in folder_paths.get_folder_paths(key)]
+    return list(dict.fromkeys(folder for root in roots for folder in (root / "models", root)))
+
+
+def _face_packs() -> dict[str, list[Path]]:
+    """Return the folders of each face pack by its name, those of the first root first."""
+    from ..my3dgen_core.common.folders import read_folder
+    from ..my3dgen_core.face.packs import onnx_files
+
+    packs: dict[str, list[Path]] = {}
+    for root in _face_roots():
+        listed = read_folder(root)
+        for name in (*listed.subfolders, *listed.links):
+            folder = root / name
+            # a folder of packs is a pack itself if an archive was unpacked right into it
+            own = name != "models" or any(file.parent == folder for file in onnx_files(folder))
+            if own and onnx_files(folder):
+                packs.setdefault(name, []).append(folder)
+    return dict(sorted(packs.items()))
 
 
 def list_face_packs() -> list[str]:
     """Return the names of the folders with ONNX files under models/insightface/models."""
-    packs = (p for folder in _face_folders() if folder.is_dir() for p in folder.iterdir())
-    return sorted({p.name for p in packs if p.is_dir() and any(p.glob("*.onnx"))})
+    return list(_face_packs())
 
 
 def find_face_pack(name: str) -> Path:
-    """Return the folder of a face pack.
+    """Return the folder of a face pack with a face detector.
 
     Args:
-        name: name of the pack; "auto" is the first one found.
+        name: name of the pack, in whichever root has it; "auto" is the first pack.
 
     Raises:
-        FileNotFoundError: there is no such pack, or none at all.
+        FileNotFoundError: there is no such pack, or none at all; the message lists the folders searched and
+            what each lacks.
     """
-    packs = list_face_packs()
-    where = _face_folders()[0]
+    from ..my3dgen_core.common.folders import name_key
+    from ..my3dgen_core.face.packs import DETECTION, read_pack
+
+    packs, roots = _face_packs(), _face_roots()
+    put = f"Put the .onnx files of a face pack such as buffalo_l into {roots[0] / 'buffalo_l'}"
     if not packs:
         raise FileNotFoundError(
-            "No face models found. Put the .onnx files of a face pack such as buffalo_l into "
-            f"{where / 'buffalo_l'}, or use Load Demo Person, which needs none."
+            f"No face models found. {put}, or use Load Demo Person, which needs none. "
+            f"Searched: {', '.join(str(root) for root in roots)}."
         )
-    if name == "auto":
-        name = packs[0]
-    if name not in packs:
-        raise FileNotFoundError(f"There is no face pack {name!r} in {where}. Found: {', '.join(packs)}.")
-    return next(folder / name for folder in _face_folders() if (folder / name).is_dir())
+    wanted = [key for key in packs if name == "auto" or name_key(key) == name_key(name)]
+    if not wanted:
+        raise FileNotFoundError(f"There is no face pack {name!r} in {roots[0]}. Found: {', '.join(packs)}.")
+    searched = []
+    for folder in (folder for key in wanted for folder in packs[key]):
+        pack = read_pack(folder)
+        if DETECTION in pack.files:
+            return folder
+        searched.append(f"{folder} ({pack.describe()})")
+    raise FileNotFoundError(
+        f"No face pack with a face detector found. {put}. Searched: {', '.join(searched)}."
+    )
 
 
 def save_path(prefix: str, suffix: str) -> Path:

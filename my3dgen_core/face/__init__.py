@@ -2,7 +2,8 @@
 
 from .align import AlignedFaces, AlignmentError, align_faces
 from .crop import CropTransform, warp_crops
-from .detect import FaceModelError, FaceModels
+from .detect import FaceModels
+from .packs import FaceModelError
 from .paste import paste_back
 from .photos import PhotoError, list_photos, load_photo, read_photos
 from .pose import angles_from_labels, labels_from_angles

@@ -12,10 +12,11 @@ import torch
 
 from ..common.progress import OnStep
 from .crop import crop_transform, roll_of_points, warp_crop
-from .detect import FaceModelError, FaceModels, as_uint8, resize_uint8
+from .detect import FaceModels, as_uint8, resize_uint8
 from .face_search import Candidate, Choose, chooser, padded_gray, point_distances, search_face
 from .occlusion import covered_part
 from .overrides import ByHand
+from .packs import FaceModelError
 from .parsing import covered_by_classes, head_mask
 from .photos import Photo, count_photos, read_photos
 from .pose import PoseFit, angles_of_rotation, label_of_rotation, solve_pose, solve_poses

@@ -18,22 +18,23 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..formats.onnx_file import OnnxGraph, read_onnx
-from .parsing import FaceParser, is_parsing_network
+from .packs import (
+    ATTRIBUTES,
+    DETECTION,
+    LANDMARKS,
+    MODELS_HINT,
+    PARSING,
+    RECOGNITION,
+    FaceModelError,
+    usable_pack,
+)
+from .parsing import FaceParser
 
 INSTALL_HINT = (
     "Face detection needs the insightface package. On a CPU: pip install insightface. On an NVIDIA GPU: "
     "pip install --no-deps insightface, then pip install onnxruntime-gpu onnx opencv-python-headless "
     "scikit-image scipy tqdm requests (plain 'pip install insightface' would bring the CPU onnxruntime)."
 )
-MODELS_HINT = (
-    "Put an InsightFace pack (buffalo_l, buffalo_s or antelopev2, from the model zoo of the InsightFace "
-    "project: the unpacked .onnx files) into a folder such as ComfyUI/models/insightface/models/buffalo_l. "
-    "Nothing is downloaded automatically."
-)
-# Roles of the networks in a folder.
-DETECTION, LANDMARKS, RECOGNITION, PARSING = "detection", "landmarks", "recognition", "parsing"
-ATTRIBUTES = "age and gender"
 _LARGEST_DETECTION_SIDE = 2048  # pixels: larger photos are shrunk before detection
 # Permutation of the 106 landmarks by mirroring the picture: contour 0-32, left brow and eye 33-51, mouth
 # 52-71, nose 72-86, right eye and brow 87-105.
@@ -44,10 +45,6 @@ MIRRORED = (
     *(72, 73, 74, 81, 82, 83, 84, 85, 80, 75, 76, 77, 78, 79, 86),
     *(33, 34, 39, 37, 36, 38, 35, 40, 42, 41, 46, 47, 45, 44, 43, 50, 51, 49, 48),
 )
-
-
-class FaceModelError(RuntimeError):
-    """Error for missing face networks or packages; the message says what to install."""
 
 
 @dataclass(frozen=True)
@@ -68,32 +65,6 @@ class Face:
         return float(math.sqrt(max(width, 0.0) * max(height, 0.0)))
 
 
-def role_of(graph: OnnxGraph) -> str | None:
-    """Identify a network by its input and output shapes.
-
-    Returns:
-        `DETECTION`, `LANDMARKS` (106 points), `RECOGNITION`, `PARSING` or `ATTRIBUTES`, or None for another
-            network.
-    """
-    if len(graph.inputs) != 1:
-        return None
-    if is_parsing_network(graph):
-        return PARSING
-    shape = next(iter(graph.inputs.values()))
-    last = [out[-1] if out else None for out in graph.outputs.values()]
-    if len(shape) != 4 or shape[1] != 3:
-        return None
-    if len(last) in (9, 15):
-        return DETECTION
-    if shape[2:] == [192, 192] and last == [212]:
-        return LANDMARKS
-    if shape[2:] == [112, 112] and last == [512]:
-        return RECOGNITION
-    if shape[2:] == [96, 96] and last == [3]:
-        return ATTRIBUTES
-    return None
-
-
 class FaceModels:
     """Face networks of one folder.
 
@@ -102,6 +73,7 @@ class FaceModels:
 
     Attributes:
         files: ONNX file in use for each role.
+        unreadable: messages about files in the folder that cannot be read.
         provider: onnxruntime provider that the detector runs on, e.g. "CPUExecutionProvider".
     """
 
@@ -111,6 +83,7 @@ class FaceModels:
                 f"There is no face detector (SCRFD with five points) among the models. {MODELS_HINT}"
             )
         self.files = files
+        self.unreadable: list[str] = []
         self._detector = networks[DETECTION]
         self._landmarks = networks.get(LANDMARKS)
         self._recognizer = networks.get(RECOGNITION)
@@ -134,9 +107,13 @@ class FaceModels:
         Raises:
             FaceModelError: the folder, a detector in it, or a required package is missing.
         """
-        files = find_models(path)
+        pack = usable_pack(path)
+        files = pack.files
         if DETECTION not in files:
-            raise FaceModelError(f"No face detector (SCRFD with five points) in {path}. {MODELS_HINT}")
+            raise FaceModelError(
+                f"No face detector (SCRFD with five points) in {path}. It holds: {pack.describe()}. "
+                f"{MODELS_HINT}"
+            )
         try:  # optional dependencies
             import onnxruntime
             from insightface import model_zoo
@@ -161,7 +138,9 @@ class FaceModels:
             if networks[role] is None:
                 raise FaceModelError(f"insightface does not know what to do with {file.name}. {MODELS_HINT}")
         _accept_batched_outputs(networks[DETECTION])
-        return cls(networks, files)
+        models = cls(networks, files)
+        models.unreadable = pack.unreadable
+        return models
 
     @property
     def has_landmarks(self) -> bool:
@@ -181,7 +160,8 @@ class FaceModels:
     def describe(self) -> str:
         """Return one line for a log: the files and the provider that they run on."""
         names = ", ".join(f"{role} {file.name}" for role, file in self.files.items())
-        return f"Face models from {self.files[DETECTION].parent.name} on {self.provider}: {names}"
+        text = f"Face models from {self.files[DETECTION].parent.name} on {self.provider}: {names}"
+        return " ".join([text, *(f"Not used: {message}" for message in self.unreadable)])
 
     def detect(self, image: np.ndarray, size: int = 640, pad: float = 0.0) -> list[Face]:
         """Find faces in an upright picture.
@@ -310,39 +290,6 @@ class _FaceDict(dict):
     @property
     def bbox(self) -> np.ndarray:
         return self["bbox"]
-
-
-def find_models(path: str | Path) -> dict[str, Path]:
-    """Find the ONNX file for each role in a folder.
-
-    Files may also lie in its only subfolder with ONNX files, as antelopev2 unpacks, and a face-parsing
-    network in its subfolder `parsing`.
-
-    Raises:
-        FaceModelError: there is no such folder, or no ONNX file in it.
-    """
-    folder = Path(path)
-    if not folder.is_dir():
-        raise FaceModelError(f"The face model folder {folder} does not exist. {MODELS_HINT}")
-    files = sorted(folder.glob("*.onnx"))
-    if not files:
-        nested = [
-            sub
-            for sub in sorted(folder.iterdir())
-            if sub.is_dir() and sub.name != PARSING and any(sub.glob("*.onnx"))
-        ]
-        files = sorted(nested[0].glob("*.onnx")) if len(nested) == 1 else []
-    if not files:
-        raise FaceModelError(f"There are no .onnx files in {folder}. {MODELS_HINT}")
-    roles: dict[str, Path] = {}
-    for file in [*files, *sorted((folder / PARSING).glob("*.onnx"))]:
-        try:
-            role = role_of(read_onnx(file, weights=False))
-        except ValueError as error:
-            raise FaceModelError(str(error)) from error
-        if role:
-            roles.setdefault(role, file)
-    return roles
 
 
 def _accept_batched_outputs(detector: Any) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..camera import check_cameras
 from ..common.errors import CheckpointError, quote_untrusted
+from ..common.folders import files_below
 from ..formats.npy_file import MAGIC, read_npy
 from ..formats.pickle_values import TensorRef
 from ..formats.torch_archive import opened
@@ -113,7 +114,7 @@ def read_anchors(
         CheckpointError: a file that cannot be read, latents of different shapes, or one without a camera.
     """
     folder = Path(latents)
-    files = sorted(file for file in folder.rglob("*") if file.suffix in LATENTS)
+    files = sorted(file for file in files_below(folder) if file.suffix in LATENTS)
     if not files:
         raise FileNotFoundError(f"There are no latents (.npy, .pt) in {folder}.")
     if labels is None and (folder / "dataset.json").is_file():
