@@ -58,16 +58,22 @@ class Folder:
 
 def read_folder(path: str | os.PathLike[str]) -> Folder:
     """Read the visible entries of a folder, sorted; none if it cannot be read."""
-    files, subfolders, links = [], [], []
+    files: list[str] = []
+    subfolders: list[str] = []
+    links: list[str] = []
     try:
         with os.scandir(path) as entries:
             for entry in entries:
                 if _is_hidden_name(entry.name):
                     continue
                 linked = entry.is_symlink() or getattr(entry, "is_junction", bool)()  # Python 3.12
-                if entry.is_dir():
+                try:
+                    is_folder, is_file = entry.is_dir(), linked or entry.is_file()
+                except OSError:  # a link into a folder without rights, or to a drive that is gone
+                    is_folder, is_file = False, linked
+                if is_folder:
                     (links if linked else subfolders).append(entry.name)
-                elif linked or entry.is_file():
+                elif is_file:
                     files.append(entry.name)
     except OSError:
         pass
@@ -116,9 +122,9 @@ def files_below(root: str | os.PathLike[str], depth: int | None = None) -> Itera
 def name_key(name: str) -> str:
     """Return what the spellings of one name on different systems have in common.
 
-    macOS decomposes accents, and Windows drops spaces and dots at the end.
+    macOS decomposes accents, Windows drops spaces and dots at the end, and the page shows `readable` names.
     """
-    return unicodedata.normalize("NFC", name).rstrip(" .")
+    return unicodedata.normalize("NFC", readable(name)).rstrip(" .")
 
 
 def find_below(root: str | os.PathLike[str], name: str) -> Path | None:
