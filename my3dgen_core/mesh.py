@@ -69,7 +69,8 @@ def extract_mesh(
 
     Raises:
         ValueError: several latents, or a resolution or level out of range.
-        MeshError: no density reaches the level, or scikit-image, scipy or trimesh is not installed.
+        MeshError: the density is not finite or nowhere reaches the level, or scikit-image, scipy or trimesh
+            is not installed.
     """
     if len(ws) != 1:
         raise ValueError(f"A mesh is made of one latent, but {len(ws)} were given. Choose one.")
@@ -93,8 +94,15 @@ def extract_mesh(
             density[:, :, np.linspace(-half, half, resolution) < cut_behind] = 0.0
         line = torch.linspace(-half, half, resolution, device=ws.device)
         density[:, _cut_row(density > level, above_views(generator, line).cpu().numpy()) :] = 0.0
-        if not density.max() > level:
+        most = float(density.max())
+        if not most > level:
             most = float(density_grid(generator, ws, min(resolution, 64), planes=planes).max())
+        if not math.isfinite(most):
+            raise MeshError(
+                "The density has NaN or infinite numbers, so there is no surface. Likely cause: an identity "
+                "whose training diverged, or a strength or direction far outside its usual range."
+            )
+        if not density.max() > level:
             raise MeshError(
                 f"The density reaches about {most:.3g}, and nothing that is not cut off reaches the level "
                 f"{level:.3g}: there is no surface. Lower the level."

@@ -237,32 +237,48 @@ def find_face_pack(name: str) -> Path:
         if DETECTION in pack.files:
             return folder
         searched.append(f"{folder} ({pack.describe()})")
-    raise FileNotFoundError(
-        f"No face pack with a face detector found. {put}. Searched: {', '.join(searched)}."
-    )
+    raise FileNotFoundError(f"No face pack has a face detector. {put}. Searched: {', '.join(searched)}.")
 
 
 def save_path(prefix: str, suffix: str) -> Path:
     """Return a new, numbered file name under output/, as ComfyUI's own nodes choose it.
 
     Args:
-        prefix: folder and name under output/.
+        prefix: folder and name under output/, with `%date:yyyy-MM-dd%` and whatever else core resolves.
         suffix: file extension, with its dot.
 
     Raises:
-        ValueError: the prefix leads outside output/.
+        ValueError: the prefix is empty or leads outside output/.
     """
-    root = str(output_root().absolute())
+    root, prefix = os.path.abspath(output_root()), _dated(prefix)
+    target = _inside(Path(root), prefix)
+    if target is None or target == Path(root):
+        raise ValueError(f"{prefix!r} is no name, or lies outside the output folder. Choose one inside it.")
     if folder_paths:
         folder, name, number, _, _ = folder_paths.get_save_image_path(prefix, root)
     else:
-        target = _inside(Path(root), prefix)
-        if target is None:
-            raise ValueError(f"{prefix!r} is outside the output folder. Choose a name inside it.")
         folder, name = target.parent, target.name
         folder.mkdir(parents=True, exist_ok=True)
         number = 1 + sum(1 for f in folder.iterdir() if f.name.startswith(f"{name}_"))
     return Path(folder) / f"{name}_{number:05}_{suffix}"
+
+
+def _dated(prefix: str) -> str:
+    """Replace `%date:FORMAT%` as ComfyUI's page does, for prompts that come from elsewhere.
+
+    Year, month, day, hour, minute and second are yyyy or yy, M, d, h, m and s, doubled with a leading zero.
+    """
+    now = time.localtime()
+    values = {"M": now.tm_mon, "d": now.tm_mday, "h": now.tm_hour, "m": now.tm_min, "s": now.tm_sec}
+    years = {"yyyy": f"{now.tm_year}", "yy": f"{now.tm_year % 100:02}"}
+
+    def part(found: re.Match[str]) -> str:
+        letters = found[0]
+        return years.get(letters, letters) if letters[0] == "y" else f"{values[letters[0]]:0{len(letters)}}"
+
+    return re.sub(
+        r"%date:([^%]+)%", lambda date: re.sub(r"MM?|dd?|hh?|mm?|ss?|yyy?y?", part, date[1]), prefix
+    )
 
 
 def save_temporary(name: str, suffix: str, content: bytes) -> dict[str, str]:
@@ -369,6 +385,16 @@ def resident(patcher: Any, memory: int = 0) -> Any:
         with torch.inference_mode(False):
             model_management.load_models_gpu([patcher], memory_required=memory, force_full_load=True)
     return patcher.model
+
+
+def memory() -> tuple[int | None, int | None]:
+    """Return the computer's memory and what is free of it, in bytes; None if it cannot be told."""
+    try:
+        import psutil  # ComfyUI requires it; this pack does not
+    except ImportError:
+        return None, None
+    known = psutil.virtual_memory()
+    return known.total, known.available
 
 
 def to_host(tensor: Tensor) -> Tensor:

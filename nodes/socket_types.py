@@ -113,6 +113,9 @@ class Cameras:
     values: Tensor
     """Cameras [N, 25] of the core."""
 
+    def __post_init__(self) -> None:
+        check_result(self.values, "The cameras", "two positions that coincide, or an input that is no number")
+
     def __len__(self) -> int:
         return self.values.shape[0]
 
@@ -148,6 +151,8 @@ class Mesh:
 
 def make_mesh(vertices: Tensor, faces: Tensor, vertex_colors: Tensor, normals: Tensor) -> Any:
     """Return a MESH for ComfyUI's 3D nodes: its own class, with those of the fields of `Mesh` that it has."""
+    for values in (vertices, vertex_colors, normals):
+        check_result(values, "The mesh")
     fields = {"vertices": vertices, "faces": faces, "vertex_colors": vertex_colors, "normals": normals}
     core = host.mesh_class()
     if core is None:
@@ -205,9 +210,73 @@ def crops_to_core(images: Tensor, what: str = "The crops") -> Tensor:
     return pixels
 
 
-def pictures_to_host(images: Tensor) -> Tensor:
-    """Convert [B,3,H,W] in [-1,1] to IMAGE [B,H,W,3] in 0..1."""
+BROKEN_RENDER = (
+    "an identity whose training diverged, a strength or a direction far outside its usual range, or damaged "
+    "weights of the generator. Render the same latents without the identity to see which"
+)
+"""Likely cause of renderings that are not finite, or black."""
+
+
+def check_result(values: Tensor, what: str, cause: str = BROKEN_RENDER, before: int = 0) -> Tensor:
+    """Check what a node is about to give to the next one, and return it.
+
+    Args:
+        values: one row for each picture, latent or camera.
+        what: their name at the start of the error message.
+        cause: the likely cause, at the end of the error message.
+        before: number of rows that were checked before these, for the number in the message.
+
+    Raises:
+        FloatingPointError: a NaN or an infinite number.
+    """
+    finite = torch.isfinite(values).flatten(1).all(dim=1)
+    if not bool(finite.all()):
+        first = before + int((~finite).nonzero()[0]) + 1
+        raise FloatingPointError(
+            f"{what} came out with NaN or infinite numbers (number {first} is the first), so the node gives "
+            f"none. Likely cause: {cause}."
+        )
+    return values
+
+
+def check_render(images: Tensor, before: int = 0) -> Tensor:
+    """Check renderings [B,3,H,W] in [-1,1] as `check_result` does, and that none is entirely black."""
+    check_result(images, "The renderings", before=before)
+    black = (images.flatten(1) <= -1).all(dim=1)
+    if bool(black.any()):
+        raise FloatingPointError(
+            f"The renderings came out entirely black (number {before + int(black.nonzero()[0]) + 1} is the "
+            f"first), so the node gives none. Likely cause: {BROKEN_RENDER}."
+        )
+    return images
+
+
+def checked_latents(latents: Latents) -> Latents:
+    """Check latents as `check_result` does, and return them."""
+    check_result(latents.ws, "The latents", "anchors, weights or a direction with numbers far too large")
+    return latents
+
+
+def checked_identity(identity: Identity) -> Identity:
+    """Check an identity's update and anchors as `check_result` does, and return it."""
+    for name, values in identity.adapter.tensors.items():
+        check_result(values.reshape(1, -1), f"The identity's {name}", "a training that diverged")
+    checked_latents(identity.anchors)
+    return identity
+
+
+def pictures_to_host(images: Tensor, what: str = "The pictures", cause: str = BROKEN_RENDER) -> Tensor:
+    """Convert [B,3,H,W] in [-1,1] to IMAGE [B,H,W,3] in 0..1, checked by `check_result`."""
+    check_result(images, what, cause)
     return host.to_host(((images.float().clamp(-1, 1) + 1) / 2).permute(0, 2, 3, 1).contiguous())
+
+
+def even_sides(images: Tensor) -> Tensor:
+    """Cut the last row or column of IMAGE [B,H,W,3] where a side is odd: video encoders take even sides."""
+    height, width = images.shape[1:3]
+    if min(height, width) < 2:
+        return images
+    return images[:, : height // 2 * 2, : width // 2 * 2]
 
 
 def mask_to_core(mask: Tensor | None, count: int, device: torch.device) -> Tensor | None:
@@ -224,7 +293,8 @@ def mask_to_core(mask: Tensor | None, count: int, device: torch.device) -> Tenso
 
 
 def mask_to_host(masks: Tensor) -> Tensor:
-    """Convert [B,1,H,W] in 0..1 to MASK [B,H,W]."""
+    """Convert [B,1,H,W] in 0..1 to MASK [B,H,W], checked by `check_result`."""
+    check_result(masks, "The masks")
     return host.to_host(masks.float().clamp(0, 1)[:, 0].contiguous())
 
 
@@ -248,7 +318,9 @@ def chosen(latents: Latents, which: str, index: int) -> Latents:
         The mean latent without a camera, all latents, or the one with this index.
     """
     from ..my3dgen_core import Latents
+    from ..my3dgen_core.person.latents import check_not_empty
 
+    check_not_empty(latents)
     if which == MEAN:
         return Latents(latents.mean(), base_hash=latents.base_hash)
     if which == EVERY:
@@ -260,7 +332,10 @@ def chosen(latents: Latents, which: str, index: int) -> Latents:
 
 
 def check_latents(latents: Latents, model: Model) -> None:
-    """Raise a ValueError if the latents were made with another generator than the model's."""
+    """Raise a ValueError if there are no latents, or they belong to another generator than the model's."""
+    from ..my3dgen_core.person.latents import check_not_empty
+
+    check_not_empty(latents)
     check_base(latents.base_hash, model, "These latents belong")
 
 

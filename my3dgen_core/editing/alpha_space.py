@@ -20,7 +20,7 @@ from ..common.progress import OnStep
 from ..common.rng import uniform
 from ..eg3d import Generator
 from ..fitting.alpha_projection import ProjectionConfig, project_photos
-from ..person.latents import Latents
+from ..person.latents import Latents, check_not_empty
 
 SLACK = 1e-4
 """Tolerance for rounding in weights that callers supply."""
@@ -42,8 +42,9 @@ class AlphaSpace:
             beta: largest amount by which a weight may fall below 0; 0 is the convex hull.
 
         Raises:
-            ValueError: beta is negative or not finite.
+            ValueError: there are no anchors, or beta is negative or not finite.
         """
+        check_not_empty(anchors)
         if not (math.isfinite(beta) and beta >= 0):
             raise ValueError(f"beta must be 0 or more, but it is {beta}.")
         self.anchors = anchors

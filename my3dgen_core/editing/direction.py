@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..formats.direction_file import FORMAT, check_name, read_directions
 from ..formats.safetensors_file import write_safetensors
-from ..person.latents import Latents
+from ..person.latents import Latents, check_not_empty
 from .alpha_space import AlphaSpace
 
 EDGES = ("stop", "continue", "project")
@@ -320,9 +320,9 @@ def principal_directions(ws: Latents | Tensor, k: int) -> list[Direction]:
 
 def _ws_and_hash(latents: Latents | Tensor) -> tuple[Tensor, str | None]:
     """Return ws [n, num_ws, w_dim] and the generator's hash, None for a tensor."""
-    if isinstance(latents, Latents):
-        return latents.ws, latents.base_hash
-    return Latents(latents).ws, None
+    given = latents if isinstance(latents, Latents) else Latents(latents)
+    check_not_empty(given)
+    return given.ws, given.base_hash
 
 
 def _merge_layers(rows: Tensor) -> Tensor:

@@ -12,10 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..common.drawn_text import drawable, font_for
 from ..common.image_ops import to_pixels
 
 MARGIN = 8
 """Pixels between pictures and at the border."""
+MAX_SIDE, MIN_CELL = 8192, 16
+"""Longest side of a table, and the smallest edge of a picture in it, in pixels."""
 INK, FAINT, PAPER = (32, 32, 36), (140, 140, 148), (255, 255, 255)
 """RGB colors of titles, of labels, and of the background."""
 
@@ -33,7 +36,7 @@ def sheet(
         columns: title of each column; "\\n" starts a smaller second line.
         labels: line under each row; "" for none.
         rows: pictures [3, H, W] in [-1, 1], one for each column.
-        cell: edge of a picture in the table, in pixels.
+        cell: edge of a picture in the table, in pixels; less where the table would exceed `MAX_SIDE`.
         footers: line under each column; empty: none.
 
     Returns:
@@ -41,6 +44,9 @@ def sheet(
     """
     from PIL import Image, ImageDraw
 
+    widest = MAX_SIDE // max(1, len(columns)) - 2 * MARGIN
+    highest = (MAX_SIDE // (len(rows) + 1) - 2 * MARGIN) * 12 // 13  # a label has a twelfth of the cell
+    cell = min(cell, max(MIN_CELL, min(widest, highest)))
     title, small = font(max(12, cell // 14)), font(max(10, cell // 18))
     line = max(14, cell // 12)
     head = MARGIN + 2 * line
@@ -52,15 +58,23 @@ def sheet(
     for number, text in enumerate(columns):
         x = MARGIN + number * (cell + MARGIN)
         for at, (part, letters) in enumerate(zip(text.split("\n"), (title, small), strict=False)):
-            draw.text((x, MARGIN + at * line), part, fill=INK if at == 0 else FAINT, font=letters)
+            part = drawable(part, f"{number + 1}")
+            draw.text(
+                (x, MARGIN + at * line),
+                part,
+                fill=INK if at == 0 else FAINT,
+                font=font_for(part, letters.size) or letters,
+            )
     for row, (label, pictures) in enumerate(zip(labels, rows, strict=True)):
         y = head + row * row_height
         for number, picture in enumerate(pictures):
             x = MARGIN + number * (cell + MARGIN)
             canvas.paste(_cell(picture, cell), (x, y))
-        draw.text((MARGIN, y + cell + 1), label, fill=FAINT, font=small)
+        label = drawable(label, f"{row + 1}")
+        draw.text((MARGIN, y + cell + 1), label, fill=FAINT, font=font_for(label, small.size) or small)
     for number, text in enumerate(footers):
         draw.text((MARGIN + number * (cell + MARGIN), foot), text, fill=INK, font=small)
+    canvas.thumbnail((MAX_SIDE, MAX_SIDE))  # several hundred rows are too high even in the smallest cell
     return np.array(canvas)
 
 

@@ -5,7 +5,8 @@ from .crop import CropTransform, warp_crops
 from .detect import FaceModels
 from .packs import FaceModelError
 from .paste import paste_back
-from .photos import PhotoError, list_photos, load_photo, read_photos
+from .photo_files import PhotoError, list_photos
+from .photos import load_photo, read_photos
 from .pose import angles_from_labels, labels_from_angles
 from .recognition import IdentityNetwork, embed
 from .report import FaceReport, contact_sheet, format_report, report_to_json

@@ -219,6 +219,8 @@ def align_one(
     pixels, hand = photo.pixels, by_hand or ByHand()
     if pixels is None:
         return None
+    if photo.warning:
+        row.warnings.append(photo.warning)
 
     def rejected(reason: str) -> bool:
         """Record the reason: reject the photo (True), or only warn where the user keeps it (False)."""
@@ -345,7 +347,13 @@ def reference_embedding(reference: Any, models: FaceModels) -> torch.Tensor | No
     if isinstance(reference, (np.ndarray, torch.Tensor)) and reference.ndim == 1:
         vector = torch.as_tensor(reference, dtype=torch.float32)
         return vector / vector.norm().clamp(min=1e-9)
-    found = align_faces(reference, models).embeddings
+    try:
+        found = align_faces(reference, models).embeddings
+    except AlignmentError as error:
+        reasons = " ".join(row.reason for row in error.report)
+        raise AlignmentError(
+            f"The reference shows no usable face. {reasons} Choose another picture of the person.", []
+        ) from error
     assert found is not None  # there is a recognition network
     mean = found.mean(0)
     return mean / mean.norm().clamp(min=1e-9)

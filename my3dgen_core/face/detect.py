@@ -31,11 +31,16 @@ from .packs import (
 from .parsing import FaceParser
 
 INSTALL_HINT = (
-    "Face detection needs the insightface package. On a CPU: pip install insightface. On an NVIDIA GPU: "
-    "pip install --no-deps insightface, then pip install onnxruntime-gpu onnx opencv-python-headless "
-    "scikit-image scipy tqdm requests (plain 'pip install insightface' would bring the CPU onnxruntime)."
+    "Face detection needs insightface, OpenCV and onnxruntime. Install what is missing: for insightface, pip "
+    "install --no-deps insightface and pip install onnx requests tqdm; for cv2, opencv-python-headless; for "
+    "onnxruntime, the package of that name, or onnxruntime-gpu on an NVIDIA GPU. Plain 'pip install "
+    "insightface' would put another OpenCV and the CPU's onnxruntime over yours."
 )
-_LARGEST_DETECTION_SIDE = 2048  # pixels: larger photos are shrunk before detection
+_LARGEST_DETECTION_SIDE = 2048  # pixels: larger photos are shrunk before detection, or searched in tiles
+# Tiles show a face of 30 pixels, the smallest that `align_faces` keeps, with 18, and any face of up to their
+# overlap as a whole in one of them; the detection ladder finds larger ones.
+_TILE_SCALE, _TILE_SIDE, _TILE_OVERLAP = 0.6, 1280, 160
+_SAME_FACE = 0.4  # least overlap (intersection over union) of two boxes of one face
 # Permutation of the 106 landmarks by mirroring the picture: contour 0-32, left brow and eye 33-51, mouth
 # 52-71, nose 72-86, right eye and brow 87-105.
 MIRRORED = (
@@ -194,6 +199,10 @@ class FaceModels:
             Face(corners[i].reshape(4), float(boxes[i, 4]), points[i])
             for i in np.argsort(-boxes[:, 4], kind="stable")
         ]
+
+    def largest_input(self, size: int) -> int:
+        """Return the side of the square that `detect` really uses if asked for one of `size`."""
+        return min(size, self._fixed_size or size)
 
     def landmarks(self, image: np.ndarray, box: np.ndarray) -> np.ndarray | None:
         """Locate the 106 landmarks of a face: the mean of `landmarks_twice`.
@@ -383,3 +392,51 @@ def _rotate_back(face: Face, turns: int, width: int, height: int) -> Face:
 
     corners = back(face.box.reshape(2, 2))
     return Face(np.concatenate([corners.min(0), corners.max(0)]), face.score, back(face.points))
+
+
+def detect_in_tiles(models: FaceModels, pixels: np.ndarray) -> list[Face]:
+    """Detect faces too small for the detection ladder, in overlapping tiles of a large photo.
+
+    Args:
+        models: face networks.
+        pixels: photo [H,W,3], uint8 or float in 0..1.
+
+    Returns:
+        Faces in photo coordinates, best first; none if the photo is small enough for the ladder.
+    """
+    height, width = pixels.shape[:2]
+    if max(height, width) <= _LARGEST_DETECTION_SIDE:
+        return []
+    photo = resize_uint8(as_uint8(pixels), round(height * _TILE_SCALE), round(width * _TILE_SCALE))
+    side = models.largest_input(_TILE_SIDE)
+    to_photo = np.array([width / photo.shape[1], height / photo.shape[0]])
+    found: list[Face] = []
+    for top in _tile_starts(photo.shape[0], side):
+        for left in _tile_starts(photo.shape[1], side):
+            corner = np.array([left, top])
+            for face in models.detect(photo[top : top + side, left : left + side], side):
+                box = (face.box.reshape(2, 2) + corner) * to_photo
+                found.append(Face(box.reshape(4), face.score, (face.points + corner) * to_photo))
+    return merge_faces(found)
+
+
+def _tile_starts(length: int, side: int) -> list[int]:
+    """Return where tiles start that cover a length evenly, with at least `_TILE_OVERLAP` in common."""
+    count = max(1, math.ceil((length - _TILE_OVERLAP) / (side - _TILE_OVERLAP)))
+    return [round(i * (length - side) / (count - 1)) for i in range(count)] if count > 1 else [0]
+
+
+def merge_faces(faces: Sequence[Face]) -> list[Face]:
+    """Return each face once, by its best detection, best first."""
+    kept: list[Face] = []
+    for face in sorted(faces, key=lambda face: -face.score):
+        if all(_overlap(face.box, other.box) < _SAME_FACE for other in kept):
+            kept.append(face)
+    return kept
+
+
+def _overlap(a: np.ndarray, b: np.ndarray) -> float:
+    """Return intersection over union of two boxes."""
+    common = np.prod(np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None))
+    union = np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - common
+    return float(common / union) if union > 0 else 0.0

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 import torch
 
+from ..common.drawn_text import drawable, font_for
 from ..common.image_ops import to_uint8
 from .crop import CropTransform
 from .pose import project_to_crop, rotation_of_angles
@@ -68,6 +70,14 @@ class FaceReport:
     thumbnail: np.ndarray | None = None
     """Small copy [h,w,3] uint8 of a dropped photo."""
 
+    @property
+    def face_size(self) -> float:
+        """Geometric mean of the sides of `box`, in pixels; 0 if there is none."""
+        if self.box is None:
+            return 0.0
+        left, top, right, bottom = self.box
+        return (max(right - left, 0.0) * max(bottom - top, 0.0)) ** 0.5
+
     def to_dict(self) -> dict[str, Any]:
         """Return all fields but `thumbnail` as plain JSON values."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "thumbnail"}
@@ -82,6 +92,8 @@ class FaceReport:
         return values
 
 
+MAX_TILES = 64
+"""Tiles of a contact sheet: those of a long clip would make a picture that no program opens."""
 # Columns of the text table: title, field, format.
 _COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("score", "score", "{:.2f}"),
@@ -137,7 +149,8 @@ def contact_sheet(
     """Draw kept crops with their five points and head axes, and dropped photos as gray tiles with the reason.
 
     Args:
-        report: one row for each input.
+        report: one row for each input. Of more than `MAX_TILES`, as many as fit are shown, spread evenly, and
+            the last tile says so.
         images: kept crops [K,3,512,512] in [-1,1], in order.
         size: side of a tile in pixels.
         columns: largest number of tiles in a row.
@@ -148,11 +161,18 @@ def contact_sheet(
     # Deferred: importing Pillow takes about as long as importing the whole core.
     from PIL import Image, ImageDraw
 
-    kept = iter(images)
+    labels = {row.name: drawable(row.name, f"photo {row.index + 1}") for row in report}
+    labels = {name: label for name, label in labels.items() if name != label}
+    crops = list(accumulate((row.kept for row in report), initial=0))  # index of each kept row's crop
+    count = len(report)
+    shown = range(count)
+    if count > MAX_TILES:
+        shown = np.linspace(0, count - 1, MAX_TILES - 1).round().astype(int).tolist()
     tiles = []
-    for row in report:
+    for index in shown:
+        row = report[index]
         if row.kept:
-            pixels = to_uint8(next(kept).cpu())
+            pixels = to_uint8(images[crops[index]].cpu())
             tile = Image.fromarray(pixels.permute(1, 2, 0).numpy()).resize(
                 (size, size), Image.Resampling.LANCZOS
             )
@@ -173,9 +193,25 @@ def contact_sheet(
             axes = project_to_crop(ends, rotation, np.array([0, 0, 10.0])) * zoom
             for end, color in zip(axes[1:], ((255, 60, 60), (60, 220, 60), (80, 130, 255)), strict=True):
                 draw.line([*axes[0], *end], fill=color, width=max(2, size // 128))
-        lines = [row.name, *_wrap(row.reason or " ".join(row.warnings), size // 7)]
+        text = row.reason or " ".join(row.warnings)
+        for name, label in labels.items():  # "Nearly the same picture as ..."
+            text = text.replace(name, label)
+        lines = [labels.get(row.name, row.name), *_wrap(text, size // 7)]
         for i, line in enumerate(lines):
-            draw.text((5, 4 + 13 * i), line, fill=(255, 255, 255), stroke_width=2, stroke_fill=(0, 0, 0))
+            draw.text(
+                (5, 4 + 13 * i),
+                line,
+                fill=(255, 255, 255),
+                font=font_for(line),
+                stroke_width=2,
+                stroke_fill=(0, 0, 0),
+            )
+        tiles.append(np.asarray(tile))
+    if count > MAX_TILES:
+        tile = Image.new("RGB", (size, size))
+        note = f"{len(shown)} of {count} are shown, spread evenly. The report lists them all."
+        for i, line in enumerate(_wrap(note, size // 7)):
+            ImageDraw.Draw(tile).text((5, 4 + 13 * i), line, fill=(255, 255, 255))
         tiles.append(np.asarray(tile))
     while len(tiles) % columns and len(tiles) > columns:
         tiles.append(np.zeros((size, size, 3), np.uint8))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -14,6 +14,8 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary file beside `target` that replaces it when the block ends without an exception.
 
     Missing folders are created. After an exception the temporary file is removed and `target` is unchanged.
+    Where the file system knows no permissions (FAT, some network and cloud folders), the file keeps those it
+    has.
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -21,7 +23,8 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
     os.close(handle)
     try:
         yield Path(name)
-        os.chmod(name, 0o644)
+        with suppress(OSError):  # mkstemp's files are for the owner only; refused, that is no failure
+            os.chmod(name, 0o644)
         os.replace(name, target)
     finally:
         Path(name).unlink(missing_ok=True)

@@ -18,7 +18,7 @@ from ..eg3d import Generator
 from .adapter import DIFF, DOWN, UP, Adapter
 from .apply import personalized
 from .identity import Identity
-from .latents import Latents
+from .latents import Latents, check_not_empty
 
 
 def mix_persons(identities: Sequence[Identity], weights: Sequence[float]) -> Identity:
@@ -32,7 +32,7 @@ def mix_persons(identities: Sequence[Identity], weights: Sequence[float]) -> Ide
 
     Raises:
         ValueError: identities of different generators, an identity tuned on top of another, or weights that
-            are not finite or not one for each identity.
+            are not finite or not one for each identity, or an identity without anchors after one with some.
     """
     if not identities or len(identities) != len(weights):
         raise ValueError(f"{len(identities)} identities need as many weights, not {len(weights)}.")
@@ -66,8 +66,13 @@ def mix_anchors(anchors: Sequence[Latents], weights: Sequence[float]) -> Latents
     Returns:
         Latents [N_0, num_ws, w_dim], with rigid cameras if all persons have some and the weights do not sum
         to 0.
+
+    Raises:
+        ValueError: the first person has anchors, and another has none.
     """
     first = anchors[0]
+    for other in anchors if len(first) else ():
+        check_not_empty(other)
     rows = [_nearest(first, other) for other in anchors]
     amounts = torch.tensor(list(weights), dtype=first.ws.dtype, device=first.ws.device)
     ws = torch.stack([other.ws[row].to(first.ws) for other, row in zip(anchors, rows, strict=True)])

@@ -53,7 +53,12 @@ class Latents:
         return len(self.ws)
 
     def mean(self) -> Tensor:
-        """Return the mean latent [1, num_ws, w_dim], in which single photos' expressions average out."""
+        """Return the mean latent [1, num_ws, w_dim], in which single photos' expressions average out.
+
+        Raises:
+            ValueError: there are no latents.
+        """
+        check_not_empty(self)
         return self.ws.mean(dim=0, keepdim=True)
 
     def to(self, device: torch.device | str) -> Latents:
@@ -64,6 +69,16 @@ class Latents:
 
         moved = move(self.cameras), move(self.losses), move(self.alphas)
         return Latents(self.ws.to(device), *moved, self.base_hash)
+
+
+def check_not_empty(latents: Latents) -> None:
+    """Raise a ValueError if there are no latents, as in an identity from a snapshot without anchors."""
+    if len(latents) == 0:
+        raise ValueError(
+            "There are 0 latents, so none can be chosen, mixed or averaged. The identity has no anchors, as "
+            "My3DGen snapshots without a list of them: connect latents of Invert Photos or Random Latents "
+            "instead."
+        )
 
 
 def save_latents(latents: Latents, path: str | os.PathLike[str]) -> None:

@@ -114,7 +114,8 @@ class SampleAlphaSpace:
 
         space = AlphaSpace(identity.anchors, beta)
         with host.rendering():
-            return (space.sample(count, seed, min(anchors_per_sample, len(space)), temperature),)
+            looks = space.sample(count, seed, min(anchors_per_sample, len(space)), temperature)
+        return (socket_types.checked_latents(looks),)
 
 
 class MixAnchors:
@@ -137,7 +138,7 @@ class MixAnchors:
                 "weights": (
                     "STRING",
                     {
-                        "default": "0: 1, 1: 1, 2: 1",
+                        "default": "0: 1",
                         "tooltip": "Number of each anchor, from 0, and its weight, such as 0: 0.7, 4: 0.3. "
                         "Weights are normalized to sum to 1.",
                     },
@@ -156,7 +157,7 @@ class MixAnchors:
         with host.rendering():
             mixed = AlphaSpace(anchors, beta).combine(parse_weights(weights, len(anchors), beta))
         ui = live_preview.publish(Mixture(anchors), identity, count=len(anchors))
-        return {"ui": ui_results.remember(node_id, ui), "result": (mixed,)}
+        return {"ui": ui_results.remember(node_id, ui), "result": (socket_types.checked_latents(mixed),)}
 
 
 def parse_weights(text: str, count: int, beta: float) -> Tensor:
@@ -302,7 +303,7 @@ class ProjectAlphaSpace:
             views = render_views(
                 generator, latents.ws, cameras.values, on_step=host.progress(node_id, "picture")
             )
-        return latents.to("cpu"), socket_types.pictures_to_host(views.image)
+        return socket_types.checked_latents(latents.to("cpu")), socket_types.pictures_to_host(views.image)
 
 
 class InterpolateLatents:
@@ -353,4 +354,5 @@ class InterpolateLatents:
         if and_back:
             t = torch.cat((t, t[1:-1].flip(0)))
         with host.rendering():
-            return (AlphaSpace(latents).interpolate(start, end, t),)
+            between = AlphaSpace(latents).interpolate(start, end, t)
+        return (socket_types.checked_latents(between),)

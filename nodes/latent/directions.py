@@ -366,6 +366,7 @@ class ApplyDirection:
             start = chosen.ws[:1].detach().clone()
             low, high = (-math.inf, math.inf) if space is None else direction.reach(start, space)
         edited = Latents(moved, cameras, base_hash=latents.base_hash or direction.base_hash)
+        socket_types.checked_latents(edited)
         ends = {name: at for name, at in (("low", low), ("high", high)) if math.isfinite(at)}
         ui = live_preview.publish(Edit(start, direction, rows, space, edge), edited, **ends)
         return {"ui": ui_results.remember(node_id, ui), "result": (edited,)}

@@ -62,7 +62,8 @@ class RandomLatent:
         from ...my3dgen_core import random_latents
 
         with host.rendering(), model.ready(memory=host.RENDER_MEMORY) as generator:
-            return (random_latents(generator, seed, count, truncation).to("cpu"),)
+            made = random_latents(generator, seed, count, truncation).to("cpu")
+        return (socket_types.checked_latents(made),)
 
 
 class SaveLatents:

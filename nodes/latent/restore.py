@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ...my3dgen_core import Identity, Latents
 
 FILL, SHARPEN = "fill in", "sharpen"
+CAUSE = f"masks with values outside 0..1, or {socket_types.BROKEN_RENDER}"
 
 
 class RestorePhotos:
@@ -132,5 +133,8 @@ class RestorePhotos:
             else:
                 small = resize(photos, min(detail, photos.shape[-1]))
                 found = sharpen(generator, alpha, small, given[1], **settings)
-        pictures = (socket_types.pictures_to_host(part) for part in (found.images, found.renders))
-        return (*pictures, found.latents.to("cpu"))
+        return (
+            socket_types.pictures_to_host(found.images, "The restored photos", CAUSE),
+            socket_types.pictures_to_host(socket_types.check_render(found.renders)),
+            socket_types.checked_latents(found.latents.to("cpu")),
+        )

@@ -111,10 +111,6 @@ class ExtractMesh:
                 host.progress(node_id, "slice"),
                 cut_behind=cut_behind if cut_behind > -1 else None,
             )
-        path = host.save_path(filename_prefix, ".glb")
-        save_glb(mesh, path)
-        closed = "closed" if mesh.is_watertight else "not closed"
-        text = f"{len(mesh.vertices):,} vertices, {len(mesh.faces):,} faces, {closed}: {path}"
         colors = np.asarray(mesh.visual.vertex_colors)[None, :, :3].astype(np.float32) / 255
         value = socket_types.make_mesh(
             host.to_host(torch.tensor(np.asarray(mesh.vertices)[None], dtype=torch.float32)),
@@ -122,5 +118,9 @@ class ExtractMesh:
             host.to_host(torch.from_numpy(colors)),
             host.to_host(torch.tensor(np.asarray(mesh.vertex_normals)[None], dtype=torch.float32)),
         )
+        path = host.save_path(filename_prefix, ".glb")
+        save_glb(mesh, path)
+        closed = "closed" if mesh.is_watertight else "not closed"
+        text = f"{len(mesh.vertices):,} vertices, {len(mesh.faces):,} faces, {closed}: {path}"
         name = path.relative_to(host.output_root().absolute()).as_posix()
         return {"ui": host.report(node_id, text), "result": (value, name, text)}

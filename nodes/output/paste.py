@@ -17,13 +17,15 @@ class PasteBack:
         "Pastes edited or rendered face crops back into the photos that Align Faces cut them from, with a "
         "soft edge. Everything outside stays unchanged."
     )
-    RETURN_TYPES = ("IMAGE",)
-    RETURN_NAMES = ("photos",)
+    RETURN_TYPES = ("IMAGE", "STRING")
+    RETURN_NAMES = ("photos", "report")
     OUTPUT_TOOLTIPS = (
-        "The photos with their new faces, one per crop: a batch if all have one size, otherwise a list.",
+        "All photos in their order, those without a crop unchanged: a batch if all have one size, otherwise "
+        "a list. A single crop with several images gives the photo once per image.",
+        "How many photos have a new face, and which are unchanged.",
     )
     INPUT_IS_LIST = True
-    OUTPUT_IS_LIST = (True,)
+    OUTPUT_IS_LIST = (True, False)
     FUNCTION = "paste"
 
     @classmethod
@@ -82,6 +84,14 @@ class PasteBack:
                         "as in Widen Field of View. 1: the crop itself.",
                     },
                 ),
+                "even_sides": (
+                    "BOOLEAN",
+                    {
+                        "default": True,
+                        "tooltip": "Of several pictures of one size, cut the last row or column if their "
+                        "height or width is odd: video encoders take only even sides.",
+                    },
+                ),
             },
             "hidden": {"node_id": "UNIQUE_ID"},
         }
@@ -95,25 +105,46 @@ class PasteBack:
         masks: list[Tensor] | None = None,
         old_heads: list[Tensor] | None = None,
         wider: list[float] | None = None,
+        even_sides: list[bool] | None = None,
         node_id: list[str] | None = None,
-    ) -> tuple[list[Tensor]]:
+    ) -> tuple[list[Tensor], str]:
         from ...my3dgen_core.face import paste_back
 
-        on_step = host.progress(node_id[0] if node_id else None, "photo")
+        node = node_id[0] if node_id else None
+        on_step = host.progress(node, "photo")
         cuts = crops[0]
         flat = [picture for batch in photos for picture in socket_types.checked_pictures(batch, "The photos")]
         faces = [face for batch in images for face in socket_types.pictures_to_core(batch, "The new faces")]
         heads, old = (_one_each(given, len(faces)) for given in (masks, old_heads))
-        pasted = []
-        for index, (photo, cut) in enumerate(_places(cuts, len(flat), len(faces))):
-            on_step(index, len(faces))
-            pixels = paste_back(
-                flat[photo].cpu().numpy(), cuts.transforms[cut], faces[index], heads[index], feather[0],
-                old[index], wider[0] if wider else 1.0,
-            )  # fmt: skip
-            pasted.append(torch.from_numpy(pixels)[None])
-        same_size = len({picture.shape for picture in pasted}) == 1
-        return ([host.to_host(p) for p in ([torch.cat(pasted)] if same_size else pasted)],)
+        pasted: list[Tensor] = []
+        unchanged: list[int] = []
+        places = _places(cuts, len(flat), len(faces))
+        for step, (photo, face, cut) in enumerate(places):
+            on_step(step, len(places))
+            picture = flat[photo].cpu()
+            if face is None:
+                unchanged.append(photo + 1)
+            else:
+                pixels = paste_back(
+                    picture.numpy(), cuts.transforms[cut], faces[face], heads[face], feather[0], old[face],
+                    wider[0] if wider else 1.0,
+                )  # fmt: skip
+                picture = torch.from_numpy(pixels)
+            pasted.append(picture[None])
+        lines = [f"{len(pasted) - len(unchanged)} of {len(pasted)} photos have a new face."]
+        if unchanged:
+            lines += [f"Unchanged, because Align Faces gave no crop of them: {_ranges(unchanged)}."]
+        if len({picture.shape for picture in pasted}) == 1:
+            batch = torch.cat(pasted)
+            if len(batch) > 1 and (even_sides is None or even_sides[0]):
+                batch = socket_types.even_sides(batch)
+            if batch.shape[1:3] != pasted[0].shape[1:3]:
+                height, width = batch.shape[1:3]
+                lines += [f"Cut to {width}x{height} pixels: video encoders take only even sides."]
+            pasted = [batch]
+        text = "\n".join(lines)
+        host.report(node, text)
+        return [host.to_host(picture) for picture in pasted], text
 
 
 def _one_each(masks: list[Tensor] | None, count: int) -> list[Tensor | None]:
@@ -128,22 +159,34 @@ def _one_each(masks: list[Tensor] | None, count: int) -> list[Tensor | None]:
     return [flat[index if len(flat) > 1 else 0] if flat else None for index in range(count)]
 
 
-def _places(cuts: socket_types.Crops, photos: int, faces: int) -> list[tuple[int, int]]:
-    """Return the index (photo, crop) of every new face.
+def _ranges(numbers: list[int]) -> str:
+    """Write ascending numbers as ranges, such as "1, 9 to 25"."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1][1:] = [number]
+        else:
+            runs.append([number])
+    return ", ".join(" to ".join(map(str, run)) for run in runs)
+
+
+def _places(cuts: socket_types.Crops, photos: int, faces: int) -> list[tuple[int, int | None, int]]:
+    """Return (photo, face, crop) of every picture of the result; the face is None where there is none.
 
     Raises:
         ValueError: the numbers of photos, crops and faces do not match.
     """
-    if len(cuts) == 1 and photos in (1, cuts.photo_count):
-        return [(0 if photos == 1 else cuts.photos[0], 0)] * faces
+    if len(cuts) == 1 and photos in (1, cuts.photo_count) and (photos == 1 or faces > 1):
+        return [(0 if photos == 1 else cuts.photos[0], face, 0) for face in range(faces)]
     if faces != len(cuts):
         raise ValueError(
             f"There are {faces} new faces for {len(cuts)} crops. Give one per crop, in their order."
         )
     if photos == cuts.photo_count:
-        return [(photo, cut) for cut, photo in enumerate(cuts.photos)]
+        own = {photo: cut for cut, photo in enumerate(cuts.photos)}
+        return [(photo, own.get(photo), own.get(photo, 0)) for photo in range(photos)]
     if photos == faces:
-        return [(cut, cut) for cut in range(faces)]
+        return [(cut, cut, cut) for cut in range(faces)]
     raise ValueError(
         f"Paste Back got {photos} photos, but Align Faces saw {cuts.photo_count}. "
         "Connect the same photos to both."

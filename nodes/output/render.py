@@ -129,14 +129,15 @@ class Render:
 
             cut = cut_behind if cut_behind > -1 else None
             views = render_views(generator, chosen.ws, seen_from, batch_size, on_step, grid, cut)
-            depth = depth_pictures(views.depth, views.mask)
+            distance = socket_types.check_result(views.depth, "The distances")
+            depth = depth_pictures(distance, views.mask)
             facing = normal_pictures(views.normals, views.mask)
         result = (
             socket_types.pictures_to_host(views.image),
             socket_types.mask_to_host(views.mask),
             socket_types.pictures_to_host(depth),
             socket_types.pictures_to_host(facing),
-            host.to_host(views.depth.permute(0, 2, 3, 1).expand(-1, -1, -1, 3).contiguous()),
+            host.to_host(distance.permute(0, 2, 3, 1).expand(-1, -1, -1, 3).contiguous()),
         )
         head = Head(weakref.ref(model), chosen.ws[:1].detach().clone())
         ui = live_preview.publish(head, model) | frame_sheet.save_frames(views.image)

@@ -75,6 +75,7 @@ def render_views(
 
     Raises:
         ValueError: latents and cameras cannot be paired.
+        FloatingPointError: a rendering is not finite, or entirely black.
     """
     device = socket_types.device_of(generator)
     ws, cameras = ws.to(device), cameras.to(device)
@@ -97,6 +98,7 @@ def render_views(
             planes=planes,
             quality=quality,
         )
+        socket_types.check_render(rendering.image, before=start)
         size = rendering.image.shape[-2:]
         facing = normals(rendering.depth, paired_cameras[part])
         head = rendering.mask

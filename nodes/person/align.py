@@ -15,6 +15,7 @@ from ..server.alignment_report import EVENT, photo_report
 
 if TYPE_CHECKING:
     from ...my3dgen_core import AlignedFaces
+    from ...my3dgen_core.face import FaceReport
 
 CHOICES: dict[str, str | int] = {
     "largest": "largest",
@@ -23,6 +24,9 @@ CHOICES: dict[str, str | int] = {
     "third from the left": 2,
     "most like the reference": "nearest",
 }
+SIDE_STEP = 64
+"""Step of longest_side in Load Photo Folder."""
+SCALED = "If the face was larger in the file, raise longest_side in Load Photo Folder."
 NO_PARSING = (
     "The head masks are all white: there is no face-parsing model (BiSeNet with 19 classes, .onnx) in the "
     "subfolder 'parsing' of the face models."
@@ -195,8 +199,11 @@ class AlignFaces:
             with host.rendering():
                 aligned = align(named, models, **settings)
         except AlignmentError as error:  # a failed node has no `ui`, but the page needs the report most then
-            host.publish(EVENT, {"node": node, **photo_report(named, error.report)})
-            raise
+            hint = _hint_at_scaling(named, error.report)
+            if error.report:  # empty if the reference is at fault
+                host.publish(EVENT, {"node": node, **photo_report(named, error.report)})
+            raise AlignmentError(f"{error}{hint}", error.report) from error
+        _hint_at_scaling(named, aligned.report)
         report = f"{format_report(aligned.report)}\n{describe_coverage(aligned.report)}"
         heads = aligned.heads
         if heads is None:
@@ -221,6 +228,29 @@ class AlignFaces:
         text = host.report(node, f"{models.describe()}\n{report}")
         ui = {**text, **host.preview(overview), **photo_report(named, aligned.report)}
         return {"ui": ui_results.remember(node, ui), "result": result}
+
+
+def _hint_at_scaling(photos: list[tuple[str, np.ndarray]], report: list[FaceReport]) -> str:
+    """Add to the rows of small faces that Load Photo Folder may have scaled the photo down.
+
+    Only photos of a size that its longest_side can have are meant, and of those without a face, large ones.
+
+    Returns:
+        The hint, after a space, if a row has it; "" otherwise.
+    """
+    from ...my3dgen_core.face.align import SMALL_BOX
+
+    found = ""
+    for (_, pixels), row in zip(photos, report, strict=False):
+        side = max(pixels.shape[:2])
+        scaled = side % SIDE_STEP == 0 and (row.box is not None or side >= 1024)
+        if not scaled or row.by_hand or (row.box is not None and row.face_size >= SMALL_BOX):
+            continue
+        if row.kept:
+            row.warnings.append(SCALED)
+        else:
+            row.reason, found = f"{row.reason} {SCALED}", f" {SCALED}"
+    return found
 
 
 def _overview(aligned: AlignedFaces) -> np.ndarray:

@@ -63,7 +63,7 @@ class MixPersons:
 
         with host.rendering():
             mixed = mix_persons([first, second], [1 - share, share])
-        return mixed, mixed.anchors
+        return socket_types.checked_identity(mixed), mixed.anchors
 
 
 class InterpolatePersons:
@@ -171,4 +171,4 @@ class InterpolatePersons:
         with host.rendering(), model.ready(memory=host.RENDER_MEMORY) as generator:
             on_step = host.progress(node_id, "picture")
             pictures = render_between(generator, first, second, latents, t, seen_from, on_step)
-        return (socket_types.pictures_to_host(pictures),)
+        return (socket_types.pictures_to_host(socket_types.check_render(pictures)),)

@@ -108,7 +108,7 @@ class LoadIdentity:
         from ...my3dgen_core import Identity
 
         with torch.inference_mode(False):
-            identity = Identity.load(find_identity(file))
+            identity = socket_types.checked_identity(Identity.load(find_identity(file)))
         face = live_preview.publish(Mixture(identity.anchors), identity, count=len(identity.anchors))
         ui = ui_results.remember(node_id, {"my3dgen_card": card(identity)} | face)
         return {"ui": ui, "result": (identity, identity.anchors)}

@@ -180,4 +180,4 @@ class Invert:
             views = render_views(
                 generator, latents.ws, latents.cameras, on_step=host.progress(node_id, "picture")
             )
-        return latents, socket_types.pictures_to_host(views.image)
+        return socket_types.checked_latents(latents), socket_types.pictures_to_host(views.image)

@@ -242,7 +242,7 @@ class TrainIdentity:
                 face_models=faces,
                 heads=_unless_white(socket_types.mask_to_core(heads, len(images), device)),
             )
-        text = summary(identity, model.generator)
+        text = summary(socket_types.checked_identity(identity), model.generator)
         plot = plots.loss_plot(identity.history)
         return {"ui": host.report(node_id, text), "result": (identity, host.to_host(plot), text)}
 
@@ -348,7 +348,7 @@ class PivotalTuning:
                 over=None if below is None else below.identity,
                 strength=1.0 if below is None else below.strength,
             )
-        tuned = model.with_identity(identity, 1.0)
+        tuned = model.with_identity(socket_types.checked_identity(identity), 1.0)
         assert pivot.cameras is not None
         with host.rendering(), tuned.ready(memory=host.RENDER_MEMORY) as generator:
             views = render_views(generator, pivot.ws, pivot.cameras)

@@ -105,14 +105,54 @@ def cut_photos(sockets: ModuleType) -> tuple[list[torch.Tensor], Any, list[torch
     return photos, crops, [torch.cat([crop for _, crop in cuts])]
 
 
-def test_crops_pasted_back_unchanged_give_the_kept_photos(
+def test_crops_pasted_back_unchanged_give_all_photos_those_without_a_crop_to_the_bit(
     nodes: dict[str, Any], cut_photos: tuple[list[torch.Tensor], Any, list[torch.Tensor]]
 ) -> None:
     photos, crops, images = cut_photos
-    (pasted,) = nodes["PasteBack"].paste(photos, [crops], images, [24.0])
-    assert [tuple(p.shape) for p in pasted] == [(1, 240, 200, 3), (1, 180, 260, 3)]
-    for new, old in zip(pasted, (photos[0], photos[2]), strict=True):
+    pasted, report = nodes["PasteBack"].paste(photos, [crops], images, [24.0])
+    assert [p.shape for p in pasted] == [p.shape for p in photos]
+    for new, old in zip(pasted, photos, strict=True):
         assert float((new - old).abs().max()) < 0.02
+    assert torch.equal(pasted[1], photos[1])
+    assert report.splitlines() == [
+        "2 of 3 photos have a new face.",
+        "Unchanged, because Align Faces gave no crop of them: 2.",
+    ]
+
+
+@pytest.mark.parametrize("kept", [(0, 1, 2, 8, 9), (4,), tuple(range(10))])
+def test_a_clip_keeps_its_frames_whichever_of_them_have_a_face(
+    nodes: dict[str, Any], sockets: ModuleType, kept: tuple[int, ...]
+) -> None:
+    clip = torch.cat([_photo(60, 80, seed) for seed in range(10)])
+    transform, _ = _cut(clip[:1], 6.0)
+    crops = sockets.Crops((transform,) * len(kept), kept, 10)
+    faces = torch.ones(len(kept), 64, 64, 3)
+    (pasted,), report = nodes["PasteBack"].paste([clip], [crops], [faces], [24.0])
+    assert pasted.shape == clip.shape
+    changed = [index for index in range(10) if not torch.equal(pasted[index], clip[index])]
+    assert changed == list(kept)
+    assert all(float(pasted[index, 30, 40].min()) == 1 for index in kept)
+    assert report.startswith(f"{len(kept)} of 10 photos have a new face.")
+    if kept == (0, 1, 2, 8, 9):
+        assert report.endswith("of them: 4 to 8.")
+
+
+def test_several_pictures_of_an_odd_size_are_cut_to_even_sides_unless_one_wants_them_whole(
+    nodes: dict[str, Any], sockets: ModuleType
+) -> None:
+    photo = _photo(61, 83, 0)
+    transform, crop = _cut(photo, 6.0)
+    crops, clip = sockets.Crops((transform,), (0,), 1), [crop.expand(3, -1, -1, -1)]
+    paste = nodes["PasteBack"].paste
+    (whole,), _ = paste([photo], [crops], clip, [24.0], even_sides=[False])
+    assert whole.shape == (3, 61, 83, 3)
+    (even,), report = paste([photo], [crops], clip, [24.0])
+    assert torch.equal(even, whole[:, :60, :82])
+    assert "Cut to 82x60 pixels" in report
+    (single,), report = paste([photo], [crops], [crop], [24.0])
+    assert single.shape == (1, 61, 83, 3)
+    assert "Cut" not in report
 
 
 def test_pasting_leaves_its_inputs_alone_and_takes_masks(
@@ -121,10 +161,10 @@ def test_pasting_leaves_its_inputs_alone_and_takes_masks(
     photos, crops, images = cut_photos
     before = [photo.clone() for photo in photos]
     white = [torch.ones_like(images[0])]
-    (pasted,) = nodes["PasteBack"].paste(photos, [crops], white, [24.0], [torch.zeros(1, 64, 64)])
+    pasted, _ = nodes["PasteBack"].paste(photos, [crops], white, [24.0], [torch.zeros(1, 64, 64)])
     assert torch.equal(pasted[0], photos[0])
-    (pasted,) = nodes["PasteBack"].paste(photos, [crops], white, [24.0], [torch.ones(2, 64, 64)])
-    assert float(pasted[1][0, 90, 130].min()) == 1
+    pasted, _ = nodes["PasteBack"].paste(photos, [crops], white, [24.0], [torch.ones(2, 64, 64)])
+    assert float(pasted[2][0, 90, 130].min()) == 1
     assert all(torch.equal(one, other) for one, other in zip(before, photos, strict=True))
 
 
@@ -132,7 +172,7 @@ def test_one_photo_takes_a_whole_clip_of_its_crop(nodes: dict[str, Any], sockets
     photo = _photo(240, 200, 0)
     transform, crop = _cut(photo, 3.0)
     crops = sockets.Crops((transform,), (0,), 1)
-    (pasted,) = nodes["PasteBack"].paste([photo], [crops], [crop.expand(5, -1, -1, -1)], [24.0])
+    pasted, _ = nodes["PasteBack"].paste([photo], [crops], [crop.expand(5, -1, -1, -1)], [24.0])
     assert [tuple(p.shape) for p in pasted] == [(5, 240, 200, 3)]
 
 
@@ -220,3 +260,17 @@ def test_photos_in_subfolders_are_read_on_request_and_keep_their_place_in_the_na
     assert capped["result"][1] == ["b2.png", "b10.png"]
     assert "1 more were left out: at_most is 2" in capped["ui"]["text"][0]
     assert load.IS_CHANGED("me", 50, 256) != load.IS_CHANGED("me", 50, 256, True)
+
+
+@pytest.mark.parametrize(("width", "height", "size"), [(300, 200, (256, 170)), (201, 299, (172, 256))])
+def test_photos_that_are_scaled_down_have_even_sides(
+    nodes: dict[str, Any], folders: Path, width: int, height: int, size: tuple[int, int]
+) -> None:
+    from PIL import Image
+
+    (folders / "input" / "me").mkdir(parents=True)
+    Image.new("RGB", (width, height)).save(folders / "input" / "me" / "a.png")
+    (photo,), _ = nodes["LoadPhotos"].load("me", 50, 256)["result"]
+    assert photo.shape == (1, size[1], size[0], 3)
+    (whole,), _ = nodes["LoadPhotos"].load("me", 50, 512)["result"]
+    assert whole.shape == (1, height, width, 3)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import ast
 import json
+import re
+import shlex
 import shutil
 import subprocess
 import sys
-from importlib.metadata import distribution
+from importlib.metadata import distribution, requires
 from pathlib import Path
 
 import pytest
 import tomllib
 from node_mappings import display_names, node_ids
+
+from my3dgen_core.face.detect import INSTALL_HINT
 
 HOST_MODULES = {"comfy", "comfy_api", "comfy_execution", "execution", "folder_paths", "nodes", "server"}
 
@@ -71,23 +75,76 @@ def test_torch_is_pinned_in_one_place(root: Path) -> None:
     assert pins == ["pyproject.toml"]
 
 
-def test_requirements_change_no_torch_onnxruntime_or_opencv(root: Path, tmp_path: Path) -> None:
-    """Asks pip what it would install into an environment that has torch, onnxruntime-gpu and OpenCV."""
-    site = tmp_path / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path)], check=True)
-    for name in ("torch", "onnxruntime", "opencv-python"):
+def environment(home: Path, copied: tuple[str, ...], faked: dict[str, str]) -> Path:
+    """A virtual environment in which pip sees copies of our own packages, and others by name and version."""
+    site = home / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(home)], check=True)
+    for name in copied:
         source = Path(str(distribution(name)._path))  # type: ignore[attr-defined]
         shutil.copytree(source, site / source.name)
-    gpu = site / "onnxruntime_gpu-1.20.1.dist-info"
-    gpu.mkdir()
-    (gpu / "METADATA").write_text("Metadata-Version: 2.1\nName: onnxruntime-gpu\nVersion: 1.20.1\n")
-    report = tmp_path / "report.json"
-    command = [sys.executable, "-m", "pip", "--python", str(tmp_path / "bin" / "python"), "install"]
-    command += ["--dry-run", "--quiet", "--report", str(report), "-r", str(root / "requirements.txt")]
-    subprocess.run(command, check=True)
-    chosen = {item["metadata"]["name"].lower() for item in json.loads(report.read_text())["install"]}
+    for name, version in faked.items():
+        folder = site / f"{name.replace('-', '_')}-{version}.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    return home / "bin" / "python"
+
+
+def installed_by(python: Path, arguments: list[str], report: Path) -> set[str]:
+    """Names of what pip would install into an environment."""
+    command = [sys.executable, "-m", "pip", "--python", str(python), "install", *arguments]
+    subprocess.run([*command, "--dry-run", "--quiet", "--report", str(report)], check=True)
+    return {item["metadata"]["name"].lower() for item in json.loads(report.read_text())["install"]}
+
+
+def test_requirements_change_no_torch_onnxruntime_or_opencv(root: Path, tmp_path: Path) -> None:
+    """Asks pip what it would install into an environment that has torch, onnxruntime-gpu and OpenCV."""
+    python = environment(tmp_path, ("torch", "onnxruntime", "opencv-python"), {"onnxruntime-gpu": "1.20.1"})
+    arguments = ["-r", str(root / "requirements.txt")]
+    chosen = installed_by(python, arguments, tmp_path / "report.json")
     assert {"kornia", "safetensors", "pillow", "numpy"} <= chosen
     assert not {name for name in chosen if name.startswith(("torch", "onnxruntime", "opencv"))}
+
+
+def face_step(root: Path) -> list[list[str]]:
+    """The arguments of `pip install` in the first commands of the section on face models."""
+    text = (root / "docs" / "install.md").read_text(encoding="utf-8")
+    block = text.split("\n## Face models\n")[1].split("```sh\n")[1].split("```")[0]
+    lines = [shlex.split(line) for line in block.splitlines()]
+    assert all(line[:2] == ["pip", "install"] for line in lines)
+    return [line[2:] for line in lines]
+
+
+def test_the_step_for_face_packs_puts_nothing_over_an_opencv_or_onnxruntime_that_is_there(
+    root: Path, tmp_path: Path
+) -> None:
+    """Asks pip about an environment with other variants of both, which insightface does not know."""
+    variants = {"onnxruntime-gpu": "1.20.1", "opencv-contrib-python": "4.10.0.84"}
+    python = environment(tmp_path, ("torch", "numpy"), variants)
+    chosen: set[str] = set()
+    for number, arguments in enumerate(face_step(root)):
+        chosen |= installed_by(python, arguments, tmp_path / f"{number}.json")
+    assert {"insightface", "onnx", "requests", "tqdm"} <= chosen
+    assert not {name for name in chosen if name.startswith(("torch", "numpy", "onnxruntime", "opencv"))}
+    plain = installed_by(python, ["insightface>=2"], tmp_path / "plain.json")
+    assert {"onnxruntime", "opencv-python"} <= plain  # what the step avoids
+
+
+def test_the_step_for_face_packs_brings_all_that_insightface_needs(root: Path) -> None:
+    given = {name for arguments in face_step(root) for name in arguments}
+    given |= set((root / "requirements.txt").read_text(encoding="utf-8").split())
+    names = {re.split(r"[<>=!~ ]", text)[0].lower() for text in given}
+    needed = {
+        re.split(r"[<>=!~ ;]", text)[0].lower() for text in requires("insightface") or [] if ";" not in text
+    }
+    assert needed - names == {"onnxruntime", "opencv-python"}  # named after the step, for who lacks them
+
+
+def test_the_readme_and_the_message_say_the_same_step(root: Path) -> None:
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    for arguments in face_step(root):
+        text = " ".join(f'"{part}"' if ">" in part else part for part in arguments)
+        assert f"`pip install {text}`" in readme
+        assert f"pip install {text}".replace('"insightface>=2"', "insightface") in INSTALL_HINT
 
 
 IMPORTED = """

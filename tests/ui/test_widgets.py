@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import comfy
 import pytest
 from prompts import node
@@ -94,6 +96,21 @@ def test_a_removed_node_listens_no_more(page: Page) -> None:
     during, after = page.page.evaluate(LISTENERS, KINDS)
     assert during > len(KINDS)
     assert after == 0
+
+
+@pytest.mark.parametrize("page", ["classic", f"classic, {comfy.FRONTEND}"], indirect=True)
+def test_dates_and_inputs_of_other_nodes_in_file_names_are_replaced_as_for_save_image(page: Page) -> None:
+    prefix = "%date:yyyy-MM%/%My3DGenRandomLatent.seed%_%width%"
+    prompt = head() | {
+        "7": node("SaveLatents", latents=["4", 0], filename_prefix=prefix),
+        "8": {"class_type": "SaveImage", "inputs": {"images": ["5", 0], "filename_prefix": prefix}},
+    }
+    prompt["4"]["inputs"]["seed"] = 71
+    page.open(prompt)
+    ours, core = (page.prompt()[name]["inputs"]["filename_prefix"] for name in ("7", "8"))
+    assert ours == core
+    assert re.fullmatch(r"20\d\d-\d\d/71_%width%", ours)
+    assert page.values("7")["filename_prefix"] == prefix
 
 
 NAMELESS = """() => [..."[aria-roledescription], button, input[type=range], [role=group]".split(", ")]

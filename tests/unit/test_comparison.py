@@ -47,6 +47,14 @@ def test_every_picture_stands_where_its_names_say(drawn, rows):
             assert gray == pytest.approx(float(table.pictures[tuple(place)].mean()), abs=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("shape", "rows"), [((1, 50, 1), ("latents",)), ((1, 1, 50), ("latents",)), ((1, 400, 1), ("latents",))]
+)
+def test_a_table_of_many_pictures_is_no_larger_than_programs_open(shape, rows):
+    drawn = made(*shape).draw(rows, cell=1024)
+    assert 7000 < max(drawn.shape) <= 8192
+
+
 def test_scores_are_of_the_photo_that_belongs_to_each_latent(drawn):
     table = made(2, 3, 1)
     photos = table.pictures[0, :, 0]

@@ -156,7 +156,7 @@ def test_a_missing_package_is_one_message_for_cpu_and_gpu(monkeypatch: pytest.Mo
         return real_import(name, *args, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(builtins, "__import__", without_insightface)
-    with pytest.raises(FaceModelError, match="pip install insightface") as caught:
+    with pytest.raises(FaceModelError, match="pip install --no-deps insightface") as caught:
         FaceModels.from_folder(pack_folder())
     assert "onnxruntime-gpu" in str(caught.value)
 

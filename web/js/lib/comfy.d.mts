@@ -6,6 +6,7 @@ export interface Widget {
   options?: { min?: number; max?: number; serialize?: boolean };
   serialize?: boolean;
   callback?: (value: unknown) => void;
+  serializeValue?: () => unknown;
 }
 
 export interface Link {
@@ -35,6 +36,12 @@ export interface Node {
 
 export interface App {
   registerExtension(extension: { name: string; nodeCreated?(node: Node): void }): void;
+}
+
+declare global {
+  interface Window {
+    comfyAPI?: { utils?: { applyTextReplacements?(app: App, text: string): string } };
+  }
 }
 
 export interface Api extends EventTarget {
