@@ -343,7 +343,7 @@ def changed(value: str | None, find: Callable[[str], list[Path]]) -> str:
 
 def fingerprint(paths: list[Path]) -> str:
     """Return a text that changes when one of the files does, for IS_CHANGED."""
-    stats = ((p, p.stat()) for p in paths if p.is_file())
+    stats = ((p, p.stat()) for p in paths if os.path.isfile(p))  # unlike Path.is_file, raises nothing
     return "|".join(f"{p}:{s.st_mtime_ns}:{s.st_size}" for p, s in stats)
 
 

@@ -12,6 +12,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from PIL import Image
 
 FILES = {
     "LoadGenerator": "models/my3dgen/generators",
@@ -189,3 +190,24 @@ def test_what_the_page_gets_is_json(host: ModuleType, monkeypatch: pytest.Monkey
             "a": [1, None, [None, 0.5]],
             "b": {"Fr\ufffdhling": True, "c": None},
         }
+
+
+def test_a_photo_that_cannot_be_looked_at_is_left_out_by_name(
+    nodes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("input/anna").mkdir(parents=True)
+    for name in ("a.png", "locked.png"):
+        Image.new("RGB", (32, 32)).save(Path("input/anna", name))
+    stat = os.stat
+
+    def status(path: Any, *given: Any, **more: Any) -> os.stat_result:
+        if str(path).endswith("locked.png"):
+            raise PermissionError(13, "Permission denied", path)
+        return stat(path, *given, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", status)
+        assert "a.png" in nodes["LoadPhotos"].IS_CHANGED("anna", 50, 512)
+        loaded = nodes["LoadPhotos"]().load("anna", 50, 512)
+    assert loaded["result"][1] == ["a.png"]
+    assert "left out: locked.png cannot be read (Permission denied)." in loaded["ui"]["text"][0]
