@@ -15,6 +15,7 @@ from .nodes.output.paste import PasteBack
 from .nodes.output.render import Render
 from .nodes.person.align import AlignFaces
 from .nodes.person.blend import InterpolatePersons, MixPersons
+from .nodes.person.dataset import LoadEG3DDataset
 from .nodes.person.identity import ApplyIdentity, LoadIdentity, SaveIdentity
 from .nodes.person.invert import Invert
 from .nodes.person.load import LoadDemoPerson, LoadGenerator, LoadPhotos
@@ -56,6 +57,7 @@ NODE_CLASS_MAPPINGS = {
     "My3DGenComponentSheet": ComponentSheet,
     "My3DGenApplyDirection": ApplyDirection,
     "My3DGenExtractMesh": ExtractMesh,
+    "My3DGenLoadEG3DDataset": LoadEG3DDataset,
 }
 
 NODE_DISPLAY_NAME_MAPPINGS = {
@@ -94,6 +96,7 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "My3DGenComponentSheet": "Preview Principal Components",
     "My3DGenApplyDirection": "Apply Direction",
     "My3DGenExtractMesh": "Extract Mesh",
+    "My3DGenLoadEG3DDataset": "Load EG3D Dataset",
 }
 
 WEB_DIRECTORY = "./web"

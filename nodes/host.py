@@ -36,9 +36,9 @@ log = logging.getLogger("my3dgen")
 GENERATORS, IDENTITIES, DIRECTIONS = "generators", "identities", "directions"
 """Kinds of model files, and the names of their folders under models/my3dgen."""
 _EXTENSIONS = {
-    GENERATORS: {".safetensors", ".pkl", ".pt", ".pth"},
-    IDENTITIES: {".safetensors", ".pkl", ".pt"},
-    DIRECTIONS: {".safetensors", ".npy", ".npz", ".pt"},
+    GENERATORS: {".safetensors", ".pkl", ".pt", ".pth", ".ckpt"},
+    IDENTITIES: {".safetensors", ".pkl", ".pt", ".pth"},
+    DIRECTIONS: {".safetensors", ".npy", ".npz", ".pt", ".pth"},
 }
 PREVIEW_PIXELS = 320
 """Longest side of the preview that ComfyUI shows during a node's work."""
@@ -499,6 +499,15 @@ def preview(images: Tensor) -> dict[str, list[dict[str, str]]]:
         _picture(picture.permute(2, 0, 1)[None] * 2 - 1).save(Path(folder) / file, compress_level=1)
         entries.append({"filename": file, "subfolder": sub, "type": "temp"})
     return {"images": entries}
+
+
+def blocked(message: str) -> Any:
+    """Return the value of an output that has nothing to give: nodes that use it show the message instead."""
+    if folder_paths is None:
+        return None
+    from comfy_execution.graph_utils import ExecutionBlocker
+
+    return ExecutionBlocker(message)
 
 
 # --- Routes for the page -----------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 Prompt = dict[str, Any]
-FOLDER, PERSON = "screenshots", "demo"
+FOLDER, DATASET, PERSON = "screenshots", "eg3d_crops", "demo"
 FAR = 40.0
 """Yaw of the side views, in degrees."""
 
@@ -134,6 +134,8 @@ PHOTOS = {
         "LoadPhotos", folder="demo person (bundled)", at_most=6, longest_side=2048, subfolders=False
     ),
     "photos shown": shown("photos"),
+    "dataset": node("LoadEG3DDataset", folder=DATASET, at_most=6, mirrored=False),
+    "dataset shown": shown("dataset"),
     "crops": node("LoadDemoPerson", views="photos", at_most=6),
     "crops shown": shown("crops"),
     "all crops": node("LoadDemoPerson", views="photos", at_most=50),

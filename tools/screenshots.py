@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable
@@ -22,7 +24,7 @@ import comfy
 import face_test_pack
 import page as comfy_page
 import scenes
-from scenes import FOLDER, Prompt
+from scenes import DATASET, FOLDER, Prompt
 
 TARGET = comfy.ROOT / "web" / "docs" / "pictures"  # where the help pages load them from
 BASE = Path(tempfile.gettempdir()) / "screenshots" / "ComfyUI"  # its path may appear in a picture
@@ -90,6 +92,17 @@ def make_photos(folder: Path) -> None:
     pair.save(folder / "two.jpg")
     photos[1].crop((width * 45 // 100, 0, width, height)).save(folder / "cut.jpg")
     Image.new("RGB", (300, 200), (120, 150, 180)).save(folder / "wall.jpg")
+
+
+def make_dataset(folder: Path) -> None:
+    """Write the demo person's photos and cameras as EG3D's preprocessing writes a dataset."""
+    demo = comfy.ROOT / "my3dgen_core" / "starter" / "demo_person"
+    cameras = json.loads((demo / "cameras.json").read_text(encoding="utf-8"))["train"]
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in cameras:
+        shutil.copyfile(demo / name, folder / Path(name).name)
+    labels = [[Path(name).name, camera] for name, camera in cameras.items()]
+    (folder / "dataset.json").write_text(json.dumps({"labels": labels}), encoding="utf-8")
 
 
 class Stage:
@@ -209,6 +222,7 @@ SCENES = {
     "load_generator": Scene("known", {"load": [320, 140], "mean shown": [300, 320]}),
     "load_photos": Scene("known", {"photos": [320, 200], "photos shown": STRIP}),
     "load_demo_person": Scene("known", {"crops": [320, 140], "crops shown": STRIP}),
+    "load_eg3d_dataset": Scene("known", {"dataset": [320, 260], "dataset shown": STRIP}),
     "invert": Scene("known", {"invert": [320, 420], "inverted": STRIP}),
     "pivotal_tuning": Scene("known", {"tune": [340, 560], "tuned": [300, 320]}),
     "apply_identity": Scene("known", {"apply": [300, 120], "person shown": TALL}),
@@ -257,6 +271,7 @@ def main() -> int:
     if not models.exists():
         models.symlink_to(face_test_pack.make_pack(comfy.ROOT / "build" / "face").parents[1])
     make_photos(base / "input" / FOLDER)
+    make_dataset(base / "input" / DATASET)
     arguments.to.mkdir(parents=True, exist_ok=True)
     with comfy.Server(base) as server:
         take(server, arguments)

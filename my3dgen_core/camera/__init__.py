@@ -4,6 +4,8 @@ from .interpolation import blend_cameras, interpolate, interpolate_orbit, interp
 from .paths import EASINGS, PATHS, camera_path, keyframe_path, keyframes, orbit
 from .pose import (
     FOCAL,
+    OBJECT_FOCAL,
+    OBJECT_RADIUS,
     RADIUS,
     ViewRange,
     angles,
@@ -23,6 +25,8 @@ from .pose import (
 __all__ = [
     "EASINGS",
     "FOCAL",
+    "OBJECT_FOCAL",
+    "OBJECT_RADIUS",
     "PATHS",
     "RADIUS",
     "ViewRange",

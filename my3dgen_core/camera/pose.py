@@ -15,6 +15,8 @@ from torch import Tensor
 
 RADIUS = 2.7
 FOCAL = 4.2647
+OBJECT_RADIUS, OBJECT_FOCAL = 1.7, 1.7074
+"""Camera of EG3D's generators of objects (ShapeNet cars); `RADIUS` and `FOCAL` are those of heads."""
 # Entries of the 25 numbers that change sign when an image is mirrored left to right.
 _MIRRORED = (1, 2, 3, 4, 8)
 

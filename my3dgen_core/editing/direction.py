@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..common.errors import quote_untrusted
 from ..formats.direction_file import FORMAT, check_name, read_directions
 from ..formats.safetensors_file import write_safetensors
 from ..person.latents import Latents, check_not_empty
@@ -78,6 +79,22 @@ class Direction:
         """
         found = read_directions(Path(path), attribute, num_ws, w_dim)
         return cls(found.name, found.vector, found.base_hash, found.meta)
+
+    def doubt(self) -> str:
+        """Return a warning if it is unknown whether the direction belongs to EG3D; empty if it is known.
+
+        One row of 512 numbers without provenance may also come from a 2D StyleGAN, whose W has the same shape
+        and another meaning. Directions with a row for each layer have the number of the generator's layers.
+        """
+        if self.base_hash is not None or self.vector.ndim > 1:
+            return ""
+        where = self.meta.get("file", "It")
+        return (
+            f"{where} does not say which generator it was made for, and one row of {len(self.vector)} "
+            "numbers fits 2D StyleGANs as well, whose directions mean nothing here. If "
+            f"{quote_untrusted(self.name)} does not do what its name says, find one for this generator (Find "
+            "Direction)."
+        )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a .safetensors file atomically; `load` restores it bit-exactly."""

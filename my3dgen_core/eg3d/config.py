@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..camera import FOCAL, RADIUS, ViewRange, look_at
+from ..camera import FOCAL, OBJECT_FOCAL, OBJECT_RADIUS, RADIUS, ViewRange, look_at
 
 SUPERRESOLUTION = ("8XDC", "8X", "4X", "2X")
 """Known super-resolution architectures (values of `GeneratorConfig.superresolution`)."""
@@ -158,6 +158,7 @@ class GeneratorConfig:
             ValueError: a setting that this implementation does not support.
         """
         rendering = init_kwargs["rendering_kwargs"]
+        radius = float(rendering.get("avg_camera_radius", RADIUS))
         module = str(rendering["superresolution_module"]).rsplit(".", 1)[-1]
         names = {
             "SuperresolutionHybrid8XDC": "8XDC",
@@ -198,10 +199,20 @@ class GeneratorConfig:
             box_warp=float(rendering["box_warp"]),
             decoder_lr_mul=float(rendering.get("decoder_lr_mul", 1)),
             c_scale=float(rendering.get("c_scale", 1)),
-            avg_camera_radius=float(rendering.get("avg_camera_radius", 2.7)),
+            avg_camera_radius=radius,
             avg_camera_pivot=tuple(rendering.get("avg_camera_pivot", (0, 0, 0))),
+            focal=focal_at(radius),
             **{name: bool(value) for name, value in optional.items()},
         )
+
+
+def focal_at(radius: float) -> float:
+    """Return the focal length of the training cameras, in image widths, by their mean distance.
+
+    Checkpoints record the distance and not the focal length. EG3D trained on two kinds of cameras: 2.7 from
+    heads (FFHQ, AFHQ) with a focal length of 4.2647, and 1.7 from objects (ShapeNet) with one of 1.7074.
+    """
+    return OBJECT_FOCAL if abs(radius - OBJECT_RADIUS) < 0.05 else FOCAL
 
 
 def front_camera(config: GeneratorConfig, device: torch.device) -> Tensor:

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ..common.errors import CheckpointError
+from ..formats.file_kinds import describe_safetensors, describe_weights
 from ..formats.pickle_values import Record, TensorRef
 from ..formats.safetensors_file import is_safetensors, read_safetensors
 from ..formats.torch_archive import opened
@@ -61,10 +62,11 @@ def open_generator(file: Path) -> Iterator[Contents]:
             return
         with opened(file) as root:
             generator = find_generator(root)
-            if isinstance(generator, Record):
-                yield Contents(module_state(generator), module_config(generator), generator)
-            else:
-                yield Contents(generator, None)
+            record = generator if isinstance(generator, Record) else None
+            state = generator if isinstance(generator, dict) else module_state(generator)
+            if project := describe_weights(state):
+                raise CheckpointError(f"is {project}, not an EG3D generator.")
+            yield Contents(state, None if record is None else module_config(record), record)
     except CheckpointError as error:
         raise CheckpointError(f"{file.name} {error}") from error
 
@@ -130,14 +132,17 @@ def _read_safetensors(file: Path) -> Contents:
     """
     with file.open("rb") as stream:
         if int.from_bytes(stream.read(8), "little") > LONGEST_HEADER:
-            raise CheckpointError("announces a header longer than any generator's. It is damaged or hostile.")
+            raise CheckpointError("announces a header longer than any generator's. It is damaged.")
 
-    def check(metadata: Mapping[str, str], _: list[str]) -> None:
+    def check(metadata: Mapping[str, str], names: list[str]) -> None:
+        ours = metadata.get("format") == "my3dgen.generator"
+        if not ours and (what := describe_safetensors(metadata, names, "an EG3D generator")):
+            raise CheckpointError(what)
         config = our_config(metadata["config"]) if "config" in metadata else None
         if config is None and (metadata.get("format") or not file.with_suffix(".json").is_file()):
             raise CheckpointError(
-                "is not a generator of this pack: it has no configuration. "
-                "Identities are loaded by LoadIdentity, generators are written by save_generator."
+                "is not a generator of this pack: it has no configuration. Put one beside it "
+                "(docs/checkpoints.md), or bring the .pkl it was made of."
             )
 
     try:

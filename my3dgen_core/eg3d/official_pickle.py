@@ -15,10 +15,13 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from ..common.errors import CheckpointError, quote_untrusted
+from ..formats.file_kinds import describe_root
 from ..formats.pickle_values import Record, TensorRef
-from .config import GeneratorConfig
+from .config import GeneratorConfig, focal_at
 from .generator import Generator
 
+_WRAPPERS = ("module.", "_orig_mod.")
+"""Prefixes of names in the state dicts of DataParallel and of torch.compile."""
 GENERATORS = ("G_ema", "G", "g_ema", "generator", "state_dict", "model")
 """Keys of the generator in a snapshot, in order of preference."""
 MOST_MODULES, DEEPEST, LONGEST_KEY = 20_000, 64, 300
@@ -63,29 +66,46 @@ def find_generator(root: object) -> Record | dict[str, TensorRef]:
     Raises:
         CheckpointError: the file holds no generator.
     """
+    whole = root
     for _ in range(3):  # the deepest nesting is {"G_ema": {"state_dict": ...}}
         if is_module(root):
             assert isinstance(root, Record)
-            return root
+            return _unwrapped(root)
         if type(root) is not dict:
             break
         if state := _state_dict(root):
             return state
         root = next((root[name] for name in GENERATORS if root.get(name) is not None), None)
+    if project := describe_root(whole):
+        raise CheckpointError(f"is {project}, not an EG3D generator.")
     raise CheckpointError(
         "holds no generator: neither a module, nor G_ema or G, nor a state dict of tensors. "
         "Bring the .pkl of an EG3D training run or a fine-tune of it."
     )
 
 
+def _unwrapped(module: Record) -> Record:
+    """Return the module inside DataParallel or another wrapper that has no tensors of its own."""
+    for _ in range(3):
+        assert module.state is not None
+        parts = module.state["_modules"]
+        if set(parts) != {"module"} or module.state["_parameters"] or not is_module(parts["module"]):
+            break
+        module = parts["module"]
+    return module
+
+
 def _state_dict(values: dict[Any, Any]) -> dict[str, TensorRef] | None:
-    """Return a dict of tensors only, without the prefix of DataParallel; None for any other dict."""
-    if not values or any(
-        type(key) is not str or type(value) is not TensorRef for key, value in values.items()
-    ):
-        return None
-    prefix = "module." if all(key.startswith("module.") for key in values) else ""
-    return {key.removeprefix(prefix): value for key, value in values.items()}
+    """Return a dict of tensors without the prefixes of wrappers; None for any other dict.
+
+    Plain values beside the tensors of an EG3D generator, such as the number of the step, are left out.
+    """
+    state = {k: value for k, value in values.items() if type(k) is str and type(value) is TensorRef}
+    for prefix in _WRAPPERS:
+        if state and all(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    whole = len(state) == len(values) or "backbone.mapping.w_avg" in state
+    return state if state and whole else None
 
 
 def is_module(value: object) -> bool:
@@ -346,6 +366,9 @@ def sidecar_config(file: Path, shapes: Mapping[str, tuple[int, ...]]) -> Generat
         return official_config(_plain(values, 3) or {}, values.get("neural_rendering_resolution"))
     if missing := [name for name in RENDERING if name not in values]:
         raise CheckpointError(f"has a {beside.name} beside it that does not say {', '.join(missing)}.")
+    radius = values.get("avg_camera_radius")
+    if isinstance(radius, (int, float)):
+        values = {"focal": focal_at(radius), **values}
     return settings_config({**sizes, **values})
 
 
@@ -379,8 +402,10 @@ def sizes_from_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
             "superresolution": _SUPERRESOLUTION[kind],
         }
     except (KeyError, IndexError, ValueError) as error:
+        names = ", ".join(quote_untrusted(name, 60) for name in list(shapes)[:3])
         raise CheckpointError(
-            "is not the state dict of an EG3D generator: its tensors are other ones."
+            f"is not the state dict of an EG3D generator, which has backbone.mapping.w_avg: it holds {names}"
+            f"{', ...' if len(shapes) > 3 else ''}."
         ) from error
 
 

@@ -39,6 +39,7 @@ _REFUSED_FORMATS = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG", "FPX", "MIC"}
 _KINDS = (
     (rb"\s*<(!doctype|html|\?xml)", "a web page or XML, not a picture: download it again"),
     (rb"version https://git-lfs", "a Git LFS pointer, not the picture itself: fetch it with git lfs pull"),
+    (rb"\x93NUMPY", "an array of numbers, not a picture"),
     (rb"PK\x03\x04", "an archive: unpack it"),
     (rb"%!PS|\xc5\xd0\xd3\xc6|\xd7\xcd\xc6\x9a", "a vector drawing: export it as PNG"),
     (rb"%PDF", "a PDF: export its pages as PNG"),
@@ -180,9 +181,10 @@ def read_picture(path: Path, name: str = "") -> tuple[np.ndarray, str]:
             pixels = _decode(path, name)
         finally:
             ImageFile.LOAD_TRUNCATED_IMAGES = tolerant
+        why = " ".join(str(strict).split())
         # Only metadata were at fault if the file could not even be opened before.
-        whole = isinstance(strict, Image.UnidentifiedImageError) or "TEXT_CHUNK" in str(strict)
-        return pixels, "" if whole else f"{name} is damaged ({strict}): the part that can be read is used."
+        whole = isinstance(strict, Image.UnidentifiedImageError) or "TEXT_CHUNK" in why
+        return pixels, "" if whole else f"{name} is damaged ({why}): the part that can be read is used."
     except PhotoError:
         raise
     except Image.DecompressionBombError as error:
@@ -194,7 +196,8 @@ def read_picture(path: Path, name: str = "") -> tuple[np.ndarray, str]:
             f"{name} cannot be read as a picture" + (f": it is {kind}." if kind else " (unknown format).")
         ) from error
     except Exception as error:  # Pillow's readers raise anything for damaged files, struct.error for one
-        raise PhotoError(f"{name} cannot be read as a picture ({error or type(error).__name__}).") from error
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise PhotoError(f"{name} cannot be read as a picture ({why}).") from error
 
 
 def _decode(path: Path, name: str) -> np.ndarray:
@@ -258,25 +261,33 @@ def _brands(head: bytes) -> set[bytes]:
     return found & _AVIF_BRANDS or found  # AVIF is of HEIF's family, but Pillow reads it itself
 
 
-def _kind_of(path: Path) -> str:
-    """Return what a file is if it is known to be no picture, "" otherwise."""
-    head = _head_of(path)
+def _known_kind(head: bytes) -> str:
+    """Return what a file is if its first bytes are those of something that is no picture, "" otherwise."""
     for pattern, kind in _KINDS:
         if re.match(pattern, head, re.DOTALL | re.IGNORECASE):
             return kind
+    brands = _brands(head)
+    return "a video" if brands and not brands & (_HEIF_BRANDS | _AVIF_BRANDS) else ""
+
+
+def _kind_of(path: Path) -> str:
+    """Return what a file is that Pillow does not open, "" if it is not known."""
+    head = _head_of(path)
+    if known := _known_kind(head):
+        return known
     if path.suffix.lower() in _RAW_SUFFIXES:
         return _RAW
-    brands = _brands(head)
-    if brands & _AVIF_BRANDS:
+    if _brands(head) & _AVIF_BRANDS:
         return "an AVIF picture, which needs Pillow 11.3 or newer: save it as JPEG"
-    if brands and not brands & _HEIF_BRANDS:
-        return "a video"
     return "" if head or not os.path.isfile(path) else "empty"
 
 
 def _kind_unless_picture(path: Path) -> str:
     """Return what a file is, or "" if it is a picture."""
-    if _brands(_head_of(path)) & _HEIF_BRANDS:
+    head = _head_of(path)
+    if known := _known_kind(head):
+        return known
+    if _brands(head) & _HEIF_BRANDS:
         return ""
     try:
         with _opened(path, path.name):

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ..common.errors import CheckpointError
+from ..formats.file_kinds import describe_safetensors, tensor_names
 from ..formats.pickle_values import TensorRef
 from ..formats.safetensors_file import is_safetensors, read_safetensors
 from ..formats.torch_archive import opened
@@ -250,6 +251,14 @@ def _find(folder: Path, pattern: str, name: str) -> Path:
     return file
 
 
+def _check_names(metadata: Mapping[str, str], names: list[str]) -> None:
+    """Raise CheckpointError if a file is known to be of another kind and holds nothing that is wanted."""
+    if not any(_WANTED.match(name) for name in names):
+        what = describe_safetensors(metadata, names, "the weights of a perceptual loss")
+        if what:
+            raise CheckpointError(what)
+
+
 def read_weights(file: Path) -> dict[str, Tensor]:
     """Read the convolutions, linear heads or channel weights of a file; other entries are not loaded.
 
@@ -258,8 +267,9 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     """
     try:
         if is_safetensors(file):
-            return read_safetensors(file, wanted=lambda name: _WANTED.match(name) is not None)[0]
+            return read_safetensors(file, _check_names, lambda name: _WANTED.match(name) is not None)[0]
         with opened(file) as root:
+            _check_names({}, tensor_names(root))
             if not isinstance(root, dict):
                 raise CheckpointError("is no state dict of weights.")
             wanted = {

@@ -6,12 +6,9 @@ camera's, and those of 2D StyleGANs.
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import re
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,14 +19,15 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ..common.errors import CheckpointError, quote_untrusted
-from .npy_file import MAGIC, read_npy
+from .file_kinds import OURS, describe_root, describe_weights
+from .npy_file import MAGIC, MOST_ARRAYS, npz_members, read_npy, read_npz
 from .pickle_values import NumpyArray, TensorRef
 from .safetensors_file import is_safetensors, read_safetensors
 from .torch_archive import opened
 
 FORMAT = "my3dgen.direction"
-# Limits: bytes of a file, elements of an array, arrays of a file.
-LARGEST_FILE, LARGEST_ARRAY, MOST_ARRAYS = 256 << 20, 4 << 20, 4096
+# Limits: bytes of a file, elements of an array.
+LARGEST_FILE, LARGEST_ARRAY = 256 << 20, 4 << 20
 USUAL_WIDTH = 512
 """w_dim assumed where the generator is not known."""
 # Layers of W+ in 2D StyleGANs of 512 and 1024 pixels; EG3D's planes of 256 pixels have 14.
@@ -150,10 +148,12 @@ def _arrays(path: Path) -> tuple[dict[str, Tensor], str | None, dict[str, Any]]:
         elif _starts(path, MAGIC):
             with path.open("rb") as stream:
                 found = {"": read_npy(stream, size, LARGEST_ARRAY)}
-        elif _starts(path, b"PK") and (members := _npz_members(path)):
-            found = _read_npz(path, members)
+        elif _starts(path, b"PK") and (members := npz_members(path)):
+            found = read_npz(path, members, LARGEST_ARRAY, LARGEST_FILE)
         else:
             with opened(path) as root:
+                if project := describe_root(root):
+                    raise CheckpointError(f"is {project}, not a file of directions.")
                 found = _flattened(root)
     except CheckpointError as error:
         raise CheckpointError(f"{path.name} {error}") from error
@@ -171,7 +171,9 @@ def _starts(path: Path, magic: bytes) -> bool:
 def _check_header(metadata: Mapping[str, str], names: list[str]) -> None:
     kind = metadata.get("format", "")
     if kind.startswith("my3dgen.") and kind != FORMAT:
-        raise CheckpointError(f"is {quote_untrusted(kind)}, not a file of directions.")
+        raise CheckpointError(f"is {OURS.get(kind, quote_untrusted(kind))}, not a file of directions.")
+    if kind != FORMAT and (project := describe_weights(names)):
+        raise CheckpointError(f"is {project}, not a file of directions.")
     if len(names) > MOST_ARRAYS:
         raise CheckpointError(f"holds {len(names)} tensors; files of directions hold fewer.")
 
@@ -194,34 +196,6 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], str | None, dict[s
         return {metadata["name"]: found["direction"]}, metadata.get("base_hash"), meta
     except (KeyError, ValueError, AssertionError) as error:
         raise CheckpointError("is damaged: it says it is a direction and holds none.") from error
-
-
-def _npz_members(path: Path) -> list[zipfile.ZipInfo]:
-    """Return the entries of a .npz; none if the zip archive is of another kind, such as torch's."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-        raise CheckpointError("is a damaged zip archive.") from error
-    return entries if entries and all(entry.filename.endswith(".npy") for entry in entries) else []
-
-
-def _read_npz(path: Path, members: list[zipfile.ZipInfo]) -> dict[str, Tensor]:
-    if len(members) > MOST_ARRAYS or sum(entry.file_size for entry in members) > LARGEST_FILE:
-        raise CheckpointError("is an archive that unpacks to far more than directions.")
-    found = {}
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for entry in members:
-                with archive.open(entry) as stream:
-                    # one byte more than declared, so that a larger entry does not fit its header
-                    data = stream.read(entry.file_size + 1)
-                found[entry.filename.removesuffix(".npy")] = read_npy(
-                    io.BytesIO(data), len(data), LARGEST_ARRAY
-                )
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
-        raise CheckpointError("is a damaged or encrypted archive.") from error
-    return found
 
 
 def _flattened(root: Any, prefix: str = "", depth: int = 0) -> dict[str, Tensor]:

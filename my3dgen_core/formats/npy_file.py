@@ -1,4 +1,4 @@
-"""Arrays of .npy streams, read by numpy after their header has been checked against the size of the file.
+"""Arrays of .npy and .npz files, read by numpy after their header has been checked against their size.
 
 numpy parses the header as a literal (`ast.literal_eval`) of at most 10,000 characters, which executes
 nothing. Arrays of Python objects, which would have to be unpickled, are refused.
@@ -6,7 +6,11 @@ nothing. Arrays of Python objects, which would have to be unpickled, are refused
 
 from __future__ import annotations
 
+import io
 import math
+import zipfile
+import zlib
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -14,8 +18,11 @@ import torch
 from torch import Tensor
 
 from ..common.errors import CheckpointError
+from .torch_archive import archive_names
 
 MAGIC = b"\x93NUMPY"
+MOST_ARRAYS = 4096
+"""Largest number of arrays in an archive."""
 
 
 def read_npy(stream: BinaryIO, size: int, largest: int) -> Tensor:
@@ -53,3 +60,42 @@ def read_npy(stream: BinaryIO, size: int, largest: int) -> Tensor:
     stream.seek(0)
     array = np.lib.format.read_array(stream, allow_pickle=False)
     return torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
+
+
+def npz_members(path: Path) -> list[zipfile.ZipInfo]:
+    """Return the entries of a .npz; none if the zip archive is of another kind, such as torch's."""
+    names = archive_names(path)
+    if not names or not all(name.endswith(".npy") for name in names):
+        return []
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.infolist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise CheckpointError("is a damaged zip archive.") from error
+
+
+def read_npz(path: Path, members: list[zipfile.ZipInfo], largest: int, total: int) -> dict[str, Tensor]:
+    """Read the arrays of a .npz by name, as `read_npy` does.
+
+    Args:
+        path: the archive.
+        members: its entries, from `npz_members`.
+        largest: maximum number of elements of an array.
+        total: maximum number of bytes that the archive may unpack to.
+
+    Raises:
+        CheckpointError: a damaged archive, or one that exceeds a limit.
+    """
+    if len(members) > MOST_ARRAYS or sum(entry.file_size for entry in members) > total:
+        raise CheckpointError("is an archive that unpacks to far more than belongs in it.")
+    found = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for entry in members:
+                with archive.open(entry) as stream:
+                    # one byte more than declared, so that a larger entry does not fit its header
+                    data = stream.read(entry.file_size + 1)
+                found[entry.filename.removesuffix(".npy")] = read_npy(io.BytesIO(data), len(data), largest)
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
+        raise CheckpointError("is a damaged or encrypted archive.") from error
+    return found

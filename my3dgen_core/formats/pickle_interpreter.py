@@ -4,8 +4,8 @@ A subclass of `pickle.Unpickler` with a strict `find_class` would not be enough:
 returns is called by REDUCE with the file's arguments, receives `__setstate__` or `__dict__` by BUILD, is
 hashed, extended and appended to, all inside C code with the file's sizes, and each of those would have to
 be proved harmless in every version of Python. This module instead knows about forty opcodes and refuses the
-rest. A name in the file becomes a `Global`, a string that is compared with a list and never imported; a
-call is a function of `pickle_values` or an error; an object is a `Record`. Results consist of None, bool,
+rest. A name in the file becomes a `Global`, a string that is never imported; a call is a function of
+`pickle_values` or an error; an object is a `Record`. Results consist of None, bool,
 int, float, str, bytes, tuple, list, dict and the classes of `pickle_values`, and of nothing else.
 
 Size is bounded too: the opcodes, containers and characters of one file are counted against a `Budget`; bytes
@@ -26,6 +26,7 @@ from .pickle_values import (
     MOST_OPCODES,
     Budget,
     Global,
+    Record,
     Storage,
     find_global,
     make_record,
@@ -115,7 +116,7 @@ class PickleReader:
     def nested_storage(self, blob: Blob) -> Storage:
         """Read the storage in the bytes of a tensor, which are a legacy torch stream of their own."""
         if self.nested:
-            raise CheckpointError("nests storages in storages. It is hostile.")
+            raise CheckpointError("nests storages in storages. It is damaged.")
         self.budget.take(30)  # each takes as much time as 30 containers
         head = blob.file.read(blob.offset, min(blob.length, HEAD))
         root = read_legacy(io.BytesIO(head), blob.file, blob.offset, blob.length, self.budget)
@@ -131,7 +132,7 @@ class PickleReader:
 
     def _frame(self) -> None:
         if self.number("<Q") > self.file.size:
-            raise CheckpointError("announces a frame longer than the file. It is cut off or hostile.")
+            raise CheckpointError("announces a frame longer than the file. It is cut off.")
 
     def _mark(self) -> None:
         self.budget.take(1)
@@ -186,14 +187,17 @@ class PickleReader:
 
     def _extend(self, items: list[Any]) -> None:
         target = self.stack[-1]
-        if type(target) is not list:
-            raise CheckpointError(f"appends to {quote_untrusted(target)}. It is damaged or hostile.")
-        target.extend(items)
+        if type(target) is list:
+            target.extend(items)
+        elif type(target) is not Record:  # the items of a list of an unknown class are left out
+            raise CheckpointError(f"appends to {quote_untrusted(target)}. It is damaged.")
 
     def _set(self, items: list[Any]) -> None:
         target = self.stack[-1]
+        if type(target) is Record:
+            return  # the items of a dictionary of an unknown class are left out
         if type(target) is not dict or len(items) % 2:
-            raise CheckpointError(f"sets items of {quote_untrusted(target)}. It is damaged or hostile.")
+            raise CheckpointError(f"sets items of {quote_untrusted(target)}. It is damaged.")
         for index in range(0, len(items), 2):
             target[self.key(items[index])] = items[index + 1]
 
@@ -217,13 +221,13 @@ class PickleReader:
     def _line(self) -> str:
         line: bytes = self.stream.readline(LONGEST_NAME)
         if not line.endswith(b"\n"):
-            raise CheckpointError("names something longer than any name. It is damaged or hostile.")
+            raise CheckpointError("names something longer than any name. It is damaged.")
         return line[:-1].decode("utf-8")
 
     def _stack_global(self) -> None:
         name, module = self.stack.pop(), self.stack.pop()
         if type(name) is not str or type(module) is not str or len(name) + len(module) > LONGEST_NAME:
-            raise CheckpointError("names something by what is not a name. It is hostile.")
+            raise CheckpointError("names something by what is not a name. It is damaged.")
         self.stack.append(find_global(module, name))
 
     def _reduce(self) -> None:
@@ -231,12 +235,14 @@ class PickleReader:
         arguments, function = self.stack.pop(), self.stack.pop()
         if type(function) is not Global or type(arguments) is not tuple:
             raise CheckpointError(
-                f"calls {quote_untrusted(function)} with {quote_untrusted(arguments)}. It is hostile."
+                f"calls {quote_untrusted(function)} with {quote_untrusted(arguments)}. It is damaged."
             )
         call = CALLS.get(function.name)
         if call is None:
             raise CheckpointError(
-                f"calls {quote_untrusted(function.name)}, which no generator needs. It is hostile."
+                f"calls {quote_untrusted(function.name)}, which no generator needs. It was refused before "
+                "anything ran: do not open this file with other programs. Ask for the weights alone "
+                "(torch.save of a state dict, or .safetensors)."
             )
         self.stack.append(call(self, arguments))
 
@@ -305,7 +311,7 @@ _OPERATIONS: dict[bytes, Callable[[PickleReader], None]] = {
 def _unknown(code: bytes) -> str:
     if not code:
         return "is cut off in the middle of a pickle. Download it again."
-    return f"uses the pickle opcode 0x{code[0]:02x}, which no generator needs. It is damaged or hostile."
+    return f"uses the pickle opcode 0x{code[0]:02x}, which no generator needs. It is damaged."
 
 
 def read_legacy(stream: BinaryIO, file: DataFile, base: int, length: int, budget: Budget) -> Any:

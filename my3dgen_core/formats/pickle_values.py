@@ -7,9 +7,11 @@ whose value is a function of this module: it checks its arguments and returns pl
 
 from __future__ import annotations
 
+import io
 import math
 import re
 import struct
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -52,12 +54,35 @@ _NUMPY: dict[str, tuple[str, torch.dtype]] = {
     "u1": ("B", torch.uint8),
     "b1": ("?", torch.bool),
 }
-# Classes of modules, which become `Record`s. The packages are those of EG3D and its fine-tunes.
-_MODULE_CLASS = re.compile(
-    r"(training\w*|torch_utils|dnnlib|torch\.nn\.modules|models|networks|lora\w*)\.[\w.]+", re.ASCII
-)
 _NAMES = frozenset(
     {*STORAGES, *(str(dtype) for dtype in _DTYPES.values()), "numpy.ndarray", "torch.nn.parameter.Parameter"}
+)
+# Classes, which become `Record`s: those of any package but Python's own, in which nearly every name that a
+# hostile file calls lies, and these few of Python's.
+_CLASS = re.compile(r"(?:[A-Za-z_]\w*\.)+[A-Za-z_]\w*", re.ASCII)
+_PYTHON = frozenset(
+    {*sys.stdlib_module_names, "__builtin__", "copy_reg", "commands", "cPickle", "exceptions"}
+)
+_TYPES = (
+    *("bool", "bytes", "complex", "dict", "float", "frozenset", "int", "list"),
+    *("long", "object", "set", "slice", "str", "tuple", "unicode"),
+)
+_PYTHON_CLASSES = frozenset(
+    {
+        *(
+            f"{package}.{name}"
+            for package in ("builtins", "__builtin__")
+            for name in (*_TYPES, "str", "tuple")
+        ),
+        *(f"typing.{name}" for name in ("Any", "Optional", "Union", "List", "Dict", "Tuple")),
+        "argparse.Namespace",
+        "uuid.UUID",
+    }
+)
+# Calls of EG3D's own packages, wherever a project has put its copy of them.
+_VENDORED = re.compile(
+    r"(?:[A-Za-z_]\w*\.)+(torch_utils\.persistence\._reconstruct_persistent_obj|dnnlib\.util\.EasyDict)",
+    re.ASCII,
 )
 
 
@@ -131,16 +156,17 @@ class NumpyArray:
 
 
 def find_global(module: str, name: str) -> Global:
-    """Return the `Global` of `module.name` if files of generators may name it.
+    """Return the `Global` of `module.name`: what may be called, and classes, whose objects become records.
 
     Raises:
-        CheckpointError: an unknown name.
+        CheckpointError: no name, or one of Python's own library that is not among the few harmless ones.
     """
     full = f"{module}.{name}"
-    if re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) and (
-        full in CALLS or full in _NAMES or _MODULE_CLASS.fullmatch(full)
-    ):
-        return Global(full)
+    if re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) and _CLASS.fullmatch(full):
+        if vendored := _VENDORED.fullmatch(full):
+            return Global(vendored[1])
+        if full in CALLS or full in _PYTHON_CLASSES or module.partition(".")[0] not in _PYTHON:
+            return Global(full)
     raise CheckpointError(
         f"asks for {quote_untrusted(full)}, which no generator needs. It was refused before anything ran; "
         "do not open this file with other programs."
@@ -190,13 +216,13 @@ def make_storage(file: DataFile, kind: object, count: object) -> Storage:
             f"{quote_untrusted(kind.name if type(kind) is Global else kind)}."
         )
     if type(count) is not int or not 0 <= count * dtype.itemsize <= file.size:
-        raise CheckpointError("describes a storage larger than the whole file. It is damaged or hostile.")
+        raise CheckpointError("describes a storage larger than the whole file. It is damaged.")
     return Storage(file, dtype, count)
 
 
 def _expect(arguments: tuple[object, ...], low: int, high: int, name: str) -> None:
     if not low <= len(arguments) <= high:
-        raise CheckpointError(f"calls {name} with {len(arguments)} arguments. It is damaged or hostile.")
+        raise CheckpointError(f"calls {name} with {len(arguments)} arguments. It is damaged.")
 
 
 class Budget:
@@ -290,11 +316,15 @@ def _persistent(reader: Reader, arguments: tuple[object, ...]) -> object:
 
 
 def _encode(reader: Reader, arguments: tuple[object, ...]) -> object:
-    """Return bytes as protocol 2 writes them: text encoded in latin-1."""
+    """Return bytes as protocol 2 writes them, which is text encoded in latin-1, as a file in memory.
+
+    Whatever is built of them counts against the same limit of tensors (`DataFile.tensor`).
+    """
     if len(arguments) != 2 or type(arguments[0]) is not str or arguments[1] not in ("latin1", "latin-1"):
         raise CheckpointError("writes bytes in an unknown encoding.")
     reader.budget.take_text(len(arguments[0]))
-    return arguments[0].encode("latin1")
+    data = arguments[0].encode("latin1")
+    return Blob(DataFile(io.BytesIO(data), len(data)), 0, len(data))
 
 
 def _numpy_dtype(reader: Reader, arguments: tuple[object, ...]) -> object:
@@ -310,10 +340,9 @@ def _numpy_dtype(reader: Reader, arguments: tuple[object, ...]) -> object:
 def _numpy_scalar(reader: Reader, arguments: tuple[object, ...]) -> object:
     _expect(arguments, 2, 2, "numpy's scalar")
     dtype, data = arguments
-    data = data.read(8) if type(data) is Blob else data
-    if type(dtype) is not NumpyDtype or type(data) is not bytes:
+    if type(dtype) is not NumpyDtype or type(data) is not Blob:
         raise CheckpointError("holds a numpy scalar that is not a plain number.")
-    return struct.unpack(dtype.order + _NUMPY[dtype.code][0], data)[0]
+    return struct.unpack(dtype.order + _NUMPY[dtype.code][0], data.read(8))[0]
 
 
 def _numpy_array(reader: Reader, arguments: tuple[object, ...]) -> object:
@@ -322,9 +351,54 @@ def _numpy_array(reader: Reader, arguments: tuple[object, ...]) -> object:
     return NumpyArray()
 
 
+def _empty_dictionary(reader: Reader, arguments: tuple[object, ...]) -> object:
+    """Return the dictionary that a defaultdict begins as; the factory of its values is left out."""
+    _expect(arguments, 0, 1, "defaultdict")
+    return {}
+
+
+def _deque(reader: Reader, arguments: tuple[object, ...]) -> object:
+    """Return the items of a deque as a new list; its greatest length is left out."""
+    _expect(arguments, 0, 2, "deque")
+    items = _sequence(reader, arguments[:1])
+    assert isinstance(items, (list, tuple))
+    reader.budget.take(len(items))
+    return list(items)
+
+
+def _inert(name: str) -> Callable[[Reader, tuple[object, ...]], object]:
+    """Return a call that gives a record without attributes: a plain value of Python that nobody needs."""
+    return lambda reader, arguments: Record(name)
+
+
+_INERT = (
+    *(f"{package}.{name}" for package in ("builtins", "__builtin__") for name in ("slice", "complex")),
+    *(
+        f"{package}.{kind}{name}"
+        for package in ("pathlib", "pathlib._local")
+        for kind, name in (
+            ("", "PosixPath"),
+            ("", "WindowsPath"),
+            ("Pure", "PosixPath"),
+            ("Pure", "WindowsPath"),
+        )
+    ),
+    "pathlib.Path",
+    "pathlib.PurePath",
+    *(f"datetime.{name}" for name in ("date", "datetime", "time", "timedelta", "timezone")),
+    "decimal.Decimal",
+    "fractions.Fraction",
+    "types.SimpleNamespace",
+)
+"""Plain values that pickle makes by a call. They are read as records, whatever their arguments are."""
+
 CALLS: dict[str, Callable[[Reader, tuple[object, ...]], object]] = {
     "collections.OrderedDict": _dictionary,
+    "collections.Counter": _dictionary,
+    "collections.defaultdict": _empty_dictionary,
+    "collections.deque": _deque,
     "dnnlib.util.EasyDict": _dictionary,
+    **{name: _inert(name) for name in _INERT},
     "builtins.set": _sequence,
     "builtins.frozenset": _sequence,
     "__builtin__.set": _sequence,
@@ -344,17 +418,23 @@ CALLS: dict[str, Callable[[Reader, tuple[object, ...]], object]] = {
     "numpy.core.multiarray._reconstruct": _numpy_array,
     "numpy._core.multiarray._reconstruct": _numpy_array,
 }
-DICTIONARIES = ("collections.OrderedDict", "dnnlib.util.EasyDict")
+DICTIONARIES = (
+    "collections.OrderedDict",
+    "collections.Counter",
+    "dnnlib.util.EasyDict",
+    "easydict.EasyDict",
+    "munch.Munch",
+    "addict.addict.Dict",
+)
 
 
 def make_record(kind: object, arguments: object) -> object:
-    """Create the value of a NEWOBJ opcode: an empty dictionary, or a record without attributes."""
-    if type(kind) is not Global:
-        raise CheckpointError(f"instantiates {quote_untrusted(kind)}. It is hostile.")
-    if type(arguments) is not tuple or arguments:
-        raise CheckpointError(
-            f"instantiates {quote_untrusted(kind.name)} with arguments, which no generator needs."
-        )
+    """Create the value of a NEWOBJ opcode: an empty dictionary, or a record without attributes.
+
+    Arguments, such as those of a named tuple, are left out.
+    """
+    if type(kind) is not Global or type(arguments) is not tuple:
+        raise CheckpointError(f"instantiates {quote_untrusted(kind)}. It is damaged.")
     if kind.name in DICTIONARIES:
         return {}
     if kind.name in CALLS or kind.name in _NAMES:
@@ -365,11 +445,14 @@ def make_record(kind: object, arguments: object) -> object:
 def set_state(target: object, state: object) -> None:
     """Apply a BUILD opcode: set the attributes of a record once. Nothing is called or updated.
 
+    A state of another form than a dictionary, which a class would read itself, leaves a record without
+    attributes.
+
     Raises:
-        CheckpointError: another target, or a state that is not a dictionary.
+        CheckpointError: another target, or a state that does not belong to it.
     """
-    if type(target) is Record and target.state is None and type(state) is dict:
-        target.state = state
+    if type(target) is Record and target.state is None:
+        target.state = state if type(state) is dict else {}
     elif type(target) is dict and type(state) is dict:
         pass  # the attributes of an OrderedDict, as `_metadata` of a state dict: not needed
     elif type(target) is NumpyDtype and type(state) is tuple and len(state) >= 8:
@@ -378,25 +461,25 @@ def set_state(target: object, state: object) -> None:
         target.order = ">" if state[1] == ">" else "<"
     elif type(target) is NumpyArray and target.tensor is None and type(state) is tuple and len(state) == 5:
         _, shape, dtype, fortran, data = state
-        plain = type(dtype) is NumpyDtype and dtype.order == "<" and fortran is False
+        plain = type(dtype) is NumpyDtype and dtype.order == "<" and type(fortran) is bool
         if not plain or type(data) is not Blob:
-            raise CheckpointError("holds a numpy array that is not plain numbers in C order.")
-        target.tensor = array_tensor(data, dtype.code, shape)
+            raise CheckpointError("holds a numpy array that is not plain little-endian numbers.")
+        target.tensor = array_tensor(data, dtype.code, shape, fortran)
     else:
         raise CheckpointError(
-            f"sets the attributes of {quote_untrusted(target)} from {quote_untrusted(state)}. It is hostile."
+            f"sets the attributes of {quote_untrusted(target)} from {quote_untrusted(state)}. It is damaged."
         )
 
 
-def array_tensor(data: Blob, code: str, shape: object) -> TensorRef:
-    """Create a tensor from the bytes of a C-ordered little-endian array."""
+def array_tensor(data: Blob, code: str, shape: object, fortran: bool = False) -> TensorRef:
+    """Create a tensor from the bytes of a little-endian array in C order or in Fortran order."""
     sizes = _sizes(shape, "shape")
     kind = _NUMPY[code][1]
     if math.prod(sizes) * kind.itemsize != data.length:
         raise CheckpointError("holds an array whose bytes do not fit its shape.")
     strides, step = [], 1
-    for size in reversed(sizes):
+    for size in sizes if fortran else reversed(sizes):
         strides.append(step)
         step *= max(size, 1)
     storage = Storage(data.file, kind, data.length // kind.itemsize, data.offset)
-    return make_tensor(storage, 0, sizes, tuple(reversed(strides)))
+    return make_tensor(storage, 0, sizes, tuple(strides if fortran else reversed(strides)))

@@ -19,13 +19,15 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..common.errors import CheckpointError, quote_untrusted
+from .file_kinds import describe_archive, describe_file
 from .pickle_interpreter import MAGIC, PickleReader, read_legacy
 from .pickle_values import Budget, Storage, make_storage
 from .untrusted_file import Blob, DataFile
 
 MOST_ENTRIES, LONGEST_DIRECTORY, LONGEST_PICKLE = 20_000, 4 << 20, 16 << 20
-_ENTRY = re.compile(r"[\w. -]{1,100}(/[\w. -]{1,100}){1,3}", re.ASCII)
-_PLACED = re.compile(r"(data\.pkl|version|byteorder|data/\d{1,9}|\.[\w/.]{1,60})", re.ASCII)
+# The root is the name under which the file was written: any text of a path's length, which is never used.
+_ROOT = re.compile(r"[^/\x00-\x1f\x7f]{1,1024}")
+_PLACED = re.compile(r"(data\.pkl|version|byteorder|data/\d{1,9}|\.\w[\w/]{0,60})", re.ASCII)
 
 
 @contextmanager
@@ -38,6 +40,8 @@ def opened(path: Path) -> Iterator[Any]:
         CheckpointError: another kind of file, a damaged one, or one that asks for more than tensors and plain
             values.
     """
+    if what := describe_file(path):
+        raise CheckpointError(what)
     with path.open("rb") as stream:
         file = DataFile(stream, os.fstat(stream.fileno()).st_size)
         start = stream.read(16)
@@ -48,6 +52,13 @@ def opened(path: Path) -> Iterator[Any]:
             yield _read_plain(stream, file)
         else:
             raise CheckpointError("is neither a pickle, a file of torch.save nor safetensors.")
+
+
+def archive_names(path: Path) -> list[str]:
+    """Return the names of the entries of a zip archive."""
+    with path.open("rb") as stream:
+        directory, count, _ = _directory(DataFile(stream, os.fstat(stream.fileno()).st_size))
+        return list(_names(directory, count))
 
 
 def _read_plain(stream: BinaryIO, file: DataFile) -> Any:
@@ -63,13 +74,10 @@ def _read_plain(stream: BinaryIO, file: DataFile) -> Any:
 
 def _read_zip(file: DataFile) -> Any:
     entries = _entries(file)
-    prefixes = {name.split("/", 1)[0] for name in entries}
-    if len(prefixes) != 1:
-        raise CheckpointError("is a zip archive, but not one of torch.save.")
+    roots = {name.split("/", 1)[0] for name in entries}
+    if len(roots) != 1:
+        raise CheckpointError(describe_archive(entries))
     blobs = {name.split("/", 1)[1]: blob for name, blob in entries.items()}
-    for name in blobs:
-        if not _PLACED.fullmatch(name) or ".." in name:
-            raise CheckpointError(f"holds {quote_untrusted(name)}, which files of torch.save do not.")
     if "data.pkl" not in blobs:
         raise CheckpointError("is a zip archive without data.pkl: not one of torch.save.")
     if "byteorder" in blobs and blobs["byteorder"].read(16) != b"little":
@@ -102,10 +110,11 @@ def _read_zip(file: DataFile) -> Any:
 
 def _entries(file: DataFile) -> dict[str, Blob]:
     """Return the entries of the central directory by name."""
-    count, length, offset = _directory(file)
-    if count > MOST_ENTRIES or length > LONGEST_DIRECTORY:
-        raise CheckpointError(f"is a zip archive of {count} entries, more than any generator has.")
-    directory = file.read(offset, length)
+    directory, count, offset = _directory(file)
+    length = len(directory)
+    names = list(_names(directory, count))
+    if not any(name.endswith("/data.pkl") for name in names) or any("/code/" in name for name in names):
+        raise CheckpointError(describe_archive(names))
     found: dict[str, Blob] = {}
     taken: list[tuple[int, int]] = []
     at = 0
@@ -120,7 +129,7 @@ def _entries(file: DataFile) -> dict[str, Blob]:
         if signature != b"PK\x01\x02" or at > length:
             raise CheckpointError("is a damaged zip archive.")
         size, packed, header = _zip64(extra, size, packed, header)
-        text = _name(name)
+        text = _check_name(name.decode("utf-8", "replace"))
         if method != 0 or flags & 0x2041 or size != packed:
             raise CheckpointError(
                 f"is a zip archive with {quote_untrusted(text)} compressed or encrypted; torch's are not."
@@ -145,17 +154,25 @@ def _entries(file: DataFile) -> dict[str, Blob]:
     return found
 
 
-def _name(raw: bytes) -> str:
-    name = raw.decode("utf-8", "replace")
-    if not _ENTRY.fullmatch(name) or any(part in (".", "..") for part in name.split("/")):
-        raise CheckpointError(
-            f"holds an entry named {quote_untrusted(name)}, which files of torch.save do not."
-        )
+def _names(directory: bytes, count: int) -> Iterator[str]:
+    """Yield the names in a central directory."""
+    at = 0
+    for _ in range(count):
+        lengths = _unpack("<28x3H", directory, at)
+        yield directory[at + 46 : at + 46 + lengths[0]].decode("utf-8", "replace")
+        at += 46 + sum(lengths)
+
+
+def _check_name(name: str) -> str:
+    """Return the name of an entry if torch.save gives such names: the file's own, and a place in it."""
+    root, _, place = name.partition("/")
+    if not _ROOT.fullmatch(root) or not _PLACED.fullmatch(place) or ".." in place:
+        raise CheckpointError(f"holds {quote_untrusted(name)}, which files of torch.save do not.")
     return name
 
 
-def _directory(file: DataFile) -> tuple[int, int, int]:
-    """Return number of entries, length in bytes and offset of the central directory."""
+def _directory(file: DataFile) -> tuple[bytes, int, int]:
+    """Return the central directory, its number of entries and its offset."""
     start = max(0, file.size - (1 << 16) - 22)
     tail = file.read(start, file.size - start)
     at = tail.rfind(b"PK\x05\x06")
@@ -174,7 +191,9 @@ def _directory(file: DataFile) -> tuple[int, int, int]:
         count, length, offset = record[7:10]
     if offset + length > file.size:
         raise CheckpointError("is cut off: its directory lies beyond its end.")
-    return count, length, offset
+    if count > MOST_ENTRIES or length > LONGEST_DIRECTORY:
+        raise CheckpointError(f"is a zip archive of {count} entries, more than any generator has.")
+    return file.read(offset, length), count, offset
 
 
 def _zip64(extra: bytes, size: int, packed: int, header: int) -> tuple[int, int, int]:

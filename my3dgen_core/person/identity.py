@@ -17,6 +17,7 @@ from torch import Tensor
 from ..common.errors import CheckpointError
 from ..eg3d import Generator
 from ..eg3d.generator_file import open_generator
+from ..formats.file_kinds import describe_safetensors
 from ..formats.safetensors_file import is_safetensors, read_safetensors, write_safetensors
 from .adapter import DIFF, DOWN, UP, Adapter
 from .latents import Latents
@@ -142,9 +143,10 @@ class Identity:
         if not is_safetensors(file):
             return split_snapshot(file)[1]
 
-        def check(metadata: Mapping[str, str], _: list[str]) -> None:
+        def check(metadata: Mapping[str, str], names: list[str]) -> None:
             if metadata.get("format") != FORMAT:
-                raise CheckpointError(f"{file.name} is not an identity file of this pack.")
+                what = describe_safetensors(metadata, names, "an identity")
+                raise CheckpointError(f"{file.name} {what or 'is not an identity file of this pack.'}")
 
         try:
             tensors, metadata = read_safetensors(file, check)

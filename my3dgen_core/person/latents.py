@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..camera import check_cameras
 from ..common.errors import CheckpointError
+from ..formats.file_kinds import describe_file, describe_safetensors
 from ..formats.safetensors_file import is_safetensors, read_safetensors, write_safetensors
 
 FORMAT = "my3dgen.latents"
@@ -111,11 +112,15 @@ def load_latents(path: str | os.PathLike[str], device: torch.device | str = "cpu
     if not file.is_file():
         raise FileNotFoundError(f"There are no latents at {file}.")
     if not is_safetensors(file):
-        raise CheckpointError(f"{file.name} is no .safetensors file. Latents are written by Save Latents.")
+        what = describe_file(file) or "is no .safetensors file. Latents are written by Save Latents."
+        raise CheckpointError(f"{file.name} {what}")
 
-    def check(metadata: Mapping[str, str], _: list[str]) -> None:
+    def check(metadata: Mapping[str, str], names: list[str]) -> None:
         if metadata.get("format") != FORMAT:
-            raise CheckpointError(f"{file.name} is not a file of latents of this pack.")
+            what = (
+                describe_safetensors(metadata, names, "latents") or "is not a file of latents of this pack."
+            )
+            raise CheckpointError(f"{file.name} {what}")
 
     try:
         tensors, metadata = read_safetensors(file, check)

@@ -11,6 +11,10 @@ from ..socket_types import DISTANCE, FIELD_OF_VIEW
 if TYPE_CHECKING:
     from torch import Tensor
 
+_MODEL_TOOLTIP = (
+    "Uses this generator's look-at point, and its own distance and field of view where these inputs are left "
+    "at their defaults, 2.7 and 13.3738."
+)
 DEGREES = {"min": -180.0, "max": 180.0, "step": 1.0}
 _DISTANCE = {"default": DISTANCE, "min": 0.5, "max": 20.0, "step": 0.01}
 _FIELD_OF_VIEW = {"default": FIELD_OF_VIEW, "min": 1.0, "max": 120.0, "step": 0.0001, "round": 0.0001}
@@ -19,6 +23,20 @@ _FIELD_OF_VIEW = {"default": FIELD_OF_VIEW, "min": 1.0, "max": 120.0, "step": 0.
 def pivot_of(model: socket_types.Model | None) -> Any:
     """Return the look-at point of the model's cameras, or None without a model."""
     return None if model is None else model.generator.config.avg_camera_pivot
+
+
+def own_view(model: socket_types.Model | None, distance: float, field_of_view: float) -> tuple[float, float]:
+    """Return distance and focal length (in image widths) of a camera node's inputs.
+
+    With a model, inputs that have their defaults stand for the generator's own values: those of heads for
+    NVIDIA's generators of heads, others for objects such as cars.
+    """
+    focal = _focal_length(field_of_view)
+    if model is not None:
+        config = model.generator.config
+        distance = config.avg_camera_radius if abs(distance - DISTANCE) < 1e-6 else distance
+        focal = config.focal if abs(field_of_view - FIELD_OF_VIEW) < 1e-3 else focal
+    return distance, focal
 
 
 class Camera:
@@ -69,21 +87,21 @@ class Camera:
                     "FLOAT",
                     {
                         **_DISTANCE,
-                        "tooltip": "From the center of the head. EG3D was trained at 2.7; other distances "
-                        "may break the image.",
+                        "tooltip": "From the center of the head. EG3D's heads were trained at 2.7, which "
+                        "with a model means its own distance; other distances may break the image.",
                     },
                 ),
                 "field_of_view": (
                     "FLOAT",
                     {
                         **_FIELD_OF_VIEW,
-                        "tooltip": "In degrees. EG3D was trained at 13.37; higher shows more around the "
-                        "head.",
+                        "tooltip": "In degrees. EG3D's heads were trained at 13.37, which with a model means "
+                        "its own field of view; higher shows more around the head.",
                     },
                 ),
             },
             "optional": {
-                "model": (socket_types.MODEL, {"tooltip": "Uses this generator's look-at point."}),
+                "model": (socket_types.MODEL, {"tooltip": _MODEL_TOOLTIP}),
             },
         }
 
@@ -96,9 +114,7 @@ class Camera:
         field_of_view: float,
         model: socket_types.Model | None = None,
     ) -> tuple[socket_types.Cameras]:
-        return (
-            socket_types.Cameras(cameras_from(yaw, pitch, roll, distance, field_of_view, pivot_of(model))),
-        )
+        return (socket_types.Cameras(cameras_from(yaw, pitch, roll, distance, field_of_view, model)),)
 
 
 def cameras_from(
@@ -107,7 +123,7 @@ def cameras_from(
     roll: float,
     distance: float,
     field_of_view: float,
-    pivot: tuple[float, float, float] | None,
+    model: socket_types.Model | None,
 ) -> Tensor:
     """Return the camera [1, 25] of the Camera node's inputs.
 
@@ -115,12 +131,13 @@ def cameras_from(
         yaw, pitch, roll: degrees.
         distance: from the world's origin, the center of the head, in EG3D's units.
         field_of_view: degrees.
-        pivot: look-at point; None: the origin.
+        model: generator whose look-at point is used, and whose own view (`own_view`); None: the origin.
     """
     from ...my3dgen_core.camera import from_angles
 
     numbers = (math.radians(yaw), math.radians(pitch), math.radians(roll))
-    return from_angles(*numbers, distance, pivot, _focal_length(field_of_view))
+    distance, focal = own_view(model, distance, field_of_view)
+    return from_angles(*numbers, distance, pivot_of(model), focal)
 
 
 class CameraFromLoad3D:
@@ -145,16 +162,21 @@ class CameraFromLoad3D:
                     {
                         **_DISTANCE,
                         "tooltip": "From the center of the head. The viewer scales every model to fit, so "
-                        "its distance is ignored; its zoom is used.",
+                        "its distance is ignored; its zoom is used. With a model, 2.7 means its own "
+                        "distance.",
                     },
                 ),
                 "field_of_view": (
                     "FLOAT",
-                    {**_FIELD_OF_VIEW, "tooltip": "In degrees, at zoom 1. EG3D was trained at 13.37."},
+                    {
+                        **_FIELD_OF_VIEW,
+                        "tooltip": "In degrees, at zoom 1. EG3D's heads were trained at 13.37, which with a "
+                        "model means its own field of view.",
+                    },
                 ),
             },
             "optional": {
-                "model": (socket_types.MODEL, {"tooltip": "Uses this generator's look-at point."}),
+                "model": (socket_types.MODEL, {"tooltip": _MODEL_TOOLTIP}),
             },
         }
 
@@ -170,8 +192,8 @@ class CameraFromLoad3D:
         x, y, z, zoom = _view_of(camera_info)
         yaw, pitch = math.atan2(x, z), math.atan2(y, math.hypot(x, z))
         pitch = min(max(pitch, math.radians(-89)), math.radians(89))  # straight up or down has no yaw
-        focal = _focal_length(field_of_view) * zoom
-        return (socket_types.Cameras(look_at(yaw, pitch, distance, pivot_of(model), focal)),)
+        distance, focal = own_view(model, distance, field_of_view)
+        return (socket_types.Cameras(look_at(yaw, pitch, distance, pivot_of(model), focal * zoom)),)
 
 
 def _focal_length(field_of_view: float) -> float:

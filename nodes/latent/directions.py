@@ -46,7 +46,8 @@ class LoadDirection:
     SEARCH_ALIASES = ["latent direction", "attribute vector", "semantic edit", "smile", "age", "slider"]
     DESCRIPTION = (
         "Loads a semantic direction from models/my3dgen/directions: .safetensors, .npz, .npy or .pt. Nothing "
-        "in the file is executed. Directions of 2D StyleGANs do not fit EG3D and are rejected."
+        "in the file is executed. Directions of 2D StyleGANs do not fit EG3D: they are rejected where their "
+        "shape shows it, and loaded with a warning where it does not."
     )
     RETURN_TYPES = (socket_types.DIRECTION,)
     RETURN_NAMES = ("direction",)
@@ -73,7 +74,8 @@ class LoadDirection:
                         "unknown name lists them.",
                     },
                 ),
-            }
+            },
+            "hidden": {"node_id": "UNIQUE_ID"},
         }
 
     @classmethod
@@ -81,10 +83,14 @@ class LoadDirection:
         return host.validate(file, find_direction_file)
 
     @classmethod
-    def IS_CHANGED(cls, file: str | None, attribute: str = "", model: Any = None) -> str:
+    def IS_CHANGED(
+        cls, file: str | None, attribute: str = "", model: Any = None, node_id: str | None = None
+    ) -> str:
         return host.changed(file, lambda name: [find_direction_file(name)])
 
-    def load(self, model: socket_types.Model, file: str, attribute: str) -> tuple[Direction]:
+    def load(
+        self, model: socket_types.Model, file: str, attribute: str, node_id: str | None = None
+    ) -> dict[str, Any]:
         from ...my3dgen_core import Direction
 
         config = model.generator.config
@@ -92,7 +98,8 @@ class LoadDirection:
         with host.rendering():
             found = Direction.load(path, attribute.strip() or None, config.num_ws, config.w_dim)
         socket_types.check_base(found.base_hash, model, f"The direction {found.name!r} belongs")
-        return (found,)
+        doubt = found.doubt()
+        return {"ui": host.report(node_id, f"Warning: {doubt}") if doubt else {}, "result": (found,)}
 
 
 class FindDirection:

@@ -155,8 +155,7 @@ class LivePreviewServer:
     def _latent(self, head: Head, request: Request) -> tuple[Any, Tensor, Tensor]:
         """Return a key that identifies the latent, the latent [1, num_ws, w_dim], and the camera [1, 25]."""
         model = head.model()
-        pivot = model.generator.config.avg_camera_pivot if model and request.aim == "model" else None
-        camera = cameras_from(**request.camera, pivot=pivot)
+        camera = cameras_from(**request.camera, model=model if request.aim == "model" else None)
         ws, key = head.ws, (request.weights, request.edits)
         if request.weights is not None:
             mixed = self.handles.find(request.weights[0], Mixture).mixed(request.weights[1])

@@ -119,7 +119,7 @@ def test_a_direction_is_loaded_for_the_generator_it_fits(
 ) -> None:
     folder = folders / "models" / "my3dgen" / "directions"
     smile.save(folder / "smile.safetensors")
-    (found,) = nodes["LoadDirection"].load(model, "smile.safetensors", "")
+    (found,) = nodes["LoadDirection"].load(model, "smile.safetensors", "")["result"]
     assert torch.equal(found.vector, smile.vector)
     np.save(folder / "age.npy", np.ones(512, np.float32))
     with pytest.raises(ValueError, match="6 layers of 32 numbers"):

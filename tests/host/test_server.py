@@ -167,7 +167,7 @@ def test_a_file_that_is_no_generator_is_named(server: comfy.Server) -> None:
     (folder / "broken.safetensors").write_bytes(b"not a safetensors file at all")
     said = refusal(server, tiny_prompt(load={"file": "broken.safetensors"}))
     assert "broken.safetensors" in said
-    assert "neither" in said
+    assert "is text of 29 bytes that begins with 'not a safetensors file at all'" in said
 
 
 def test_a_wrong_wire_is_refused(server: comfy.Server) -> None:

@@ -1,11 +1,14 @@
 """Directions: all shared formats are read without executing anything, and edits keep their limits."""
 
 import pickle
+import re
+import sys
 
 import numpy as np
 import pytest
 import torch
 from meta_device import META, NoCPU
+from micro import generator as micro_generator
 from safetensors.torch import save_file
 
 from my3dgen_core import AlphaSpace, CheckpointError, Direction, Latents
@@ -313,3 +316,36 @@ def test_no_tensor_is_made_on_the_wrong_device():
         for edge in ("stop", "continue"):
             moved = smile.apply(ws, 1.0, layers=[0, 2], within=space, edge=edge)
     assert moved.device == META
+
+
+@pytest.mark.parametrize("shape", [(512,), (1, 512), (1, 1, 512)])
+def test_one_row_without_provenance_is_loaded_and_its_doubt_is_named(shape, tmp_path):
+    torch.save(torch.randn(*shape), tmp_path / "smile.pt")
+    found = Direction.load(tmp_path / "smile.pt", num_ws=14, w_dim=512)
+    assert found.vector.shape == (512,)
+    assert re.search(
+        r"smile\.pt does not say .* one row of 512 .*2D StyleGANs.*Find Direction", found.doubt()
+    )
+
+
+def test_a_row_for_each_layer_or_a_known_generator_leaves_no_doubt(tmp_path):
+    torch.save(torch.randn(14, 512), tmp_path / "smile.pt")
+    assert Direction.load(tmp_path / "smile.pt", num_ws=14, w_dim=512).doubt() == ""
+    Direction("smile", torch.randn(512), base_hash="0" * 64).save(tmp_path / "known.safetensors")
+    assert Direction.load(tmp_path / "known.safetensors").doubt() == ""
+
+
+def test_the_node_shows_the_doubt_and_says_nothing_where_there_is_none(pack, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "models/my3dgen/directions"
+    folder.mkdir(parents=True)
+    torch.save(torch.randn(1, 32), folder / "smile.pt")
+    torch.save(torch.randn(6, 32), folder / "layers.pt")
+    parts = {name: sys.modules[f"my3dgen_pack.nodes.{name}"] for name in ("host", "socket_types")}
+    model = parts["socket_types"].Model(parts["host"].manage(micro_generator(0)), "tiny")
+    load = pack.NODE_CLASS_MAPPINGS["My3DGenLoadDirection"]().load
+    shown = load(model, "smile.pt", "")
+    assert shown["result"][0].vector.shape == (32,)
+    (text,) = shown["ui"]["text"]
+    assert text.startswith("Warning: smile.pt does not say which generator")
+    assert load(model, "layers.pt", "")["ui"] == {}

@@ -1,0 +1,234 @@
+"""Folders of EG3D's preprocessing and of projectors: crops, cameras and latents are matched by name."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from micro import generator as micro_generator
+from PIL import Image
+
+from my3dgen_core import CheckpointError, look_at
+from my3dgen_core.person.eg3d_dataset import read_anchors, read_dataset, read_latent
+
+CAMERAS = look_at(torch.tensor([0.0, 0.2, -0.3]), 0.1)
+LATENT = np.ones((1, 14, 8), np.float32)
+
+
+def save(file: Path, array: Any) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(file, w=array) if file.suffix == ".npz" else np.save(file, array)
+
+
+def crop(file: Path, shade: int = 90, size: tuple[int, int] = (64, 64)) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, (shade, shade, shade)).save(file)
+    return file
+
+
+def labels(folder: Path, names: list[str]) -> None:
+    pairs = [[name, CAMERAS[place].tolist()] for place, name in enumerate(names)]
+    (folder / "dataset.json").write_text(json.dumps({"labels": pairs}))
+
+
+# --- Latents as projectors name them ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "00018.npy",
+        "00018_w.npy",
+        "00018_w_plus.npy",
+        "00018_w/00018_w.npy",
+        "00018_w_plus/00018_w_plus.npy",
+        "w/00018_w.npy",
+        "00018/projected_w.npz",
+        "00018/latent.npy",
+        "projected_w.npz",
+        "00018_latents.npz",
+    ],
+)
+@pytest.mark.parametrize("source", ["dataset.json", "camera of 25 numbers"])
+def test_the_latent_of_a_projector_has_the_camera_of_its_photo(
+    name: str, source: str, tmp_path: Path
+) -> None:
+    if source == "dataset.json":
+        labels(tmp_path, ["00018.png"])
+    else:
+        save(tmp_path / ("00018.npy" if name != "00018.npy" else "cameras/00018.npy"), CAMERAS[0].numpy())
+    save(tmp_path / name, LATENT)
+    anchors = read_anchors(tmp_path)
+    assert torch.equal(anchors.ws, torch.ones(1, 14, 8))
+    assert torch.equal(anchors.cameras, CAMERAS[:1])
+
+
+def test_of_two_latents_of_one_photo_the_one_in_w_is_taken(tmp_path: Path) -> None:
+    save(tmp_path / "a_w/a_w.npy", LATENT)
+    save(tmp_path / "a_w_plus/a_w_plus.npy", 2 * LATENT)
+    save(tmp_path / "b_w_plus/b_w_plus.npy", 3 * LATENT)
+    assert read_anchors(tmp_path).ws[:, 0, 0].tolist() == [1, 3]
+
+
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f8", ">f8", "<f2", ">f2"])
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("name", ["w.npy", "projected_w.npz"])
+def test_latents_are_read_in_any_memory_and_byte_order(
+    dtype: str, order: Any, name: str, tmp_path: Path
+) -> None:
+    values = np.arange(2 * 14 * 4).reshape(2, 14, 4)
+    save(tmp_path / name, np.array(values, dtype=dtype, order=order))
+    assert read_latent(tmp_path / name).tolist() == values.tolist()
+
+
+def test_an_archive_with_several_arrays_needs_one_of_the_usual_names(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", w=LATENT, noise=np.zeros((3, 3)))
+    assert read_latent(tmp_path / "a.npz").shape == (1, 14, 8)
+    np.savez(tmp_path / "b.npz", x=LATENT, y=LATENT)
+    with pytest.raises(CheckpointError, match=r"b\.npz holds 2 arrays \('x', 'y'\)"):
+        read_latent(tmp_path / "b.npz")
+
+
+def test_hidden_and_system_files_are_not_read(tmp_path: Path) -> None:
+    save(tmp_path / "a.npy", LATENT)
+    for name in ("._a.npy", ".cache/b.npy", "__MACOSX/a.npy"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"\0\5\26\7")
+    assert len(read_anchors(tmp_path)) == 1
+    crop(tmp_path / "a.png")
+    (tmp_path / ".dataset.json").write_text("{")
+    labels(tmp_path, ["a.png"])
+    assert read_dataset(tmp_path, [tmp_path / "a.png"]).latents is not None
+
+
+# --- The dataset ------------------------------------------------------------------------------------------
+
+
+def test_crops_cameras_and_latents_come_in_one_order(tmp_path: Path) -> None:
+    pictures = [crop(tmp_path / f"00000/img{place}.png") for place in (2, 0, 1)]
+    labels(tmp_path, [f"00000/img{place}.jpg" for place in range(3)])
+    for place in range(3):
+        save(tmp_path / f"w/img{place}_w.npy", place * LATENT)
+    found = read_dataset(tmp_path, pictures, num_ws=14)
+    assert found.names == ("00000/img2.png", "00000/img0.png", "00000/img1.png")
+    assert torch.equal(found.cameras, CAMERAS[[2, 0, 1]])
+    assert found.latents is not None
+    assert found.latents.ws[:, 0, 0].tolist() == [2, 0, 1]
+    assert torch.equal(found.latents.cameras, found.cameras)
+    assert found.notes == ()
+
+
+def test_what_is_left_out_is_named_once_with_its_reason(tmp_path: Path) -> None:
+    pictures = [crop(tmp_path / name) for name in ("a.png", "a_mirror.png", "b.png", "b_w.png", "c.png")]
+    labels(tmp_path, ["a.png", "b.png", "c.png"])
+    save(tmp_path / "a_w.npy", LATENT)
+    found = read_dataset(tmp_path, pictures, at_most=2)
+    assert found.names == ("a.png", "b.png")
+    assert found.latents is None
+    assert found.notes == (
+        "1 mirrored copies were left out.",
+        "1 pictures without a camera were left out: 'b_w.png'.",
+        "1 more were left out: at_most is 2.",
+        "There are no latents for 1 of 2 crops: 'b'.",
+    )
+
+
+def test_mirrored_copies_have_their_own_cameras_if_they_are_wanted(tmp_path: Path) -> None:
+    pictures = [crop(tmp_path / name) for name in ("a.png", "a_mirror.png")]
+    labels(tmp_path, ["a.png", "a_mirror.png"])
+    assert read_dataset(tmp_path, pictures).names == ("a.png",)
+    assert torch.equal(read_dataset(tmp_path, pictures, mirrored=True).cameras, CAMERAS[:2])
+
+
+def test_pictures_of_one_name_in_two_folders_keep_their_own_cameras(tmp_path: Path) -> None:
+    pictures = [crop(tmp_path / name / "a.png") for name in ("one", "two")]
+    labels(tmp_path, ["two/a.png", "one/a.png"])
+    assert torch.equal(read_dataset(tmp_path, pictures).cameras, CAMERAS[[1, 0]])
+
+
+def test_a_folder_without_cameras_or_with_those_of_other_pictures_says_so(tmp_path: Path) -> None:
+    pictures = [crop(tmp_path / "a.png")]
+    with pytest.raises(
+        CheckpointError, match=r"neither a dataset\.json of EG3D nor \.npy files of 25 numbers"
+    ):
+        read_dataset(tmp_path, pictures)
+    labels(tmp_path, ["b.png"])
+    with pytest.raises(CheckpointError, match=r"cameras for 'b', pictures 'a\.png'"):
+        read_dataset(tmp_path, pictures)
+    save(tmp_path / "a.npy", np.zeros(25))
+    with pytest.raises(CheckpointError, match="camera of 'a' is none of EG3D's"):
+        read_dataset(tmp_path, pictures)
+
+
+# --- The node ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def load(pack: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.chdir(tmp_path)
+    host = sys.modules["my3dgen_pack.nodes.host"]
+    monkeypatch.setattr(host, "blocked", lambda message: f"blocked: {message}")
+    return pack.NODE_CLASS_MAPPINGS["My3DGenLoadEG3DDataset"]().load
+
+
+def test_the_node_gives_crops_cameras_names_and_latents(load: Any, pack: ModuleType, tmp_path: Path) -> None:
+    folder = tmp_path / "input/anna"
+    for place, name in enumerate(("a", "b", "c")):
+        crop(folder / f"{name}.png", shade=51 * place, size=(64, 64) if name != "b" else (128, 128))
+        save(folder / f"{name}.npy", CAMERAS[place].numpy())
+        save(folder / f"w/{name}_w.npy", np.full((1, 32), place, np.float32))
+    (folder / "c.png").write_bytes(b"no picture")
+    sockets, host = (sys.modules[f"my3dgen_pack.nodes.{name}"] for name in ("socket_types", "host"))
+    model = sockets.Model(host.manage(micro_generator(0)), "tiny")
+    with torch.inference_mode():
+        shown = load("anna", 50, model=model)
+    images, cameras, names, latents = shown["result"]
+    assert images.shape == (2, 64, 64, 3)
+    assert images[:, 0, 0, 0].tolist() == pytest.approx([0, 0.2])
+    assert torch.equal(cameras.values, CAMERAS[:2])
+    assert names == ["a.png", "b.png"]
+    assert latents.ws.shape == (2, model.generator.num_ws, 32)
+    assert latents.ws[:, -1, 0].tolist() == [0, 1]
+    (text,) = shown["ui"]["text"]
+    assert text.startswith("2 crops with cameras from anna\nskipped: ")
+    assert "c.png" in text
+
+
+def test_without_fitting_latents_the_node_gives_the_rest_and_says_why(load: Any, tmp_path: Path) -> None:
+    crop(tmp_path / "input/anna/a.png")
+    labels(tmp_path / "input/anna", ["a.png"])
+    assert (
+        load("anna", 50)["result"][3]
+        == "blocked: There are no latents in 'anna'. Use Invert Photos to make them."
+    )
+    save(tmp_path / "input/anna/a_w.npy", np.ones((1, 32), np.float32))
+    images, _, _, latents = load("anna", 50)["result"]
+    assert len(images) == 1
+    assert latents.startswith("blocked: The latents are one w for each crop: connect the model")
+    sockets, host = (sys.modules[f"my3dgen_pack.nodes.{name}"] for name in ("socket_types", "host"))
+    wider = sockets.Model(host.manage(micro_generator(0, w_dim=16)), "tiny")
+    assert "layers of 32 numbers, but the model's have" in load("anna", 50, model=wider)["result"][3]
+
+
+def test_pictures_that_are_no_crops_are_named(load: Any, tmp_path: Path) -> None:
+    crop(tmp_path / "input/anna/a.png", size=(80, 64))
+    labels(tmp_path / "input/anna", ["a.png"])
+    with pytest.raises(ValueError, match=r"a\.png is 80x64: EG3D's crops are square"):
+        load("anna", 50)
+
+
+def test_a_changed_file_makes_the_node_run_again(pack: ModuleType, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    crop(tmp_path / "input/anna/a.png")
+    labels(tmp_path / "input/anna", ["a.png"])
+    changed = pack.NODE_CLASS_MAPPINGS["My3DGenLoadEG3DDataset"].IS_CHANGED
+    first = changed(folder="anna", at_most=3, mirrored=False)
+    assert changed(folder="anna", at_most=3, mirrored=False) == first
+    labels(tmp_path / "input/anna", ["a.png", "b.png"])
+    assert changed(folder="anna", at_most=3, mirrored=False) != first
