@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -33,7 +34,9 @@ class Curve:
         self._pending: list[float] = []
 
     def add(self, step: int, value: float) -> None:
-        """Add the value of a step."""
+        """Add the value of a step; NaN and infinity are left out."""
+        if not math.isfinite(value):
+            return
         self._pending.append(value)
         if len(self._pending) < self._values_per_point:
             return
