@@ -82,10 +82,10 @@ class LoadEG3DDataset:
         return host.validate(folder, host.find_input_folder)
 
     @classmethod
-    def IS_CHANGED(cls, folder: str, **_: Any) -> str:
+    def IS_CHANGED(cls, folder: str | None, **_: Any) -> str:
         from ...my3dgen_core.common.folders import files_below
 
-        return host.fingerprint(sorted(files_below(host.find_input_folder(folder))))
+        return host.changed(folder, lambda name: sorted(files_below(host.find_input_folder(name))))
 
     def load(
         self,
