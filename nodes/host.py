@@ -510,6 +510,27 @@ def publish(event: str, data: dict[str, Any]) -> None:
         server.send_sync(event, data, server.client_id)
 
 
+def source_of(name: str) -> str:
+    """Name the node from which the running node takes an input, for messages.
+
+    Args:
+        name: name of the input.
+
+    Returns:
+        A text such as " (from 'Upscale Image', node 12)", or "" outside ComfyUI or if it is not known.
+    """
+    server = _server()
+    node = getattr(server, "last_node_id", None)
+    running = getattr(getattr(server, "prompt_queue", None), "currently_running", None) or {}
+    for _, _, prompt, *_ in list(running.values()):
+        link = prompt.get(node, {}).get("inputs", {}).get(name)
+        source = prompt.get(str(link[0])) if isinstance(link, list) and link else None
+        if source:
+            title = (source.get("_meta") or {}).get("title") or source.get("class_type")
+            return f" (from {title!r}, node {link[0]})"
+    return ""
+
+
 def busy() -> bool:
     """Return True while a prompt is running."""
     return bool(getattr(getattr(_server(), "prompt_queue", None), "currently_running", None))

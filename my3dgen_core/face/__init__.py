@@ -1,7 +1,7 @@
 """Preprocessing of photos for EG3D: face crops, camera labels, masks of padded pixels, and a report."""
 
 from .align import AlignedFaces, AlignmentError, align_faces
-from .crop import CropTransform, warp_crops
+from .crop import CropTransform, warp_crops, warp_mask
 from .detect import FaceModels
 from .packs import FaceModelError
 from .paste import paste_back
@@ -37,4 +37,5 @@ __all__ = [
     "read_photos",
     "report_to_json",
     "warp_crops",
+    "warp_mask",
 ]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from .. import host, plots, socket_types
+from .. import host, picture_inputs, plots, socket_types
 from ..output.view_rendering import render_views
 from ..server import training_monitor
 from ..server.identity_similarity import similarity_to_first
@@ -205,7 +205,9 @@ class TrainIdentity:
                 "Train Identity starts from a bare generator, but this model has an identity applied. "
                 "Connect the model from Load EG3D Generator."
             )
-        own = _anchors(anchors, len(images), model, "Train Identity")
+        photos, hidden = picture_inputs.crops_and_masks(images, masks)
+        head_masks = _unless_white(picture_inputs.mask_to_core(heads, photos, "heads"))
+        own = _anchors(anchors, len(photos), model, "Train Identity")
         config = replace(
             _scaled(TuningConfig(), learning_rate),
             steps=steps,
@@ -228,19 +230,19 @@ class TrainIdentity:
             device = socket_types.device_of(generator)
             identity = personalize(
                 generator,
-                socket_types.crops_to_core(images).to(device),
+                photos.to(device),
                 own.to(device),
                 config,
-                masks=socket_types.mask_to_core(masks, len(images), device),
+                masks=picture_inputs.moved(hidden, device),
                 on_step=training_monitor.watch(
                     node_id,
                     host.progress(node_id, "training"),
-                    images,
-                    similarity_to_first(images, face_models, faces),
+                    photos,
+                    similarity_to_first(photos, face_models, faces),
                 ),
                 start=start,
                 face_models=faces,
-                heads=_unless_white(socket_types.mask_to_core(heads, len(images), device)),
+                heads=picture_inputs.moved(head_masks, device),
             )
         text = summary(socket_types.checked_identity(identity), model.generator)
         plot = plots.loss_plot(identity.history)
@@ -328,22 +330,23 @@ class PivotalTuning:
             raise ValueError(
                 "Pivotal Tuning starts from at most one identity, but this model has several applied."
             )
-        pivot = _anchors(latents, len(images), model, "Pivotal Tuning")
+        photos, hidden = picture_inputs.crops_and_masks(images, masks)
+        pivot = _anchors(latents, len(photos), model, "Pivotal Tuning")
         config = replace(_scaled(TuningConfig(), learning_rate), steps=steps, method=method, seed=seed)
         below = model.identities[0] if model.identities else None
         with host.training(), model.without_identities().ready(memory=host.TRAINING_MEMORY) as generator:
             device = socket_types.device_of(generator)
             identity = pivotal_tune(
                 generator,
-                socket_types.crops_to_core(images).to(device),
+                photos.to(device),
                 pivot.to(device),
                 config,
-                masks=socket_types.mask_to_core(masks, len(images), device),
+                masks=picture_inputs.moved(hidden, device),
                 on_step=training_monitor.watch(
                     node_id,
                     host.progress(node_id, "pivotal tuning"),
-                    images,
-                    similarity_to_first(images, "auto"),
+                    photos,
+                    similarity_to_first(photos, "auto"),
                 ),
                 over=None if below is None else below.identity,
                 strength=1.0 if below is None else below.strength,
