@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import os
 import re
 import secrets
@@ -18,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +47,8 @@ TEXT_INTERVAL = 0.5
 """Seconds between two updates of the text under a node."""
 CLOCK_TICK = 2 * 10**9
 """Nanoseconds within which a file system may give two changes of a folder the same time."""
+ROUTES = "/my3dgen/"
+"""Start of the paths of the pack's routes."""
 RENDER_MEMORY, TRAINING_MEMORY = 2 << 30, 8 << 30
 """Bytes requested from ComfyUI's memory management beside the weights, for NVIDIA's 512 px generator."""
 
@@ -84,19 +88,19 @@ def _register_model_folders() -> None:
 
 def list_models(kind: str) -> list[str]:
     """Return the names of the files of one kind, for the dropdowns of the Load nodes."""
-    from ..my3dgen_core.common.folders import is_hidden
-
-    if folder_paths:
-        return [name for name in folder_paths.get_filename_list(f"my3dgen_{kind}") if not is_hidden(name)]
     return list_files(_model_folders(kind), _EXTENSIONS[kind])
 
 
 def list_files(folders: list[Path], extensions: set[str]) -> list[str]:
-    """Return the names, relative to their folder, of the visible files with one of the extensions."""
-    from ..my3dgen_core.common.folders import files_below
+    """Return the names, relative to their folder, of the visible files with one of the extensions.
+
+    Folders that cannot be read are skipped; ComfyUI's own lists raise there, and the node would be missing.
+    """
+    from ..my3dgen_core.common.folders import files_below, readable
 
     found = ((file, folder) for folder in folders for file in files_below(folder))
-    return sorted({f.relative_to(root).as_posix() for f, root in found if f.suffix.lower() in extensions})
+    files = ((f, root) for f, root in found if f.suffix.lower() in extensions)
+    return sorted({readable(f.relative_to(root).as_posix()) for f, root in files})
 
 
 def find_model(kind: str, name: str) -> Path:
@@ -124,11 +128,11 @@ def _inside(folder: Path, name: str) -> Path | None:
 
 def list_input_folders() -> list[str]:
     """Return the names of all visible folders under input/."""
-    from ..my3dgen_core.common.folders import walk
+    from ..my3dgen_core.common.folders import readable, walk
 
     root = input_root()
     found = (Path(folder.path) for folder in walk(root, _read_folder))
-    return sorted(path.relative_to(root).as_posix() for path in found if path != root)
+    return sorted({readable(path.relative_to(root).as_posix()) for path in found if path != root})
 
 
 _known_folders: dict[str, tuple[int, Folder]] = {}
@@ -292,9 +296,14 @@ def save_temporary(name: str, suffix: str, content: bytes) -> dict[str, str]:
 
 
 def state_folder(kind: str, name: str | None) -> Path:
-    """Return the folder under output/my3dgen where a node keeps its state between runs; `name` is its id."""
-    safe = "".join(letter for letter in name or "node" if letter.isalnum() or letter in "-_")
-    return output_root() / "my3dgen" / kind / (safe or "node")
+    """Return the folder under output/my3dgen for state kept between runs; different names, different folders.
+
+    Args:
+        kind: name of the folder of all states of this kind.
+        name: any text, such as a node's id, "12:5" inside a subgraph; None: "node".
+    """
+    safe = quote(name or "node", safe="").replace(".", "%2E")
+    return output_root() / "my3dgen" / kind / safe
 
 
 def cache_folder(kind: str) -> Path:
@@ -327,9 +336,20 @@ def validate(value: str | None, find: Callable[[str], Path]) -> bool | str:
     return True
 
 
+def changed(value: str | None, find: Callable[[str], list[Path]]) -> str:
+    """Return a text that changes when the files that an input names do, for IS_CHANGED.
+
+    Args:
+        value: value of the input; None if it is linked: its source decides then whether it has changed, and
+            an error here would count as a change on each run.
+        find: function from the value to the files.
+    """
+    return "" if value is None else fingerprint(find(value))
+
+
 def fingerprint(paths: list[Path]) -> str:
     """Return a text that changes when one of the files does, for IS_CHANGED."""
-    stats = ((p, p.stat()) for p in paths if p.is_file())
+    stats = ((p, p.stat()) for p in paths if os.path.isfile(p))  # unlike Path.is_file, raises nothing
     return "|".join(f"{p}:{s.st_mtime_ns}:{s.st_size}" for p, s in stats)
 
 
@@ -417,6 +437,15 @@ def check_cancelled() -> None:
         model_management.throw_exception_if_processing_interrupted()
 
 
+def interruptions() -> tuple[type[BaseException], ...]:
+    """Return the exceptions that `check_cancelled` raises, for `except`; none outside ComfyUI."""
+    if folder_paths is None:
+        return ()
+    from comfy import model_management
+
+    return (model_management.InterruptProcessingException,)
+
+
 def progress(node_id: str | None, what: str = "") -> Callable[..., None]:
     """Return an `on_step` for the core: progress bar, preview, text under the node, cancellation.
 
@@ -462,11 +491,12 @@ def send_text(node_id: str | None, text: str) -> None:
     """Show a text under a node on the page of the running prompt, if there is one."""
     server = _server()
     if server is not None and node_id is not None:
-        server.send_progress_text(text, node_id, server.client_id)
+        server.send_progress_text(sendable(text), node_id, server.client_id)
 
 
 def report(node_id: str | None, text: str) -> dict[str, list[str]]:
     """Log a node's text, show it under the node, and return the `ui` entry that keeps it in the history."""
+    text = sendable(text)
     log.info("%s", text)
     send_text(node_id, text)
     return {"text": [text]}
@@ -507,7 +537,27 @@ def publish(event: str, data: dict[str, Any]) -> None:
     """Send an event to the page of the running prompt, if there is one."""
     server = _server()
     if server is not None:
-        server.send_sync(event, data, server.client_id)
+        server.send_sync(event, sendable(data), server.client_id)
+
+
+def sendable(value: Any) -> Any:
+    """Return a value of JSON as a page can read it.
+
+    NaN and infinity, which JSON does not have, become None. Surrogates, which stand for bytes of file names
+    that are not UTF-8, become U+FFFD.
+    """
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, str):
+        return _SURROGATE.sub("\ufffd", value)
+    if isinstance(value, dict):
+        return {sendable(key): sendable(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [sendable(part) for part in value]
+    return value
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def source_of(name: str) -> str:
@@ -544,10 +594,32 @@ def jpeg(image: Tensor, quality: int = 88) -> bytes:
 
 
 def serve(method: str, path: str, handler: Callable[[Any], Any]) -> None:
-    """Add a route to ComfyUI's server; outside ComfyUI do nothing."""
+    """Add a route to ComfyUI's server; do nothing outside ComfyUI, or if the server has the route.
+
+    ComfyUI does not start with two routes of one path. It has them when the pack is loaded again, or when
+    another copy of it is in use.
+    """
     server = _server()
-    if server is not None:
+    if server is None or first_copy() is not None:
+        return
+    if not any(route.path == path and route.method == method for route in _routes()):
         server.routes.route(method, path)(handler)
+
+
+def first_copy() -> Path | None:
+    """Return the folder of another copy of this pack that ComfyUI loaded before this one, or None."""
+    own = Path(__file__).parent
+    codes = (getattr(route.handler, "__code__", None) for route in _routes())
+    files = (Path(code.co_filename) for code in codes if code is not None)
+    found = (folder for file in files for folder in file.parents if folder.name == own.name)
+    return next((folder.parent for folder in found if folder != own), None)
+
+
+def _routes() -> list[Any]:
+    """Return the pack's routes that ComfyUI's server has."""
+    server = _server()
+    routes = () if server is None else server.routes
+    return [r for r in routes if hasattr(r, "handler") and r.path.startswith(ROUTES)]
 
 
 if folder_paths:

@@ -67,9 +67,13 @@ def read_folder(path: str | os.PathLike[str]) -> Folder:
                 if _is_hidden_name(entry.name):
                     continue
                 linked = entry.is_symlink() or getattr(entry, "is_junction", bool)()  # Python 3.12
-                if entry.is_dir():
+                try:
+                    is_folder, is_file = entry.is_dir(), linked or entry.is_file()
+                except OSError:  # a link into a folder without rights, or to a drive that is gone
+                    is_folder, is_file = False, linked
+                if is_folder:
                     (links if linked else subfolders).append(entry.name)
-                elif linked or entry.is_file():
+                elif is_file:
                     files.append(entry.name)
     except OSError:
         pass
@@ -118,9 +122,9 @@ def files_below(root: str | os.PathLike[str], depth: int | None = None) -> Itera
 def name_key(name: str) -> str:
     """Return what the spellings of one name on different systems have in common.
 
-    macOS decomposes accents, and Windows drops spaces and dots at the end.
+    macOS decomposes accents, Windows drops spaces and dots at the end, and the page shows `readable` names.
     """
-    return unicodedata.normalize("NFC", name).rstrip(" .")
+    return unicodedata.normalize("NFC", readable(name)).rstrip(" .")
 
 
 def find_below(root: str | os.PathLike[str], name: str) -> Path | None:

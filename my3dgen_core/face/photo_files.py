@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import warnings
 from collections.abc import Iterator
@@ -162,7 +163,11 @@ def read_picture(path: Path, name: str = "") -> tuple[np.ndarray, str]:
     from PIL import Image, ImageFile  # deferred: takes about as long as importing the whole core
 
     name = name or readable(path.name)
-    if not path.is_file():
+    try:
+        is_file = path.is_file()
+    except OSError as error:
+        raise PhotoError(f"{name} cannot be read ({error.strerror}).") from error
+    if not is_file:
         raise PhotoError(f"{name} {'leads to a file that ' if path.is_symlink() else ''}does not exist.")
     try:
         try:
@@ -274,7 +279,7 @@ def _kind_of(path: Path) -> str:
         return _RAW
     if _brands(head) & _AVIF_BRANDS:
         return "an AVIF picture, which needs Pillow 11.3 or newer: save it as JPEG"
-    return "" if head or not path.is_file() else "empty"
+    return "" if head or not os.path.isfile(path) else "empty"
 
 
 def _kind_unless_picture(path: Path) -> str:

@@ -12,6 +12,7 @@ from .. import host, picture_inputs, socket_types
 from ..output.view_rendering import render_views
 from ..server import live_preview, ui_results
 from ..server.live_handles import Mixture
+from ..typed_lists import plain_signs, split_list
 
 if TYPE_CHECKING:
     from ...my3dgen_core import Identity, Latents
@@ -175,8 +176,8 @@ def parse_weights(text: str, count: int, beta: float) -> Tensor:
             is below -beta.
     """
     weights = torch.zeros(1, count, dtype=torch.float64)
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        name, _, amount = (word.strip() for word in part.partition(":"))
+    for part in split_list(text):
+        name, _, amount = (word.strip() for word in plain_signs(part).partition(":"))
         try:
             index, weight = int(name), float(amount)
         except ValueError:

@@ -128,8 +128,8 @@ class LoadLatents:
         return host.validate(file, find_latents)
 
     @classmethod
-    def IS_CHANGED(cls, file: str) -> str:
-        return host.fingerprint([find_latents(file)])
+    def IS_CHANGED(cls, file: str | None) -> str:
+        return host.changed(file, lambda name: [find_latents(name)])
 
     def load(self, file: str) -> tuple[Latents]:
         from ...my3dgen_core import load_latents
@@ -153,11 +153,11 @@ def find_latents(name: str) -> Path:
     Raises:
         FileNotFoundError: no such file is listed.
     """
-    from ...my3dgen_core.common.folders import find_below
+    from ...my3dgen_core.common.folders import find_below, readable
 
     listed = list_latents()
     for folder in _folders():
         path = find_below(folder, name)
-        if path is not None and path.relative_to(os.path.abspath(folder)).as_posix() in listed:
+        if path is not None and readable(path.relative_to(os.path.abspath(folder)).as_posix()) in listed:
             return path
     raise FileNotFoundError(f"There are no latents {name!r} in {_folders()[0]}. Save some, or choose others.")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import host, picture_inputs, plots, socket_types
+from ..typed_lists import split_list
 from .view_rendering import render_views
 
 if TYPE_CHECKING:
@@ -161,5 +162,5 @@ def _cameras(latents: Latents, cameras: socket_types.Cameras | None, pair: bool)
 
 def names(text: str, count: int, what: str) -> list[str]:
     """Split names, such as "a, b", into exactly `count`; missing ones are `what` with a number."""
-    given = [name.strip() for name in text.split(",")] if text.strip() else []
+    given = split_list(text, empty=True)
     return [*given, *(f"{what} {number + 1}".strip() for number in range(len(given), count))][:count]

@@ -253,6 +253,13 @@ class AlignFaces:
         return {"ui": ui_results.remember(node, ui), "result": result}
 
 
+def _cut(mask: Tensor | None, place: CropTransform) -> Tensor:
+    """Cut a photo's mask [h,w] to its crop, [1,S,S]; without a mask all 0."""
+    from ...my3dgen_core.face import warp_mask
+
+    return torch.zeros(1, place.crop_size, place.crop_size) if mask is None else warp_mask(mask.cpu(), place)
+
+
 def _hint_at_scaling(photos: list[tuple[str, np.ndarray]], report: list[FaceReport]) -> str:
     """Add to the rows of small faces that Load Photo Folder may have scaled the photo down.
 
@@ -274,13 +281,6 @@ def _hint_at_scaling(photos: list[tuple[str, np.ndarray]], report: list[FaceRepo
         else:
             row.reason, found = f"{row.reason} {SCALED}", f" {SCALED}"
     return found
-
-
-def _cut(mask: Tensor | None, place: CropTransform) -> Tensor:
-    """Cut a photo's mask [h,w] to its crop, [1,S,S]; without a mask all 0."""
-    from ...my3dgen_core.face import warp_mask
-
-    return torch.zeros(1, place.crop_size, place.crop_size) if mask is None else warp_mask(mask.cpu(), place)
 
 
 def _overview(aligned: AlignedFaces) -> np.ndarray:

@@ -90,23 +90,18 @@ class LoadGenerator:
 
     @classmethod
     def IS_CHANGED(
-        cls, file: str, convert: bool = False, renderer: str = RENDERERS[0], memory_limit: int = 0
+        cls, file: str | None, convert: bool = False, renderer: str = RENDERERS[0], memory_limit: int = 0
     ) -> str:
-        from ...my3dgen_core.checkpoint import starter_path
-
-        return host.fingerprint(
-            [starter_path() if file == STARTER else host.find_model(host.GENERATORS, file)]
-        )
+        return host.changed(file, lambda name: [_generator_file(name)])
 
     def load(
         self, file: str, convert: bool = False, renderer: str = RENDERERS[0], memory_limit: int = 0
     ) -> tuple[socket_types.Model]:
         from ...my3dgen_core import load_generator
         from ...my3dgen_core.checkpoint import convert as convert_generator
-        from ...my3dgen_core.checkpoint import starter_path
         from ...my3dgen_core.eg3d.rendering.backend import select_backend
 
-        path = starter_path() if file == STARTER else host.find_model(host.GENERATORS, file)
+        path = _generator_file(file)
         target = path.with_suffix(".safetensors")
         with torch.inference_mode(False):
             if convert and not target.exists():
@@ -184,13 +179,13 @@ class LoadPhotos:
     @classmethod
     def IS_CHANGED(
         cls,
-        folder: str,
+        folder: str | None,
         at_most: int,
         longest_side: int,
         subfolders: bool = False,
         node_id: str | None = None,
     ) -> str:
-        return host.fingerprint(_survey(folder, subfolders).photos[:at_most])
+        return host.changed(folder, lambda name: _survey(name, subfolders).photos[:at_most])
 
     def load(
         self,
@@ -276,6 +271,12 @@ class LoadDemoPerson:
         if views == HELD_OUT:
             photos, cameras = held_out, held_out_cameras
         return socket_types.pictures_to_host(photos[:at_most]), socket_types.Cameras(cameras[:at_most])
+
+
+def _generator_file(name: str) -> Path:
+    from ...my3dgen_core.checkpoint import starter_path
+
+    return starter_path() if name == STARTER else host.find_model(host.GENERATORS, name)
 
 
 def _photo_root(folder: str) -> Path:

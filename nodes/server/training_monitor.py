@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -33,7 +34,9 @@ class Curve:
         self._pending: list[float] = []
 
     def add(self, step: int, value: float) -> None:
-        """Add the value of a step."""
+        """Add the value of a step; NaN and infinity are left out."""
+        if not math.isfinite(value):
+            return
         self._pending.append(value)
         if len(self._pending) < self._values_per_point:
             return
@@ -131,6 +134,17 @@ def watch(
             publish()
 
     return watched
+
+
+def finish(node_id: str | None, note: str = "") -> None:
+    """Report that a training has ended, also early, with a note for the user."""
+    state = _STATES.get(node_id or "")
+    if state is None or (state["state"] == "done" and not note):
+        return
+    if state["state"] == "running":
+        state["state"] = "stopped"
+    state["note"] = note or state["note"]
+    host.publish(EVENT, dict(state))
 
 
 def _keep(node_id: str, state: dict[str, Any]) -> None:

@@ -118,3 +118,10 @@ def test_without_the_means_a_line_says_so_and_the_training_goes_on(
     gray = torch.zeros(1, 3, 64, 64)
     told = told_of(monitor, monkeypatch, (gray, gray, gray), load)
     assert (told["state"], told["similarity"], told["note"]) == ("done", [], note)
+
+
+def test_a_curve_leaves_out_what_is_no_number(monitor: ModuleType) -> None:
+    curve = monitor.Curve()
+    for step, loss in enumerate([0.5, float("nan"), float("inf"), 0.25]):
+        curve.add(step, loss)
+    assert curve.points == [(0, 0.5), (3, 0.25)]
