@@ -82,7 +82,14 @@ class LoadEG3DDataset:
         return host.validate(folder, host.find_input_folder)
 
     @classmethod
-    def IS_CHANGED(cls, folder: str | None, **_: Any) -> str:
+    def IS_CHANGED(
+        cls,
+        folder: str | None,
+        at_most: int,
+        mirrored: bool = False,
+        model: socket_types.Model | None = None,
+        node_id: str | None = None,
+    ) -> str:
         from ...my3dgen_core.common.folders import files_below
 
         return host.changed(folder, lambda name: sorted(files_below(host.find_input_folder(name))))
