@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from .. import host
+from .http import Answer, handler
 from .identity_similarity import IdentitySimilarity
-from .routes import Answer, handler
 
 EVENT = "my3dgen.training"
 MAX_POINTS, MAX_PREVIEWS, MAX_TRAININGS = 300, 16, 8
