@@ -10,7 +10,7 @@ import torch
 
 from ..common.image_ops import from_uint8
 from .crop import CROP_SIZE, CropTransform, crop_transform, warp_crop
-from .detect import Face, FaceModels, as_uint8, detection_ladder
+from .detect import Face, FaceModels, as_uint8, detection_attempts
 from .recognition import embed, largest
 from .report import FaceReport
 
@@ -63,7 +63,7 @@ def search_face(
     det_size: int | None,
     anyway: bool = False,
 ) -> Candidate | None:
-    """Run the detection ladder until a face is accepted, and rotate the photo if it is doubtful.
+    """Run the detection attempts until a face is accepted, and rotate the photo if it is doubtful.
 
     A detector also finds faces in upside-down faces, so a doubtful one competes with those of the rotated
     photo.
@@ -82,7 +82,7 @@ def search_face(
     row.reason = "No face was found."
     best: Candidate | None = None
     for turned in (False, True):
-        for step, faces in detection_ladder(models, pixels, det_size, turned):
+        for step, faces in detection_attempts(models, pixels, det_size, turned):
             if len(faces) > row.faces:
                 row.faces, row.boxes = len(faces), [_box(face) for face in faces]
             face = choose(faces, pixels)
