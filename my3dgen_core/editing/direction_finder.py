@@ -121,6 +121,10 @@ def label_samples(
 def select_score_names(scores: Mapping[str, Tensor], names: Sequence[str] | None) -> list[str]:
     """Return the names to find directions for: `names`, or all scores for None.
 
+    Args:
+        scores: [M] of M heads by name.
+        names: names of some of them.
+
     Raises:
         ValueError: a name without scores.
     """
