@@ -64,7 +64,7 @@ class TrainIdentity:
                     ["lora", "full"],
                     {
                         "tooltip": "'lora': a small update. 'full': all weights, for comparison: 43 times as "
-                        "many numbers with the starter, 124 with NVIDIA's, and hardly better from novel views."
+                        "many numbers with the starter, 124 with NVIDIA's, hardly better from novel views."
                     },
                 ),
                 "rank": (
