@@ -199,7 +199,7 @@ def in_picture(cameras: Tensor, points: Tensor) -> Tensor:
 
 
 def focal_of_fov(degrees: float | Tensor) -> Tensor:
-    """Convert fields of view in degrees, a number or [N] in (0, 180), to normalized focal lengths, float64."""
+    """Convert fields of view, degrees in (0, 180) or [N] of them, to normalized focal lengths (float64)."""
     return 0.5 / torch.tan(torch.deg2rad(torch.as_tensor(degrees, dtype=torch.float64)) / 2)
 
 
