@@ -133,8 +133,8 @@ def measure(case: str, rounds: int, threads: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--json", type=Path, help="also write the figures here")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=5, help="repetitions of each case")
+    parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch and of the renderer")
     parser.add_argument("--page", type=Path, help="put the table into this page, between its marks")
     parser.add_argument("--peak", nargs=2, metavar=("CASE", "RENDERER"), help=argparse.SUPPRESS)
     args = parser.parse_args()

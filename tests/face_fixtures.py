@@ -10,7 +10,7 @@ from PIL import Image
 from real_photos import pack_folder, photo
 
 from my3dgen_core.face import AlignedFaces, FaceModels, align_faces
-from my3dgen_core.face.detect import Face, detection_ladder
+from my3dgen_core.face.detect import Face, detection_attempts
 
 SAME_MAN = ("obama.jpg", "obama2.jpg", "obama3.jpg")
 OTHERS = ("biden.jpg", "astronaut.png", "grace_hopper.jpg")
@@ -36,8 +36,8 @@ def real_batch() -> AlignedFaces:
 
 
 def first_face(pixels: np.ndarray) -> Face:
-    """The first face that the ladder finds."""
-    return next(detection_ladder(models(), pixels))[1][0]
+    """The first face that is found."""
+    return next(detection_attempts(models(), pixels))[1][0]
 
 
 def as_image(pixels: np.ndarray) -> torch.Tensor:

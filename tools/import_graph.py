@@ -1,8 +1,8 @@
-"""Rooms, floors and circles of the imports: `python tools/import_graph.py [ROOT]`.
+"""Packages, layers and cycles of the imports: `python tools/import_graph.py [ROOT]`.
 
 A module imports another if an import statement says so anywhere in it, also inside functions and under
-TYPE_CHECKING. A room is a package or a module directly below the core or the nodes; a room's floor is one
-above the highest room that it imports.
+TYPE_CHECKING. A package here is a package or a module directly below the core or the nodes; its layer is one
+above the highest package that it imports.
 """
 
 from __future__ import annotations
@@ -38,21 +38,21 @@ def imports(root: Path, package: str) -> dict[str, set[str]]:
     return found
 
 
-def rooms(modules: dict[str, set[str]]) -> dict[str, set[str]]:
-    """The rooms of `imports`, and the rooms that each imports."""
+def packages(modules: dict[str, set[str]]) -> dict[str, set[str]]:
+    """The packages of the modules from `imports`, and the packages that each imports."""
 
-    def room(name: str) -> str:
+    def top(name: str) -> str:
         parts = name.split(".")
         return parts[1] if len(parts) > 1 else "__init__"
 
-    found: dict[str, set[str]] = {room(name): set() for name in modules}
+    found: dict[str, set[str]] = {top(name): set() for name in modules}
     for name, targets in modules.items():
-        found[room(name)] |= {room(target) for target in targets} - {room(name), "__init__"}
+        found[top(name)] |= {top(target) for target in targets} - {top(name), "__init__"}
     return found
 
 
-def circle(graph: dict[str, set[str]]) -> list[str]:
-    """The nodes of one circle, or an empty list if there is none."""
+def cycle(graph: dict[str, set[str]]) -> list[str]:
+    """The nodes of one cycle, or an empty list if there is none."""
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
@@ -60,8 +60,8 @@ def circle(graph: dict[str, set[str]]) -> list[str]:
     return []
 
 
-def floors(graph: dict[str, set[str]]) -> dict[str, int]:
-    """The floor of each node of a graph without circles; 1 is the lowest."""
+def layers(graph: dict[str, set[str]]) -> dict[str, int]:
+    """The layer of each node of a graph without cycles; 1 is the lowest."""
     found: dict[str, int] = {}
     for name in TopologicalSorter(graph).static_order():
         found[name] = 1 + max((found[target] for target in graph[name]), default=0)
@@ -72,16 +72,16 @@ def main() -> None:
     root = Path(sys.argv[1]) if sys.argv[1:] else ROOT
     for package in PACKAGES:
         modules = imports(root, package)
-        above = rooms(modules)
+        above = packages(modules)
         print(
-            f"{package}: {len(modules)} modules, {sum(map(len, modules.values()))} imports, circle: ", end=""
+            f"{package}: {len(modules)} modules, {sum(map(len, modules.values()))} imports, cycle: ", end=""
         )
-        print(" -> ".join(circle(modules)) or "none")
-        print(f"  {len(above)} rooms, {sum(map(len, above.values()))} arrows, circle: ", end="")
-        print(" -> ".join(circle(above)) or "none")
-        if not circle(above):
-            for name, floor in sorted(floors(above).items(), key=lambda item: (item[1], item[0])):
-                print(f"  floor {floor}  {name}: {', '.join(sorted(above[name])) or 'nothing'}")
+        print(" -> ".join(cycle(modules)) or "none")
+        print(f"  {len(above)} packages, {sum(map(len, above.values()))} imports, cycle: ", end="")
+        print(" -> ".join(cycle(above)) or "none")
+        if not cycle(above):
+            for name, layer in sorted(layers(above).items(), key=lambda item: (item[1], item[0])):
+                print(f"  layer {layer}  {name}: {', '.join(sorted(above[name])) or 'nothing'}")
 
 
 if __name__ == "__main__":

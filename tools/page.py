@@ -1,7 +1,7 @@
 """Make the workflow files that users open, in ComfyUI's own page in a headless browser, and check them.
 
-python tools/page.py                # workflows/NAME.json from workflows/api/NAME.json, for every NAME
-python tools/page.py NAME ...       # only these
+    python tools/page.py                # workflows/NAME.json from workflows/api/NAME.json, for every NAME
+    python tools/page.py NAME ...       # only these
 
 The "note" of the first node of an API workflow becomes a note in the workflow. Other programs that need a
 page import `open_page` and `RUN` from here: tools/screenshots.py, benchmarks/live.py, the browser tests.
@@ -9,6 +9,7 @@ page import `open_page` and `RUN` from here: tools/screenshots.py, benchmarks/li
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -122,6 +123,14 @@ def note_of(prompt: dict[str, Any]) -> str:
 
 
 def main() -> int:
+    sources = {source.stem: source for source in sorted((WORKFLOWS / "api").glob("*.json"))}
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(sources)}; all by default")
+    wanted = parser.parse_args().names or list(sources)
+    if unknown := [name for name in wanted if name not in sources]:
+        parser.error(f"There is no workflows/api/{unknown[0]}.json.")
     if browser_path() is None:
         print(NO_BROWSER, file=sys.stderr)
         return 1
@@ -130,9 +139,7 @@ def main() -> int:
         comfy.Server(Path(folder)) as server,
         open_page(server) as page,
     ):
-        for source in sorted((WORKFLOWS / "api").glob("*.json")):
-            if sys.argv[1:] and source.stem not in sys.argv[1:]:
-                continue
+        for source in (sources[name] for name in wanted):
             prompt = json.loads(source.read_text(encoding="utf-8"))
             for _ in range(ATTEMPTS):
                 workflow = page.evaluate(TO_UI, [json.dumps(prompt), note_of(prompt)])

@@ -9,6 +9,7 @@ own checkpoint (your_*) use the thumbnail of the workflow they are a variant of.
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 import sys
@@ -101,7 +102,13 @@ def make(server: comfy.Server, name: str) -> None:
 
 def main() -> int:
     names = sorted(path.stem for path in (WORKFLOWS / "api").glob("*.json"))
-    wanted = [name for name in names if not sys.argv[1:] or name in sys.argv[1:]]
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(names)}; all by default")
+    wanted = parser.parse_args().names or names
+    if unknown := [name for name in wanted if name not in names]:
+        parser.error(f"There is no workflows/api/{unknown[0]}.json.")
     try:
         with tempfile.TemporaryDirectory() as folder:
             base = comfy.make_base(Path(folder))

@@ -201,7 +201,7 @@ def in_picture(cameras: Tensor, points: Tensor) -> Tensor:
 
 
 def focal_of_fov(degrees: float | Tensor) -> Tensor:
-    """Convert a field of view in degrees, in (0, 180), to a normalized focal length (float64)."""
+    """Convert fields of view, degrees in (0, 180) or [N] of them, to normalized focal lengths (float64)."""
     return 0.5 / torch.tan(torch.deg2rad(torch.as_tensor(degrees, dtype=torch.float64)) / 2)
 
 

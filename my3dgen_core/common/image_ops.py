@@ -51,4 +51,5 @@ def pull_push_fill(values: Tensor, known: Tensor) -> Tensor:
 
 
 def _halved(values: Tensor) -> Tensor:
+    """Average pairs of pixels: [B, C, H, W] to half the size, rounded up."""
     return F.avg_pool2d(values, 2, ceil_mode=True, count_include_pad=False)

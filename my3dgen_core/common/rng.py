@@ -36,7 +36,11 @@ def uniform(shape: tuple[int, ...], generator: torch.Generator | None, device: t
 
 
 def normal(shape: tuple[int, ...], generator: torch.Generator | None, device: torch.device) -> Tensor:
-    """Draw float32 numbers from the standard normal distribution. `generator`: see `uniform`."""
+    """Draw float32 numbers from the standard normal distribution.
+
+    Args:
+        generator: a CPU generator gives the same numbers on every device; None: the global one of the device.
+    """
     return _draw(torch.randn, shape, generator, device)
 
 

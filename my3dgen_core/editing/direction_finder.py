@@ -20,7 +20,7 @@ from ..eg3d import Generator
 from ..person.latents import Latents
 from ..person.random_latents import random_latents
 from .direction import Direction
-from .face_scores import Labeller
+from .face_scores import Labeler
 
 
 @dataclass(frozen=True)
@@ -47,17 +47,17 @@ class FinderConfig:
 
 def find_directions(
     generator: Generator,
-    labeller: Labeller,
+    labeler: Labeler,
     names: Sequence[str] | None = None,
     config: FinderConfig = FinderConfig(),
     cache: Path | None = None,
     on_step: OnStep | None = None,
 ) -> dict[str, Direction]:
-    """Find directions in W by the scores that `labeller` gives to frontal renderings (InterFaceGAN).
+    """Find directions in W by the scores that `labeler` gives to frontal renderings (InterFaceGAN).
 
     Args:
         generator: without an identity in effect: its directions are valid for every person on it.
-        labeller: function from pictures [B, 3, H, W] in [-1, 1] to scores [B] by name, NaN for no score.
+        labeler: function from pictures [B, 3, H, W] in [-1, 1] to scores [B] by name, NaN for no score.
         names: scores to find directions for; None: all.
         config: settings.
         cache: folder where directions are stored by generator, name and settings, and looked up when `names`
@@ -70,7 +70,7 @@ def find_directions(
         heads that were not used.
 
     Raises:
-        ValueError: too few heads could be scored, or the labeller does not give one of the scores.
+        ValueError: too few heads could be scored, or the labeler does not give one of the scores.
     """
     base_hash = generator.base_hash()
     settings = {"samples": config.samples, "seed": config.seed, "truncation_psi": config.truncation_psi}
@@ -82,7 +82,7 @@ def find_directions(
         }
         if all(known.values()):
             return {name: found for name, found in known.items() if found is not None}
-    latents, scores = label_samples(generator, labeller, config, on_step)
+    latents, scores = label_samples(generator, labeler, config, on_step)
     found = {
         name: Direction.from_labels(latents, scores[name], name, config.fraction, config.seed)
         for name in select_score_names(scores, names)
@@ -96,7 +96,7 @@ def find_directions(
 
 @torch.no_grad()
 def label_samples(
-    generator: Generator, labeller: Labeller, config: FinderConfig, on_step: OnStep | None = None
+    generator: Generator, labeler: Labeler, config: FinderConfig, on_step: OnStep | None = None
 ) -> tuple[Latents, dict[str, Tensor]]:
     """Render random heads from the front and score them.
 
@@ -109,7 +109,7 @@ def label_samples(
     for start in range(0, config.samples, config.batch_size):
         part = slice(start, start + config.batch_size)
         image = generator.render(latents.ws[part], latents.cameras[part]).image
-        parts.append({name: values.detach().cpu() for name, values in labeller(image).items()})
+        parts.append({name: values.detach().cpu() for name, values in labeler(image).items()})
         if on_step is not None:
             done = min(start + config.batch_size, config.samples)
             every = config.preview_every
@@ -121,12 +121,16 @@ def label_samples(
 def select_score_names(scores: Mapping[str, Tensor], names: Sequence[str] | None) -> list[str]:
     """Return the names to find directions for: `names`, or all scores for None.
 
+    Args:
+        scores: [M] of M heads by name.
+        names: names of some of them.
+
     Raises:
         ValueError: a name without scores.
     """
     unknown = sorted(set(names or ()) - set(scores))
     if unknown:
-        raise ValueError(f"The labeller does not score {unknown[0]!r}, but: {', '.join(sorted(scores))}.")
+        raise ValueError(f"The labeler does not score {unknown[0]!r}, but: {', '.join(sorted(scores))}.")
     return list(scores if names is None else names)
 
 

@@ -15,7 +15,7 @@ from ..common.image_ops import to_pixels
 if TYPE_CHECKING:
     from ..face import FaceModels
 
-Labeller = Callable[[Tensor], Mapping[str, Tensor]]
+Labeler = Callable[[Tensor], Mapping[str, Tensor]]
 """Scoring function: pictures [B, 3, H, W] in [-1, 1] -> scores [B] by name, NaN for no score."""
 SMILE, MOUTH_OPEN, EYES_OPEN = "smile", "mouth open", "eyes open"
 FACE_WIDTH, JAW_WIDTH = "face width", "jaw width"
@@ -32,7 +32,7 @@ _CHIN, _CHEEKS, _JAW = 0, (12, 28), (3, 19)
 
 
 class FaceGeometry:
-    """Labeller that measures the largest face in each picture.
+    """Labeler that measures the largest face in each picture.
 
     Scores smile, mouth open, eyes open, face width and jaw width; age and gender if the pack has that
     network. All but the last two are ratios of lengths, invariant to scale and in-plane rotation. Without the
@@ -65,7 +65,7 @@ class FaceGeometry:
 
 
 class TextSimilarity:
-    """Labeller by CLIP: similarity of a picture to a text, minus that to an opposite text."""
+    """Labeler by CLIP: similarity of a picture to a text, minus that to an opposite text."""
 
     def __init__(
         self, name: str, embed: Callable[[Tensor], Tensor], wanted: Tensor, opposite: Tensor

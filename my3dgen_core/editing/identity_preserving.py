@@ -30,7 +30,7 @@ from ..eg3d.config import front_camera
 from ..person.random_latents import random_latents
 from .direction import FEWEST, Direction
 from .direction_finder import cache_path, load_cached, select_score_names
-from .face_scores import Labeller
+from .face_scores import Labeler
 
 Embedder = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Identity network: pictures [B, 3, H, W] in [-1, 1] -> embeddings [B, d] of length 1, and booleans [B], True
@@ -78,7 +78,7 @@ class LocalFinderConfig:
 def find_local_directions(
     generator: Generator,
     middle: Tensor,
-    labeller: Labeller,
+    labeler: Labeler,
     embedder: Embedder,
     names: Sequence[str] | None = None,
     config: LocalFinderConfig = LocalFinderConfig(),
@@ -92,7 +92,7 @@ def find_local_directions(
     Args:
         generator: with the person's identity in effect (`personalized`), or without one.
         middle: center latent [1, num_ws, w_dim], for a person the mean of the anchors.
-        labeller: function from pictures [B, 3, H, W] in [-1, 1] to scores [B] by name, NaN for no score.
+        labeler: function from pictures [B, 3, H, W] in [-1, 1] to scores [B] by name, NaN for no score.
         embedder: identity network, such as `face.embed` with its models.
         names: scores to find directions for; None: all.
         config: settings.
@@ -107,7 +107,7 @@ def find_local_directions(
         predicted changes of the score and of the embedding (its length) at strength 1.
 
     Raises:
-        ValueError: too few heads could be scored and embedded, or the labeller does not give one of the
+        ValueError: too few heads could be scored and embedded, or the labeler does not give one of the
             scores.
     """
     if middle.shape != (1, generator.num_ws, generator.config.w_dim):
@@ -125,7 +125,7 @@ def find_local_directions(
         known = {name: load_cached(path, base_hash, name) for name, path in paths.items()}
         if all(known.values()):
             return {name: found for name, found in known.items() if found is not None}
-    sample = _HeadSampler(generator, middle, labeller, embedder, config, on_step)
+    sample = _HeadSampler(generator, middle, labeler, embedder, config, on_step)
     around = sample(None, 1 + len(names or ()))
     found = {}
     wanted = select_score_names(around.scores, names)
@@ -169,14 +169,14 @@ class _HeadSampler:
         self,
         generator: Generator,
         middle: Tensor,
-        labeller: Labeller,
+        labeler: Labeler,
         embedder: Embedder,
         config: LocalFinderConfig,
         on_step: OnStep | None,
     ) -> None:
         """Estimate the Cholesky factor of the covariance of W, `deviations` [w_dim, w_dim]."""
         self.generator, self.middle = generator, middle.to(generator.w_avg.device)
-        self.labeller, self.embedder, self.config, self.on_step = labeller, embedder, config, on_step
+        self.labeler, self.embedder, self.config, self.on_step = labeler, embedder, config, on_step
         self.draw = torch.Generator().manual_seed(config.seed)
         self.done = 0
         ws = random_latents(generator, config.seed, _PRIOR_SAMPLES, 1.0).ws[:, 0].cpu().double()
@@ -209,7 +209,7 @@ class _HeadSampler:
         for part in moves.split(config.batch_size):
             ws = self.middle + part[:, None] * later[:, None]
             image = self.generator.render(ws, camera.expand(len(ws), -1)).image
-            for name, values in self.labeller(image).items():
+            for name, values in self.labeler(image).items():
                 scores.setdefault(name, []).append(values.detach().cpu().double())
             embeddings, found = self.embedder(image)
             features.append(embeddings.detach().cpu().double())

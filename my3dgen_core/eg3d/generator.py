@@ -347,7 +347,7 @@ class Generator(nn.Module):
         return torch.cat(densities), torch.cat(colors)
 
     def _sample(self, points: Tensor, planes: Tensor, chunk: int | None) -> tuple[Tensor, Tensor]:
-        """Evaluate the radiance field with the weights in use."""
+        """Evaluate the radiance field with the weights in use; shapes as in `sample`."""
         planes = planes.expand(len(points), -1, -1, -1, -1)
         out = [
             self.decoder(mean_features(planes, part, self.config.box_warp))
@@ -403,7 +403,8 @@ def _in_portions(
     Args:
         render: function of latents, cameras, planes (or None) and rays per scene at a time.
         batch: number of pictures.
-        given: latents, cameras, and planes or None, each of length `batch` or 1.
+        given: latents [B, num_ws, w_dim], cameras [B, 25], and planes [B, 3, 32, P, P] or None; each B is
+            `batch` or 1.
         share: pictures and rays of a portion.
         chunk: upper limit of the rays per scene at a time; None: none.
     """

@@ -150,7 +150,7 @@ class Comparison:
 
 
 def _format_score(metric: str, values: Tensor) -> str:
-    """Format the mean of the known values of a metric; empty without one."""
+    """Format the mean of the known values [N] of a metric, NaN being unknown; empty without one."""
     known = values[torch.isfinite(values)]
     if len(known) == 0:
         return ""

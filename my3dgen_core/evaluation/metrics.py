@@ -121,12 +121,12 @@ class IdentitySimilarity:
         return features[found]
 
     def mean(self, images: Tensor) -> float | None:
-        """Return the mean cosine of the pictures with all photos; None if no face was found."""
+        """Return the mean cosine of pictures [N, 3, H, W] with all photos; None if no face was found."""
         features = self.embed(images)
         return None if len(features) == 0 else float((features @ self.photos.T).mean())
 
     def error(self, images: Tensor) -> float | None:
-        """Return the mean identity error of the pictures, as in the paper; None if no face was found.
+        """Return the mean identity error of pictures [N, 3, H, W], as in the paper; None if none has a face.
 
         The error of a picture is 1 - its cosine with the most similar photo.
         """

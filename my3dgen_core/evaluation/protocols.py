@@ -59,7 +59,7 @@ def render(generator: Generator, ws: Tensor, cameras: Tensor) -> Tensor:
 
 
 def _mean(values: Tensor | None) -> float | None:
-    """Return the mean as a number; None for no values."""
+    """Return the mean of values [N] as a number; None for no values."""
     return None if values is None or len(values) == 0 else float(values.mean())
 
 

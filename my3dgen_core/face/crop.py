@@ -268,6 +268,6 @@ class _SamplingGrid:
 
 
 def _reflect(values: torch.Tensor, size: int) -> torch.Tensor:
-    """Reflect coordinates at 0 and `size`, as often as needed."""
+    """Reflect coordinates of any shape at 0 and `size`, as often as needed."""
     folded = values.remainder(2 * size)
     return torch.minimum(folded, 2 * size - folded)

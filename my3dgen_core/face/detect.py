@@ -337,7 +337,7 @@ def as_uint8(pixels: np.ndarray) -> np.ndarray:
     return pixels if pixels.dtype == np.uint8 else np.round(pixels * 255).astype(np.uint8)
 
 
-def detection_ladder(
+def detection_attempts(
     models: FaceModels, pixels: np.ndarray, det_size: int | None = None, turned: bool = False
 ) -> Iterator[tuple[str, list[Face]]]:
     """Run the detector with a series of settings, from the most common case to the rarest.

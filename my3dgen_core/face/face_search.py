@@ -10,7 +10,7 @@ import torch
 
 from ..common.image_ops import from_uint8
 from .crop import CROP_SIZE, CropTransform, crop_transform, warp_crop
-from .detect import Face, FaceModels, as_uint8, detect_in_tiles, detection_ladder, merge_faces
+from .detect import Face, FaceModels, as_uint8, detect_in_tiles, detection_attempts, merge_faces
 from .recognition import embed, largest
 from .report import FaceReport
 
@@ -63,7 +63,7 @@ def search_face(
     det_size: int | None,
     anyway: bool = False,
 ) -> Candidate | None:
-    """Run the detection ladder until a face is accepted, and rotate the photo if it is doubtful.
+    """Run the detection attempts until a face is accepted, and rotate the photo if it is doubtful.
 
     A detector also finds faces in upside-down faces, so a doubtful one competes with those of the rotated
     photo. A large photo is searched in tiles if nothing else was found.
@@ -83,7 +83,7 @@ def search_face(
     best: Candidate | None = None
     seen: list[Face] = []
     for turned in (False, True):
-        for step, faces in detection_ladder(models, pixels, det_size, turned):
+        for step, faces in detection_attempts(models, pixels, det_size, turned):
             seen = faces if len(faces) > len(seen) else seen
             found = _examine(pixels, row, models, choose, step, faces)
             if found and (best is None or _is_better(found, best)):

@@ -123,7 +123,18 @@ def _dilate(mask: torch.Tensor, feather: float) -> torch.Tensor:
 
 
 def _fill_removed(photo: torch.Tensor, gone: torch.Tensor) -> torch.Tensor:
-    """Fill the masked part [1,h,w] of a photo [h,w,3] from its surroundings."""
+    """Fill the part of a photo from which the old head was removed, with colors of its surroundings.
+
+    Args:
+        photo: [h,w,3], in any range of values.
+        gone: mask of the removed part [1,h,w] in [0, 1]; in between, fill and photo are mixed.
+
+    Returns:
+        Photo [h,w,3].
+
+    Raises:
+        ValueError: the mask covers the whole photo.
+    """
     picture, known = photo.permute(2, 0, 1)[None], 1 - gone[None]
     sure = (known == 1).float()  # partly masked pixels still show the old head: do not fill from them
     if not bool(sure.any()):

@@ -19,7 +19,7 @@ from torch import nn
 from ..common.image_ops import to_pixels
 from ..formats.onnx_file import Node, OnnxGraph, read_onnx
 from .crop import CropTransform
-from .detect import Face, FaceModels, detection_ladder
+from .detect import Face, FaceModels, detection_attempts
 from .packs import RECOGNITION, FaceModelError
 
 ARCFACE_SIZE = 112
@@ -93,7 +93,7 @@ def find_points(
     points, found = np.zeros((len(images), 5, 2)), np.zeros(len(images), bool)
     for i, image in enumerate(images.detach().float().cpu()):
         pixels = to_pixels(image)
-        _, faces = next(detection_ladder(face_models, pixels, det_size), ("", []))
+        _, faces = next(detection_attempts(face_models, pixels, det_size), ("", []))
         if faces:
             points[i], found[i] = largest(faces).points, True
     return points, found

@@ -199,7 +199,7 @@ class _Run:
         return (w - w.mean(0)).square().sum(1).mean().sqrt()
 
     def stage(self, start: Tensor, index: list[int] | None, steps: int) -> tuple[Tensor, Tensor]:
-        """Return the cached result of `descend`, or compute it and cache it."""
+        """Return the result of `descend`, with its arguments and shapes, from the cache or computed now."""
         if self.cache is None:
             return self.descend(start, index, steps)
         rows = self._rows(index)

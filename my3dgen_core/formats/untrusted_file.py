@@ -39,11 +39,17 @@ class DataFile:
         return data
 
     def tensor(self, offset: int, count: int, dtype: torch.dtype, made: int) -> Tensor:
-        """Return `count` numbers at `offset` as a flat tensor in its own memory.
+        """Read numbers of the file as a tensor with memory of its own.
 
         Args:
-            made: number of elements of the tensor built from them; it may exceed `count` where strides
-                repeat elements.
+            offset: position of the first number in the file, in bytes.
+            count: how many numbers to read.
+            dtype: their type.
+            made: number of elements of the tensor that the caller builds from them, for the limit on all
+                tensors of the file; above `count` where strides repeat elements.
+
+        Returns:
+            Flat tensor [count].
 
         Raises:
             CheckpointError: the numbers reach beyond the end, or `READS` is exceeded.

@@ -64,8 +64,8 @@ class TrainIdentity:
                 "method": (
                     ["lora", "full"],
                     {
-                        "tooltip": "'lora': a small update. 'full': all weights, for comparison: a hundred "
-                        "times larger, and no better from novel views."
+                        "tooltip": "'lora': a small update. 'full': all weights, for comparison: 43 times as "
+                        "many numbers with the starter, 124 with NVIDIA's, hardly better from novel views."
                     },
                 ),
                 "rank": (

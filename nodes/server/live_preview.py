@@ -20,9 +20,9 @@ from torch import Tensor
 
 from .. import host, socket_types
 from ..camera.camera import cameras_from
+from .http import Answer, handler
 from .live_handles import Edit, Handles, Head, Mixture
 from .live_request import BODY_LIMIT, Request, RequestError, parse
-from .routes import Answer, handler
 
 if TYPE_CHECKING:
     from ...my3dgen_core import Generator

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from .. import host
+from .http import Answer, handler
 from .identity_similarity import IdentitySimilarity
-from .routes import Answer, handler
 
 EVENT = "my3dgen.training"
 MAX_POINTS, MAX_PREVIEWS, MAX_TRAININGS = 300, 16, 8
@@ -26,7 +26,11 @@ _STATES: OrderedDict[str, dict[str, Any]] = OrderedDict()
 
 
 class Curve:
-    """Values over steps as at most 300 points, each the mean of the same number of values."""
+    """Plot of one value over the steps of a training, with fewer than 300 points.
+
+    Each point is the mean of the values since the point before it. At 300 points pairs are averaged, and from
+    then on each new point covers twice as many values.
+    """
 
     def __init__(self) -> None:
         self.points: list[tuple[int, float]] = []

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from typing import Any
 
 from .. import host
-from .routes import Answer, handler
+from .http import Answer, handler
 
 MAX_NODES = 256
 

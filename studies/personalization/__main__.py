@@ -371,7 +371,7 @@ def save_views(path: Path, views: Tensor) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--out", type=Path, default=Path("build/study"))
+    parser.add_argument("--out", type=Path, default=Path("build/study"), help="folder of the measured cells")
     parser.add_argument("--quick", action="store_true", help="one person")
     parser.add_argument("--smoke", action="store_true", help="one person, a few steps, as a test")
     parser.add_argument("--rates", action="store_true", help="learning rates, on persons of no table")
@@ -379,9 +379,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--docs", type=Path, default=Path("studies/personalization"), help="where the report goes"
     )
-    parser.add_argument("--generator", default="starter")
+    parser.add_argument("--generator", default="starter", help="generator file, or 'starter'")
     parser.add_argument("--arcface", type=Path, help="ONNX file or folder; without it no identity measures")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--workers", type=int, default=1, help="parallel processes")
     parser.add_argument("--minutes", type=float, default=24 * 60, help="time limit of the run")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)

@@ -87,24 +87,24 @@ def test_training_and_applying_leave_the_generator_bit_for_bit(
     assert f"{identity.adapter.parameter_count:,} parameters" in summary
 
 
-def test_a_training_that_is_cancelled_leaves_the_generator_bit_for_bit(
+def test_a_training_that_is_canceled_leaves_the_generator_bit_for_bit(
     nodes: dict[str, Any],
     model: Any,
     generator: Any,
     photos: torch.Tensor,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    class CancelledError(Exception):
+    class CanceledError(Exception):
         pass
 
     def cancel(step: int, total: int, losses: object = None, image: object = None) -> None:
         if step == 2:
-            raise CancelledError
+            raise CanceledError
 
     before = generator.base_hash()
     host = sys.modules["my3dgen_pack.nodes.host"]
     monkeypatch.setattr(host, "progress", lambda node_id, what="": cancel)
-    with pytest.raises(CancelledError):
+    with pytest.raises(CanceledError):
         train(nodes, model, photos, latents_of(generator, camera_path("swing", 3)), steps=50)
     assert generator.base_hash() == before
 

@@ -79,16 +79,16 @@ def test_cancelling_stops_the_training_at_once_and_leaves_the_model_clean(server
     def steps_begun() -> int:
         return server.get("/my3dgen/training")["trainings"]["train"]["step"]
 
-    cancelled: list[int] = []
+    canceled: list[int] = []
 
     def cancel_at_ten(kind: str, data: dict[str, object]) -> None:
         if kind == "progress" and data["node"] == "train" and data["value"] == 10:
             server.interrupt()
-            cancelled.append(steps_begun())
+            canceled.append(steps_begun())
 
     result = server.run(tiny_prompt(train={"steps": 100_000}), cancel_at_ten)
     assert result.status == "interrupted"
-    (step,) = cancelled
+    (step,) = canceled
     assert 10 <= step <= steps_begun() <= step + 1
 
     bare["plain"] = render("load", batch_size=1)  # the same pictures, not from the cache

@@ -236,18 +236,18 @@ def test_hidden_pixels_are_not_looked_at(generator, person):
     assert float((hidden.alphas - truth).norm()) < float((seen.alphas - truth).norm())
 
 
-def test_a_cancelled_projection_leaves_the_personal_generator_bit_for_bit(generator, person):
-    class CancelledError(Exception):
+def test_a_canceled_projection_leaves_the_personal_generator_bit_for_bit(generator, person):
+    class CanceledError(Exception):
         pass
 
     def cancel(step, total, losses, image):
         assert total == 4 * 30  # a batch a photo
         if step == 3:
-            raise CancelledError
+            raise CanceledError
 
     before = {key: value.clone() for key, value in generator.state_dict().items()}
     photos = torch.zeros(4, 3, 64, 64)
-    with pytest.raises(CancelledError), personalized(generator, Adapter.create(generator)):
+    with pytest.raises(CanceledError), personalized(generator, Adapter.create(generator)):
         AlphaSpace(person).project(
             generator, photos, person.cameras, CONFIG, on_step=cancel, steps=30, batch_size=1
         )

@@ -101,15 +101,15 @@ def test_what_cannot_be_scored_is_said(generator):
 
 
 @pytest.mark.slow
-def test_a_cancelled_search_keeps_nothing(generator, tmp_path):
-    class CancelledError(Exception):
+def test_a_canceled_search_keeps_nothing(generator, tmp_path):
+    class CanceledError(Exception):
         pass
 
     def cancel(step, total, losses, image):
         assert total == 48
-        raise CancelledError
+        raise CanceledError
 
-    with pytest.raises(CancelledError):
+    with pytest.raises(CanceledError):
         find_directions(generator, Redness(), ["red"], CONFIG, tmp_path, cancel)
     assert list(tmp_path.iterdir()) == []
 

@@ -229,7 +229,7 @@ def test_the_same_batch_gives_the_same_result_twice() -> None:
     assert one.to_json() == other.to_json()
 
 
-def test_a_batch_can_be_cancelled_between_photos() -> None:
+def test_a_batch_can_be_canceled_between_photos() -> None:
     seen = []
 
     def stop_after_two(step: int, total: int, losses: dict[str, float], image: torch.Tensor | None) -> None:

@@ -31,7 +31,7 @@ def _errors(
     prior: ShapePrior, *, noise: float, sigma: float, unmodeled: float = 0.0, count: int = 150
 ) -> np.ndarray:
     """Median and 95 % error in degrees, seen from 25 degrees above to 25 below; `unmodeled` moves points
-    (decimetres) as no mode does."""
+    (decimeters) as no mode does."""
     rng = np.random.default_rng(3)
     errors = []
     for _ in range(count):

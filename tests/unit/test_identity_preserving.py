@@ -133,7 +133,7 @@ def test_wrong_settings_and_heads_are_said(generator, middle):
 
 
 @pytest.mark.slow
-def test_a_cancelled_search_keeps_nothing_and_progress_counts_every_head(generator, middle, tmp_path):
+def test_a_canceled_search_keeps_nothing_and_progress_counts_every_head(generator, middle, tmp_path):
     steps = []
 
     def watch(step, total, losses, image):

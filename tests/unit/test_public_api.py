@@ -101,7 +101,7 @@ SIGNATURES = {
         "(frames, face_models, *, which='largest', reference=None, upright=True, smoothing=2.5, "
         "max_gap=8, max_yaw=60.0, neck=True, on_step=None)"
     ),
-    "find_directions": "(generator, labeller, names=None, config=FinderConfig(), cache=None, on_step=None)",
+    "find_directions": "(generator, labeler, names=None, config=FinderConfig(), cache=None, on_step=None)",
     "paste_back": "(pixels, transform, crop, mask=None, feather=24.0, old=None, wider=1.0)",
     "principal_directions": "(ws, k)",
     "split_snapshot": "(path, base=None, anchors=None)",

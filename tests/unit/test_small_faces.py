@@ -16,7 +16,7 @@ from my3dgen_core.face.detect import (
     Face,
     _tile_starts,
     detect_in_tiles,
-    detection_ladder,
+    detection_attempts,
     merge_faces,
 )
 
@@ -37,7 +37,7 @@ def _wall(width: int, height: int, face: int, *places: tuple[int, int]) -> np.nd
 
 def test_a_face_below_the_ladders_limit_is_found_in_tiles() -> None:
     wall = _wall(4000, 1600, 40, (1850, 900))
-    assert not list(detection_ladder(models(), wall))
+    assert not list(detection_attempts(models(), wall))
     (row,) = align_faces([wall], models()).report
     assert row.found_by == "tiles"
     assert row.box is not None

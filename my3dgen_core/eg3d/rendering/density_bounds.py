@@ -124,7 +124,7 @@ class DensityBoundsCache:
     def get(
         self, planes: Tensor, decoder: Decoder, box_warp: float, combine: Combine | None = None
     ) -> DensityBounds:
-        """Return `density_bounds`, computed once while planes and decoder stay the same."""
+        """Return `density_bounds` of planes [S, 3, 32, P, P], computed once for each planes and decoder."""
         if planes.device.type == "meta":
             return density_bounds(planes, decoder, box_warp, combine=combine)
         fingerprint = _fingerprint(planes, decoder, box_warp)

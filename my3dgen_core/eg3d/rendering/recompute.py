@@ -99,7 +99,7 @@ class _Pixels(torch.autograd.Function):
 
 
 def _rays_at_once(directions: Tensor, samples: int) -> int:
-    """Return the number of rays per scene in a chunk, for rays of `samples` samples."""
+    """Return the number of rays per scene in a chunk, for directions [B, M, 3] and `samples` a ray."""
     return max(1, _SAMPLES // (len(directions) * samples))
 
 

@@ -31,7 +31,8 @@ class RenderRequest:
     depths: Tensor
     """Coarse depths [B, M, N, 1]."""
     u: Tensor
-    """Numbers in [0, 1] that place the fine samples [B, M, K]."""
+    """Numbers in [0, 1], [B, M, K]: a fine sample is placed where the cumulative distribution of the coarse
+    compositing weights along its ray reaches this number."""
     chunk: int | None
     """Rays per scene rendered at a time; None: all."""
     min_weight: float
@@ -43,7 +44,7 @@ class RenderRequest:
 
     @property
     def rays(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Origins, directions, depths and u."""
+        """Origins and directions [B, M, 3], coarse depths [B, M, N, 1], and `u` [B, M, K]."""
         return self.origins, self.directions, self.depths, self.u
 
     @property

@@ -48,7 +48,12 @@ def mean_features(planes: Tensor, points: Tensor, box_warp: float) -> Tensor:
 
 
 def by_table(planes: Tensor, points: Tensor) -> bool:
-    """Return True where `TexelTable` is applicable and faster (five times): on a CPU, without gradients."""
+    """Return True where `TexelTable` is applicable and faster (five times): on a CPU, without gradients.
+
+    Args:
+        planes: [B, 3, 32, P, P].
+        points: [B, M, 3].
+    """
     wanted = torch.is_grad_enabled() and (planes.requires_grad or points.requires_grad)
     return not wanted and planes.device.type == "cpu" and planes.dtype == points.dtype == torch.float32
 

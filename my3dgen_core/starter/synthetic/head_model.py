@@ -150,7 +150,11 @@ _FACE_WORDS = ("cheek", "chin", "ear", "eye", "eyebrows", "forehead", "head", "m
 
 
 def _is_face_change(label: str) -> bool:
-    """Return True for a local change of the head."""
+    """Return True if a change of shape belongs to the head or neck.
+
+    Args:
+        label: anny's name of the change, words joined by hyphens; one of the first two names the part.
+    """
     words = label.split("-")
     return any(word in _FACE_WORDS for word in words[:2])
 

@@ -25,7 +25,15 @@ HELD_OUT = ((-60, 0), (-48, 20), (-42, -20), (-20, 24), (20, -25), (42, 20), (50
 
 
 def write(folder: Path) -> int:
-    """Write photos/, held_out/ and cameras.json into a folder; return the number of bytes."""
+    """Render the demo person, and write its pictures and cameras.
+
+    Args:
+        folder: gets photos/ and held_out/ (JPEG) and cameras.json, with the 25 numbers of each picture's
+            camera by split ("train", "held_out") and file name.
+
+    Returns:
+        Size of everything written, in bytes.
+    """
     someone = person(SEED)
     images, cameras = someone.photos(PHOTOS, seed=0, resolution=SIZE)
     held_cameras = torch.cat([look_at(float(np.radians(y)), float(np.radians(p))) for y, p in HELD_OUT])

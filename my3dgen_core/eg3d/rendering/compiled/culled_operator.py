@@ -66,5 +66,5 @@ def render_rays_fast(
 
 
 def density_bounds(xy: Tensor, xz: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Call the compiled `combine_units` of `density_bounds`; the operators must be loaded (`load`)."""
+    """Call the compiled `combine_units`; shapes as in `rendering.density_bounds`. Call `load` first."""
     return torch.ops.my3dgen.density_bounds(xy, xz, weight, bias)

@@ -1,4 +1,4 @@
-"""Routes on ComfyUI's server: request bodies of bounded size, answers without stack traces."""
+"""HTTP requests to this pack's routes: bodies of bounded size, answers without stack traces."""
 
 from __future__ import annotations
 
