@@ -6,6 +6,7 @@ import argparse
 import collections
 import datetime
 import pathlib
+import pickle
 import types
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,22 @@ VALUES: dict[str, Any] = {
     "own dictionary": Options(a=1),
     "own list": Values([1]),
     "own state": Stated(),
+    "range": range(3),
+    "bytearray": bytearray(b"a"),
+    "float8": torch.ones(2).to(torch.float8_e4m3fn),
+    "uint16": torch.ones(2, dtype=torch.uint16),
+    "complex tensor": torch.ones(2, dtype=torch.complex64),
+    "sparse": torch.eye(3).to_sparse(),
+    "array of text": np.array(["a", "b"]),
+    "array of bytes": np.array([b"a"]),
+    "array of objects": np.array([{"a": 1}, None], object),
+    "array of uint16": np.array([1], np.uint16),
+    "array of complex numbers": np.zeros(2, np.complex64),
+    "array of dates": np.array(["2022-01-01"], "M8[D]"),
+    "array with fields": np.zeros(2, [("a", "f4"), ("b", "i4")]),
+    "number of another type": np.uint32(3),
+    "complex number": np.complex64(1j),
+    "text of numpy": np.str_("a"),
 }
 
 
@@ -175,12 +192,44 @@ def test_the_root_of_an_archive_may_have_any_name_and_its_places_may_not(tmp_pat
             pass
 
 
-@pytest.mark.parametrize("order", ["C", "F"])
+def test_the_storage_of_a_tensor_beside_the_weights_is_left_out(tmp_path: Path) -> None:
+    torch.save({"w": torch.ones(1, 14, 8), "x": torch.ones(2).untyped_storage()}, tmp_path / "a.pt")
+    assert torch.equal(read_latent(tmp_path / "a.pt"), torch.ones(1, 14, 8))
+
+
 @pytest.mark.parametrize("zipped", [True, False])
-def test_an_array_of_numpy_is_read_by_its_values(order: Any, zipped: bool, tmp_path: Path) -> None:
+def test_a_tensor_with_attributes_is_the_tensor(zipped: bool, tmp_path: Path) -> None:
+    marked = torch.arange(28.0).reshape(1, 14, 2)
+    marked.note = "of anna"  # type: ignore[attr-defined]
+    torch.save({"w": marked}, tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
+    assert torch.equal(read_latent(tmp_path / "a.pt"), torch.arange(28.0).reshape(1, 14, 2))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["torch._tensor._rebuild_from_type_v2", "collections.OrderedDict", "numpy.dtype", "somewhere.make"],
+)
+def test_a_tensor_is_restored_by_the_functions_of_tensors_only(name: str, tmp_path: Path) -> None:
+    package, _, function = name.rpartition(".")
+    arguments = (files.Global(package, function), files.Global("torch", "Tensor"), (), {})
+    call = files.Call(files.Global("torch._tensor", "_rebuild_from_type_v2"), arguments)
+    path = files.write(tmp_path / "a.pt", files.zip_file({"g_ema": {"a": torch.ones(2)}, "x": call}))
+    with pytest.raises(CheckpointError, match="restores a tensor by"):
+        load_generator(path)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", ">f8", "<f2"])
+@pytest.mark.parametrize("written", ["zip", "legacy", *range(2, 6)])
+def test_an_array_of_numpy_is_read_by_its_values(
+    order: Any, dtype: str, written: Any, tmp_path: Path
+) -> None:
     values = np.arange(28, dtype=np.float32).reshape(1, 14, 2)
-    saved = {"w": np.array(values, order=order)}
-    torch.save(saved, tmp_path / "w.pt", _use_new_zipfile_serialization=zipped)
+    saved = {"w": np.array(values, dtype=dtype, order=order)}
+    if type(written) is int:
+        (tmp_path / "w.pt").write_bytes(pickle.dumps(saved, written))
+    else:
+        torch.save(saved, tmp_path / "w.pt", _use_new_zipfile_serialization=written == "zip")
     assert np.array_equal(read_latent(tmp_path / "w.pt").numpy(), values)
 
 
