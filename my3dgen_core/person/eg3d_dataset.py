@@ -102,7 +102,8 @@ def read_latent(path: str | os.PathLike[str]) -> Tensor:
         if start == MAGIC:
             latent = _read_npy(file)
         elif start.startswith(b"PK") and (members := npz_members(file)):
-            latent = _single(read_npz(file, members, _LARGEST_LATENTS, 4 * _LARGEST_LATENTS))
+            arrays, _ = read_npz(file, members, _LARGEST_LATENTS, 4 * _LARGEST_LATENTS)
+            latent = _single(arrays)
         else:
             latent = _read_tensor(file)
         while latent.ndim < 3:

@@ -95,6 +95,11 @@ def test_an_archive_with_several_arrays_needs_one_of_the_usual_names(tmp_path: P
         read_latent(tmp_path / "b.npz")
 
 
+def test_a_seed_or_names_beside_the_latents_in_an_archive_are_left_out(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", seed=np.array(3), names=np.array(["a"]), latent_of_anna=LATENT)
+    assert torch.equal(read_latent(tmp_path / "a.npz"), torch.ones(1, 14, 8))
+
+
 def test_hidden_and_system_files_are_not_read(tmp_path: Path) -> None:
     save(tmp_path / "a.npy", LATENT)
     for name in ("._a.npy", ".cache/b.npy", "__MACOSX/a.npy"):
