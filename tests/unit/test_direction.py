@@ -80,7 +80,7 @@ def test_a_seed_beside_a_direction_is_left_out_and_named(tmp_path, ending):
         CheckpointError, match=r"no 'seed', but: 'smile'; .* 'seed' of type (torch\.)?int64\."
     ):
         Direction.load(path, "seed")
-    with pytest.raises(CheckpointError, match="type (torch.)?int64"):
+    with pytest.raises(CheckpointError, match=r"type (torch.)?int64"):
         Direction.load(write(tmp_path / f"r{ending}", {"seed": torch.tensor([3])}), "seed")
 
 

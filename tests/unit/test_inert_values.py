@@ -121,7 +121,10 @@ def test_a_module_in_data_parallel_is_the_module(tmp_path: Path) -> None:
         assert sorted(module_state(find_generator(root))) == ["0.bias", "0.weight"]
 
 
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+PREFIXES = ["module.", "_orig_mod.", "module._orig_mod.", "generator.", "G.", "G_ema.", "model.net.G."]
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
 def test_prefixes_of_wrappers_and_plain_values_among_the_weights_are_left_out(
     prefix: str, tmp_path: Path
 ) -> None:
@@ -130,6 +133,23 @@ def test_prefixes_of_wrappers_and_plain_values_among_the_weights_are_left_out(
     torch.save({"state_dict": state}, tmp_path / "g.pt")
     with opened(tmp_path / "g.pt") as root:
         assert sorted(find_generator(root)) == sorted(names)
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+@pytest.mark.parametrize(
+    "prefixes", [["G.", "G_ema."], ["model.", "ema_model."], ["model.G.", "model.ema.G."]]
+)
+def test_of_several_generators_in_one_state_dict_the_averaged_one_is_taken(
+    prefixes: list[str], wrapped: bool, tmp_path: Path
+) -> None:
+    names = ("backbone.mapping.w_avg", "decoder.net.0.bias")
+    state = {prefix + name: torch.full((2,), float(i)) for i, prefix in enumerate(prefixes) for name in names}
+    state |= {"discriminator.b4.fc.weight": torch.zeros(1), "D.mapping.w_avg": torch.zeros(1)}
+    torch.save({"state_dict": state} if wrapped else state, tmp_path / "g.pt")
+    with opened(tmp_path / "g.pt") as root:
+        found = find_generator(root)
+        assert sorted(found) == sorted(names)
+        assert [value.read().tolist() for value in found.values()] == [[1, 1], [1, 1]]
 
 
 @pytest.mark.parametrize(
