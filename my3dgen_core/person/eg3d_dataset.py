@@ -12,6 +12,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -31,6 +32,7 @@ _LARGEST_LABELS = 256 << 20  # bytes
 _LARGEST_LATENTS = 64 << 20  # numbers
 _CAMERA_BYTES = 1024  # more than a .npy of 25 numbers has
 _KEYS = ("w", "ws", "latent", "latents", "w_pivot")
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".heic")
 _ENDING = re.compile(r"_?(w|ws|w_?plus|w\+|latents?|projected_w)$", re.IGNORECASE)
 _MIRRORED = "_mirror"
 _CAMERAS_JSON = (
@@ -88,33 +90,61 @@ def _has_poses(values: object) -> bool:
 def read_latent(path: str | os.PathLike[str]) -> Tensor:
     """Read the latents of a .npy, .npz or .pt file; nothing in it is executed.
 
+    The latents may be one tensor, a list of them or a dictionary by the names of photos.
+
     Returns:
         [N, 1 or num_ws, w_dim] float32; a single w becomes [1, 1, w_dim].
 
     Raises:
         FileNotFoundError: no such file.
-        CheckpointError: not one tensor or array of floating-point numbers, or one of another shape.
+        CheckpointError: no tensor or array of floating-point numbers, or one of another shape.
     """
     file = Path(path)
+    return torch.cat(_same_shape(list(_read(file).values()), file, None))
+
+
+def _read(file: Path, photos: Iterable[str] = ()) -> dict[str, Tensor]:
+    """Return the latents [N, layers, w_dim] of a file by photo; under "" those whose photo it does not name.
+
+    Args:
+        file: a .npy, .npz or .pt file.
+        photos: paths of known photos, which a dictionary may name without a suffix.
+    """
     try:
         with file.open("rb") as stream:
             start = stream.read(6)
         if start == MAGIC:
-            latent = _read_npy(file)
+            found = {"": _read_npy(file)}
         elif start.startswith(b"PK") and (members := npz_members(file)):
-            arrays, _ = read_npz(file, members, _LARGEST_LATENTS, 4 * _LARGEST_LATENTS)
-            latent = _single(arrays)
+            found, _ = read_npz(file, members, _LARGEST_LATENTS, 4 * _LARGEST_LATENTS)
+            if not _by_photo(found, photos):
+                found = {"": _single(found)}
         else:
-            latent = _read_tensor(file)
-        while latent.ndim < 3:
-            latent = latent[None]
-        if latent.ndim != 3 or not latent.numel() or not latent.is_floating_point():
-            raise CheckpointError(f"holds {list(latent.shape)} numbers, not latents [N, layers, w_dim].")
-        if not bool(torch.isfinite(latent).all()):
-            raise CheckpointError("holds NaN or infinite numbers.")
-        return latent.to(torch.float32)
+            found = _read_tensors(file, photos)
+        return {name: _checked_latent(latent) for name, latent in found.items()}
     except CheckpointError as error:
         raise CheckpointError(f"{file.name} {error}") from error
+
+
+def _checked_latent(latent: Tensor) -> Tensor:
+    while latent.ndim < 3:
+        latent = latent[None]
+    if latent.ndim != 3 or not latent.numel() or not latent.is_floating_point():
+        raise CheckpointError(f"holds {list(latent.shape)} numbers, not latents [N, layers, w_dim].")
+    if not bool(torch.isfinite(latent).all()):
+        raise CheckpointError("holds NaN or infinite numbers.")
+    return latent.to(torch.float32)
+
+
+def _by_photo(names: Iterable[str], photos: Iterable[str]) -> bool:
+    """Return True if all of the names are those of photos: with the suffix of a picture, or known ones."""
+    given = [PurePosixPath(_posix(name)) for name in names]
+    if all(path.suffix.lower() in _PICTURES for path in given):
+        return bool(given)
+    known = {PurePosixPath(photo).stem for photo in photos}
+    return all(
+        path.name in known or (path.suffix.lower() in _PICTURES and path.stem in known) for path in given
+    )
 
 
 def _read_npy(file: Path) -> Tensor:
@@ -134,16 +164,33 @@ def _single(arrays: Mapping[str, Tensor]) -> Tensor:
     return arrays[name or next(iter(arrays))]
 
 
-def _read_tensor(file: Path) -> Tensor:
+def _read_tensors(file: Path, photos: Iterable[str]) -> dict[str, Tensor]:
     with opened(file) as root:
         for name in _KEYS:
             if type(root) is dict and name in root:
                 root = root[name]
-        if type(root) is NumpyArray:
-            root = root.tensor
-        if type(root) is not TensorRef:
+        if type(root) is dict:
+            named = {name: ref for name, value in root.items() if (ref := _ref(value)) is not None}
+            if named and all(type(name) is str for name in named) and _by_photo(named, photos):
+                return {name: ref.read() for name, ref in named.items()}
+        if type(root) in (list, tuple) and root:
+            refs = [ref for value in root if (ref := _ref(value)) is not None]
+            if len(refs) == len(root):
+                latents = [_checked_latent(ref.read()) for ref in refs]
+                if len({latent.shape[1:] for latent in latents}) != 1:
+                    raise CheckpointError("holds a list of latents of different shapes.")
+                return {"": torch.cat(latents)}
+        whole = _ref(root)
+        if whole is None:
             raise CheckpointError(f"holds {quote_untrusted(root)}, not one tensor.")
-        return root.read()
+        return {"": whole.read()}
+
+
+def _ref(value: object) -> TensorRef | None:
+    """Return a value that is a tensor or an array of numbers; None for any other."""
+    if type(value) is NumpyArray:
+        return value.tensor
+    return value if type(value) is TensorRef else None
 
 
 def read_anchors(
@@ -152,8 +199,9 @@ def read_anchors(
     """Read the latents of a folder with their cameras, for use as anchors.
 
     Args:
-        latents: folder of .npy, .npz or .pt files, one per photo, read in the order of their names; a file
-            may hold several latents of its photo. Of `NAME_w` and `NAME_w_plus` the first is taken.
+        latents: folder of .npy, .npz or .pt files, read in the order of their names. A file holds one or more
+            latents of the photo that it is named like, or a dictionary by the names of photos. Of `NAME_w`
+            and `NAME_w_plus` the first is taken.
         labels: dataset.json with the cameras under the photos' names; None: the cameras in the folder, if any
             (a dataset.json, or `NAME.npy` files of 25 numbers).
         num_ws: number of layers to which a single w is repeated; None: not repeated.
@@ -171,32 +219,46 @@ def read_anchors(
         raise FileNotFoundError(f"There are no latents ({', '.join(LATENTS[:3])}) in {folder}.")
     if labels is None and (folder / "dataset.json").is_file():
         labels = folder / "dataset.json"
-    rows = _same_shape([read_latent(file) for file in files], folder, num_ws)
     if labels is None:
         known = {_path(file, folder): camera for file, camera in camera_files.items()}
     else:
         known = {_posix(name): camera for name, camera in read_labels(labels).items()}
+    entries = [
+        (_place(file, name), file, latent) for file in files for name, latent in _read(file, known).items()
+    ]
+    rows = _same_shape([latent for _, _, latent in entries], folder, num_ws)
     if not known:
         return Latents(torch.cat(rows).contiguous())
     where = "The folder" if labels is None else Path(labels).name
-    found = _matched(files, list(known), folder, _names_of_latents)
+    found = _matched([place for place, _, _ in entries], list(known), folder, _names_of_latents)
     nearest: dict[str, int] = {}
     for one in found.values():
         nearest[one.photo] = max(one.shared, nearest.get(one.photo, 0))
     chosen = []
-    for file, row in zip(files, rows, strict=True):
-        match = found.get(file)
+    for place, file, row in entries:
+        match = found.get(place)
+        what = place.relative_to(folder).as_posix() + (f" in {file.name}" if place != file else "")
         # The camera of a photo whose own latents are in the folder, too, is not another folder's.
         if match is None or match.shared < nearest[match.photo]:
-            raise CheckpointError(f"{where} has no camera for {file.relative_to(folder).as_posix()}.")
+            several = f" Save its {len(row)} latents as a dictionary by the names of their photos."
+            raise CheckpointError(f"{where} has no camera for {what}.{several if len(row) > 1 else ''}")
         camera = known[match.photo]
         if not all(torch.equal(camera, known[other]) for other in match.others):
             raise CheckpointError(
-                f"{where} has cameras of several photos for {file.relative_to(folder).as_posix()}: "
+                f"{where} has cameras of several photos for {what}: "
                 f"{_listed([match.photo, *match.others])}. Put it into a folder of the name of its photo's."
             )
         chosen.append(_checked(camera, match.photo).expand(len(row), -1))
     return Latents(torch.cat(rows).contiguous(), check_cameras(torch.cat(chosen)))
+
+
+def _place(file: Path, name: str) -> Path:
+    """Return the path of a latent: its file's, or one in the same folder if the file names its photo."""
+    if not name:
+        return file
+    parts = [part for part in PurePosixPath(_posix(name)).parts if part not in ("/", "..")]
+    place = file.parent.joinpath(*parts)
+    return place if place.suffix.lower() in _PICTURES else place.parent / f"{place.name}{_PICTURES[0]}"
 
 
 def _same_shape(rows: list[Tensor], folder: Path, num_ws: int | None) -> list[Tensor]:
@@ -398,7 +460,7 @@ def read_dataset(
         found = dict(list(found.items())[:at_most])
     names = tuple(file.relative_to(root).as_posix() for file in found)
     cameras = check_cameras(torch.stack([_checked(known[key], key) for key in found.values()]))
-    latents, missing = _matched_latents(files, list(found.values()), root)
+    latents, missing = _matched_latents(files, list(found.values()), list(known), root)
     rows = None
     if files and missing:
         notes.append(
@@ -466,9 +528,32 @@ def _checked(camera: Tensor, name: str) -> Tensor:
     return camera
 
 
-def _matched_latents(files: Sequence[Path], names: list[str], root: Path) -> tuple[list[Tensor], list[str]]:
-    """Return the first latent [1, layers, w_dim] of each name, and the names that have none."""
-    matches = _matched(files, names, root, _names_of_latents)
+def _matched_latents(
+    files: Sequence[Path], names: list[str], known: Sequence[str], root: Path
+) -> tuple[list[Tensor], list[str]]:
+    """Return the first latent [1, layers, w_dim] of each name, and the names that have none.
+
+    Args:
+        files: files of latents, each of a photo or of many.
+        names: paths of the photos whose latents are wanted.
+        known: paths of all photos.
+        root: folder that the paths begin in.
+    """
+    matches = _matched(files, known, root, _names_of_latents)
+    # a file whose name says nothing may still be that of the only photo wanted
+    matches |= _matched((file for file in files if file not in matches), names, root, _names_of_latents)
     of = _first({file: match for file, match in matches.items() if not match.others})
+    latents: dict[str, Tensor] = {}
     missing = [name for name in names if name not in of]
-    return ([] if missing else [read_latent(of[name])[:1] for name in names]), missing
+    for file in (file for file in files if missing and file not in matches):
+        with suppress(
+            CheckpointError
+        ):  # no latents, or broken; the photos whose latents are missing are named
+            named = {_place(file, name): latent for name, latent in _read(file, known).items() if name}
+            for place, match in _matched(named, known, root, _names_of_latents).items():
+                if not match.others:
+                    latents.setdefault(match.photo, named[place])
+    missing = [name for name in missing if name not in latents]
+    if missing:
+        return [], missing
+    return [(read_latent(of[name]) if name in of else latents[name])[:1] for name in names], []

@@ -100,6 +100,55 @@ def test_a_seed_or_names_beside_the_latents_in_an_archive_are_left_out(tmp_path:
     assert torch.equal(read_latent(tmp_path / "a.npz"), torch.ones(1, 14, 8))
 
 
+@pytest.mark.parametrize("kind", [list, tuple])
+@pytest.mark.parametrize("key", [None, "latents"])
+def test_a_list_of_latents_is_all_of_them(kind: Any, key: str | None, tmp_path: Path) -> None:
+    values = kind([torch.full((14, 8), 1.0), torch.full((1, 14, 8), 2.0), np.full((14, 8), 3, np.float32)])
+    torch.save({key: values} if key else values, tmp_path / "a.pt")
+    assert read_latent(tmp_path / "a.pt")[:, 0, 0].tolist() == [1, 2, 3]
+    torch.save([torch.ones(14, 8), torch.ones(1, 8)], tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match=r"a\.pt holds a list of latents of different shapes"):
+        read_latent(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("kind", [".pt", ".npz"])
+@pytest.mark.parametrize(
+    "names", [["b.png", "a.png"], ["b", "a"], ["x/b.jpg", "/data/a.jpg"], ["C:\\x\\b.png", "../a.png"]]
+)
+def test_latents_by_photo_have_the_cameras_of_their_photos(
+    kind: str, names: list[str], tmp_path: Path
+) -> None:
+    labels(tmp_path, ["a.png", "c.png", "b.png"])
+    found = {name: (place + 1) * LATENT for place, name in enumerate(names)}
+    if kind == ".npz":
+        if names[1].startswith(("/", "..")):
+            return  # no names in an archive
+        np.savez(tmp_path / "all.npz", **found)
+    else:
+        torch.save({name: torch.from_numpy(value) for name, value in found.items()}, tmp_path / "all.pt")
+    anchors = read_anchors(tmp_path)
+    assert anchors.ws[:, 0, 0].tolist() == [1, 2]
+    assert torch.equal(anchors.cameras, CAMERAS[[2, 0]])
+    pictures = [crop(tmp_path / name) for name in ("a.png", "b.png")]
+    (tmp_path / "other.pt").write_bytes(b"something else")
+    dataset = read_dataset(tmp_path, pictures)
+    assert dataset.latents is not None
+    assert dataset.latents.ws[:, 0, 0].tolist() == [2, 1]
+
+
+def test_latents_of_a_photo_without_a_camera_and_of_no_photo_are_named(tmp_path: Path) -> None:
+    labels(tmp_path, ["a.png", "b.png"])
+    torch.save({"a.png": torch.ones(14, 8), "c.png": torch.ones(14, 8)}, tmp_path / "all.pt")
+    with pytest.raises(CheckpointError, match=r"has no camera for c\.png in all\.pt\."):
+        read_anchors(tmp_path)
+    torch.save([torch.ones(14, 8)] * 2, tmp_path / "all.pt")
+    with pytest.raises(CheckpointError, match=r"no camera for all\.pt\. Save its 2 latents as a dictionary"):
+        read_anchors(tmp_path)
+    torch.save({"x": torch.ones(14, 8), "y": torch.ones(14, 8)}, tmp_path / "all.pt")
+    with pytest.raises(CheckpointError, match=r"all\.pt holds a value of type dict, not one tensor"):
+        read_anchors(tmp_path)
+
+
 def test_hidden_and_system_files_are_not_read(tmp_path: Path) -> None:
     save(tmp_path / "a.npy", LATENT)
     for name in ("._a.npy", ".cache/b.npy", "__MACOSX/a.npy"):
@@ -260,6 +309,23 @@ def test_pictures_and_latents_of_one_name_in_several_folders_stay_together(tmp_p
     assert found.latents is not None
     assert found.latents.ws[:, 0, 0].tolist() == [1, 2, 3]
     assert found.notes == ("1 pictures without a camera were left out: 'b.jpg'.",)
+
+
+def test_a_crop_does_not_get_the_latent_of_a_photo_of_its_name_that_is_left_out(tmp_path: Path) -> None:
+    pictures = [crop(tmp_path / name) for name in ("0/a.png", "1/a.png")]
+    labels(tmp_path, ["0/a.png", "1/a.png"])
+    save(tmp_path / "1/a.npy", LATENT)
+    found = read_dataset(tmp_path, pictures, at_most=1)
+    assert found.names == ("0/a.png",)
+    assert found.latents is None
+    assert found.notes[-1] == "There are no latents for 1 of 1 crops: '0/a'."
+
+
+def test_the_only_crop_has_the_latent_whose_name_says_nothing(tmp_path: Path) -> None:
+    pictures = [crop(tmp_path / "a.png")]
+    labels(tmp_path, ["a.png", "a_mirror.png"])
+    save(tmp_path / "projected_w.npz", LATENT)
+    assert read_dataset(tmp_path, pictures).latents is not None
 
 
 def test_a_picture_whose_name_several_cameras_have_is_left_out_and_named(tmp_path: Path) -> None:
