@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install fixtures demo demo-real test test-fast test-ui test-gpu lint lint-js docs serve clean
+.PHONY: help install fixtures demo demo-real test test-fast test-ui test-gpu table lint lint-js docs serve clean
 
 help:
 	@echo "make demo       personalize the demo person from photos, in a real ComfyUI; results in ./output"
@@ -11,6 +11,7 @@ help:
 	@echo "make test-fast  the core's fast half: no ComfyUI, browser, compiler or network"
 	@echo "make test-ui    the browser tests alone"
 	@echo "make test-gpu   what only a GPU can show, with its figures as JSON; needs a PyTorch with CUDA"
+	@echo "make table      every picture and mask input of every node with every kind of value"
 	@echo "make lint       ruff and mypy, and eslint and tsc where there is npm"
 	@echo "make docs       the documentation site, in build/site; a dead link fails"
 	@echo "make serve      a ComfyUI with this pack on http://127.0.0.1:8188"
@@ -41,6 +42,9 @@ test-fast: install
 test-ui: fixtures
 	@command -v chromium >/dev/null || { echo "The browser tests need chromium: apt-get install chromium"; exit 1; }
 	$(BIN)/python -m pytest tests/ui
+
+table: fixtures
+	$(BIN)/python -m pytest tests/host/test_input_table.py -m table
 
 # With the Python that has a PyTorch with CUDA: `make test-gpu GPU_PYTHON=python3`. Installs nothing.
 GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))

@@ -2,6 +2,7 @@
 
 from .nodes.camera.camera import Camera, CameraFromLoad3D, WidenView
 from .nodes.camera.paths import CameraKeyframes, CameraPath
+from .nodes.host import first_copy, log
 from .nodes.latent.alpha_space import InterpolateLatents, MixAnchors, ProjectAlphaSpace, SampleAlphaSpace
 from .nodes.latent.direction_examples import ComponentSheet, DirectionFromExamples
 from .nodes.latent.directions import ApplyDirection, FindDirection, LoadDirection
@@ -99,5 +100,16 @@ NODE_DISPLAY_NAME_MAPPINGS = {
 }
 
 WEB_DIRECTORY = "./web"
+
+if (_other := first_copy()) is not None:  # emptied in place: the registry reads the literals above
+    NODE_CLASS_MAPPINGS.clear()
+    NODE_DISPLAY_NAME_MAPPINGS.clear()
+    WEB_DIRECTORY = None
+    log.error(
+        "Two copies of My3DGen are installed. %s is in use; %s does nothing. Delete the second, or the first "
+        "to use the second, and restart ComfyUI.",
+        _other,
+        __path__[0],
+    )
 
 __all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS", "WEB_DIRECTORY"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import os
 import re
 import secrets
@@ -15,8 +16,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +28,9 @@ try:
     import folder_paths
 except ImportError:
     folder_paths = None
+
+if TYPE_CHECKING:
+    from ..my3dgen_core.common.folders import Folder
 
 log = logging.getLogger("my3dgen")
 
@@ -39,6 +45,10 @@ PREVIEW_PIXELS = 320
 """Longest side of the preview that ComfyUI shows during a node's work."""
 TEXT_INTERVAL = 0.5
 """Seconds between two updates of the text under a node."""
+CLOCK_TICK = 2 * 10**9
+"""Nanoseconds within which a file system may give two changes of a folder the same time."""
+ROUTES = "/my3dgen/"
+"""Start of the paths of the pack's routes."""
 RENDER_MEMORY, TRAINING_MEMORY = 2 << 30, 8 << 30
 """Bytes requested from ComfyUI's memory management beside the weights, for NVIDIA's 512 px generator."""
 
@@ -78,20 +88,31 @@ def _register_model_folders() -> None:
 
 def list_models(kind: str) -> list[str]:
     """Return the names of the files of one kind, for the dropdowns of the Load nodes."""
-    if folder_paths:
-        return list(folder_paths.get_filename_list(f"my3dgen_{kind}"))
-    found = ((f, folder) for folder in _model_folders(kind) for f in folder.rglob("*"))
-    return sorted(f.relative_to(folder).as_posix() for f, folder in found if f.suffix in _EXTENSIONS[kind])
+    return list_files(_model_folders(kind), _EXTENSIONS[kind])
+
+
+def list_files(folders: list[Path], extensions: set[str]) -> list[str]:
+    """Return the names, relative to their folder, of the visible files with one of the extensions.
+
+    Folders that cannot be read are skipped; ComfyUI's own lists raise there, and the node would be missing.
+    """
+    from ..my3dgen_core.common.folders import files_below, readable
+
+    found = ((file, folder) for folder in folders for file in files_below(folder))
+    files = ((f, root) for f, root in found if f.suffix.lower() in extensions)
+    return sorted({readable(f.relative_to(root).as_posix()) for f, root in files})
 
 
 def find_model(kind: str, name: str) -> Path:
-    """Return the file with this name.
+    """Return the file with this name; of several folders with one, the first in ComfyUI's order.
 
     Raises:
         FileNotFoundError: no model folder of this kind contains it, or the name leads outside the folder.
     """
+    from ..my3dgen_core.common.folders import find_below
+
     for folder in _model_folders(kind):
-        path = _inside(folder, name)
+        path = find_below(folder, name)
         if path is not None and path.is_file():
             return path
     raise FileNotFoundError(
@@ -106,11 +127,32 @@ def _inside(folder: Path, name: str) -> Path | None:
 
 
 def list_input_folders() -> list[str]:
-    """Return the names of all folders under input/."""
+    """Return the names of all visible folders under input/."""
+    from ..my3dgen_core.common.folders import readable, walk
+
     root = input_root()
-    if not root.is_dir():
-        return []
-    return sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_dir())
+    found = (Path(folder.path) for folder in walk(root, _read_folder))
+    return sorted({readable(path.relative_to(root).as_posix()) for path in found if path != root})
+
+
+_known_folders: dict[str, tuple[int, Folder]] = {}
+"""Modification time and subfolders of folders that were read, as in ComfyUI's own lists of files."""
+
+
+def _read_folder(path: str) -> Folder:
+    """Return the subfolders of a folder, which is only read if it has changed."""
+    from ..my3dgen_core.common.folders import Folder, read_folder
+
+    try:
+        changed = os.stat(path).st_mtime_ns
+    except OSError:
+        return Folder(path)
+    known = _known_folders.get(path)
+    if known is None or known[0] != changed:
+        known = changed, replace(read_folder(path), files=())
+        if time.time_ns() - changed > CLOCK_TICK:
+            _known_folders[path] = known
+    return known[1]
 
 
 def find_input_folder(name: str) -> Path:
@@ -120,50 +162,83 @@ def find_input_folder(name: str) -> Path:
         ValueError: the name leads outside input/. A workflow from a stranger must not read other files.
         FileNotFoundError: there is no such folder.
     """
+    from ..my3dgen_core.common.folders import find_below
+
     path = _inside(input_root(), name)
     if path is None or path == Path(os.path.abspath(input_root())):
         raise ValueError(f"{name!r} is not a folder inside {input_root()}. Copy the photos into one there.")
-    if not path.is_dir():
+    path = find_below(input_root(), name)
+    if path is None or not path.is_dir():
         raise FileNotFoundError(
             f"There is no folder {name!r} in {input_root()}. Make it and put the photos in."
         )
     return path
 
 
-def _face_folders() -> list[Path]:
-    folders = [_models_root() / "insightface"]
-    if folder_paths and "insightface" in folder_paths.folder_names_and_paths:
-        folders += [Path(folder) for folder in folder_paths.get_folder_paths("insightface")]
-    return [folder / "models" for folder in dict.fromkeys(folders)]
+def _face_roots() -> list[Path]:
+    """Return the folders whose subfolders are face packs: InsightFace keeps them in `models` of its root.
+
+    extra_model_paths.yaml may name that root, or the folder of packs itself.
+    """
+    roots = [_models_root() / "insightface"]
+    for key in ("insightface", "insightface_models"):
+        if folder_paths and key in folder_paths.folder_names_and_paths:
+            roots += [Path(folder) for folder in folder_paths.get_folder_paths(key)]
+    return list(dict.fromkeys(folder for root in roots for folder in (root / "models", root)))
+
+
+def _face_packs() -> dict[str, list[Path]]:
+    """Return the folders of each face pack by its name, those of the first root first."""
+    from ..my3dgen_core.common.folders import read_folder
+    from ..my3dgen_core.face.packs import onnx_files
+
+    packs: dict[str, list[Path]] = {}
+    for root in _face_roots():
+        listed = read_folder(root)
+        for name in (*listed.subfolders, *listed.links):
+            folder = root / name
+            # a folder of packs is a pack itself if an archive was unpacked right into it
+            own = name != "models" or any(file.parent == folder for file in onnx_files(folder))
+            if own and onnx_files(folder):
+                packs.setdefault(name, []).append(folder)
+    return dict(sorted(packs.items()))
 
 
 def list_face_packs() -> list[str]:
     """Return the names of the folders with ONNX files under models/insightface/models."""
-    packs = (p for folder in _face_folders() if folder.is_dir() for p in folder.iterdir())
-    return sorted({p.name for p in packs if p.is_dir() and any(p.glob("*.onnx"))})
+    return list(_face_packs())
 
 
 def find_face_pack(name: str) -> Path:
-    """Return the folder of a face pack.
+    """Return the folder of a face pack with a face detector.
 
     Args:
-        name: name of the pack; "auto" is the first one found.
+        name: name of the pack, in whichever root has it; "auto" is the first pack.
 
     Raises:
-        FileNotFoundError: there is no such pack, or none at all.
+        FileNotFoundError: there is no such pack, or none at all; the message lists the folders searched and
+            what each lacks.
     """
-    packs = list_face_packs()
-    where = _face_folders()[0]
+    from ..my3dgen_core.common.folders import name_key
+    from ..my3dgen_core.face.packs import DETECTION, read_pack
+
+    packs, roots = _face_packs(), _face_roots()
+    put = f"Put the .onnx files of a face pack such as buffalo_l into {roots[0] / 'buffalo_l'}"
     if not packs:
         raise FileNotFoundError(
-            "No face models found. Put the .onnx files of a face pack such as buffalo_l into "
-            f"{where / 'buffalo_l'}, or use Load Demo Person, which needs none."
+            f"No face models found. {put}, or use Load Demo Person, which needs none. "
+            f"Searched: {', '.join(str(root) for root in roots)}."
         )
-    if name == "auto":
-        name = packs[0]
-    if name not in packs:
-        raise FileNotFoundError(f"There is no face pack {name!r} in {where}. Found: {', '.join(packs)}.")
-    return next(folder / name for folder in _face_folders() if (folder / name).is_dir())
+    wanted = [key for key in packs if name == "auto" or name_key(key) == name_key(name)]
+    if not wanted:
+        raise FileNotFoundError(f"There is no face pack {name!r} in {roots[0]}. Found: {', '.join(packs)}.")
+    searched = []
+    for folder in (folder for key in wanted for folder in packs[key]):
+        pack = read_pack(folder)
+        if DETECTION in pack.files:
+            return folder
+        searched.append(f"{folder} ({pack.describe()})")
+    raise FileNotFoundError(f"No face pack has a face detector. {put}. Searched: {', '.join(searched)}.")
 
 
 def save_path(prefix: str, suffix: str) -> Path:
@@ -221,9 +296,14 @@ def save_temporary(name: str, suffix: str, content: bytes) -> dict[str, str]:
 
 
 def state_folder(kind: str, name: str | None) -> Path:
-    """Return the folder under output/my3dgen where a node keeps its state between runs; `name` is its id."""
-    safe = "".join(letter for letter in name or "node" if letter.isalnum() or letter in "-_")
-    return output_root() / "my3dgen" / kind / (safe or "node")
+    """Return the folder under output/my3dgen for state kept between runs; different names, different folders.
+
+    Args:
+        kind: name of the folder of all states of this kind.
+        name: any text, such as a node's id, "12:5" inside a subgraph; None: "node".
+    """
+    safe = quote(name or "node", safe="").replace(".", "%2E")
+    return output_root() / "my3dgen" / kind / safe
 
 
 def cache_folder(kind: str) -> Path:
@@ -256,9 +336,20 @@ def validate(value: str | None, find: Callable[[str], Path]) -> bool | str:
     return True
 
 
+def changed(value: str | None, find: Callable[[str], list[Path]]) -> str:
+    """Return a text that changes when the files that an input names do, for IS_CHANGED.
+
+    Args:
+        value: value of the input; None if it is linked: its source decides then whether it has changed, and
+            an error here would count as a change on each run.
+        find: function from the value to the files.
+    """
+    return "" if value is None else fingerprint(find(value))
+
+
 def fingerprint(paths: list[Path]) -> str:
     """Return a text that changes when one of the files does, for IS_CHANGED."""
-    stats = ((p, p.stat()) for p in paths if p.is_file())
+    stats = ((p, p.stat()) for p in paths if os.path.isfile(p))  # unlike Path.is_file, raises nothing
     return "|".join(f"{p}:{s.st_mtime_ns}:{s.st_size}" for p, s in stats)
 
 
@@ -302,6 +393,16 @@ def resident(patcher: Any, memory: int = 0) -> Any:
     return patcher.model
 
 
+def memory() -> tuple[int | None, int | None]:
+    """Return the computer's memory and what is free of it, in bytes; None if it cannot be told."""
+    try:
+        import psutil  # ComfyUI requires it; this pack does not
+    except ImportError:
+        return None, None
+    known = psutil.virtual_memory()
+    return known.total, known.available
+
+
 def to_host(tensor: Tensor) -> Tensor:
     """Move a tensor to the device on which ComfyUI passes values between nodes."""
     if folder_paths is None:
@@ -334,6 +435,15 @@ def check_cancelled() -> None:
         from comfy import model_management
 
         model_management.throw_exception_if_processing_interrupted()
+
+
+def interruptions() -> tuple[type[BaseException], ...]:
+    """Return the exceptions that `check_cancelled` raises, for `except`; none outside ComfyUI."""
+    if folder_paths is None:
+        return ()
+    from comfy import model_management
+
+    return (model_management.InterruptProcessingException,)
 
 
 def progress(node_id: str | None, what: str = "") -> Callable[..., None]:
@@ -381,11 +491,12 @@ def send_text(node_id: str | None, text: str) -> None:
     """Show a text under a node on the page of the running prompt, if there is one."""
     server = _server()
     if server is not None and node_id is not None:
-        server.send_progress_text(text, node_id, server.client_id)
+        server.send_progress_text(sendable(text), node_id, server.client_id)
 
 
 def report(node_id: str | None, text: str) -> dict[str, list[str]]:
     """Log a node's text, show it under the node, and return the `ui` entry that keeps it in the history."""
+    text = sendable(text)
     log.info("%s", text)
     send_text(node_id, text)
     return {"text": [text]}
@@ -426,7 +537,48 @@ def publish(event: str, data: dict[str, Any]) -> None:
     """Send an event to the page of the running prompt, if there is one."""
     server = _server()
     if server is not None:
-        server.send_sync(event, data, server.client_id)
+        server.send_sync(event, sendable(data), server.client_id)
+
+
+def sendable(value: Any) -> Any:
+    """Return a value of JSON as a page can read it.
+
+    NaN and infinity, which JSON does not have, become None. Surrogates, which stand for bytes of file names
+    that are not UTF-8, become U+FFFD.
+    """
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, str):
+        return _SURROGATE.sub("\ufffd", value)
+    if isinstance(value, dict):
+        return {sendable(key): sendable(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [sendable(part) for part in value]
+    return value
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def source_of(name: str) -> str:
+    """Name the node from which the running node takes an input, for messages.
+
+    Args:
+        name: name of the input.
+
+    Returns:
+        A text such as " (from 'Upscale Image', node 12)", or "" outside ComfyUI or if it is not known.
+    """
+    server = _server()
+    node = getattr(server, "last_node_id", None)
+    running = getattr(getattr(server, "prompt_queue", None), "currently_running", None) or {}
+    for _, _, prompt, *_ in list(running.values()):
+        link = prompt.get(node, {}).get("inputs", {}).get(name)
+        source = prompt.get(str(link[0])) if isinstance(link, list) and link else None
+        if source:
+            title = (source.get("_meta") or {}).get("title") or source.get("class_type")
+            return f" (from {title!r}, node {link[0]})"
+    return ""
 
 
 def busy() -> bool:
@@ -442,10 +594,32 @@ def jpeg(image: Tensor, quality: int = 88) -> bytes:
 
 
 def serve(method: str, path: str, handler: Callable[[Any], Any]) -> None:
-    """Add a route to ComfyUI's server; outside ComfyUI do nothing."""
+    """Add a route to ComfyUI's server; do nothing outside ComfyUI, or if the server has the route.
+
+    ComfyUI does not start with two routes of one path. It has them when the pack is loaded again, or when
+    another copy of it is in use.
+    """
     server = _server()
-    if server is not None:
+    if server is None or first_copy() is not None:
+        return
+    if not any(route.path == path and route.method == method for route in _routes()):
         server.routes.route(method, path)(handler)
+
+
+def first_copy() -> Path | None:
+    """Return the folder of another copy of this pack that ComfyUI loaded before this one, or None."""
+    own = Path(__file__).parent
+    codes = (getattr(route.handler, "__code__", None) for route in _routes())
+    files = (Path(code.co_filename) for code in codes if code is not None)
+    found = (folder for file in files for folder in file.parents if folder.name == own.name)
+    return next((folder.parent for folder in found if folder != own), None)
+
+
+def _routes() -> list[Any]:
+    """Return the pack's routes that ComfyUI's server has."""
+    server = _server()
+    routes = () if server is None else server.routes
+    return [r for r in routes if hasattr(r, "handler") and r.path.startswith(ROUTES)]
 
 
 if folder_paths:

@@ -1,4 +1,4 @@
-"""Values of the sockets, and conversions between ComfyUI's images and the core's.
+"""Values of the sockets, and conversions of results to ComfyUI's images and masks.
 
 EG3D_MODEL carries `Model`, EG3D_CAMERA `Cameras`, EG3D_CROP `Crops`, EG3D_LATENT the core's `Latents`,
 MY3DGEN_IDENTITY the core's `Identity`, EG3D_DIRECTION its `Direction`. A value is shared by every branch of a
@@ -170,46 +170,6 @@ def device_of(generator: Generator) -> torch.device:
     return next(generator.parameters()).device
 
 
-def checked_pictures(images: Tensor, what: str) -> Tensor:
-    """Check an IMAGE [B,H,W,3 or 4] and return it without alpha.
-
-    Args:
-        images: the value of the socket.
-        what: its name at the start of an error message.
-
-    Raises:
-        ValueError: another shape, an empty batch, or a NaN or infinite number.
-    """
-    if (
-        not isinstance(images, Tensor)
-        or images.ndim != 4
-        or images.shape[3] not in (3, 4)
-        or len(images) == 0
-    ):
-        shape = list(images.shape) if isinstance(images, Tensor) else type(images).__name__
-        raise ValueError(f"{what} must be an IMAGE [batch, height, width, 3], but got {shape}.")
-    if not bool(torch.isfinite(images).all()):
-        raise ValueError(f"{what} contain a NaN or an infinite number: an earlier node has failed.")
-    return images[..., :3]
-
-
-def pictures_to_core(images: Tensor, what: str) -> Tensor:
-    """Convert IMAGE [B,H,W,3] in 0..1 to a copy [B,3,H,W] in [-1,1]."""
-    pixels = checked_pictures(images, what).detach().clone().float()
-    return pixels.permute(0, 3, 1, 2).contiguous() * 2 - 1
-
-
-def crops_to_core(images: Tensor, what: str = "The crops") -> Tensor:
-    """Convert as `pictures_to_core`, and raise a ValueError if the images are not square."""
-    pixels = pictures_to_core(images, what)
-    height, width = pixels.shape[2:]
-    if height != width:
-        raise ValueError(
-            f"{what} must be square face crops, but these are {width}x{height}. Use Align Faces first."
-        )
-    return pixels
-
-
 BROKEN_RENDER = (
     "an identity whose training diverged, a strength or a direction far outside its usual range, or damaged "
     "weights of the generator. Render the same latents without the identity to see which"
@@ -277,19 +237,6 @@ def even_sides(images: Tensor) -> Tensor:
     if min(height, width) < 2:
         return images
     return images[:, : height // 2 * 2, : width // 2 * 2]
-
-
-def mask_to_core(mask: Tensor | None, count: int, device: torch.device) -> Tensor | None:
-    """Convert MASK [H,W] or [B,H,W] to a copy [count,1,H,W]; a single mask is repeated."""
-    if mask is None:
-        return None
-    masks = mask.detach().clone().float().to(device)
-    masks = masks[None, None] if masks.ndim == 2 else masks[:, None]
-    if masks.shape[0] not in (1, count):
-        raise ValueError(
-            f"There are {masks.shape[0]} masks for {count} pictures. Use one, or one per picture."
-        )
-    return masks.expand(count, -1, -1, -1).contiguous()
 
 
 def mask_to_host(masks: Tensor) -> Tensor:

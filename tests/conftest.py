@@ -57,7 +57,7 @@ def load_pack() -> ModuleType:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Marks tests by what they need; the browser's come last: its event loop and servers stay to the end."""
     for item in items:
         if item.path.parent.name in FOLDER_MARKS:
@@ -66,6 +66,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("compiled")
         if needs_face_pack(item):
             item.add_marker("faces")
+    if "table" not in config.option.markexpr:
+        items[:] = [item for item in items if item.get_closest_marker("table") is None]
     items.sort(key=lambda item: item.path.parent.name == "ui")
 
 

@@ -1,1 +1,1 @@
-"""Errors, progress, random numbers and image operations that every package above may use."""
+"""Errors, folders, progress, random numbers and image operations that every package above may use."""

@@ -8,11 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def resize(images: Tensor, size: int) -> Tensor:
-    """Resize images [N, C, H, W] to [N, C, size, size], bilinear and antialiased."""
-    if images.shape[-2:] == (size, size):
+def resize(images: Tensor, size: int | tuple[int, int]) -> Tensor:
+    """Resize images [N, C, H, W] to a side or to (height, width), bilinear and antialiased."""
+    shape = (size, size) if isinstance(size, int) else size
+    if images.shape[-2:] == shape:
         return images
-    return F.interpolate(images, (size, size), mode="bilinear", align_corners=False, antialias=True)
+    return F.interpolate(images, shape, mode="bilinear", align_corners=False, antialias=True)
 
 
 def to_uint8(images: Tensor) -> Tensor:

@@ -182,7 +182,7 @@ class AlphaSpace:
 
         Raises:
             ValueError: photos, masks and cameras that do not match, or anchors of another generator.
-            FloatingPointError: the loss became NaN or infinite.
+            FloatingPointError: the loss became NaN, infinite or far larger than its best.
         """
         config = dataclasses.replace(config or ProjectionConfig(), **settings)
         if config.beta is None:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..common.drawn_text import drawable, font_for
 from ..common.image_ops import to_pixels
 
 MARGIN = 8
@@ -57,13 +58,20 @@ def sheet(
     for number, text in enumerate(columns):
         x = MARGIN + number * (cell + MARGIN)
         for at, (part, letters) in enumerate(zip(text.split("\n"), (title, small), strict=False)):
-            draw.text((x, MARGIN + at * line), part, fill=INK if at == 0 else FAINT, font=letters)
+            part = drawable(part, f"{number + 1}")
+            draw.text(
+                (x, MARGIN + at * line),
+                part,
+                fill=INK if at == 0 else FAINT,
+                font=font_for(part, letters.size) or letters,
+            )
     for row, (label, pictures) in enumerate(zip(labels, rows, strict=True)):
         y = head + row * row_height
         for number, picture in enumerate(pictures):
             x = MARGIN + number * (cell + MARGIN)
             canvas.paste(_cell(picture, cell), (x, y))
-        draw.text((MARGIN, y + cell + 1), label, fill=FAINT, font=small)
+        label = drawable(label, f"{row + 1}")
+        draw.text((MARGIN, y + cell + 1), label, fill=FAINT, font=font_for(label, small.size) or small)
     for number, text in enumerate(footers):
         draw.text((MARGIN + number * (cell + MARGIN), foot), text, fill=INK, font=small)
     canvas.thumbnail((MAX_SIDE, MAX_SIDE))  # several hundred rows are too high even in the smallest cell

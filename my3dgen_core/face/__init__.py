@@ -1,10 +1,12 @@
 """Preprocessing of photos for EG3D: face crops, camera labels, masks of padded pixels, and a report."""
 
 from .align import AlignedFaces, AlignmentError, align_faces
-from .crop import CropTransform, warp_crops
-from .detect import FaceModelError, FaceModels
+from .crop import CropTransform, warp_crops, warp_mask
+from .detect import FaceModels
+from .packs import FaceModelError
 from .paste import paste_back
-from .photos import PhotoError, list_photos, load_photo, read_photos
+from .photo_files import PhotoError, list_photos
+from .photos import load_photo, read_photos
 from .pose import angles_from_labels, labels_from_angles
 from .recognition import IdentityNetwork, embed
 from .report import FaceReport, contact_sheet, format_report, report_to_json
@@ -35,4 +37,5 @@ __all__ = [
     "read_photos",
     "report_to_json",
     "warp_crops",
+    "warp_mask",
 ]

@@ -12,10 +12,11 @@ import torch
 
 from ..common.progress import OnStep
 from .crop import crop_transform, roll_of_points, warp_crop
-from .detect import FaceModelError, FaceModels, as_uint8, resize_uint8
+from .detect import FaceModels, as_uint8, resize_uint8
 from .face_search import Candidate, Choose, chooser, padded_gray, point_distances, search_face
 from .occlusion import covered_part
 from .overrides import ByHand
+from .packs import FaceModelError
 from .parsing import covered_by_classes, head_mask
 from .photos import Photo, count_photos, read_photos
 from .pose import PoseFit, angles_of_rotation, label_of_rotation, solve_pose, solve_poses
@@ -218,6 +219,8 @@ def align_one(
     pixels, hand = photo.pixels, by_hand or ByHand()
     if pixels is None:
         return None
+    if photo.warning:
+        row.warnings.append(photo.warning)
 
     def rejected(reason: str) -> bool:
         """Record the reason: reject the photo (True), or only warn where the user keeps it (False)."""
@@ -344,7 +347,13 @@ def reference_embedding(reference: Any, models: FaceModels) -> torch.Tensor | No
     if isinstance(reference, (np.ndarray, torch.Tensor)) and reference.ndim == 1:
         vector = torch.as_tensor(reference, dtype=torch.float32)
         return vector / vector.norm().clamp(min=1e-9)
-    found = align_faces(reference, models).embeddings
+    try:
+        found = align_faces(reference, models).embeddings
+    except AlignmentError as error:
+        reasons = " ".join(row.reason for row in error.report)
+        raise AlignmentError(
+            f"The reference shows no usable face. {reasons} Choose another picture of the person.", []
+        ) from error
     assert found is not None  # there is a recognition network
     mean = found.mean(0)
     return mean / mean.norm().clamp(min=1e-9)

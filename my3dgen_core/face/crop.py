@@ -181,6 +181,24 @@ def warp_crop(pixels: np.ndarray, transform: CropTransform) -> tuple[torch.Tenso
     return grid.sample(part) * 2 - 1, grid.mask
 
 
+def warp_mask(mask: torch.Tensor, transform: CropTransform) -> torch.Tensor:
+    """Cut a mask of a photo like `warp_crop` cuts the photo, with the same padding.
+
+    Args:
+        mask: [h,w] in 0..1, of the photo's size or in another size of the same proportions.
+        transform: the crop.
+
+    Returns:
+        [1,S,S] in 0..1.
+
+    Raises:
+        ValueError: the mask has other proportions than the photo.
+    """
+    grid = _SamplingGrid(transform.for_photo_size(mask.shape[0], mask.shape[1]))
+    left, top, right, bottom = grid.window
+    return grid.sample(mask[None, top:bottom, left:right])
+
+
 def warp_crops(
     images: torch.Tensor, transforms: Sequence[CropTransform]
 ) -> tuple[torch.Tensor, torch.Tensor]:

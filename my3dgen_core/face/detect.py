@@ -18,8 +18,17 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..formats.onnx_file import OnnxGraph, read_onnx
-from .parsing import FaceParser, is_parsing_network
+from .packs import (
+    ATTRIBUTES,
+    DETECTION,
+    LANDMARKS,
+    MODELS_HINT,
+    PARSING,
+    RECOGNITION,
+    FaceModelError,
+    usable_pack,
+)
+from .parsing import FaceParser
 
 INSTALL_HINT = (
     "Face detection needs insightface, OpenCV and onnxruntime. Install what is missing: for insightface, pip "
@@ -27,15 +36,11 @@ INSTALL_HINT = (
     "onnxruntime, the package of that name, or onnxruntime-gpu on an NVIDIA GPU. Plain 'pip install "
     "insightface' would put another OpenCV and the CPU's onnxruntime over yours."
 )
-MODELS_HINT = (
-    "Put an InsightFace pack (buffalo_l, buffalo_s or antelopev2, from the model zoo of the InsightFace "
-    "project: the unpacked .onnx files) into a folder such as ComfyUI/models/insightface/models/buffalo_l. "
-    "Nothing is downloaded automatically."
-)
-# Roles of the networks in a folder.
-DETECTION, LANDMARKS, RECOGNITION, PARSING = "detection", "landmarks", "recognition", "parsing"
-ATTRIBUTES = "age and gender"
-_LARGEST_DETECTION_SIDE = 2048  # pixels: larger photos are shrunk before detection
+_LARGEST_DETECTION_SIDE = 2048  # pixels: larger photos are shrunk before detection, or searched in tiles
+# Tiles show a face of 30 pixels, the smallest that `align_faces` keeps, with 18, and any face of up to their
+# overlap as a whole in one of them; the detection ladder finds larger ones.
+_TILE_SCALE, _TILE_SIDE, _TILE_OVERLAP = 0.6, 1280, 160
+_SAME_FACE = 0.4  # least overlap (intersection over union) of two boxes of one face
 # Permutation of the 106 landmarks by mirroring the picture: contour 0-32, left brow and eye 33-51, mouth
 # 52-71, nose 72-86, right eye and brow 87-105.
 MIRRORED = (
@@ -45,10 +50,6 @@ MIRRORED = (
     *(72, 73, 74, 81, 82, 83, 84, 85, 80, 75, 76, 77, 78, 79, 86),
     *(33, 34, 39, 37, 36, 38, 35, 40, 42, 41, 46, 47, 45, 44, 43, 50, 51, 49, 48),
 )
-
-
-class FaceModelError(RuntimeError):
-    """Error for missing face networks or packages; the message says what to install."""
 
 
 @dataclass(frozen=True)
@@ -69,32 +70,6 @@ class Face:
         return float(math.sqrt(max(width, 0.0) * max(height, 0.0)))
 
 
-def role_of(graph: OnnxGraph) -> str | None:
-    """Identify a network by its input and output shapes.
-
-    Returns:
-        `DETECTION`, `LANDMARKS` (106 points), `RECOGNITION`, `PARSING` or `ATTRIBUTES`, or None for another
-            network.
-    """
-    if len(graph.inputs) != 1:
-        return None
-    if is_parsing_network(graph):
-        return PARSING
-    shape = next(iter(graph.inputs.values()))
-    last = [out[-1] if out else None for out in graph.outputs.values()]
-    if len(shape) != 4 or shape[1] != 3:
-        return None
-    if len(last) in (9, 15):
-        return DETECTION
-    if shape[2:] == [192, 192] and last == [212]:
-        return LANDMARKS
-    if shape[2:] == [112, 112] and last == [512]:
-        return RECOGNITION
-    if shape[2:] == [96, 96] and last == [3]:
-        return ATTRIBUTES
-    return None
-
-
 class FaceModels:
     """Face networks of one folder.
 
@@ -103,6 +78,7 @@ class FaceModels:
 
     Attributes:
         files: ONNX file in use for each role.
+        unreadable: messages about files in the folder that cannot be read.
         provider: onnxruntime provider that the detector runs on, e.g. "CPUExecutionProvider".
     """
 
@@ -112,6 +88,7 @@ class FaceModels:
                 f"There is no face detector (SCRFD with five points) among the models. {MODELS_HINT}"
             )
         self.files = files
+        self.unreadable: list[str] = []
         self._detector = networks[DETECTION]
         self._landmarks = networks.get(LANDMARKS)
         self._recognizer = networks.get(RECOGNITION)
@@ -135,9 +112,13 @@ class FaceModels:
         Raises:
             FaceModelError: the folder, a detector in it, or a required package is missing.
         """
-        files = find_models(path)
+        pack = usable_pack(path)
+        files = pack.files
         if DETECTION not in files:
-            raise FaceModelError(f"No face detector (SCRFD with five points) in {path}. {MODELS_HINT}")
+            raise FaceModelError(
+                f"No face detector (SCRFD with five points) in {path}. It holds: {pack.describe()}. "
+                f"{MODELS_HINT}"
+            )
         try:  # optional dependencies
             import onnxruntime
             from insightface import model_zoo
@@ -162,7 +143,9 @@ class FaceModels:
             if networks[role] is None:
                 raise FaceModelError(f"insightface does not know what to do with {file.name}. {MODELS_HINT}")
         _accept_batched_outputs(networks[DETECTION])
-        return cls(networks, files)
+        models = cls(networks, files)
+        models.unreadable = pack.unreadable
+        return models
 
     @property
     def has_landmarks(self) -> bool:
@@ -182,7 +165,8 @@ class FaceModels:
     def describe(self) -> str:
         """Return one line for a log: the files and the provider that they run on."""
         names = ", ".join(f"{role} {file.name}" for role, file in self.files.items())
-        return f"Face models from {self.files[DETECTION].parent.name} on {self.provider}: {names}"
+        text = f"Face models from {self.files[DETECTION].parent.name} on {self.provider}: {names}"
+        return " ".join([text, *(f"Not used: {message}" for message in self.unreadable)])
 
     def detect(self, image: np.ndarray, size: int = 640, pad: float = 0.0) -> list[Face]:
         """Find faces in an upright picture.
@@ -215,6 +199,10 @@ class FaceModels:
             Face(corners[i].reshape(4), float(boxes[i, 4]), points[i])
             for i in np.argsort(-boxes[:, 4], kind="stable")
         ]
+
+    def largest_input(self, size: int) -> int:
+        """Return the side of the square that `detect` really uses if asked for one of `size`."""
+        return min(size, self._fixed_size or size)
 
     def landmarks(self, image: np.ndarray, box: np.ndarray) -> np.ndarray | None:
         """Locate the 106 landmarks of a face: the mean of `landmarks_twice`.
@@ -313,39 +301,6 @@ class _FaceDict(dict):
         return self["bbox"]
 
 
-def find_models(path: str | Path) -> dict[str, Path]:
-    """Find the ONNX file for each role in a folder.
-
-    Files may also lie in its only subfolder with ONNX files, as antelopev2 unpacks, and a face-parsing
-    network in its subfolder `parsing`.
-
-    Raises:
-        FaceModelError: there is no such folder, or no ONNX file in it.
-    """
-    folder = Path(path)
-    if not folder.is_dir():
-        raise FaceModelError(f"The face model folder {folder} does not exist. {MODELS_HINT}")
-    files = sorted(folder.glob("*.onnx"))
-    if not files:
-        nested = [
-            sub
-            for sub in sorted(folder.iterdir())
-            if sub.is_dir() and sub.name != PARSING and any(sub.glob("*.onnx"))
-        ]
-        files = sorted(nested[0].glob("*.onnx")) if len(nested) == 1 else []
-    if not files:
-        raise FaceModelError(f"There are no .onnx files in {folder}. {MODELS_HINT}")
-    roles: dict[str, Path] = {}
-    for file in [*files, *sorted((folder / PARSING).glob("*.onnx"))]:
-        try:
-            role = role_of(read_onnx(file, weights=False))
-        except ValueError as error:
-            raise FaceModelError(str(error)) from error
-        if role:
-            roles.setdefault(role, file)
-    return roles
-
-
 def _accept_batched_outputs(detector: Any) -> None:
     """Drop the batch dimension of detector outputs, which insightface 0.7.3 cannot read."""
     if getattr(detector, "batched", None) is not None:
@@ -437,3 +392,51 @@ def _rotate_back(face: Face, turns: int, width: int, height: int) -> Face:
 
     corners = back(face.box.reshape(2, 2))
     return Face(np.concatenate([corners.min(0), corners.max(0)]), face.score, back(face.points))
+
+
+def detect_in_tiles(models: FaceModels, pixels: np.ndarray) -> list[Face]:
+    """Detect faces too small for the detection ladder, in overlapping tiles of a large photo.
+
+    Args:
+        models: face networks.
+        pixels: photo [H,W,3], uint8 or float in 0..1.
+
+    Returns:
+        Faces in photo coordinates, best first; none if the photo is small enough for the ladder.
+    """
+    height, width = pixels.shape[:2]
+    if max(height, width) <= _LARGEST_DETECTION_SIDE:
+        return []
+    photo = resize_uint8(as_uint8(pixels), round(height * _TILE_SCALE), round(width * _TILE_SCALE))
+    side = models.largest_input(_TILE_SIDE)
+    to_photo = np.array([width / photo.shape[1], height / photo.shape[0]])
+    found: list[Face] = []
+    for top in _tile_starts(photo.shape[0], side):
+        for left in _tile_starts(photo.shape[1], side):
+            corner = np.array([left, top])
+            for face in models.detect(photo[top : top + side, left : left + side], side):
+                box = (face.box.reshape(2, 2) + corner) * to_photo
+                found.append(Face(box.reshape(4), face.score, (face.points + corner) * to_photo))
+    return merge_faces(found)
+
+
+def _tile_starts(length: int, side: int) -> list[int]:
+    """Return where tiles start that cover a length evenly, with at least `_TILE_OVERLAP` in common."""
+    count = max(1, math.ceil((length - _TILE_OVERLAP) / (side - _TILE_OVERLAP)))
+    return [round(i * (length - side) / (count - 1)) for i in range(count)] if count > 1 else [0]
+
+
+def merge_faces(faces: Sequence[Face]) -> list[Face]:
+    """Return each face once, by its best detection, best first."""
+    kept: list[Face] = []
+    for face in sorted(faces, key=lambda face: -face.score):
+        if all(_overlap(face.box, other.box) < _SAME_FACE for other in kept):
+            kept.append(face)
+    return kept
+
+
+def _overlap(a: np.ndarray, b: np.ndarray) -> float:
+    """Return intersection over union of two boxes."""
+    common = np.prod(np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None))
+    union = np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - common
+    return float(common / union) if union > 0 else 0.0

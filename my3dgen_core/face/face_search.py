@@ -10,7 +10,7 @@ import torch
 
 from ..common.image_ops import from_uint8
 from .crop import CROP_SIZE, CropTransform, crop_transform, warp_crop
-from .detect import Face, FaceModels, as_uint8, detection_ladder
+from .detect import Face, FaceModels, as_uint8, detect_in_tiles, detection_ladder, merge_faces
 from .recognition import embed, largest
 from .report import FaceReport
 
@@ -66,7 +66,7 @@ def search_face(
     """Run the detection ladder until a face is accepted, and rotate the photo if it is doubtful.
 
     A detector also finds faces in upside-down faces, so a doubtful one competes with those of the rotated
-    photo.
+    photo. A large photo is searched in tiles if nothing else was found.
 
     Args:
         pixels: photo [H,W,3], uint8 or float in 0..1.
@@ -81,24 +81,23 @@ def search_face(
     """
     row.reason = "No face was found."
     best: Candidate | None = None
+    seen: list[Face] = []
     for turned in (False, True):
         for step, faces in detection_ladder(models, pixels, det_size, turned):
-            if len(faces) > row.faces:
-                row.faces, row.boxes = len(faces), [_box(face) for face in faces]
-            face = choose(faces, pixels)
-            if face is None:
-                row.reason = f"The face asked for is not there: {row.faces} found in the photo."
-                continue
-            try:
-                found = _refine(pixels, face, step, models)
-            except ValueError:
-                continue  # five points that span no face
-            if best is None or _is_better(found, best):
+            seen = faces if len(faces) > len(seen) else seen
+            found = _examine(pixels, row, models, choose, step, faces)
+            if found and (best is None or _is_better(found, best)):
                 best = found
-            if best.doubt <= (GOOD_AGREEMENT if turned else MAX_DISAGREEMENT):
+            if best and best.doubt <= (GOOD_AGREEMENT if turned else MAX_DISAGREEMENT):
                 break
         if best and best.doubt <= GOOD_AGREEMENT:
             break
+    if best is None or best.doubt > MAX_DISAGREEMENT:  # faces too small for the ladder come last
+        small = detect_in_tiles(models, pixels)
+        faces = merge_faces([*seen, *small]) if best is None else small  # the others are no faces
+        found = _examine(pixels, row, models, choose, "tiles", faces) if small else None
+        if found and (best is None or _is_better(found, best)):
+            best = found
     if best is None:
         return None
     row.agreement, row.score = best.agreement, round(best.face.score, 4)
@@ -109,6 +108,22 @@ def search_face(
         row.warnings.append(row.reason)
     row.reason = ""
     return best
+
+
+def _examine(
+    pixels: np.ndarray, row: FaceReport, models: FaceModels, choose: Choose, step: str, faces: list[Face]
+) -> Candidate | None:
+    """Note the faces of one detection in the row, and refine the chosen one, if there is one."""
+    if len(faces) > row.faces:
+        row.faces, row.boxes = len(faces), [_box(face) for face in faces]
+    face = choose(faces, pixels)
+    if face is None:
+        row.reason = f"The face asked for is not there: {row.faces} found in the photo."
+        return None
+    try:
+        return _refine(pixels, face, step, models)
+    except ValueError:
+        return None  # five points that span no face
 
 
 def _box(face: Face) -> tuple[float, float, float, float]:

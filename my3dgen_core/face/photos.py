@@ -7,9 +7,6 @@ instead.
 
 from __future__ import annotations
 
-import io
-import re
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,25 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 
-PHOTO_SUFFIXES = (
-    ".jpg",
-    ".jpeg",
-    ".png",
-    ".webp",
-    ".bmp",
-    ".tif",
-    ".tiff",
-    ".gif",
-    ".heic",
-    ".heif",
-    ".avif",
-)
-_HEIC_SUFFIXES = (".heic", ".heif")
+from ..common.folders import readable
+from .photo_files import PhotoError, list_photos, read_picture
+
 _GRAY = 128  # background of transparent pixels
-
-
-class PhotoError(ValueError):
-    """Error for a picture that cannot be used, with a message for the user."""
 
 
 @dataclass(frozen=True)
@@ -49,46 +31,10 @@ class Photo:
     """Photo [H,W,3], uint8 or float32 in 0..1, or None on an error."""
     error: str = ""
     """Message that says why there are no pixels."""
+    warning: str = ""
+    """Message about a damaged file, of which a part is missing."""
     is_crop: bool = False
     """True if the source was an image tensor: a crop or render, whose face fills the frame."""
-
-
-def list_photos(folder: str | Path, subfolders: bool = False) -> list[Path]:
-    """List the picture files of a folder in natural order (photo2 before photo10).
-
-    Args:
-        folder: folder to search; hidden files are skipped.
-        subfolders: also search its subfolders, hidden ones excepted; their files follow the folder's own.
-
-    Raises:
-        PhotoError: the folder does not exist or contains no pictures.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise PhotoError(f"The folder {folder} does not exist.")
-    found = [
-        path
-        for path in (folder.rglob("*") if subfolders else folder.iterdir())
-        if path.suffix.lower() in PHOTO_SUFFIXES
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    ]
-    if not found:
-        raise PhotoError(
-            f"There is no picture in {folder}. Put photos there ({', '.join(PHOTO_SUFFIXES[:6])})."
-        )
-    return sorted(found, key=lambda path: _natural_key(path.relative_to(folder)))
-
-
-def _natural_key(path: Path) -> tuple[Any, ...]:
-    """Sort key with numbers by value, and the files of a folder before those of its subfolders."""
-
-    def of(name: str) -> list[tuple[int, int, str]]:
-        parts = re.split(r"(\d+)", name.lower())
-        return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
-
-    *folders, name = path.parts
-    return [(1, of(folder)) for folder in folders] + [(0, of(name))], str(path)
 
 
 def read_photos(photos: Any) -> Iterator[Photo]:
@@ -113,7 +59,8 @@ def read_photos(photos: Any) -> Iterator[Photo]:
             elif isinstance(source, np.ndarray):
                 yield Photo(name, _from_array(source))
             else:
-                yield Photo(name, load_photo(source))
+                pixels, warning = _read_file(Path(source), name)
+                yield Photo(name, pixels, warning=warning)
         except PhotoError as error:
             yield Photo(name, None, str(error))
 
@@ -128,9 +75,9 @@ def _named_sources(photos: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(photos, (str, Path)):
         path = Path(photos)
         if path.is_dir():
-            yield from ((p.name, p) for p in list_photos(path))
+            yield from ((readable(p.name), p) for p in list_photos(path))
         else:
-            yield path.name, path
+            yield readable(path.name), path
         return
     if isinstance(photos, (np.ndarray, torch.Tensor)):
         photos = list(photos) if photos.ndim == 4 else [photos]
@@ -142,7 +89,7 @@ def _named_sources(photos: Any) -> Iterator[tuple[str, Any]]:
     for item in photos:
         name, source = item if _is_named(item) else ("", item)
         if isinstance(source, (str, Path)):
-            yield name or Path(source).name, source
+            yield name or readable(Path(source).name), source
             index += 1
         elif isinstance(source, (np.ndarray, torch.Tensor)):
             for part in source if source.ndim == 4 else (source,):
@@ -214,7 +161,7 @@ def load_photo(path: str | Path) -> np.ndarray:
     pixels show mid-gray; CMYK, gray and palette files become RGB. HEIC is read if pillow-heif is installed.
 
     Args:
-        path: file with one of `PHOTO_SUFFIXES`.
+        path: the file; its content decides, not its suffix.
 
     Returns:
         Photo [H,W,3], uint8, or float32 in 0..1 if the file has floats.
@@ -222,72 +169,10 @@ def load_photo(path: str | Path) -> np.ndarray:
     Raises:
         PhotoError: the file is missing, damaged, too large to be a photo, or of an unsupported format.
     """
-    # Deferred: importing Pillow takes about as long as importing the whole core.
-    from PIL import Image, ImageOps
-
-    path = Path(path)
-    if not path.is_file():
-        raise PhotoError(f"{path.name} does not exist.")
-    if path.suffix.lower() in _HEIC_SUFFIXES:
-        _register_heif(path.name)
-    try:
-        with warnings.catch_warnings():
-            # Pillow warns of a decompression bomb at half the limit and raises above it.
-            warnings.simplefilter("ignore")
-            with Image.open(path) as image:
-                image.load()
-                return _from_array(_to_array(ImageOps.exif_transpose(image)))
-    except Image.DecompressionBombError as error:
-        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
-        raise PhotoError(f"{path.name} has more than {limit} million pixels. Save a smaller copy.") from error
-    except PhotoError:
-        raise
-    except (OSError, SyntaxError, ValueError, TypeError, IndexError, MemoryError, EOFError) as error:
-        # Pillow's readers raise all of these for damaged files.
-        raise PhotoError(
-            f"{path.name} cannot be read as a picture ({error or type(error).__name__})."
-        ) from error
+    return _read_file(Path(path))[0]
 
 
-def _register_heif(name: str) -> None:
-    """Register the HEIC reader with Pillow; `name` is the file for the message if it is not installed."""
-    try:  # an optional dependency
-        import pillow_heif
-    except ImportError as error:
-        raise PhotoError(
-            f"{name} is a HEIC photo, which needs one more package: pip install pillow-heif. "
-            "Or save it as JPEG."
-        ) from error
-    pillow_heif.register_heif_opener()
-
-
-def _to_array(image: Any) -> np.ndarray:
-    """Convert a loaded PIL image of any mode to an array for `_from_array`."""
-    if image.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I"):
-        values = np.asarray(image).astype(np.int64)
-        return np.round(values.clip(0, 65535) / 257.0).astype(np.uint8)
-    if image.mode == "F":
-        values = np.asarray(image)
-        return values / 255.0 if np.nanmax(values) > 1.01 else values
-    if image.mode in ("LA", "La", "PA", "RGBa") or "transparency" in image.info:
-        image = image.convert("RGBA")
-    if image.mode == "RGBA":
-        return np.array(image)
-    return np.array(_to_srgb(image))
-
-
-def _to_srgb(image: Any) -> Any:
-    """Convert a PIL image to sRGB by its color profile (phones write Display P3), if it has a usable one."""
-    from PIL import ImageCms  # deferred like the rest of Pillow
-
-    profile = image.info.get("icc_profile")
-    if profile and image.mode in ("RGB", "CMYK", "L"):
-        try:
-            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            if "srgb" not in (ImageCms.getProfileDescription(source) or "").lower():
-                target = ImageCms.createProfile("sRGB")
-                converted = ImageCms.profileToProfile(image, source, target, outputMode="RGB")
-                return converted if converted is not None else image.convert("RGB")
-        except (ImageCms.PyCMSError, OSError, ValueError):
-            pass  # the profile is damaged, the picture itself is not
-    return image.convert("RGB")
+def _read_file(path: Path, name: str = "") -> tuple[np.ndarray, str]:
+    """Return a file's photo and the warning of `read_picture`."""
+    pixels, warning = read_picture(path, name)
+    return _from_array(pixels), warning

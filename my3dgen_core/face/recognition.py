@@ -19,7 +19,8 @@ from torch import nn
 from ..common.image_ops import to_pixels
 from ..formats.onnx_file import Node, OnnxGraph, read_onnx
 from .crop import CropTransform
-from .detect import RECOGNITION, Face, FaceModelError, FaceModels, detection_ladder
+from .detect import Face, FaceModels, detection_ladder
+from .packs import RECOGNITION, FaceModelError
 
 ARCFACE_SIZE = 112
 """Side of ArcFace's aligned picture in pixels."""

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..common.drawn_text import drawable, font_for
 from ..common.image_ops import to_uint8
 from .crop import CropTransform
 from .pose import project_to_crop, rotation_of_angles
@@ -68,6 +69,14 @@ class FaceReport:
     """Detector's five points [5,2] in the crop."""
     thumbnail: np.ndarray | None = None
     """Small copy [h,w,3] uint8 of a dropped photo."""
+
+    @property
+    def face_size(self) -> float:
+        """Geometric mean of the sides of `box`, in pixels; 0 if there is none."""
+        if self.box is None:
+            return 0.0
+        left, top, right, bottom = self.box
+        return (max(right - left, 0.0) * max(bottom - top, 0.0)) ** 0.5
 
     def to_dict(self) -> dict[str, Any]:
         """Return all fields but `thumbnail` as plain JSON values."""
@@ -152,6 +161,8 @@ def contact_sheet(
     # Deferred: importing Pillow takes about as long as importing the whole core.
     from PIL import Image, ImageDraw
 
+    labels = {row.name: drawable(row.name, f"photo {row.index + 1}") for row in report}
+    labels = {name: label for name, label in labels.items() if name != label}
     crops = list(accumulate((row.kept for row in report), initial=0))  # index of each kept row's crop
     count = len(report)
     shown = range(count)
@@ -182,9 +193,19 @@ def contact_sheet(
             axes = project_to_crop(ends, rotation, np.array([0, 0, 10.0])) * zoom
             for end, color in zip(axes[1:], ((255, 60, 60), (60, 220, 60), (80, 130, 255)), strict=True):
                 draw.line([*axes[0], *end], fill=color, width=max(2, size // 128))
-        lines = [row.name, *_wrap(row.reason or " ".join(row.warnings), size // 7)]
+        text = row.reason or " ".join(row.warnings)
+        for name, label in labels.items():  # "Nearly the same picture as ..."
+            text = text.replace(name, label)
+        lines = [labels.get(row.name, row.name), *_wrap(text, size // 7)]
         for i, line in enumerate(lines):
-            draw.text((5, 4 + 13 * i), line, fill=(255, 255, 255), stroke_width=2, stroke_fill=(0, 0, 0))
+            draw.text(
+                (5, 4 + 13 * i),
+                line,
+                fill=(255, 255, 255),
+                font=font_for(line),
+                stroke_width=2,
+                stroke_fill=(0, 0, 0),
+            )
         tiles.append(np.asarray(tile))
     if count > MAX_TILES:
         tile = Image.new("RGB", (size, size))

@@ -16,6 +16,7 @@ from ..common.progress import OnStep
 from ..common.rng import RngStreams
 from ..eg3d import Generator
 from ..person.latents import Latents
+from .divergence import DivergenceCheck
 from .photo_objective import PhotoObjective, check_photos
 from .schedule import ramp
 
@@ -88,7 +89,7 @@ def project_photos(
 
     Raises:
         ValueError: photos, masks and cameras that do not match, or anchors of another generator.
-        FloatingPointError: the loss became NaN or infinite.
+        FloatingPointError: the loss became NaN, infinite or far larger than its best.
     """
     check_photos(images, masks, cameras)
     base_hash = generator.base_hash()
@@ -164,10 +165,15 @@ class Projection:
         optimizer = torch.optim.Adam(variables, lr=config.lr)
         tail = max(1, config.steps // 10)
         losses = torch.zeros(len(index), device=device)
+        check = DivergenceCheck()
         for step in range(config.steps):
             optimizer.param_groups[0]["lr"] = config.lr * ramp(step, config.steps)
             ws = self.alphas_to_ws(self.constrain_alpha(alpha + delta))
             photo = self._photo_loss(ws, index)
+            check.add(photo)
+            if check.diverged:
+                advice = f"Lower the learning rate (lr), which is {config.lr:g}."
+                raise FloatingPointError(check.message("projection", self.done, advice))
             penalty = delta[:, :COARSE_ROWS].abs().mean((1, 2))
             loss = (photo + config.delta_weight * penalty).sum()
             optimizer.zero_grad(set_to_none=True)
@@ -185,12 +191,8 @@ class Projection:
         return self.objective.sampled(ws, planes, cameras, index, rays, self.draw)
 
     def _report(self, loss: Tensor, ws: Tensor, index: list[int]) -> None:
-        """Count a step, check its mean loss, and call `on_step`."""
+        """Count a step and call `on_step`."""
         self.done += 1
-        if loss.device.type != "meta" and not bool(torch.isfinite(loss)):
-            raise FloatingPointError(
-                f"The loss became {float(loss)} at step {self.done}. Lower the rate (lr)."
-            )
         if self.on_step is None:
             return
         every = self.config.preview_every

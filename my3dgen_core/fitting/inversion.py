@@ -17,6 +17,7 @@ from ..eg3d import Generator
 from ..eg3d.config import front_camera
 from ..person.latents import Latents
 from .camera_refinement import FINGERPRINT_SETTINGS, CameraRefinement
+from .divergence import DivergenceCheck
 from .inversion_cache import InversionCache
 from .lpips import check_backbone, distance, weights_hash
 from .photo_objective import PhotoObjective, check_photos
@@ -129,6 +130,7 @@ def invert(
 
     Raises:
         ValueError: photos, masks and cameras that do not match, or pixels out of range.
+        FloatingPointError: the loss became NaN, infinite or far larger than its best.
     """
     check_photos(images, masks, cameras)
     with torch.inference_mode(False), torch.enable_grad():
@@ -240,6 +242,7 @@ class _Run:
             refined_at = {round(fraction * steps) for fraction in _REFINED_AT}
         tail = max(1, steps // 10)
         losses = torch.zeros(len(variable), device=variable.device)
+        check = DivergenceCheck(math.ceil(len(self.objective) / 4) if index is None else 1)
         for step in range(steps):
             t = step / steps
             optimizer.param_groups[0]["lr"] = config.lr * ramp(step, steps)
@@ -250,6 +253,10 @@ class _Run:
             drawn = normal(tuple(variable.shape), self.draw.samples, variable.device)
             ws = (variable + noise * drawn).expand(-1, num_ws, -1)
             each = self._loss(ws, chosen)
+            check.add(each)
+            if check.diverged:
+                advice = f"Lower the learning rate, which is {config.lr:g}."
+                raise FloatingPointError(check.message("inversion", self.done, advice))
             optimizer.zero_grad(set_to_none=True)
             each.sum().backward()
             optimizer.step()

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from ..person.apply import replace_parameters, with_trainable_adapter
 from ..person.identity import Identity
 from ..person.latents import Latents
 from .camera_refinement import CameraRefinement
+from .divergence import DivergenceCheck
 from .identity_loss import NovelViewIdentity
 from .lpips import distance, weights_hash
 from .muon import Muon
@@ -34,13 +35,14 @@ from .tuning_config import TuningConfig
 
 STATE_FILE = "training.safetensors"
 """Name of the checkpoint in `TuningConfig.checkpoint_dir`."""
-_WINDOW = 20  # steps over which losses are averaged for the divergence check
+_GOOD_EVERY = 5  # steps between two copies of a good state
 
 
 class DivergedError(FloatingPointError):
-    """Error of a training whose loss became NaN, infinite or far larger than at the start.
+    """Error of a training whose loss became NaN, infinite or far larger than its best.
 
-    `identity` is the last good state, or None if there was none yet.
+    `identity` is the last good one, after the steps in its provenance under "steps_done". It is untrained
+    (0 steps) if the loss exploded at once, and None if not even the first loss was finite.
     """
 
     def __init__(self, message: str, identity: Identity | None) -> None:
@@ -112,24 +114,26 @@ class Training:
         self.history: list[float] = []
         self.low_memory = False
         self.fingerprint = self._fingerprint(images, masks, heads) if config.checkpoint_dir else ""
+        self.check = DivergenceCheck(math.ceil(len(images) / config.batch_size))
+        self._photo_losses: list[Tensor] = []
         self._good: dict[str, Tensor] = {}
+        self._good_step = 0
 
     def _fingerprint(self, *tensors: Tensor | None) -> str:
         """Return a SHA-256 over settings and inputs; `restore` refuses a state with another one."""
-        digest = hashlib.sha256(json.dumps(self.config.fingerprint_settings, sort_keys=True).encode())
-        digest.update(f"{self.generator.base_hash()} {weights_hash(self.distance)}".encode())
         started = [] if self.start is None else list(self.start.adapter.tensors.values())
         target = None if self.identity_loss is None else self.identity_loss.target
-        for tensor in (*tensors, target, self.given.ws, self.given.cameras, *started):
-            if tensor is not None:
-                digest.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        return fingerprint(
+            self.config,
+            f"{self.generator.base_hash()} {weights_hash(self.distance)}",
+            (*tensors, target, self.given.ws, self.given.cameras, *started),
+        )
 
     def advance(self) -> float:
         """Take one optimizer step and return its loss.
 
         Raises:
-            DivergedError: the loss is not finite, or five times what it was at first.
+            DivergedError: the loss is not finite, or has grown far above its best (`divergence`).
         """
         config = self.config
         wave = 0.5 + 0.5 * math.cos(math.pi * self.done / config.steps)
@@ -154,10 +158,8 @@ class Training:
             self._clear_gradients()
             self._set_rng_state(state)
             loss = self._backward(self._parts(index), flipped)
-        self._check(loss)
         self.history.append(loss)
-        if self.done % _WINDOW == 0:
-            self._good = {key: tensor.detach().clone() for key, tensor in self.adapter.tensors.items()}
+        self._check(loss)
         for optimizer in self.optimizers:
             optimizer.step()
         self.done += 1
@@ -173,6 +175,7 @@ class Training:
 
     def _backward(self, parts: list[list[int]], flipped: bool) -> float:
         """Accumulate the gradients of a batch and return its mean loss."""
+        self._photo_losses = []
         count = sum(len(part) for part in parts)
         total = 0.0
         for part in parts:
@@ -191,6 +194,7 @@ class Training:
         planes = self.generator.planes(ws)
         size = self.config.patch or objective.resolution
         loss = objective.patch(ws, planes, cameras, index, size, self.draw)
+        self._photo_losses.append(loss.detach())  # without weights, for the divergence check
         if flipped:
             loss = self.config.mirrored * loss
         if self.identity_loss is not None and self.done % self.config.identity_every == 0:
@@ -214,17 +218,27 @@ class Training:
         return torch.stack([self.ws[row] for row in index]).expand(-1, self.generator.num_ws, -1)
 
     def _check(self, loss: float) -> None:
-        """Raise DivergedError if the loss is not finite or its mean has grown too far."""
-        if math.isfinite(loss):
-            if len(self.history) < 2 * _WINDOW:
-                return
-            first, last = self.history[:_WINDOW], self.history[-_WINDOW:]
-            if sum(last) < 5 * sum(first) + 1:
-                return
-        identity = self._identity(self._good) if self._good else None
-        raise DivergedError(
-            f"The loss became {loss:.3g} at step {self.done + 1}. Lower the learning rates.", identity
-        )
+        """Keep a copy of a good state; raise DivergedError with the latest one if the loss runs away."""
+        photos = torch.cat(self._photo_losses)
+        self.check.add(photos if math.isfinite(loss) else photos + loss)
+        if self.check.diverged:
+            message = self.check.message("training", self.done, "Lower the learning rates.")
+            raise DivergedError(message, self._good_identity())
+        if self.check.healthy and (not self._good or self.done >= self._good_step + _GOOD_EVERY):
+            self._good = {name: tensor.detach().clone() for name, tensor in self._optimized()}
+            self._good["angles"], self._good_step = self.cameras.angles.clone(), self.done
+
+    def _good_identity(self) -> Identity | None:
+        """Return to the last good state, and return its identity; None if there is none."""
+        if not self._good:
+            return None
+        with torch.no_grad():
+            for name, tensor in self._optimized():
+                tensor.copy_(self._good[name])
+        self.cameras.angles.copy_(self._good["angles"])
+        del self.history[len(self.history) - (self.done - self._good_step) :]
+        self.done = self._good_step
+        return self.identity()
 
     @torch.no_grad()
     def preview(self) -> Tensor:
@@ -233,11 +247,8 @@ class Training:
             return self.generator.render(self._ws([0]), self.cameras.cameras([0])).image
 
     def identity(self) -> Identity:
-        """Return the identity trained so far."""
-        return self._identity({key: tensor.detach() for key, tensor in self.adapter.tensors.items()})
-
-    def _identity(self, tensors: dict[str, Tensor]) -> Identity:
-        """Return an identity with these adapter tensors, and the provenance of the training so far."""
+        """Return the identity trained so far, with the provenance of the training."""
+        tensors = {key: tensor.detach() for key, tensor in self.adapter.tensors.items()}
         base_hash = self.generator.base_hash()
         anchors = dataclasses.replace(self.given, base_hash=base_hash)
         if self.config.refine:
@@ -351,6 +362,22 @@ class Training:
         self.done, self.history = done, [float(loss) for loss in history]
         self.low_memory = self.objective.low_memory = bool(json.loads(metadata["frugal"]))
         return True
+
+
+def fingerprint(config: TuningConfig, networks: str, tensors: Iterable[Tensor | None]) -> str:
+    """Return a SHA-256 over what decides the result of a training.
+
+    Args:
+        config: its `fingerprint_settings` are hashed.
+        networks: hashes or names of the generator and the other networks.
+        tensors: photos, masks, anchors and the like; None is skipped.
+    """
+    digest = hashlib.sha256(json.dumps(config.fingerprint_settings, sort_keys=True).encode())
+    digest.update(networks.encode())
+    for tensor in tensors:
+        if tensor is not None:
+            digest.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _adapter(generator: Generator, config: TuningConfig, start: Identity | None) -> Adapter:

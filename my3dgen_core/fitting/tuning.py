@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,7 +26,10 @@ __all__ = ["PRESETS", "DivergedError", "StopAndKeep", "TuningConfig", "personali
 
 
 class StopAndKeep(Exception):  # noqa: N818  (nothing went wrong)
-    """Raised by `on_step` to end a training early and keep the identity trained so far."""
+    """Raised by `on_step` to end a training early and keep the identity trained so far.
+
+    With `TuningConfig.checkpoint_dir` the state is written too, and the same call resumes from there.
+    """
 
 
 def personalize(
@@ -61,7 +65,8 @@ def personalize(
 
     Raises:
         ValueError: photos, masks and anchors that do not match, or a checkpoint of another training.
-        DivergedError: the loss became NaN, infinite or far too large; it carries the last good state.
+        DivergedError: the loss became NaN, infinite or far larger than its best; it carries the last good
+            identity.
     """
     if anchors.cameras is None:
         raise ValueError("These latents have no cameras. Take anchors from Invert, or give their cameras.")
@@ -71,7 +76,7 @@ def personalize(
         folder = None if config.checkpoint_dir is None else Path(config.checkpoint_dir)
         if folder is not None:
             training.restore(folder)
-        with contextlib.suppress(StopAndKeep):
+        try:
             while training.done < config.steps:
                 loss = training.advance()
                 last = training.done == config.steps
@@ -82,6 +87,9 @@ def personalize(
                     wanted = every and (training.done % every == 0 or last)
                     preview = training.preview() if wanted else None
                     on_step(training.done, config.steps, {"loss": loss}, preview)
+        except StopAndKeep:
+            if folder is not None:
+                training.save(folder)
     return training.identity()
 
 
@@ -126,11 +134,17 @@ def pivotal_tune(
     below = contextlib.nullcontext() if over is None else personalized(generator, over, strength)
     if over is not None:
         over.check_base(generator.base_hash())
-    with below:
-        identity = personalize(
-            generator, images, pivot, config, masks, on_step, heads=heads, face_models=face_models
-        )
-    identity.provenance["kind"] = "pivotal tuning"
+    kind: dict[str, Any] = {"kind": "pivotal tuning"}
     if over is not None:
-        identity.provenance |= {"over": over.content_hash(), "over_strength": strength}
+        kind |= {"over": over.content_hash(), "over_strength": strength}
+    try:
+        with below:
+            identity = personalize(
+                generator, images, pivot, config, masks, on_step, heads=heads, face_models=face_models
+            )
+    except DivergedError as error:
+        if error.identity is not None:
+            error.identity.provenance |= kind
+        raise
+    identity.provenance |= kind
     return identity

@@ -1,7 +1,7 @@
 """Arrays of .npy and .npz files, read by numpy after their header has been checked against their size.
 
 numpy parses the header as a literal (`ast.literal_eval`) of at most 10,000 characters, which executes
-nothing. Arrays of Python objects, which would have to be unpickled, are refused.
+nothing. Arrays of Python objects, which would have to be unpickled, are never read.
 """
 
 from __future__ import annotations

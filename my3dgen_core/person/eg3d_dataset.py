@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..camera import camera_problem, check_cameras
 from ..common.errors import CheckpointError, quote_untrusted
+from ..common.folders import files_below
 from ..formats.npy_file import MAGIC, npz_members, read_npy, read_npz
 from ..formats.pickle_values import NumpyArray, TensorRef
 from ..formats.torch_archive import opened
@@ -175,6 +176,11 @@ def _read_tensors(file: Path, photos: Iterable[str]) -> dict[str, Tensor]:
                 return {name: ref.read() for name, ref in named.items()}
         if type(root) in (list, tuple) and root:
             refs = [ref for value in root if (ref := _ref(value)) is not None]
+            if any(len(ref.shape) == 1 for ref in refs):
+                raise CheckpointError(
+                    "holds a list of vectors, which may be one latent's layers or several latents. Save them "
+                    "as one tensor [N, layers, w_dim]."
+                )
             if len(refs) == len(root):
                 latents = [_checked_latent(ref.read()) for ref in refs]
                 if len({latent.shape[1:] for latent in latents}) != 1:
@@ -272,7 +278,7 @@ def _same_shape(rows: list[Tensor], folder: Path, num_ws: int | None) -> list[Te
 def _arrays(folder: Path) -> tuple[list[Path], dict[Path, Tensor]]:
     """Return the files of latents in a folder and its subfolders, and the cameras by their files."""
     latents, cameras = [], {}
-    for file in _visible(folder):
+    for file in sorted(files_below(folder)):
         if file.suffix.lower() in LATENTS:
             camera = _camera(file)
             if camera is None:
@@ -285,16 +291,6 @@ def _arrays(folder: Path) -> tuple[list[Path], dict[Path, Tensor]]:
         for file in latents
         if not (file.stem.lower().endswith("plus") and _ENDING.sub("", file.stem) in plain)
     ], cameras
-
-
-def _visible(folder: Path) -> list[Path]:
-    """Return the files in a folder and its subfolders by their names, without hidden and system ones."""
-    found = (file for file in folder.rglob("*") if file.is_file())
-    return sorted(
-        file
-        for file in found
-        if not any(part.startswith(".") or part == "__MACOSX" for part in file.relative_to(folder).parts)
-    )
 
 
 def _camera(file: Path) -> Tensor | None:
@@ -425,7 +421,7 @@ def read_dataset(
     root = Path(folder)
     files, camera_files = _arrays(root)
     known = {_path(file, root): camera for file, camera in camera_files.items()}
-    visible = _visible(root)
+    visible = sorted(files_below(root))
     for labels in (file for file in visible if file.name == "dataset.json"):
         for name, camera in read_labels(labels).items():
             path = _path(labels.parent / _posix(name), root)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .. import host, plots, socket_types
+from ..typed_lists import plain_signs, split_list
 from .camera import DEGREES, pivot_of
 
 if TYPE_CHECKING:
@@ -221,9 +222,9 @@ def parse_keyframes(text: str) -> Tensor:
         ValueError: the text is no such list, a number is out of its range, or there are too many.
     """
     found = []
-    for part in filter(None, (part.strip() for part in text.split(","))):
+    for part in split_list(text):
         try:
-            yaw, pitch = (float(word) for word in part.split())
+            yaw, pitch = (float(word) for word in plain_signs(part).split())
         except ValueError:
             raise ValueError(f"{part!r} is not a keyframe. Write yaw and pitch, like -30 0, 0 12.") from None
         if not (abs(yaw) <= 180 and abs(pitch) <= 89):

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .. import host, socket_types
+from .. import host, picture_inputs, socket_types
 from ..output.view_rendering import render_views
 from ..server import live_preview, ui_results
 from ..server.live_handles import Mixture
+from ..typed_lists import plain_signs, split_list
 
 if TYPE_CHECKING:
     from ...my3dgen_core import Identity, Latents
@@ -175,8 +176,8 @@ def parse_weights(text: str, count: int, beta: float) -> Tensor:
             is below -beta.
     """
     weights = torch.zeros(1, count, dtype=torch.float64)
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        name, _, amount = (word.strip() for word in part.partition(":"))
+    for part in split_list(text):
+        name, _, amount = (word.strip() for word in plain_signs(part).partition(":"))
         try:
             index, weight = int(name), float(amount)
         except ValueError:
@@ -282,15 +283,16 @@ class ProjectAlphaSpace:
     ) -> tuple[Latents, Tensor]:
         from ...my3dgen_core import AlphaSpace
 
-        socket_types.check_same_count(len(images), len(cameras), "Project into Alpha Space")
+        photos, hidden = picture_inputs.crops_and_masks(images, masks)
+        socket_types.check_same_count(len(photos), len(cameras), "Project into Alpha Space")
         socket_types.check_latents(identity.anchors, model)
         with host.training(), model.ready(memory=host.TRAINING_MEMORY) as generator:
             device = socket_types.device_of(generator)
             latents = AlphaSpace(identity.anchors, beta).project(
                 generator,
-                socket_types.crops_to_core(images).to(device),
+                photos.to(device),
                 cameras.values.clone().to(device),
-                masks=socket_types.mask_to_core(masks, len(images), device),
+                masks=picture_inputs.moved(hidden, device),
                 on_step=host.progress(node_id, "projection"),
                 steps=steps,
                 plus=space == "p+",

@@ -11,6 +11,7 @@ import torch
 from .. import host, socket_types
 from ..server import live_preview, ui_results
 from ..server.live_handles import Edit
+from ..typed_lists import plain_signs, split_list
 from .clip_scores import text_labeler
 
 if TYPE_CHECKING:
@@ -82,8 +83,10 @@ class LoadDirection:
         return host.validate(file, find_direction_file)
 
     @classmethod
-    def IS_CHANGED(cls, file: str, attribute: str = "", model: Any = None, node_id: str | None = None) -> str:
-        return host.fingerprint([find_direction_file(file)])
+    def IS_CHANGED(
+        cls, file: str | None, attribute: str = "", model: Any = None, node_id: str | None = None
+    ) -> str:
+        return host.changed(file, lambda name: [find_direction_file(name)])
 
     def load(
         self, model: socket_types.Model, file: str, attribute: str, node_id: str | None = None
@@ -383,8 +386,8 @@ def parse_layers(text: str) -> list[int] | None:
         ValueError: the text is no such list.
     """
     layers: list[int] = []
-    for part in text.replace(" ", "").split(","):
-        first, dash, last = part.partition("-")
+    for part in split_list(text):
+        first, dash, last = plain_signs(part).replace(" ", "").partition("-")
         if not part:
             continue
         if not first.isdecimal() or (dash and not last.isdecimal()) or int(last or 0) > 999:

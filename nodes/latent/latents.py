@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,8 +128,8 @@ class LoadLatents:
         return host.validate(file, find_latents)
 
     @classmethod
-    def IS_CHANGED(cls, file: str) -> str:
-        return host.fingerprint([find_latents(file)])
+    def IS_CHANGED(cls, file: str | None) -> str:
+        return host.changed(file, lambda name: [find_latents(name)])
 
     def load(self, file: str) -> tuple[Latents]:
         from ...my3dgen_core import load_latents
@@ -143,8 +144,7 @@ def _folders() -> list[Path]:
 
 def list_latents() -> list[str]:
     """Return the names of the files that Load Latents lists."""
-    found = ((file, folder) for folder in _folders() for file in folder.rglob("*.safetensors"))
-    return sorted({file.relative_to(folder).as_posix() for file, folder in found})
+    return host.list_files(_folders(), {".safetensors"})
 
 
 def find_latents(name: str) -> Path:
@@ -153,8 +153,11 @@ def find_latents(name: str) -> Path:
     Raises:
         FileNotFoundError: no such file is listed.
     """
-    if name not in list_latents():
-        raise FileNotFoundError(
-            f"There are no latents {name!r} in {_folders()[0]}. Save some, or choose others."
-        )
-    return next(folder / name for folder in _folders() if (folder / name).is_file())
+    from ...my3dgen_core.common.folders import find_below, readable
+
+    listed = list_latents()
+    for folder in _folders():
+        path = find_below(folder, name)
+        if path is not None and readable(path.relative_to(os.path.abspath(folder)).as_posix()) in listed:
+            return path
+    raise FileNotFoundError(f"There are no latents {name!r} in {_folders()[0]}. Save some, or choose others.")

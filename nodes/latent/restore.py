@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from .. import host, socket_types
+from .. import host, picture_inputs, socket_types
 from .alpha_space import BETA_INPUT, PHOTO_INPUTS, SEED_INPUT
 
 if TYPE_CHECKING:
@@ -110,14 +110,17 @@ class RestorePhotos:
         from ...my3dgen_core import AlphaSpace, inpaint, sharpen
         from ...my3dgen_core.common.image_ops import resize
 
-        socket_types.check_same_count(len(images), len(cameras), "Inpaint / Super-Resolve Photos")
+        photos, hidden = picture_inputs.crops_and_masks(images, masks if task == FILL else None)
+        socket_types.check_same_count(len(photos), len(cameras), "Inpaint / Super-Resolve Photos")
         socket_types.check_latents(identity.anchors, model)
-        if task == FILL and masks is None:
-            raise ValueError("Inpaint / Super-Resolve Photos needs masks for 'fill in': white is filled in.")
+        if task == FILL and hidden is None:
+            raise ValueError(
+                "Inpaint / Super-Resolve Photos needs masks for 'fill in': white is filled in. Load Image's "
+                "empty mask counts as none: draw one with its mask editor."
+            )
         with host.training(), model.ready(memory=host.TRAINING_MEMORY) as generator:
             device = socket_types.device_of(generator)
-            photos = socket_types.crops_to_core(images).to(device)
-            given = photos, cameras.values.clone().to(device)
+            given = photos.to(device), cameras.values.clone().to(device)
             settings: dict[str, Any] = {
                 "on_step": host.progress(node_id, "search"),
                 "steps": steps,
@@ -125,13 +128,10 @@ class RestorePhotos:
                 "seed": seed,
             }
             alpha = AlphaSpace(identity.anchors, beta)
-            if task == FILL:
-                hidden = socket_types.mask_to_core(masks, len(images), device)
-                assert hidden is not None
-                hidden = resize(hidden, photos.shape[-1])
-                found = inpaint(generator, alpha, *given, hidden, **settings)
+            if hidden is not None:
+                found = inpaint(generator, alpha, *given, hidden.to(device), **settings)
             else:
-                small = resize(photos, min(detail, photos.shape[-1]))
+                small = resize(given[0], min(detail, photos.shape[-1]))
                 found = sharpen(generator, alpha, small, given[1], **settings)
         return (
             socket_types.pictures_to_host(found.images, "The restored photos", CAUSE),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .. import host, plots, socket_types
+from .. import host, picture_inputs, plots, socket_types
 from .view_rendering import render_views
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Compare:
         from ...my3dgen_core.common.image_ops import resize
         from ...my3dgen_core.evaluation import psnr
 
-        photos = socket_types.crops_to_core(images, "The photos")
+        photos = picture_inputs.crops_to_core(images)
         socket_types.check_latents(anchors, pretrained)
         socket_types.check_latents(anchors, personalized)
         if cameras is None:

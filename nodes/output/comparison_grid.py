@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .. import host, plots, socket_types
+from .. import host, picture_inputs, plots, socket_types
+from ..typed_lists import split_list
 from .view_rendering import render_views
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ class ComparisonGrid:
         from ...my3dgen_core.common.image_ops import resize
         from ...my3dgen_core.evaluation import Comparison
 
+        photos = None if images is None else picture_inputs.crops_to_core(images)
         models = [one for one in (model, model_2, model_3, model_4) if one is not None]
         for one in models:
             socket_types.check_latents(latents, one)
@@ -136,7 +138,6 @@ class ComparisonGrid:
             "latents": names(latent_names, len(latents), ""),
             "cameras": names(camera_names, views, "camera"),
         }
-        photos = None if images is None else socket_types.crops_to_core(images, "The photos")
         of = "cameras" if photos is not None and len(photos) == views != len(latents) else "latents"
         belong = photos is not None and len(photos) == (views if of == "cameras" else len(latents))
         faces = None
@@ -161,5 +162,5 @@ def _cameras(latents: Latents, cameras: socket_types.Cameras | None, pair: bool)
 
 def names(text: str, count: int, what: str) -> list[str]:
     """Split names, such as "a, b", into exactly `count`; missing ones are `what` with a number."""
-    given = [name.strip() for name in text.split(",")] if text.strip() else []
+    given = split_list(text, empty=True)
     return [*given, *(f"{what} {number + 1}".strip() for number in range(len(given), count))][:count]

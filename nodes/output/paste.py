@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import host, socket_types
+from .. import host, picture_inputs, socket_types
 
 
 class PasteBack:
@@ -113,9 +113,13 @@ class PasteBack:
         node = node_id[0] if node_id else None
         on_step = host.progress(node, "photo")
         cuts = crops[0]
-        flat = [picture for batch in photos for picture in socket_types.checked_pictures(batch, "The photos")]
-        faces = [face for batch in images for face in socket_types.pictures_to_core(batch, "The new faces")]
-        heads, old = (_one_each(given, len(faces)) for given in (masks, old_heads))
+        flat = [
+            photo
+            for batch in picture_inputs.checked_pictures(photos, "photos")
+            for photo in picture_inputs.over_white(batch)
+        ]
+        faces = [face for batch in picture_inputs.checked_pictures(images, "images") for face in batch.cpu()]
+        heads, old = _masks(masks, faces, "masks"), _masks(old_heads, faces, "old_heads")
         pasted: list[Tensor] = []
         unchanged: list[int] = []
         places = _places(cuts, len(flat), len(faces))
@@ -125,9 +129,10 @@ class PasteBack:
             if face is None:
                 unchanged.append(photo + 1)
             else:
+                new = faces[face][..., :3].permute(2, 0, 1) * 2 - 1
                 pixels = paste_back(
-                    picture.numpy(), cuts.transforms[cut], faces[face], heads[face], feather[0], old[face],
-                    wider[0] if wider else 1.0,
+                    picture.numpy(), cuts.transforms[cut], new, _opaque(faces[face], heads[face]), feather[0],
+                    old[face], wider[0] if wider else 1.0,
                 )  # fmt: skip
                 picture = torch.from_numpy(pixels)
             pasted.append(picture[None])
@@ -147,16 +152,22 @@ class PasteBack:
         return [host.to_host(picture) for picture in pasted], text
 
 
-def _one_each(masks: list[Tensor] | None, count: int) -> list[Tensor | None]:
-    """Return one mask [1, H, W] per picture, repeating a single one; without masks one None per picture.
+def _masks(masks: Any, faces: list[Tensor], name: str) -> list[Tensor | None]:
+    """Return one square mask [1, s, s] in its own size per face [H, W, C], or None where there is none."""
+    from ...my3dgen_core.common.image_ops import resize
 
-    Raises:
-        ValueError: there are neither one nor `count` masks.
-    """
-    flat = [mask[None] for batch in masks or [] for mask in (batch[None] if batch.ndim == 2 else batch)]
-    if len(flat) not in (0, 1, count):
-        raise ValueError(f"There are {len(flat)} masks for {count} pictures. Use one, or one per picture.")
-    return [flat[index if len(flat) > 1 else 0] if flat else None for index in range(count)]
+    each = picture_inputs.masks_of(masks, [(face.shape[0], face.shape[1]) for face in faces], name)
+    return [None if mask is None else resize(mask[None, None].cpu(), max(mask.shape))[0] for mask in each]
+
+
+def _opaque(face: Tensor, mask: Tensor | None) -> Tensor | None:
+    """Return the mask [1, s, s] of a face [H, W, 3 or 4] without the face's transparent pixels."""
+    from ...my3dgen_core.common.image_ops import resize
+
+    if face.shape[-1] == 3:
+        return mask
+    opacity = face[None, None, ..., 3]
+    return opacity[0] if mask is None else mask * resize(opacity, mask.shape[-1])[0]
 
 
 def _ranges(numbers: list[int]) -> str:

@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import host, socket_types
+from .. import host, picture_inputs, socket_types
 from ..server import ui_results
 from ..server.alignment_report import EVENT, photo_report
 
 if TYPE_CHECKING:
     from ...my3dgen_core import AlignedFaces
+    from ...my3dgen_core.face import CropTransform, FaceReport
 
 CHOICES: dict[str, str | int] = {
     "largest": "largest",
@@ -23,6 +24,9 @@ CHOICES: dict[str, str | int] = {
     "third from the left": 2,
     "most like the reference": "nearest",
 }
+SIDE_STEP = 64
+"""Step of longest_side in Load Photo Folder."""
+SCALED = "If the face was larger in the file, raise longest_side in Load Photo Folder."
 NO_PARSING = (
     "The head masks are all white: there is no face-parsing model (BiSeNet with 19 classes, .onnx) in the "
     "subfolder 'parsing' of the face models."
@@ -45,8 +49,17 @@ class AlignFaces:
         "Finds the face in every photo, crops it as EG3D's training images were cropped, and estimates its "
         "camera. Unusable photos are left out; the report says why."
     )
-    RETURN_TYPES = ("IMAGE", socket_types.CAMERA, "MASK", "STRING", "IMAGE", socket_types.CROP, "MASK")
-    RETURN_NAMES = ("images", "cameras", "masks", "report", "overview", "crops", "heads")
+    RETURN_TYPES = (
+        "IMAGE",
+        socket_types.CAMERA,
+        "MASK",
+        "STRING",
+        "IMAGE",
+        socket_types.CROP,
+        "MASK",
+        "MASK",
+    )
+    RETURN_NAMES = ("images", "cameras", "masks", "report", "overview", "crops", "heads", "photo_masks")
     OUTPUT_TOOLTIPS = (
         "The face crops, 512 x 512, of the photos that were kept.",
         "One camera per crop.",
@@ -57,6 +70,8 @@ class AlignFaces:
         "Where each crop lies in its photo. Connect to Paste Back.",
         "1 on the head, 0 on background and clothes, for Train Identity and Paste Back. All 1 if there is no "
         "face-parsing model in the folder of the face models.",
+        "The masks of the photos, cut like the crops, and 1 where a photo is transparent; for Inpaint / "
+        "Super-Resolve Photos and the masks of the other nodes. All 0 without masks.",
     )
     INPUT_IS_LIST = True
     FUNCTION = "align"
@@ -132,6 +147,13 @@ class AlignFaces:
                         "another face, the five points. The report on the node writes it.",
                     },
                 ),
+                "masks": (
+                    "MASK",
+                    {
+                        "tooltip": "Masks drawn on the photos, one per photo or one for all. They are cut "
+                        "like the crops: see photo_masks."
+                    },
+                ),
             },
             "hidden": {"node_id": "UNIQUE_ID"},
         }
@@ -157,6 +179,7 @@ class AlignFaces:
         sequence: list[bool] | None = None,
         neck: list[bool] | None = None,
         by_hand: list[str] | None = None,
+        masks: list[Tensor] | None = None,
         node_id: list[str] | None = None,
     ) -> dict[str, Any]:
         from ...my3dgen_core import align_faces
@@ -171,11 +194,11 @@ class AlignFaces:
 
         node = node_id[0] if node_id else None
         choice = CHOICES[which[0]]
-        if choice == "nearest" and not reference:
+        if choice == "nearest" and reference is None:
             raise ValueError("'most like the reference' needs a photo: connect one to reference.")
         settings: dict[str, Any] = {
             "which": choice,
-            "reference": _named_photos(reference, None)[0][1] if reference else None,
+            "reference": _reference(reference) if choice == "nearest" else None,
             "upright": upright[0],
             "neck": neck is None or neck[0],
             "on_step": host.progress(node, "photo"),
@@ -190,13 +213,18 @@ class AlignFaces:
             settings |= {"same_person": same_person[0], "drop_different": drop_different[0]}
             settings["by_hand"] = decided
         models = FaceModels.from_folder(host.find_face_pack(face_models[0]))
-        named = _named_photos(photos, names)
+        pictures = _pictures(photos, "photos")
+        drawn = _drawn(masks, pictures)
+        named = _named(pictures, names)
         try:
             with host.rendering():
                 aligned = align(named, models, **settings)
         except AlignmentError as error:  # a failed node has no `ui`, but the page needs the report most then
-            host.publish(EVENT, {"node": node, **photo_report(named, error.report)})
-            raise
+            hint = _hint_at_scaling(named, error.report)
+            if error.report:  # empty if the reference is at fault
+                host.publish(EVENT, {"node": node, **photo_report(named, error.report)})
+            raise AlignmentError(f"{error}{hint}", error.report) from error
+        _hint_at_scaling(named, aligned.report)
         report = f"{format_report(aligned.report)}\n{describe_coverage(aligned.report)}"
         heads = aligned.heads
         if heads is None:
@@ -205,22 +233,54 @@ class AlignFaces:
         if missing:
             report += f"\nIn by_hand, but not among the photos: {', '.join(sorted(missing))}."
         overview = host.to_host(torch.from_numpy(_overview(aligned))[None].float() / 255)
+        places = [row.transform for row in aligned.report if row.kept and row.transform]
         result = (
             socket_types.pictures_to_host(aligned.images),
             socket_types.Cameras(aligned.cameras),
             socket_types.mask_to_host(aligned.masks),
             report,
             overview,
-            socket_types.Crops(
-                tuple(row.transform for row in aligned.report if row.kept and row.transform),
-                tuple(aligned.kept),
-                len(aligned.report),
-            ),
+            socket_types.Crops(tuple(places), tuple(aligned.kept), len(aligned.report)),
             socket_types.mask_to_host(heads),
+            socket_types.mask_to_host(
+                torch.stack(
+                    [_cut(drawn[photo], place) for photo, place in zip(aligned.kept, places, strict=True)]
+                )
+            ),
         )
         text = host.report(node, f"{models.describe()}\n{report}")
         ui = {**text, **host.preview(overview), **photo_report(named, aligned.report)}
         return {"ui": ui_results.remember(node, ui), "result": result}
+
+
+def _cut(mask: Tensor | None, place: CropTransform) -> Tensor:
+    """Cut a photo's mask [h,w] to its crop, [1,S,S]; without a mask all 0."""
+    from ...my3dgen_core.face import warp_mask
+
+    return torch.zeros(1, place.crop_size, place.crop_size) if mask is None else warp_mask(mask.cpu(), place)
+
+
+def _hint_at_scaling(photos: list[tuple[str, np.ndarray]], report: list[FaceReport]) -> str:
+    """Add to the rows of small faces that Load Photo Folder may have scaled the photo down.
+
+    Only photos of a size that its longest_side can have are meant, and of those without a face, large ones.
+
+    Returns:
+        The hint, after a space, if a row has it; "" otherwise.
+    """
+    from ...my3dgen_core.face.align import SMALL_BOX
+
+    found = ""
+    for (_, pixels), row in zip(photos, report, strict=False):
+        side = max(pixels.shape[:2])
+        scaled = side % SIDE_STEP == 0 and (row.box is not None or side >= 1024)
+        if not scaled or row.by_hand or (row.box is not None and row.face_size >= SMALL_BOX):
+            continue
+        if row.kept:
+            row.warnings.append(SCALED)
+        else:
+            row.reason, found = f"{row.reason} {SCALED}", f" {SCALED}"
+    return found
 
 
 def _overview(aligned: AlignedFaces) -> np.ndarray:
@@ -233,11 +293,42 @@ def _overview(aligned: AlignedFaces) -> np.ndarray:
     return np.concatenate([sheet, plot])
 
 
-def _named_photos(photos: list[Tensor], names: list[str] | None) -> list[tuple[str, Any]]:
-    """Flatten IMAGE batches of any sizes into (name, [H,W,3] in 0..1) of every photo."""
-    flat = [picture for batch in photos for picture in socket_types.checked_pictures(batch, "The photos")]
+def _pictures(photos: Any, name: str) -> list[Tensor]:
+    """Return every picture [H,W,3 or 4] in 0..1 of an IMAGE input, of any sizes."""
+    return [picture for batch in picture_inputs.checked_pictures(photos, name) for picture in batch]
+
+
+def _named(pictures: list[Tensor], names: list[str] | None) -> list[tuple[str, Any]]:
+    """Return (name, [H,W,3] in 0..1) of every photo."""
     names = names or []
-    if len(names) != len(flat):
-        names = [f"photo {index + 1}" for index in range(len(flat))]
+    if len(names) != len(pictures):
+        names = [f"photo {index + 1}" for index in range(len(pictures))]
     names = [os.path.basename(name) if os.path.isabs(name) else name for name in names]
-    return [(name, picture.cpu().numpy()) for name, picture in zip(names, flat, strict=True)]
+    photos = [picture_inputs.over_white(picture).cpu().numpy() for picture in pictures]
+    return list(zip(names, photos, strict=True))
+
+
+def _reference(photos: Any) -> Any:
+    """Return the first picture of the input `reference`, [H,W,3] in 0..1."""
+    return _named(_pictures(photos, "reference"), None)[0][1]
+
+
+def _drawn(masks: Any, pictures: list[Tensor]) -> list[Tensor | None]:
+    """Return the mask [h,w] of every photo with its transparent pixels, or None where there is neither.
+
+    Raises:
+        ValueError: a mask has other proportions than its photo, or there are too many or too few.
+    """
+    from ...my3dgen_core.common.image_ops import resize
+
+    sizes = [(picture.shape[0], picture.shape[1]) for picture in pictures]
+    each = picture_inputs.masks_of(
+        masks, sizes, remedy="Draw the mask on this photo, or give the masks in the order of the photos."
+    )
+    for index, picture in enumerate(pictures):
+        if picture.shape[-1] == 4:
+            hidden, mask = 1 - picture[..., 3], each[index]
+            if mask is not None:
+                hidden = torch.maximum(hidden, resize(mask[None, None], sizes[index])[0, 0])
+            each[index] = hidden
+    return each

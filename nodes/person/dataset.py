@@ -82,8 +82,10 @@ class LoadEG3DDataset:
         return host.validate(folder, host.find_input_folder)
 
     @classmethod
-    def IS_CHANGED(cls, folder: str, **_: Any) -> str:
-        return host.fingerprint(sorted(host.find_input_folder(folder).rglob("*")))
+    def IS_CHANGED(cls, folder: str | None, **_: Any) -> str:
+        from ...my3dgen_core.common.folders import files_below
+
+        return host.changed(folder, lambda name: sorted(files_below(host.find_input_folder(name))))
 
     def load(
         self,
@@ -94,7 +96,8 @@ class LoadEG3DDataset:
         node_id: str | None = None,
     ) -> dict[str, Any]:
         from ...my3dgen_core import Latents
-        from ...my3dgen_core.face.photos import list_photos, read_photos
+        from ...my3dgen_core.face.photo_files import list_photos
+        from ...my3dgen_core.face.photos import read_photos
         from ...my3dgen_core.person.eg3d_dataset import read_dataset
 
         root = host.find_input_folder(folder)

@@ -99,8 +99,8 @@ class LoadIdentity:
         return host.validate(file, find_identity)
 
     @classmethod
-    def IS_CHANGED(cls, file: str, node_id: str | None = None) -> str:
-        return host.fingerprint([find_identity(file)])
+    def IS_CHANGED(cls, file: str | None, node_id: str | None = None) -> str:
+        return host.changed(file, lambda name: [find_identity(name)])
 
     def load(self, file: str, node_id: str | None = None) -> dict[str, Any]:
         import torch

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .. import host, socket_types
+from .. import host, picture_inputs, socket_types
 from ..output.view_rendering import render_views
 
 
@@ -154,7 +154,8 @@ class Invert:
     ) -> tuple[Any, Tensor]:
         from ...my3dgen_core import InversionConfig, invert
 
-        socket_types.check_same_count(len(images), len(cameras), "Invert Photos")
+        photos, hidden = picture_inputs.crops_and_masks(images, masks)
+        socket_types.check_same_count(len(photos), len(cameras), "Invert Photos")
         config = InversionConfig(
             steps=steps,
             shared_steps=shared_steps,
@@ -170,10 +171,10 @@ class Invert:
             device = socket_types.device_of(generator)
             latents = invert(
                 generator,
-                socket_types.crops_to_core(images).to(device),
+                photos.to(device),
                 cameras.values.clone().to(device),
                 config,
-                masks=socket_types.mask_to_core(masks, len(images), device),
+                masks=picture_inputs.moved(hidden, device),
                 on_step=host.progress(node_id, "inversion"),
             )
         with host.rendering(), model.ready(memory=host.RENDER_MEMORY) as generator:

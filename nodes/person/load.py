@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from .. import host, socket_types
+
+if TYPE_CHECKING:
+    from ...my3dgen_core.face.photo_files import PhotoFolder
 
 CATEGORY = "My3DGen/Person"
 STARTER = "starter"
 DEMO_PERSON = "demo person (bundled)"
 PHOTOS, HELD_OUT = "photos", "held-out views"
 RENDERERS = ("auto", "torch", "compiled")
+MUCH_MEMORY = 4 << 30
+"""Bytes of photos from which Load Photo Folder warns."""
 
 
 class LoadGenerator:
@@ -85,23 +90,18 @@ class LoadGenerator:
 
     @classmethod
     def IS_CHANGED(
-        cls, file: str, convert: bool = False, renderer: str = RENDERERS[0], memory_limit: int = 0
+        cls, file: str | None, convert: bool = False, renderer: str = RENDERERS[0], memory_limit: int = 0
     ) -> str:
-        from ...my3dgen_core.checkpoint import starter_path
-
-        return host.fingerprint(
-            [starter_path() if file == STARTER else host.find_model(host.GENERATORS, file)]
-        )
+        return host.changed(file, lambda name: [_generator_file(name)])
 
     def load(
         self, file: str, convert: bool = False, renderer: str = RENDERERS[0], memory_limit: int = 0
     ) -> tuple[socket_types.Model]:
         from ...my3dgen_core import load_generator
         from ...my3dgen_core.checkpoint import convert as convert_generator
-        from ...my3dgen_core.checkpoint import starter_path
         from ...my3dgen_core.eg3d.rendering.backend import select_backend
 
-        path = starter_path() if file == STARTER else host.find_model(host.GENERATORS, file)
+        path = _generator_file(file)
         target = path.with_suffix(".safetensors")
         with torch.inference_mode(False):
             if convert and not target.exists():
@@ -179,13 +179,13 @@ class LoadPhotos:
     @classmethod
     def IS_CHANGED(
         cls,
-        folder: str,
+        folder: str | None,
         at_most: int,
         longest_side: int,
         subfolders: bool = False,
         node_id: str | None = None,
     ) -> str:
-        return host.fingerprint([path for _, path in _photo_files(folder, subfolders)[:at_most]])
+        return host.changed(folder, lambda name: _survey(name, subfolders).photos[:at_most])
 
     def load(
         self,
@@ -195,25 +195,39 @@ class LoadPhotos:
         subfolders: bool = False,
         node_id: str | None = None,
     ) -> dict[str, Any]:
+        from ...my3dgen_core.common.folders import readable
+        from ...my3dgen_core.face.photo_files import describe_left_out
         from ...my3dgen_core.face.photos import read_photos
 
-        listed = _photo_files(folder, subfolders)
-        files = listed[:at_most]
+        root, found = _photo_root(folder), _survey(folder, subfolders)
+        files = found.photos[:at_most]
+        lines = _check_memory(files, longest_side)
+        for line in lines:  # before the photos are read: the machine may not survive it
+            host.log.warning(line)
+            host.send_text(node_id, line)
         on_step = host.progress(node_id, "photo")
-        photos, names, bad = [], [], []
-        for index, photo in enumerate(read_photos(files)):
+        photos, names, bad, shrunk = [], [], [], 0
+        named = [(readable(path.relative_to(root).as_posix()), path) for path in files]
+        for index, photo in enumerate(read_photos(named)):
             on_step(index, len(files))
             if photo.pixels is None:
-                bad.append(photo.error)
-            else:
-                photos.append(_shrunk(photo.pixels, longest_side))
-                names.append(photo.name)
+                bad.append(photo.error if photo.name in photo.error else f"{photo.name}: {photo.error}")
+                continue
+            photos.append(_shrunk(photo.pixels, longest_side))
+            names.append(photo.name)
+            shrunk += max(photo.pixels.shape[:2]) > longest_side
+            lines += [photo.warning] if photo.warning else []
         if not photos:
             raise ValueError(f"No photo in {folder!r} can be read. {bad[0]}")
-        left = len(listed) - len(files)
-        lines = [f"{len(photos)} photos from {folder}", *(f"skipped: {error}" for error in bad)]
-        text = "\n".join([*lines, *([f"{left} more were left out: at_most is {at_most}"] if left else [])])
-        return {"ui": host.report(node_id, text), "result": (photos, names)}
+        used = sum(photo.nbytes for photo in photos)
+        lines.insert(0, f"{len(photos)} photos from {folder}, {_in_words(used)} of memory")
+        if shrunk:
+            lines.append(f"{shrunk} scaled down to longest_side {longest_side}")
+        lines += [f"left out: {error}" for error in bad]
+        lines += describe_left_out(found.left_out)
+        if len(found.photos) > len(files):
+            lines.append(f"{len(found.photos) - len(files)} more were left out: at_most is {at_most}")
+        return {"ui": host.report(node_id, "\n".join(lines)), "result": (photos, names)}
 
 
 class LoadDemoPerson:
@@ -259,12 +273,58 @@ class LoadDemoPerson:
         return socket_types.pictures_to_host(photos[:at_most]), socket_types.Cameras(cameras[:at_most])
 
 
-def _photo_files(folder: str, subfolders: bool = False) -> list[tuple[str, Path]]:
-    """Return (name, file) of every picture; the name is the path relative to the folder."""
-    from ...my3dgen_core.face.photos import list_photos
+def _generator_file(name: str) -> Path:
+    from ...my3dgen_core.checkpoint import starter_path
 
-    root = _demo_folder() / "photos" if folder == DEMO_PERSON else host.find_input_folder(folder)
-    return [(path.relative_to(root).as_posix(), path) for path in list_photos(root, subfolders)]
+    return starter_path() if name == STARTER else host.find_model(host.GENERATORS, name)
+
+
+def _photo_root(folder: str) -> Path:
+    return _demo_folder() / "photos" if folder == DEMO_PERSON else host.find_input_folder(folder)
+
+
+def _survey(folder: str, subfolders: bool) -> PhotoFolder:
+    """Return the pictures of a folder and the names of other files.
+
+    Raises:
+        PhotoError: there is no picture.
+    """
+    from ...my3dgen_core.face.photo_files import list_photos, survey_photos
+
+    found = survey_photos(_photo_root(folder), subfolders)
+    if not found.photos:
+        list_photos(_photo_root(folder), subfolders)  # raises, with what is there instead
+    return found
+
+
+def _check_memory(files: list[Path], longest_side: int) -> list[str]:
+    """Return a warning if the photos need much memory: a wire carries all of them at once.
+
+    Raises:
+        ValueError: they need more than the computer has.
+    """
+    from ...my3dgen_core.face.photo_files import picture_size
+
+    needed = 0
+    for height, width in filter(None, map(picture_size, files)):
+        scale = min(1.0, longest_side / max(height, width, 1))
+        needed += round(height * scale) * round(width * scale) * 3 * 4  # float32 RGB
+    if needed < MUCH_MEMORY:
+        return []
+    total, free = host.memory()
+    side = max(256, int(longest_side * (MUCH_MEMORY / needed) ** 0.5) // 64 * 64)
+    text = (
+        f"{len(files)} photos with longest_side {longest_side} need {_in_words(needed)} of memory. "
+        f"Lower at_most, or longest_side: {side} needs about {_in_words(MUCH_MEMORY)}."
+    )
+    if total is not None and needed > total:
+        raise ValueError(f"{text} This computer has {_in_words(total)}.")
+    return [text if free is None else f"{text} {_in_words(free)} are free."]
+
+
+def _in_words(size: float) -> str:
+    """Return a number of bytes in GB or MB."""
+    return f"{size / 2**30:.1f} GB" if size >= 2**30 else f"{size / 2**20:.0f} MB"
 
 
 def _shrunk(pixels: Any, longest_side: int) -> torch.Tensor:

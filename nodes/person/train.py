@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from .. import host, plots, socket_types
+from .. import host, picture_inputs, plots, socket_types
 from ..output.view_rendering import render_views
 from ..server import training_monitor
 from ..server.identity_similarity import similarity_to_first
+from .training_run import run_training, state_folder
 
 if TYPE_CHECKING:
     from ...my3dgen_core import Identity, Latents, TuningConfig
@@ -139,7 +140,8 @@ class TrainIdentity:
                     {
                         "default": False,
                         "tooltip": "Save checkpoints of the training to output/my3dgen/training. The same "
-                        "workflow, queued again after a crash, resumes from there.",
+                        "workflow, queued again after a crash or a cancel, resumes from there. A finished "
+                        "training's checkpoint is deleted.",
                     },
                 ),
                 "perceptual": (
@@ -205,7 +207,9 @@ class TrainIdentity:
                 "Train Identity starts from a bare generator, but this model has an identity applied. "
                 "Connect the model from Load EG3D Generator."
             )
-        own = _anchors(anchors, len(images), model, "Train Identity")
+        photos, hidden = picture_inputs.crops_and_masks(images, masks)
+        head_masks = _unless_white(picture_inputs.mask_to_core(heads, photos, "heads"))
+        own = _anchors(anchors, len(photos), model, "Train Identity")
         config = replace(
             _scaled(TuningConfig(), learning_rate),
             steps=steps,
@@ -219,30 +223,42 @@ class TrainIdentity:
             perceptual_backbone=perceptual,
             perceptual_dir=str(host.perceptual_folder()),
             identity_weight=identity_weight,
-            checkpoint_dir=str(host.state_folder("training", node_id)) if keep_state else None,
         )
-        faces = None
-        if identity_weight > 0:
-            faces = FaceModels.from_folder(host.find_face_pack(face_models))
+        pack = host.find_face_pack(face_models) if identity_weight > 0 else None
+        faces = None if pack is None else FaceModels.from_folder(pack)
         with host.training(), model.ready(memory=host.TRAINING_MEMORY) as generator:
             device = socket_types.device_of(generator)
-            identity = personalize(
-                generator,
-                socket_types.crops_to_core(images).to(device),
-                own.to(device),
-                config,
-                masks=socket_types.mask_to_core(masks, len(images), device),
-                on_step=training_monitor.watch(
+            shown = photos.to(device)
+            ignored = picture_inputs.moved(hidden, device)
+            on_head = picture_inputs.moved(head_masks, device)
+            state = None
+            if keep_state:
+                started = () if start is None else start.adapter.tensors.values()
+                given = (shown, ignored, on_head, own.ws, own.cameras, *started)
+                state = state_folder(config, generator, str(pack or ""), given)
+                config = replace(config, checkpoint_dir=str(state))
+            identity, warning = run_training(
+                lambda on_step: personalize(
+                    generator,
+                    shown,
+                    own.to(device),
+                    config,
+                    masks=ignored,
+                    on_step=on_step,
+                    start=start,
+                    face_models=faces,
+                    heads=on_head,
+                ),
+                training_monitor.watch(
                     node_id,
                     host.progress(node_id, "training"),
-                    images,
-                    similarity_to_first(images, face_models, faces),
+                    photos,
+                    similarity_to_first(photos, face_models, faces),
                 ),
-                start=start,
-                face_models=faces,
-                heads=_unless_white(socket_types.mask_to_core(heads, len(images), device)),
+                node_id,
+                state,
             )
-        text = summary(socket_types.checked_identity(identity), model.generator)
+        text = _report(warning, socket_types.checked_identity(identity), model.generator)
         plot = plots.loss_plot(identity.history)
         return {"ui": host.report(node_id, text), "result": (identity, host.to_host(plot), text)}
 
@@ -328,31 +344,36 @@ class PivotalTuning:
             raise ValueError(
                 "Pivotal Tuning starts from at most one identity, but this model has several applied."
             )
-        pivot = _anchors(latents, len(images), model, "Pivotal Tuning")
+        photos, hidden = picture_inputs.crops_and_masks(images, masks)
+        pivot = _anchors(latents, len(photos), model, "Pivotal Tuning")
         config = replace(_scaled(TuningConfig(), learning_rate), steps=steps, method=method, seed=seed)
         below = model.identities[0] if model.identities else None
         with host.training(), model.without_identities().ready(memory=host.TRAINING_MEMORY) as generator:
             device = socket_types.device_of(generator)
-            identity = pivotal_tune(
-                generator,
-                socket_types.crops_to_core(images).to(device),
-                pivot.to(device),
-                config,
-                masks=socket_types.mask_to_core(masks, len(images), device),
-                on_step=training_monitor.watch(
+            identity, warning = run_training(
+                lambda on_step: pivotal_tune(
+                    generator,
+                    photos.to(device),
+                    pivot.to(device),
+                    config,
+                    masks=picture_inputs.moved(hidden, device),
+                    on_step=on_step,
+                    over=None if below is None else below.identity,
+                    strength=1.0 if below is None else below.strength,
+                ),
+                training_monitor.watch(
                     node_id,
                     host.progress(node_id, "pivotal tuning"),
-                    images,
-                    similarity_to_first(images, "auto"),
+                    photos,
+                    similarity_to_first(photos, "auto"),
                 ),
-                over=None if below is None else below.identity,
-                strength=1.0 if below is None else below.strength,
+                node_id,
             )
         tuned = model.with_identity(socket_types.checked_identity(identity), 1.0)
         assert pivot.cameras is not None
         with host.rendering(), tuned.ready(memory=host.RENDER_MEMORY) as generator:
             views = render_views(generator, pivot.ws, pivot.cameras)
-        text = summary(identity, model.generator)
+        text = _report(warning, identity, model.generator)
         result = (identity, socket_types.pictures_to_host(views.image), tuned)
         return {"ui": host.report(node_id, text), "result": result}
 
@@ -382,6 +403,11 @@ def _scaled(config: TuningConfig, rate: float) -> TuningConfig:
     factor = rate / config.lr
     others = ("affine_lr", "diff_lr", "full_lr")
     return replace(config, lr=rate, **{name: getattr(config, name) * factor for name in others})
+
+
+def _report(warning: str, identity: Identity, generator: Any) -> str:
+    """Return a training's warning, if there is one, and the summary of its identity."""
+    return "\n".join(filter(None, [warning, summary(identity, generator)]))
 
 
 def summary(identity: Identity, generator: Any) -> str:

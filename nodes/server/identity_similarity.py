@@ -84,11 +84,11 @@ class IdentitySimilarity:
         return models, torch.from_numpy(points) / self._photo.shape[-1], embedding
 
 
-def similarity_to_first(images: Tensor, pack: str, loaded: FaceModels | None = None) -> IdentitySimilarity:
+def similarity_to_first(photos: Tensor, pack: str, loaded: FaceModels | None = None) -> IdentitySimilarity:
     """Return the similarity to the first of a training's photos.
 
     Args:
-        images: the photos, IMAGE [B, H, W, 3].
+        photos: [B, 3, H, W] in [-1, 1].
         pack: name of the face pack, or "auto".
         loaded: the models of the pack, if they are loaded already.
     """
@@ -99,5 +99,4 @@ def similarity_to_first(images: Tensor, pack: str, loaded: FaceModels | None = N
         # On the CPU: the GPU's memory belongs to the training.
         return loaded or FaceModels.from_folder(host.find_face_pack(pack), ["CPUExecutionProvider"])
 
-    photo = images[:1, ..., :3].detach().permute(0, 3, 1, 2).float().cpu() * 2 - 1
-    return IdentitySimilarity(photo, load_models)
+    return IdentitySimilarity(photos[:1].cpu(), load_models)

@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
+from .. import host
+
 log = logging.getLogger("my3dgen")
 
 
@@ -28,8 +30,8 @@ class Answer:
 
     @classmethod
     def json(cls, value: Any, status: int = 200) -> Answer:
-        """Return a JSON response."""
-        return cls(status, "application/json", json.dumps(value).encode())
+        """Return a JSON response, see `host.sendable`."""
+        return cls(status, "application/json", json.dumps(host.sendable(value), allow_nan=False).encode())
 
 
 def handler(answer: Callable[[bytes], Awaitable[Answer]], limit: int = 0) -> Callable[[Any], Any]:

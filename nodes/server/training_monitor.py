@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -33,7 +34,9 @@ class Curve:
         self._pending: list[float] = []
 
     def add(self, step: int, value: float) -> None:
-        """Add the value of a step."""
+        """Add the value of a step; NaN and infinity are left out."""
+        if not math.isfinite(value):
+            return
         self._pending.append(value)
         if len(self._pending) < self._values_per_point:
             return
@@ -67,7 +70,7 @@ class PreviewHistory:
 def watch(
     node_id: str | None,
     on_step: Callable[..., None],
-    images: Tensor,
+    photos: Tensor,
     similarity: IdentitySimilarity | None = None,
 ) -> Callable[..., None]:
     """Return an `on_step` that calls the given one and also reports to the page.
@@ -75,7 +78,7 @@ def watch(
     Args:
         node_id: id of the training node; None: return the given `on_step`.
         on_step: as `host.progress` returns it.
-        images: the training photos, IMAGE [B, H, W, 3]; the core's previews show the first of them.
+        photos: the training photos [B, 3, H, W] in [-1, 1]; the core's previews show the first of them.
         similarity: similarity to the first photo, measured for each preview.
     """
     if node_id is None:
@@ -83,10 +86,9 @@ def watch(
     curve, similarities, previews = Curve(), Curve(), PreviewHistory()
     begun, sent, new = time.monotonic(), 0.0, False
     first: int | None = None
-    target = images[:1, ..., :3].detach().permute(0, 3, 1, 2) * 2 - 1
     # All keys are present from the beginning, because the server's thread may read the state at any time.
     state: dict[str, Any] = {"node": node_id, "state": "running", "step": 0, "total": 0, "left": 0.0}
-    state |= {"curve": [], "similarity": [], "note": "", "target": _url(target), "now": None, "seen": []}
+    state |= {"curve": [], "similarity": [], "note": "", "target": _url(photos[:1]), "now": None, "seen": []}
     _keep(node_id, state)
 
     def publish() -> None:
@@ -132,6 +134,17 @@ def watch(
             publish()
 
     return watched
+
+
+def finish(node_id: str | None, note: str = "") -> None:
+    """Report that a training has ended, also early, with a note for the user."""
+    state = _STATES.get(node_id or "")
+    if state is None or (state["state"] == "done" and not note):
+        return
+    if state["state"] == "running":
+        state["state"] = "stopped"
+    state["note"] = note or state["note"]
+    host.publish(EVENT, dict(state))
 
 
 def _keep(node_id: str, state: dict[str, Any]) -> None:

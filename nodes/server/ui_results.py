@@ -17,7 +17,8 @@ _RESULTS: OrderedDict[str, dict[str, Any]] = OrderedDict()
 
 
 def remember(node_id: str | None, ui: dict[str, Any]) -> dict[str, Any]:
-    """Keep a node's latest `ui`, and return it."""
+    """Keep a node's latest `ui`, and return it as the page can read it."""
+    ui = host.sendable(ui)
     if node_id is not None:
         _RESULTS.pop(node_id, None)
         _RESULTS[node_id] = ui

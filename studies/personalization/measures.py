@@ -133,7 +133,7 @@ def identity_network(path: Path | None, device: torch.device | str) -> IdentityN
     if path is None:
         return None
     if path.is_dir():
-        from my3dgen_core.face.detect import RECOGNITION, find_models
+        from my3dgen_core.face.packs import RECOGNITION, find_models
 
         path = find_models(path)[RECOGNITION]
     return IdentityNetwork.from_file(path).to(device)

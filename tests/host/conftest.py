@@ -27,7 +27,7 @@ def face_pack(root: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def base(root: Path, face_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """ComfyUI's folders: generators tiny and other, the face pack, and two node packs beside ours."""
+    """ComfyUI's folders: generators tiny and other, the face pack, and three node packs beside ours."""
     base = comfy.make_base(tmp_path_factory.mktemp("comfy"))
     for seed, name in enumerate(("tiny", "other")):
         save_generator(
@@ -36,6 +36,7 @@ def base(root: Path, face_pack: Path, tmp_path_factory: pytest.TempPathFactory) 
     (base / "models" / "insightface").symlink_to(face_pack.parents[1])
     for name, file in (
         ("small_clip/__init__.py", "small_clip.py"),
+        ("spoiled_picture/__init__.py", "spoiled_picture.py"),
         ("watched_imports/prestartup_script.py", "watched_imports.py"),
     ):
         target = base / "custom_nodes" / name

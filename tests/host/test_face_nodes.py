@@ -161,11 +161,25 @@ def test_pasting_leaves_its_inputs_alone_and_takes_masks(
     photos, crops, images = cut_photos
     before = [photo.clone() for photo in photos]
     white = [torch.ones_like(images[0])]
-    pasted, _ = nodes["PasteBack"].paste(photos, [crops], white, [24.0], [torch.zeros(1, 64, 64)])
+    pasted, _ = nodes["PasteBack"].paste(photos, [crops], white, [24.0], [torch.zeros(1, 32, 32)])
     assert torch.equal(pasted[0], photos[0])
     pasted, _ = nodes["PasteBack"].paste(photos, [crops], white, [24.0], [torch.ones(2, 64, 64)])
     assert float(pasted[2][0, 90, 130].min()) == 1
     assert all(torch.equal(one, other) for one, other in zip(before, photos, strict=True))
+
+
+def test_transparent_pixels_of_a_new_face_are_not_pasted(
+    nodes: dict[str, Any], cut_photos: tuple[list[torch.Tensor], Any, list[torch.Tensor]]
+) -> None:
+    photos, crops, images = cut_photos
+    faces = torch.cat([torch.zeros_like(images[0]), torch.zeros_like(images[0][..., :1])], 3)
+    pasted, _ = nodes["PasteBack"].paste(photos, [crops], [faces], [24.0])
+    assert torch.equal(pasted[0], photos[0])
+    faces[:, 156:356, 156:356, 3] = 1
+    for masks in (None, [torch.ones(1, 32, 32)]):
+        pasted, _ = nodes["PasteBack"].paste(photos, [crops], [faces], [0.0], masks)
+        assert float(pasted[0][0, 120, 100].max()) < 1e-6
+        assert torch.equal(pasted[0][0, 120, 150], photos[0][0, 120, 150])
 
 
 def test_one_photo_takes_a_whole_clip_of_its_crop(nodes: dict[str, Any], sockets: ModuleType) -> None:
@@ -194,19 +208,27 @@ def test_photos_and_crops_that_do_not_belong_together_are_one_message(
 def test_align_faces_hands_out_what_is_new_last(nodes: dict[str, Any]) -> None:
     """Workflows are wired by the number of an output, and keep their settings by position."""
     node = nodes["AlignFaces"]
-    assert node.RETURN_NAMES == ("images", "cameras", "masks", "report", "overview", "crops", "heads")
-    assert node.RETURN_TYPES[-2:] == ("EG3D_CROP", "MASK")
+    first = ("images", "cameras", "masks", "report", "overview", "crops", "heads")
+    assert (*first, "photo_masks") == node.RETURN_NAMES
+    assert node.RETURN_TYPES[-3:] == ("EG3D_CROP", "MASK", "MASK")
     assert len(node.RETURN_TYPES) == len(node.OUTPUT_TOOLTIPS)
-    assert list(node.INPUT_TYPES()["optional"])[-3:] == ["sequence", "neck", "by_hand"]
+    assert list(node.INPUT_TYPES()["optional"])[-4:] == ["sequence", "neck", "by_hand", "masks"]
 
 
-def _align(nodes: dict[str, Any], folder: Path, colors: np.ndarray | None) -> dict[str, Any]:
+def _align(
+    nodes: dict[str, Any], folder: Path, colors: np.ndarray | None, masks: list[torch.Tensor] | None = None
+) -> dict[str, Any]:
     """Align Faces as the executor calls it, with the test pack under `folder`."""
     pack_with_parser(folder / "models" / "insightface" / "models" / "pack", colors)
     photos = [torch.from_numpy(portrait())[None].float() / 255, torch.zeros(1, 60, 80, 3)]
     settings = {"face_models": ["auto"], "which": ["largest"], "upright": [True]}
     return nodes["AlignFaces"].align(
-        photos, same_person=[False], drop_different=[False], **settings, names=["me.jpg", "wall.jpg"]
+        photos,
+        same_person=[False],
+        drop_different=[False],
+        **settings,
+        names=["me.jpg", "wall.jpg"],
+        masks=masks,
     )
 
 
@@ -215,10 +237,12 @@ def test_without_a_parser_the_heads_are_white_and_the_report_says_so(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     found = _align(nodes, tmp_path, None)
-    images, cameras, masks, report, overview, crops, heads = found["result"]
+    images, cameras, masks, report, overview, crops, heads, drawn = found["result"]
     assert images.shape == (1, 512, 512, 3)
     assert heads.shape == masks.shape == (1, 512, 512)
     assert bool((heads == 1).all())
+    assert drawn.shape == masks.shape
+    assert not bool(drawn.any())
     assert len(cameras) == len(crops) == 1
     assert report.count("head masks are all white") == 1
     assert "me.jpg" in report
@@ -227,11 +251,35 @@ def test_without_a_parser_the_heads_are_white_and_the_report_says_so(
     assert overview.shape[-1] == 3
 
 
+def test_masks_drawn_on_the_photos_are_cut_like_the_crops(
+    nodes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    height, width = portrait().shape[:2]
+    drawn = torch.zeros(1, height, width)
+    drawn[:, height // 4 : height // 2, width // 3 : width // 2] = 1
+    found = _align(nodes, tmp_path, None, [drawn, torch.zeros(1, 64, 64)])["result"]
+    crops, photo_masks = found[5], found[7]
+    as_photo = warp_crop(drawn[0, ..., None].expand(-1, -1, 3).numpy(), crops.transforms[0])[0]
+    assert torch.allclose(photo_masks, (as_photo[:1] + 1) / 2, atol=1e-6)
+    assert 0.02 < float(photo_masks.mean()) < 0.5
+
+
+def test_a_mask_of_another_photo_is_named(
+    nodes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"mask of 30x40 pixels for a picture of 80x60.* Draw the mask on this photo"
+    ):
+        _align(nodes, tmp_path, None, [torch.zeros(1, 64, 64), torch.ones(1, 40, 30)])
+
+
 def test_with_a_parser_the_heads_are_its_answer(
     nodes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    images, _, masks, report, _, _, heads = _align(nodes, tmp_path, dark_is_background())["result"]
+    images, _, masks, report, _, _, heads, _ = _align(nodes, tmp_path, dark_is_background())["result"]
     light = is_light((images * 255).round().numpy())
     assert (heads.numpy() == light)[masks.numpy() == 0].all()
     assert 0.1 < float(heads.mean()) < 0.9

@@ -297,7 +297,8 @@ def test_photos_of_any_size_are_read_in_the_order_of_their_names(
     assert names == ["photo2.png", "photo10.png"]
     assert [tuple(photo.shape) for photo in photos] == [(1, 120, 80, 3), (1, 170, 256, 3)]
     assert photos[0][0, 0, 0].tolist() == pytest.approx([200 / 255, 10 / 255, 10 / 255])
-    assert "skipped: photo3.jpg cannot be read" in shown["ui"]["text"][0]
+    assert "left out: photo3.jpg cannot be read" in shown["ui"]["text"][0]
+    assert "left out, not a picture: notes.txt" in shown["ui"]["text"][0]
 
 
 def test_a_sheet_has_a_row_for_each_photo(

@@ -181,6 +181,12 @@ def test_pictures_that_are_no_crops_are_refused(server: comfy.Server) -> None:
     assert "must be square face crops, but these are 96x64. Use Align Faces first." in said
 
 
+def test_a_spoiled_picture_is_traced_to_the_node_before(server: comfy.Server) -> None:
+    spoiled = {"spoiled": {"class_type": "SpoiledPicture", "inputs": {"value": "nan"}}}
+    said = refusal(server, tiny_prompt(invert={"images": ["spoiled", 0]}) | spoiled)
+    assert "The input 'images' (from 'SpoiledPicture', node spoiled): picture 1 contains a NaN" in said
+
+
 def test_pictures_without_their_cameras_are_refused(server: comfy.Server) -> None:
     said = refusal(server, tiny_prompt(cameras={"frames": 3}))
     assert "got 4 pictures but 3 cameras" in said

@@ -69,9 +69,15 @@ def test_a_ready_path_becomes_keyframes_when_one_is_added(page: Page) -> None:
 
 
 @only_classic
-@pytest.mark.parametrize("path", [*PATHS, "keyframes", "closed keyframes"])
-def test_the_page_draws_the_path_that_the_node_makes(page: Page, pack: Any, path: str) -> None:
-    inputs = path_prompt(path=path, keyframes="170 0, -160 30, -20 -10")["1"]["inputs"]
+@pytest.mark.parametrize(
+    ("path", "keyframes"),
+    [(path, "170 0, -160 30, -20 -10") for path in (*PATHS, "keyframes", "closed keyframes")]
+    + [("keyframes", "170 0\uff0c\u2212160 30\n\uff0d20 -10")],
+)
+def test_the_page_draws_the_path_that_the_node_makes(
+    page: Page, pack: Any, path: str, keyframes: str
+) -> None:
+    inputs = path_prompt(path=path, keyframes=keyframes)["1"]["inputs"]
     drawn = page.page.evaluate(
         "async ([pack, inputs]) => (await import(`/extensions/${pack}/js/lib/path.mjs`)).cameras(inputs)",
         [comfy.PACK, inputs],

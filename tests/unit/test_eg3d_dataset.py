@@ -111,6 +111,14 @@ def test_a_list_of_latents_is_all_of_them(kind: Any, key: str | None, tmp_path: 
         read_latent(tmp_path / "a.pt")
 
 
+def test_a_list_of_vectors_is_not_guessed_to_be_layers_or_latents(tmp_path: Path) -> None:
+    torch.save([torch.ones(8)] * 14, tmp_path / "a.pt")
+    with pytest.raises(
+        CheckpointError, match=r"a\.pt holds a list of vectors.* one latent's layers or several"
+    ):
+        read_latent(tmp_path / "a.pt")
+
+
 @pytest.mark.parametrize("kind", [".pt", ".npz"])
 @pytest.mark.parametrize(
     "names", [["b.png", "a.png"], ["b", "a"], ["x/b.jpg", "/data/a.jpg"], ["C:\\x\\b.png", "../a.png"]]

@@ -162,7 +162,7 @@ def test_every_bad_photo_is_dropped_or_warned_about_for_the_right_reason(tmp_pat
         "no face": (_picture(), False, "No face"),
         "gray wall": (np.full((300, 300, 3), 127, np.uint8), False, "No face"),
         "speck": (np.zeros((5, 5, 3), np.uint8), False, "only 5 x 5"),
-        "corrupt.jpg": (tmp_path / "corrupt.jpg", False, "corrupt.jpg cannot be read"),
+        "corrupt.jpg": (tmp_path / "corrupt.jpg", False, "corrupt.jpg is damaged"),
         "nan": (np.full((64, 64, 3), np.nan), False, "NaN"),
         "biden": (photo_path("biden.jpg"), True, "different person"),
         "again": (good, True, "Nearly the same picture as good"),

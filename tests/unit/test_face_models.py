@@ -13,7 +13,8 @@ from face_fixtures import OTHERS, SAME_MAN, as_image, first_face, models, portra
 from real_photos import pack_folder, photo
 
 from my3dgen_core.face import FaceModelError, FaceModels, IdentityNetwork, align_faces, embed
-from my3dgen_core.face.detect import _accept_batched_outputs, find_models, role_of
+from my3dgen_core.face.detect import _accept_batched_outputs
+from my3dgen_core.face.packs import find_models, role_of
 from my3dgen_core.face.recognition import ARCFACE_POINTS, align_to_template, similarity_transform
 from my3dgen_core.formats.onnx_file import OnnxGraph, read_onnx
 

@@ -14,7 +14,7 @@ from real_photos import pack_folder
 
 from my3dgen_core.face import FaceModels, align_faces, align_sequence
 from my3dgen_core.face.align import head_masks
-from my3dgen_core.face.detect import find_models, role_of
+from my3dgen_core.face.packs import find_models, role_of
 from my3dgen_core.face.parsing import CLASSES, covered_by_classes, head_mask
 from my3dgen_core.formats.onnx_file import OnnxGraph
 

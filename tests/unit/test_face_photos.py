@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import sys
 import types
 import warnings
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from face_fixtures import portrait
-from PIL import Image
+from PIL import Image, ImageFile, PngImagePlugin, TiffImagePlugin, features
 
 from my3dgen_core.face import PhotoError, list_photos, load_photo, read_photos
+from my3dgen_core.face.photo_files import describe_left_out, survey_photos
 
 
 def _red_left_blue_right(height: int = 20, width: int = 30) -> np.ndarray:
@@ -114,16 +117,16 @@ def test_a_wrong_array_comes_with_a_message(array: np.ndarray | torch.Tensor, wo
 def test_bad_files_do_not_stop_the_others(tmp_path: Path) -> None:
     good = tmp_path / "good.jpg"
     Image.fromarray(portrait()).save(good)
-    (tmp_path / "cut.jpg").write_bytes(good.read_bytes()[:3000])
     (tmp_path / "text.jpg").write_text("not a picture")
     (tmp_path / "empty.png").touch()
     photos = {
         photo.name: photo for photo in read_photos([*sorted(tmp_path.iterdir()), tmp_path / "gone.jpg"])
     }
     assert photos["good.jpg"].pixels is not None
-    for name in ("cut.jpg", "text.jpg", "empty.png", "gone.jpg"):
+    for name in ("text.jpg", "empty.png", "gone.jpg"):
         assert photos[name].pixels is None
         assert name in photos[name].error
+    assert "it is empty" in photos["empty.png"].error
 
 
 def test_a_decompression_bomb_is_one_message(tmp_path: Path) -> None:
@@ -177,8 +180,9 @@ def test_a_heic_photo_is_read_where_the_package_is_there(
 
 
 def test_a_folder_is_read_in_the_order_of_its_numbers(tmp_path: Path) -> None:
-    for name in ("p10.png", "p2.png", "P1.PNG", "notes.txt", ".hidden.png"):
+    for name in ("p10.png", "p2.png", "P1.PNG", ".hidden.png"):
         Image.new("RGB", (4, 4)).save(tmp_path / name, "PNG")
+    (tmp_path / "notes.txt").write_text("no picture")
     assert [path.name for path in list_photos(tmp_path)] == ["P1.PNG", "p2.png", "p10.png"]
     assert [photo.name for photo in read_photos(str(tmp_path))] == ["P1.PNG", "p2.png", "p10.png"]
 
@@ -188,6 +192,159 @@ def test_an_empty_or_missing_folder_is_one_message(tmp_path: Path) -> None:
         list_photos(tmp_path)
     with pytest.raises(PhotoError, match="does not exist"):
         list_photos(tmp_path / "gone")
+
+
+def _bytes(picture: Image.Image, kind: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return file.getvalue()
+
+
+def _jpeg() -> bytes:
+    return _bytes(Image.fromarray(portrait()), "JPEG")
+
+
+def test_a_truncated_photo_is_read_as_far_as_it_goes_with_a_warning(tmp_path: Path) -> None:
+    whole = np.array(Image.open(io.BytesIO(_jpeg())))
+    (tmp_path / "cut.jpg").write_bytes(_jpeg()[: len(_jpeg()) // 2])
+    (photo,) = read_photos(tmp_path)
+    assert photo.pixels is not None
+    assert (photo.pixels[:100] == whole[:100]).all()
+    assert (photo.pixels[-100:] == 128).all()
+    assert "cut.jpg is damaged" in photo.warning
+    assert not ImageFile.LOAD_TRUNCATED_IMAGES  # as it was: other packs use Pillow too
+
+
+@pytest.mark.parametrize("fault", ["text", "profile", "checksum"])
+def test_damaged_metadata_cost_no_pixels(tmp_path: Path, fault: str) -> None:
+    picture, text = Image.fromarray(portrait()), PngImagePlugin.PngInfo()
+    text.add_text("workflow", "x" * 2_000_000, zip=True)
+    content = {
+        "text": lambda: _bytes(picture, "PNG", pnginfo=text),
+        "profile": lambda: _bytes(picture, "PNG", icc_profile=bytes(2_000_000)),
+        "checksum": lambda: _bytes(picture, "PNG", dpi=(72, 72)).replace(b"pHYs", b"pHYz"),
+    }[fault]()
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises((ValueError, OSError)), Image.open(io.BytesIO(content)) as opened:
+        opened.load()
+    (photo,) = read_photos(tmp_path / "a.png")
+    assert photo.pixels is not None
+    assert (photo.pixels == portrait()).all()
+    assert photo.warning == ""
+
+
+def _exif(*tag: bytes) -> bytes:
+    """Exif data with the orientation 6 and one more tag, of which the value follows."""
+    head = b"Exif\0\0II*\0" + struct.pack("<IHHHIHH", 8, 2, 0x0112, 3, 1, 6, 0)
+    return head + tag[0] + struct.pack("<I", 0) + b"".join(tag[1:])
+
+
+@pytest.mark.parametrize(
+    "exif",
+    [
+        _exif(struct.pack("<HHII", 0x011A, 10, 1, 38), struct.pack("<ii", -72, 1)),
+        _exif(struct.pack("<HHI", 0x011A, 2, 3) + b"72\0\0"),
+    ],
+)
+def test_odd_exif_tags_neither_end_a_folder_nor_cost_the_orientation(tmp_path: Path, exif: bytes) -> None:
+    lying = Image.fromarray(portrait()).rotate(90, expand=True)
+    lying.save(tmp_path / "1.jpg", exif=exif)
+    Image.fromarray(portrait()).save(tmp_path / "2.jpg")
+    first, second = read_photos(tmp_path)
+    assert first.pixels is not None
+    assert second.pixels is not None
+    assert first.pixels.shape == portrait().shape
+    assert np.abs(first.pixels.astype(int) - second.pixels).mean() < 5
+
+
+def test_content_decides_what_a_picture_is_and_the_rest_is_named_with_its_kind(tmp_path: Path) -> None:
+    picture = Image.fromarray(portrait())
+    named = [("1.jfif", "JPEG"), ("2.jp2", "JPEG2000"), ("3.hif", "JPEG"), ("4.heic", "PNG"), ("5", "JPEG")]
+    for name, kind in named:
+        picture.save(tmp_path / name, format=kind)
+    others = {
+        "clip.mp4": b"\0\0\0\x18ftypmp42" + bytes(60),
+        "film.mkv": b"\x1aE\xdf\xa3" + bytes(60),
+        "raw.dng": b"II*\0" + bytes(1000),
+        "shot.CR3": b"\0\0\0\x18ftypcrx \0\0\0\1crx isom" + bytes(60),
+        "notes.txt": b"no picture",
+        "none": b"",
+    }
+    for name, content in others.items():
+        (tmp_path / name).write_bytes(content)
+    found = survey_photos(tmp_path)
+    assert [path.name for path in found.photos] == [name for name, _ in named]
+    assert all(photo.pixels is not None for photo in read_photos(found.photos))
+    kinds = dict(found.left_out)
+    assert kinds.keys() == others.keys()
+    assert kinds["clip.mp4"] == kinds["film.mkv"] == "a video"
+    assert kinds["raw.dng"] == kinds["shot.CR3"] == "a camera raw file: export it as JPEG"
+    assert (kinds["notes.txt"], kinds["none"]) == ("not a picture", "empty")
+    assert "left out, a video: clip.mp4, film.mkv" in describe_left_out(found.left_out)
+
+
+def test_a_long_list_of_other_files_is_cut_with_their_number() -> None:
+    others = [(f"{number}.txt", "not a picture") for number in range(7)]
+    assert describe_left_out(others, 2) == ["left out, not a picture: 0.txt, 1.txt and 5 more"]
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"\n<!DOCTYPE html><html>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
+        (b"PK\3\4" + bytes(60), "an archive"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "a vector drawing"),
+    ],
+)
+def test_a_file_with_a_pictures_suffix_is_named_by_what_it_is(
+    tmp_path: Path, content: bytes, kind: str
+) -> None:
+    (tmp_path / "a.jpg").write_bytes(content)
+    with pytest.raises(PhotoError, match=rf"a\.jpg cannot be read as a picture: it is {kind}"):
+        load_photo(tmp_path / "a.jpg")
+
+
+def test_a_raw_file_is_not_read_as_its_thumbnail(tmp_path: Path) -> None:
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[50706] = b"\1\4\0\0"  # DNGVersion
+    Image.fromarray(portrait()).save(tmp_path / "a.tif", tiffinfo=tags)
+    with pytest.raises(PhotoError, match="camera raw file"):
+        load_photo(tmp_path / "a.tif")
+    Image.fromarray(portrait()).save(tmp_path / "b.tif")
+    assert (load_photo(tmp_path / "b.tif") == portrait()).all()
+
+
+def test_heic_under_another_name_says_which_package_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("IMG_1.jpg", "IMG_2"):
+        (tmp_path / name).write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    photos = list(read_photos(tmp_path))
+    assert [photo.name for photo in photos] == ["IMG_1.jpg", "IMG_2"]
+    assert all("pip install pillow-heif" in photo.error for photo in photos)
+
+
+def test_avif_is_not_asked_of_the_heic_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not features.check("avif"):
+        pytest.skip("this Pillow reads no AVIF")
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    Image.fromarray(portrait()).save(tmp_path / "a.jpg", format="AVIF")
+    assert load_photo(tmp_path / "a.jpg").shape == portrait().shape
+
+
+def test_a_link_to_nothing_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").symlink_to(tmp_path / "gone.jpg")
+    (photo,) = read_photos(tmp_path)
+    assert photo.error == "a.jpg leads to a file that does not exist."
+
+
+def test_a_folder_without_pictures_says_what_it_has_instead(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "more").mkdir()
+    with pytest.raises(PhotoError, match=r"not a picture: notes\.txt.*subfolders"):
+        list_photos(tmp_path)
 
 
 def test_subfolders_come_after_the_folders_own_files_and_hidden_ones_never(tmp_path: Path) -> None:

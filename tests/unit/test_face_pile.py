@@ -67,9 +67,11 @@ def _saved(folder: Path) -> Expected:
         save(folder / name)
         expected[name] = (folder / name, True, "")
     whole = (folder / "plain.png").read_bytes()
+    (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
+    expected["cut.png"] = (folder / "cut.png", True, "cut.png is damaged")
+    (folder / "cut.jpg").write_bytes((folder / "gray.jpg").read_bytes()[:3000])
+    expected["cut.jpg"] = (folder / "cut.jpg", False, "cut.jpg is damaged")
     broken = {
-        "cut.png": whole[: len(whole) // 2],
-        "cut.jpg": (folder / "gray.jpg").read_bytes()[:3000],
         "empty.jpg": b"",
         "text.png": b"this is not a picture",
         "zeros.webp": bytes(4000),

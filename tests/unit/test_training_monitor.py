@@ -47,7 +47,7 @@ def test_a_preview_history_stays_small_and_spreads_over_the_steps(monitor: Modul
 def test_steps_are_passed_on_and_told(monitor: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     told, passed = [], []
     monkeypatch.setattr(monitor.host, "publish", lambda event, data: told.append((event, data)))
-    watched = monitor.watch("7", lambda *given: passed.append(given[:2]), torch.zeros(2, 32, 32, 3))
+    watched = monitor.watch("7", lambda *given: passed.append(given[:2]), torch.zeros(2, 3, 32, 32))
     for step in (1, 2, 3):
         watched(step, 3, {"loss": 1 / step}, torch.zeros(1, 3, 16, 16))
     assert passed == [(1, 3), (2, 3), (3, 3)]
@@ -68,7 +68,7 @@ def test_what_ends_a_training_goes_through_and_is_told(
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        monitor.watch("7", cancel, torch.zeros(1, 32, 32, 3))(1, 3, {"loss": 1.0})
+        monitor.watch("7", cancel, torch.zeros(1, 3, 32, 32))(1, 3, {"loss": 1.0})
     assert told == ["stopped"]
 
 
@@ -77,9 +77,7 @@ def told_of(monitor: ModuleType, monkeypatch: pytest.MonkeyPatch, images: Any, l
     told: list[dict[str, Any]] = []
     monkeypatch.setattr(monitor.host, "publish", lambda event, data: told.append(data))
     photo, first, last = images
-    watched = monitor.watch(
-        "7", lambda *_: None, photo.permute(0, 2, 3, 1) / 2 + 0.5, monitor.IdentitySimilarity(photo, load)
-    )
+    watched = monitor.watch("7", lambda *_: None, photo, monitor.IdentitySimilarity(photo, load))
     watched(1, 3, {"loss": 1.0}, first)
     watched(2, 3, {"loss": 1.0})
     watched(3, 3, {"loss": 1.0}, last)
@@ -120,3 +118,10 @@ def test_without_the_means_a_line_says_so_and_the_training_goes_on(
     gray = torch.zeros(1, 3, 64, 64)
     told = told_of(monitor, monkeypatch, (gray, gray, gray), load)
     assert (told["state"], told["similarity"], told["note"]) == ("done", [], note)
+
+
+def test_a_curve_leaves_out_what_is_no_number(monitor: ModuleType) -> None:
+    curve = monitor.Curve()
+    for step, loss in enumerate([0.5, float("nan"), float("inf"), 0.25]):
+        curve.add(step, loss)
+    assert curve.points == [(0, 0.5), (3, 0.25)]

@@ -4,7 +4,7 @@ import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
 import { COLORS, box, button, element, surface, themed } from "./lib/element.mjs";
 import { recall } from "./lib/live.mjs";
-import { after, input, place, setValue } from "./lib/nodes.mjs";
+import { after, input, place, runsAs, setValue } from "./lib/nodes.mjs";
 import { middle, parseDecisions, placeAt, usualPoints, writeDecisions } from "./lib/photos.mjs";
 
 /** @typedef {import("./lib/photos.mjs").Photo} Photo */
@@ -225,7 +225,7 @@ app.registerExtension({
     /** @param {Event} event */
     const failed = (event) => {
       const { node: id, my3dgen_photos } = /** @type {CustomEvent} */ (event).detail;
-      if (id === String(node.id)) load(my3dgen_photos);
+      if (runsAs(node, id)) load(my3dgen_photos);
     };
     api.addEventListener(EVENT, failed);
     signal.addEventListener("abort", () => api.removeEventListener(EVENT, failed));

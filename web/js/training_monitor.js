@@ -3,7 +3,7 @@
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
 import { COLORS, box, contain, element, range, surface, themed } from "./lib/element.mjs";
-import { after, input, place } from "./lib/nodes.mjs";
+import { after, entryOf, input, place, runsAs } from "./lib/nodes.mjs";
 
 /**
  * @typedef {[number, number][]} Points step and value
@@ -26,7 +26,7 @@ const duration = (seconds) => {
 
 /** @param {Training} training */
 const describe = ({ state, step, total, left, curve, similarity }) => {
-  if (!step || !total) return "starting";
+  if (!step || !total) return state === "running" ? "starting" : state;
   const loss = curve?.length ? `  loss ${curve[curve.length - 1][1].toPrecision(3)}` : "";
   const like = similarity?.length ? `  identity ${similarity[similarity.length - 1][1].toFixed(2)}` : "";
   const rest = state === "running" ? `  ${duration(left ?? 0)} left` : `  ${state}`;
@@ -103,7 +103,7 @@ function monitor(signal) {
 
   const plain = { color: COLORS.faint, textAlign: "center" };
   const caption = element("div", { ...plain, minHeight: "14px" }, { role: "status" }, ["no training yet"]);
-  const note = element("div", { ...plain, display: "none" });
+  const note = element("div", { ...plain, display: "none", overflowWrap: "anywhere" });
   const slider = range("Step of the picture", signal);
   slider.addEventListener("input", () => look(), { signal });
   const back = element("div", { display: "none", padding: "0 6px" }, { dir: "ltr" }, [slider]);
@@ -150,7 +150,7 @@ app.registerExtension({
     /** @param {Event} event */
     const onProgress = (event) => {
       const training = /** @type {CustomEvent<Training>} */ (event).detail;
-      if (training.node === String(node.id)) show(training);
+      if (runsAs(node, training.node)) show(training);
     };
     api.addEventListener(EVENT, onProgress, /** @type {any} */ ({ signal }));
     signal.addEventListener("abort", () => api.removeEventListener(EVENT, onProgress));
@@ -160,7 +160,7 @@ app.registerExtension({
     after(node, "onConfigure", async () => {
       try {
         const answer = await api.fetchApi("/my3dgen/training", { signal });
-        const training = (await answer.json()).trainings[String(node.id)];
+        const training = entryOf(node, /** @type {Record<string, Training>} */ ((await answer.json()).trainings));
         if (training && training.total === input(node, "steps")?.value) show(training);
       } catch {
         // The node or the server is gone: nothing to show.

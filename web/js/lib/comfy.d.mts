@@ -11,11 +11,23 @@ export interface Widget {
 
 export interface Link {
   origin_id: number;
+  origin_slot: number;
   target_id: number;
+  target_slot: number;
+}
+
+export interface SubgraphSlot {
+  linkIds?: number[];
 }
 
 export interface Graph {
   links: Map<number, Link> | Record<number, Link>;
+  nodes?: Node[];
+  rootGraph?: Graph;
+  inputNode?: { id: number }; // these four: of a subgraph
+  outputNode?: { id: number };
+  inputs?: SubgraphSlot[];
+  outputs?: SubgraphSlot[];
   getNodeById(id: number | string): Node | null;
   setDirtyCanvas?(front: boolean, back: boolean): void;
 }
@@ -26,6 +38,7 @@ export interface Node {
   title: string;
   size: [number, number];
   graph: Graph | null;
+  subgraph?: Graph;
   widgets?: Widget[];
   inputs?: { name: string; link: number | null }[];
   outputs?: { links: number[] | null }[];

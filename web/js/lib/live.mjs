@@ -1,7 +1,7 @@
 // Live previews: handles issued by executed nodes, and small frames requested with them.
 
 import { api } from "../../../../scripts/api.js";
-import { after, downstream } from "./nodes.mjs";
+import { after, downstream, entryOf, runsAs } from "./nodes.mjs";
 
 /** @typedef {import("./comfy.mjs").Node} Node */
 /** @typedef {{handle: string, low?: number, high?: number, count?: number}} Live */
@@ -34,10 +34,10 @@ export function recall(node, signal) {
   /** @param {Event} event */
   const cached = async (event) => {
     const { nodes } = /** @type {CustomEvent<{nodes: string[]}>} */ (event).detail;
-    if (!nodes.includes(String(node.id)) || updated.has(node)) return;
+    if (updated.has(node) || !nodes.some((id) => runsAs(node, id))) return;
     try {
       const answer = await api.fetchApi("/my3dgen/nodes", { signal });
-      const output = (await answer.json()).nodes[String(node.id)];
+      const output = entryOf(node, (await answer.json()).nodes);
       if (output && !signal.aborted) /** @type {any} */ (node).onExecuted?.(output);
     } catch {
       // The node or the server is gone: nothing to show.

@@ -1,7 +1,8 @@
-// Access to a node for all widgets: its inputs, its links, its lifetime.
+// Access to a node for all widgets: its inputs, its links, its id on the server, its lifetime.
 
 /** @typedef {import("./comfy.mjs").Node} Node */
 /** @typedef {import("./comfy.mjs").Widget} Widget */
+/** @typedef {import("./comfy.mjs").Graph} Graph */
 
 /**
  * The widget of the input with this name, if there is one.
@@ -88,11 +89,84 @@ export function place(node, name, element, height, life, width = 280) {
   after(node, "onConfigure", grow); // a workflow saved before this widget existed has a smaller node
 }
 
-/** @param {Node} node @param {number | null | undefined} id */
-function wire(node, id) {
-  const links = node.graph?.links;
+/**
+ * Whether this is the node that the server executes under this id: "5", or "12:5" for node 5 inside the
+ * subgraph of node 12. All instances of a subgraph share its nodes.
+ * @param {Node} node
+ * @param {string | number} id
+ */
+export function runsAs(node, id) {
+  const path = String(id).split(":");
+  /** @type {Graph | null | undefined} */
+  let graph = node.graph?.rootGraph ?? node.graph;
+  for (const part of path.slice(0, -1)) graph = graph?.getNodeById(part)?.subgraph;
+  return graph?.getNodeById(path[path.length - 1]) === node;
+}
+
+/**
+ * The entry of this node in an object whose keys are ids of executed nodes; the last one if there are several.
+ * @template T
+ * @param {Node} node
+ * @param {Record<string, T>} byId
+ * @returns {T | undefined}
+ */
+export function entryOf(node, byId) {
+  const id = Object.keys(byId).filter((one) => runsAs(node, one)).pop();
+  return id === undefined ? undefined : byId[id];
+}
+
+/** @param {Graph | null | undefined} graph @param {number | null | undefined} id */
+function wire(graph, id) {
+  const links = graph?.links;
   if (id === null || id === undefined || !links) return undefined;
   return links instanceof Map ? links.get(id) : links[id];
+}
+
+/**
+ * The nodes that show this graph as their subgraph.
+ * @param {Graph} graph
+ */
+function hosts(graph) {
+  const graphs = new Set([graph.rootGraph ?? graph]);
+  for (const one of graphs) for (const node of one.nodes ?? []) if (node.subgraph) graphs.add(node.subgraph);
+  return [...graphs].flatMap((one) => one.nodes ?? []).filter((node) => node.subgraph === graph);
+}
+
+/**
+ * The node where a link begins, followed into subgraphs and out of them.
+ * @param {Graph | null | undefined} graph
+ * @param {number | null | undefined} id of the link
+ * @returns {Node | undefined}
+ */
+function origin(graph, id) {
+  const link = wire(graph, id);
+  if (!graph || !link) return undefined;
+  if (graph.inputNode && link.origin_id === graph.inputNode.id) {
+    const [host] = hosts(graph);
+    return origin(host?.graph, host?.inputs?.[link.origin_slot]?.link);
+  }
+  const node = graph.getNodeById(link.origin_id) ?? undefined;
+  return node?.subgraph ? origin(node.subgraph, node.subgraph.outputs?.[link.origin_slot]?.linkIds?.[0]) : node;
+}
+
+/**
+ * The nodes where a link ends, followed into subgraphs and out of them.
+ * @param {Graph | null | undefined} graph
+ * @param {number} id of the link
+ * @returns {Node[]}
+ */
+function targets(graph, id) {
+  const link = wire(graph, id);
+  if (!graph || !link) return [];
+  if (graph.outputNode && link.target_id === graph.outputNode.id) {
+    return hosts(graph).flatMap((host) =>
+      (host.outputs?.[link.target_slot]?.links ?? []).flatMap((one) => targets(host.graph, one)),
+    );
+  }
+  const node = graph.getNodeById(link.target_id);
+  if (!node?.subgraph) return node ? [node] : [];
+  const { subgraph } = node;
+  return (subgraph.inputs?.[link.target_slot]?.linkIds ?? []).flatMap((one) => targets(subgraph, one));
 }
 
 /**
@@ -102,8 +176,7 @@ function wire(node, id) {
  * @returns {Node | undefined}
  */
 export function source(node, name) {
-  const link = wire(node, node.inputs?.find((one) => one.name === name)?.link);
-  return (link && node.graph?.getNodeById(link.origin_id)) ?? undefined;
+  return origin(node.graph, node.inputs?.find((one) => one.name === name)?.link);
 }
 
 /**
@@ -115,14 +188,13 @@ export function* downstream(node) {
   const waiting = [node];
   const seen = new Set(waiting);
   for (let at = waiting.shift(); at; at = waiting.shift()) {
-    for (const id of (at.outputs ?? []).flatMap((output) => output.links ?? [])) {
-      const link = wire(at, id);
-      const target = link && at.graph?.getNodeById(link.target_id);
-      if (target && !seen.has(target)) {
-        seen.add(target);
-        waiting.push(target);
-        yield target;
-      }
+    const { graph } = at;
+    const links = (at.outputs ?? []).flatMap((output) => output.links ?? []);
+    for (const target of links.flatMap((id) => targets(graph, id))) {
+      if (seen.has(target)) continue;
+      seen.add(target);
+      waiting.push(target);
+      yield target;
     }
   }
 }

@@ -1,5 +1,7 @@
 // Camera paths: the camera's angles at each frame, as Camera Path computes them.
 
+import { plainSigns, splitList } from "./typed_lists.mjs";
+
 /** @typedef {[number, number]} Angles yaw and pitch in degrees */
 /** @typedef {{path: string, frames: number, yaw: number, pitch: number, center_pitch: number, keyframes: string}} Setting */
 
@@ -21,9 +23,7 @@ export const level = (pitch) => Math.min(HIGHEST, Math.max(-HIGHEST, pitch));
  * @returns {Angles[]}
  */
 export function parseKeys(text) {
-  const pairs = String(text)
-    .split(",")
-    .map((part) => part.trim().split(/\s+/).map(Number));
+  const pairs = splitList(text).map((part) => plainSigns(part).split(/\s+/).map(Number));
   const right = pairs.filter((pair) => pair.length === 2 && pair.every(Number.isFinite));
   return /** @type {Angles[]} */ (right);
 }

@@ -1,5 +1,7 @@
 // Weights of a point in a polygon, and the point for given weights.
 
+import { plainSigns, splitList } from "./typed_lists.mjs";
+
 /** @typedef {[number, number]} Point */
 
 /**
@@ -111,9 +113,8 @@ export function pointOf(shape, weights) {
  * @returns {[number, number][]} anchor and weight; the weights sum to 1
  */
 export function parseWeights(text) {
-  const pairs = String(text)
-    .split(",")
-    .map((part) => /^\s*(\d+)\s*:\s*(-?[\d.]+(?:e-?\d+)?)\s*$/i.exec(part))
+  const pairs = splitList(text)
+    .map((part) => /^\s*(\d+)\s*:\s*(-?[\d.]+(?:e-?\d+)?)\s*$/i.exec(plainSigns(part)))
     .filter((match) => match !== null)
     .map((match) => /** @type {[number, number]} */ ([Number(match[1]), Number(match[2])]));
   const sum = pairs.reduce((total, [, weight]) => total + weight, 0);
