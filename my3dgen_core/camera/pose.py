@@ -34,6 +34,33 @@ def check_cameras(cameras: Tensor) -> Tensor:
     return cameras
 
 
+def camera_problem(camera: Tensor) -> str:
+    """Return why no picture can have been taken with a camera [25] of a file; "" if nothing is wrong.
+
+    Cameras with the world to camera matrix for a pose are not recognized: those of a frontal view are equal.
+    """
+    numbers = camera.detach().double().cpu()
+    pose, (fx, fy, cx, cy) = numbers[:16].view(4, 4), numbers[[16, 20, 18, 21]].tolist()
+    rotation, position = pose[:3, :3], pose[:3, 3]
+    orthogonal = float((rotation @ rotation.T - torch.eye(3).double()).abs().max()) <= 0.05
+    if not orthogonal or float(torch.linalg.det(rotation)) <= 0 or not (fx > 0 and fy > 0):
+        return (
+            "its 25 numbers are not a rotation with a position (16) and intrinsics with a focal length (9)."
+        )
+    if max(abs(cx), abs(cy)) > 4:
+        return (
+            f"its intrinsics seem to be in pixels (focal length {fx:g}, center {cx:g}, {cy:g}). Divide them "
+            "by the size of the picture: the center is then about 0.5."
+        )
+    away = float(rotation[:, 2] @ position)
+    if away > 0 and away > 0.5 * float(position.norm()):
+        return (
+            "it looks away from the head. Its axes may be those of OpenGL (y up, z backward); EG3D's are "
+            "those of OpenCV (y down, z forward): negate the second and third column of its 4x4 pose."
+        )
+    return ""
+
+
 def as_vector(value: float | Tensor, device: torch.device | None = None) -> Tensor:
     """Convert a number or tensor to a float32 vector [N]; a number gives [1]."""
     if isinstance(value, Tensor):

@@ -22,6 +22,8 @@ from .generator import Generator
 
 _WRAPPERS = ("module.", "_orig_mod.")
 """Prefixes of names in the state dicts of DataParallel and of torch.compile."""
+_MARK = "backbone.mapping.w_avg"
+"""Name of a tensor that every EG3D generator has."""
 GENERATORS = ("G_ema", "G", "g_ema", "generator", "state_dict", "model")
 """Keys of the generator in a snapshot, in order of preference."""
 MOST_MODULES, DEEPEST, LONGEST_KEY = 20_000, 64, 300
@@ -98,14 +100,28 @@ def _unwrapped(module: Record) -> Record:
 def _state_dict(values: dict[Any, Any]) -> dict[str, TensorRef] | None:
     """Return a dict of tensors without the prefixes of wrappers; None for any other dict.
 
-    Plain values beside the tensors of an EG3D generator, such as the number of the step, are left out.
+    What is beside the tensors of an EG3D generator, such as the number of the step or the discriminator, is
+    left out.
     """
     state = {k: value for k, value in values.items() if type(k) is str and type(value) is TensorRef}
+    prefixes = [key.removesuffix(_MARK) for key in state if f".{key}".endswith(f".{_MARK}")]
+    if prefixes:
+        prefix = min(prefixes, key=_rank)
+        return {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
     for prefix in _WRAPPERS:
         if state and all(key.startswith(prefix) for key in state):
             state = {key.removeprefix(prefix): value for key, value in state.items()}
-    whole = len(state) == len(values) or "backbone.mapping.w_avg" in state
-    return state if state and whole else None
+    return state if state and len(state) == len(values) else None
+
+
+def _rank(prefix: str) -> tuple[int, int]:
+    """Return the rank of a generator in a state dict by its prefix: bare names, then as `GENERATORS`."""
+    parts = prefix.split(".")[:-1]
+    if all(f"{part}." in _WRAPPERS for part in parts):
+        return -1, len(parts)
+    averaged = any("ema" in part.lower() for part in parts)
+    places = [GENERATORS.index(part) for part in parts if part in GENERATORS]
+    return 0 if averaged else min(places, default=len(GENERATORS)), len(parts)
 
 
 def is_module(value: object) -> bool:

@@ -66,13 +66,19 @@ def read_directions(
     path: Path, attribute: str | None = None, num_ws: int | None = None, w_dim: int | None = None
 ) -> DirectionFile:
     """Read one direction of a file: the reader behind `Direction.load`, which documents the arguments."""
-    arrays, base_hash, meta = _arrays(path)
+    arrays, others, base_hash, meta = _arrays(path)
     if attribute is None:
         if len(arrays) > 1:
             raise CheckpointError(f"{path.name} holds several directions. Choose one: {_listed(arrays)}.")
         attribute = next(iter(arrays))
     if attribute not in arrays:
-        raise CheckpointError(f"{path.name} holds no {quote_untrusted(attribute)}, but: {_listed(arrays)}.")
+        typed = ", ".join(
+            f"{quote_untrusted(name)} of type {kind}" for name, kind in sorted(others.items())[:5]
+        )
+        raise CheckpointError(
+            f"{path.name} holds no {quote_untrusted(attribute)}, but: {_listed(arrays)}"
+            f"{f'; beside them, what is no direction: {typed}' if others else ''}."
+        )
     check_name(attribute)
     check_name(path.stem)
     vector = _shaped(attribute, arrays[attribute], num_ws, w_dim)
@@ -133,8 +139,11 @@ def _shaped(name: str, tensor: Tensor, num_ws: int | None, w_dim: int | None) ->
     return tensor.to(torch.float32).reshape(core).contiguous()
 
 
-def _arrays(path: Path) -> tuple[dict[str, Tensor], str | None, dict[str, Any]]:
-    """Return every array of a file by name, and base hash and provenance where the file has them."""
+def _arrays(path: Path) -> tuple[dict[str, Tensor], dict[str, str], str | None, dict[str, Any]]:
+    """Return a file's floating-point arrays, the types of the others, base hash and provenance.
+
+    Base hash and provenance are None and empty where the file does not have them.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"There is no direction at {path}.")
     size = path.stat().st_size
@@ -142,25 +151,29 @@ def _arrays(path: Path) -> tuple[dict[str, Tensor], str | None, dict[str, Any]]:
         raise CheckpointError(f"{path.name} is {size >> 20} MiB; files of directions are far smaller.")
     base_hash: str | None = None
     meta: dict[str, Any] = {}
+    others: dict[str, str] = {}
     try:
         if is_safetensors(path):
-            found, base_hash, meta = _read_safetensors(path)
+            found, base_hash, meta = _read_safetensors(path, others)
         elif _starts(path, MAGIC):
             with path.open("rb") as stream:
                 found = {"": read_npy(stream, size, LARGEST_ARRAY)}
         elif _starts(path, b"PK") and (members := npz_members(path)):
-            found = read_npz(path, members, LARGEST_ARRAY, LARGEST_FILE)
+            found, others = read_npz(path, members, LARGEST_ARRAY, LARGEST_FILE)
         else:
             with opened(path) as root:
                 if project := describe_root(root):
                     raise CheckpointError(f"is {project}, not a file of directions.")
-                found = _flattened(root)
+                found = _flattened(root, others)
+        if others and not found:
+            name, kind = next(iter(others.items()))
+            raise CheckpointError(f"holds {quote_untrusted(name)} of type {kind}; it is no direction.")
     except CheckpointError as error:
         raise CheckpointError(f"{path.name} {error}") from error
     if not found:
         raise CheckpointError(f"{path.name} holds no direction.")
     anonymous = len(found) == 1 and not set(re.findall(r"[a-z]+", next(iter(found)).lower())) - _FORMAT_WORDS
-    return ({path.stem: next(iter(found.values()))} if anonymous else found), base_hash, meta
+    return ({path.stem: next(iter(found.values()))} if anonymous else found), others, base_hash, meta
 
 
 def _starts(path: Path, magic: bytes) -> bool:
@@ -178,15 +191,21 @@ def _check_header(metadata: Mapping[str, str], names: list[str]) -> None:
         raise CheckpointError(f"holds {len(names)} tensors; files of directions hold fewer.")
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], str | None, dict[str, Any]]:
+def _read_safetensors(
+    path: Path, others: dict[str, str]
+) -> tuple[dict[str, Tensor], str | None, dict[str, Any]]:
     try:
         found, metadata = read_safetensors(path, _check_header)
     except SafetensorError as error:
         raise CheckpointError(f"cannot be read: {error}.") from error
+    others.update(
+        {name: str(tensor.dtype) for name, tensor in found.items() if not tensor.dtype.is_floating_point}
+    )
+    found = {name: tensor for name, tensor in found.items() if name not in others}
     for name, tensor in found.items():
-        if not tensor.dtype.is_floating_point or tensor.numel() > LARGEST_ARRAY:
+        if tensor.numel() > LARGEST_ARRAY:
             raise CheckpointError(
-                f"holds {quote_untrusted(name)} of type {tensor.dtype}; it is no direction."
+                f"holds {quote_untrusted(name)} of shape {list(tensor.shape)}; it is no direction."
             )
     if metadata.get("format") != FORMAT:
         return found, None, {}
@@ -198,12 +217,18 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], str | None, dict[s
         raise CheckpointError("is damaged: it says it is a direction and holds none.") from error
 
 
-def _flattened(root: Any, prefix: str = "", depth: int = 0) -> dict[str, Tensor]:
-    """Return the tensors of a torch file by name; names of nested dictionaries are joined with a slash."""
+def _flattened(root: Any, others: dict[str, str], prefix: str = "", depth: int = 0) -> dict[str, Tensor]:
+    """Return the floating-point tensors of a torch file by name, and note the types of its `others`.
+
+    Names of nested dictionaries are joined with a slash.
+    """
     if isinstance(root, NumpyArray):
         root = root.tensor
     if isinstance(root, TensorRef):
-        if not root.dtype.is_floating_point or math.prod(root.shape) > LARGEST_ARRAY:
+        if not root.dtype.is_floating_point:
+            others[prefix] = str(root.dtype)
+            return {}
+        if math.prod(root.shape) > LARGEST_ARRAY:
             raise CheckpointError(f"holds a tensor of type {root.dtype} and shape {list(root.shape)}.")
         return {prefix: root.read()}
     if not isinstance(root, dict) or depth > 2:
@@ -211,7 +236,7 @@ def _flattened(root: Any, prefix: str = "", depth: int = 0) -> dict[str, Tensor]
     found: dict[str, Tensor] = {}
     for key, value in root.items():
         if type(key) is str:
-            found.update(_flattened(value, f"{prefix}/{key}" if prefix else key, depth + 1))
-        if len(found) > MOST_ARRAYS:
+            found.update(_flattened(value, others, f"{prefix}/{key}" if prefix else key, depth + 1))
+        if len(found) + len(others) > MOST_ARRAYS:
             raise CheckpointError(f"holds more than {MOST_ARRAYS} tensors; files of directions hold fewer.")
     return found

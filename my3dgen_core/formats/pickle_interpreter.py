@@ -22,12 +22,12 @@ from typing import Any, BinaryIO
 
 from ..common.errors import CheckpointError, quote_untrusted
 from .pickle_values import (
-    CALLS,
     MOST_OPCODES,
     Budget,
     Global,
     Record,
     Storage,
+    find_call,
     find_global,
     make_record,
     make_storage,
@@ -237,7 +237,7 @@ class PickleReader:
             raise CheckpointError(
                 f"calls {quote_untrusted(function)} with {quote_untrusted(arguments)}. It is damaged."
             )
-        call = CALLS.get(function.name)
+        call = find_call(function.name)
         if call is None:
             raise CheckpointError(
                 f"calls {quote_untrusted(function.name)}, which no generator needs. It was refused before "
@@ -280,6 +280,7 @@ _OPERATIONS: dict[bytes, Callable[[PickleReader], None]] = {
     b"C": lambda r: r._bytes("<B"),
     b"B": lambda r: r._bytes("<I"),
     b"\x8e": lambda r: r._bytes("<Q"),
+    b"\x96": lambda r: r._bytes("<Q"),  # a bytearray
     b")": lambda r: r._tuple(0),
     b"\x85": lambda r: r._tuple(1),
     b"\x86": lambda r: r._tuple(2),

@@ -36,13 +36,16 @@ _DTYPES = {
     "Char": torch.int8,
     "Byte": torch.uint8,
     "Bool": torch.bool,
+    "ComplexFloat": torch.complex64,
+    "ComplexDouble": torch.complex128,
+    "Untyped": torch.uint8,  # the bytes of a tensor of a newer kind, whose type the call names
 }
 STORAGES = {
     f"{package}.{name}Storage": dtype
     for name, dtype in _DTYPES.items()
     for package in ("torch", "torch.cuda", "torch.storage")
 }
-# Struct format and torch dtype of numpy's number types. Objects have no entry, so that they are refused.
+# Struct format and torch dtype of numpy's number types. Arrays of other types are inert: never read.
 _NUMPY: dict[str, tuple[str, torch.dtype]] = {
     "f2": ("e", torch.float16),
     "f4": ("f", torch.float32),
@@ -54,6 +57,8 @@ _NUMPY: dict[str, tuple[str, torch.dtype]] = {
     "u1": ("B", torch.uint8),
     "b1": ("?", torch.bool),
 }
+_OTHER_NUMPY = re.compile(r"[|<>=]?[a-zA-Z]\d{0,9}", re.ASCII)
+"""Other types of numpy by the name that a pickle gives them: text, objects, dates, complex numbers."""
 _NAMES = frozenset(
     {*STORAGES, *(str(dtype) for dtype in _DTYPES.values()), "numpy.ndarray", "torch.nn.parameter.Parameter"}
 )
@@ -79,6 +84,8 @@ _PYTHON_CLASSES = frozenset(
         "uuid.UUID",
     }
 )
+_REBUILT = re.compile(r"torch\._(utils|tensor)\._rebuild_\w+", re.ASCII)
+"""Functions by which torch restores tensors. What others than those in `CALLS` make is not read."""
 # Calls of EG3D's own packages, wherever a project has put its copy of them.
 _VENDORED = re.compile(
     r"(?:[A-Za-z_]\w*\.)+(torch_utils\.persistence\._reconstruct_persistent_obj|dnnlib\.util\.EasyDict)",
@@ -109,6 +116,8 @@ class Storage:
     dtype: torch.dtype
     count: int
     offset: int | None = None
+    swapped: bool = False
+    """True for numbers whose most significant byte is first."""
 
 
 @dataclass(eq=False, slots=True)
@@ -137,20 +146,24 @@ class TensorRef:
         count = 0 if 0 in self.shape else 1 + _reach(self.shape, self.stride)
         start = self.storage.offset + self.offset * self.dtype.itemsize
         flat = self.storage.file.tensor(start, count, self.dtype, math.prod(self.shape))
+        if self.storage.swapped and count:
+            flat = flat.view(torch.uint8).view(-1, self.dtype.itemsize).flip(1).view(self.dtype).view(-1)
         return flat.as_strided(self.shape, self.stride).contiguous()
 
 
 @dataclass(eq=False, slots=True)
 class NumpyDtype:
-    """Number type of numpy: a key of `_NUMPY`, and the byte order "<" or ">"."""
+    """Number type of numpy."""
 
     code: str
+    """Key of `_NUMPY`; "" for a type that is not read."""
     order: str = "<"
+    """Byte order, "<" or ">"."""
 
 
 @dataclass(eq=False, slots=True)
 class NumpyArray:
-    """Array of plain numbers; `tensor` is None until its BUILD opcode."""
+    """Array; `tensor` is None until its BUILD opcode, and stays so for what is not plain numbers."""
 
     tensor: TensorRef | None = None
 
@@ -330,16 +343,18 @@ def _encode(reader: Reader, arguments: tuple[object, ...]) -> object:
 def _numpy_dtype(reader: Reader, arguments: tuple[object, ...]) -> object:
     _expect(arguments, 1, 3, "numpy.dtype")
     code = arguments[0]
-    if type(code) is not str or code not in _NUMPY:
-        raise CheckpointError(
-            f"holds numpy values of type {quote_untrusted(code)}; only plain numbers are read."
-        )
-    return NumpyDtype(code)
+    if type(code) is str and code in _NUMPY:
+        return NumpyDtype(code)
+    if type(code) is str and _OTHER_NUMPY.fullmatch(code):
+        return NumpyDtype("")
+    raise CheckpointError(f"holds numpy values of type {quote_untrusted(code)}; only plain numbers are read.")
 
 
 def _numpy_scalar(reader: Reader, arguments: tuple[object, ...]) -> object:
     _expect(arguments, 2, 2, "numpy's scalar")
     dtype, data = arguments
+    if type(dtype) is NumpyDtype and not dtype.code:
+        return Record("numpy.generic")
     if type(dtype) is not NumpyDtype or type(data) is not Blob:
         raise CheckpointError("holds a numpy scalar that is not a plain number.")
     return struct.unpack(dtype.order + _NUMPY[dtype.code][0], data.read(8))[0]
@@ -349,6 +364,15 @@ def _numpy_array(reader: Reader, arguments: tuple[object, ...]) -> object:
     if len(arguments) != 3 or type(arguments[0]) is not Global or arguments[0].name != "numpy.ndarray":
         raise CheckpointError("builds a numpy array of another class than ndarray.")
     return NumpyArray()
+
+
+def _numpy_buffer(reader: Reader, arguments: tuple[object, ...]) -> object:
+    """Return the array that protocol 5 writes as its bytes, its type, its shape and "C" or "F"."""
+    _expect(arguments, 4, 4, "numpy's _frombuffer")
+    data, dtype, shape, order = arguments
+    array = NumpyArray()
+    set_state(array, (1, shape, dtype, order == "F", data))
+    return array
 
 
 def _empty_dictionary(reader: Reader, arguments: tuple[object, ...]) -> object:
@@ -371,8 +395,27 @@ def _inert(name: str) -> Callable[[Reader, tuple[object, ...]], object]:
     return lambda reader, arguments: Record(name)
 
 
+def _from_type(reader: Reader, arguments: tuple[object, ...]) -> object:
+    """Return the tensor that torch restores before it sets attributes on it; these are left out."""
+    _expect(arguments, 4, 4, "_rebuild_from_type_v2")
+    function, _, inner, _ = arguments
+    call = (
+        find_call(function.name) if type(function) is Global and _REBUILT.fullmatch(function.name) else None
+    )
+    if type(function) is not Global or function.name.endswith("_from_type_v2") or call is None:
+        raise CheckpointError(f"restores a tensor by {quote_untrusted(function)}. It is damaged.")
+    if type(inner) is not tuple:
+        raise CheckpointError(f"restores a tensor from {quote_untrusted(inner)}. It is damaged.")
+    return call(reader, inner)
+
+
 _INERT = (
-    *(f"{package}.{name}" for package in ("builtins", "__builtin__") for name in ("slice", "complex")),
+    *(
+        f"{package}.{name}"
+        for package in ("builtins", "__builtin__")
+        for name in ("slice", "complex", "range", "xrange", "bytearray")
+    ),
+    "torch.serialization._get_layout",
     *(
         f"{package}.{kind}{name}"
         for package in ("pathlib", "pathlib._local")
@@ -409,6 +452,7 @@ CALLS: dict[str, Callable[[Reader, tuple[object, ...]], object]] = {
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_parameter": _parameter,
     "torch._utils._rebuild_parameter_with_state": _parameter,
+    "torch._tensor._rebuild_from_type_v2": _from_type,
     "torch.storage._load_from_bytes": _from_bytes,
     "torch_utils.persistence._reconstruct_persistent_obj": _persistent,
     "_codecs.encode": _encode,
@@ -417,7 +461,21 @@ CALLS: dict[str, Callable[[Reader, tuple[object, ...]], object]] = {
     "numpy._core.multiarray.scalar": _numpy_scalar,
     "numpy.core.multiarray._reconstruct": _numpy_array,
     "numpy._core.multiarray._reconstruct": _numpy_array,
+    "numpy.core.numeric._frombuffer": _numpy_buffer,
+    "numpy._core.numeric._frombuffer": _numpy_buffer,
 }
+
+
+def find_call(name: str) -> Callable[[Reader, tuple[object, ...]], object] | None:
+    """Return the function of this module for a call in a file; None for a call that is refused.
+
+    Tensors of newer kinds (float8, uint16, sparse, quantized) become records without attributes.
+    """
+    if name not in CALLS and _REBUILT.fullmatch(name):
+        return _inert("torch.Tensor")
+    return CALLS.get(name)
+
+
 DICTIONARIES = (
     "collections.OrderedDict",
     "collections.Counter",
@@ -456,30 +514,33 @@ def set_state(target: object, state: object) -> None:
     elif type(target) is dict and type(state) is dict:
         pass  # the attributes of an OrderedDict, as `_metadata` of a state dict: not needed
     elif type(target) is NumpyDtype and type(state) is tuple and len(state) >= 8:
-        if state[1] not in ("<", ">", "|", "=") or any(value is not None for value in state[2:5]):
+        if any(value is not None for value in state[2:5]):
+            target.code = ""  # one with fields
+        elif state[1] not in ("<", ">", "|", "="):
             raise CheckpointError("holds numpy values that are not plain numbers.")
         target.order = ">" if state[1] == ">" else "<"
     elif type(target) is NumpyArray and target.tensor is None and type(state) is tuple and len(state) == 5:
         _, shape, dtype, fortran, data = state
-        plain = type(dtype) is NumpyDtype and dtype.order == "<" and type(fortran) is bool
-        if not plain or type(data) is not Blob:
-            raise CheckpointError("holds a numpy array that is not plain little-endian numbers.")
-        target.tensor = array_tensor(data, dtype.code, shape, fortran)
+        if type(dtype) is NumpyDtype and not dtype.code:
+            return  # objects, text and the like, which are never looked at
+        if type(dtype) is not NumpyDtype or type(fortran) is not bool or type(data) is not Blob:
+            raise CheckpointError("holds a numpy array that is not plain numbers.")
+        target.tensor = array_tensor(data, dtype, shape, fortran)
     else:
         raise CheckpointError(
             f"sets the attributes of {quote_untrusted(target)} from {quote_untrusted(state)}. It is damaged."
         )
 
 
-def array_tensor(data: Blob, code: str, shape: object, fortran: bool = False) -> TensorRef:
-    """Create a tensor from the bytes of a little-endian array in C order or in Fortran order."""
+def array_tensor(data: Blob, dtype: NumpyDtype, shape: object, fortran: bool = False) -> TensorRef:
+    """Create a tensor from the bytes of an array in C order or in Fortran order."""
     sizes = _sizes(shape, "shape")
-    kind = _NUMPY[code][1]
+    kind = _NUMPY[dtype.code][1]
     if math.prod(sizes) * kind.itemsize != data.length:
         raise CheckpointError("holds an array whose bytes do not fit its shape.")
     strides, step = [], 1
     for size in sizes if fortran else reversed(sizes):
         strides.append(step)
         step *= max(size, 1)
-    storage = Storage(data.file, kind, data.length // kind.itemsize, data.offset)
+    storage = Storage(data.file, kind, data.length // kind.itemsize, data.offset, dtype.order == ">")
     return make_tensor(storage, 0, sizes, tuple(strides if fortran else reversed(strides)))

@@ -71,6 +71,28 @@ def test_one_of_several_is_chosen_by_name(tmp_path, ending):
         Direction.load(path, "beard")
 
 
+@pytest.mark.parametrize("ending", [".npz", ".pt", ".safetensors"])
+def test_a_seed_beside_a_direction_is_left_out_and_named(tmp_path, ending):
+    path = write(tmp_path / f"q{ending}", {"smile": SMILE, "seed": torch.tensor([3])})
+    assert torch.equal(Direction.load(path, "smile").vector, SMILE)
+    assert torch.equal(Direction.load(path).vector, SMILE)
+    with pytest.raises(
+        CheckpointError, match=r"no 'seed', but: 'smile'; .* 'seed' of type (torch\.)?int64\."
+    ):
+        Direction.load(path, "seed")
+    with pytest.raises(CheckpointError, match=r"type (torch.)?int64"):
+        Direction.load(write(tmp_path / f"r{ending}", {"seed": torch.tensor([3])}), "seed")
+
+
+@pytest.mark.parametrize("beside", [np.array(["smile"]), np.array([{"a": 1}], object), np.array([1 + 2j])])
+def test_arrays_of_other_types_in_an_archive_are_not_read(tmp_path, beside, monkeypatch):
+    np.savez(tmp_path / "q.npz", meta=beside, smile=SMILE.numpy())
+    monkeypatch.setattr("pickle.load", lambda *_, **__: pytest.fail("an array of objects was unpickled"))
+    assert torch.equal(Direction.load(tmp_path / "q.npz", "smile").vector, SMILE)
+    with pytest.raises(CheckpointError, match="'meta' of type "):
+        Direction.load(tmp_path / "q.npz", "meta")
+
+
 def test_a_saved_direction_comes_back_bit_for_bit(tmp_path):
     given = Direction("smile", LAYERED, "abc", {"source": "test", "share": 0.5})
     given.save(tmp_path / "any.safetensors")

@@ -15,7 +15,7 @@ from micro import generator as micro_generator
 from PIL import Image
 
 from my3dgen_core import CheckpointError, look_at
-from my3dgen_core.person.eg3d_dataset import read_anchors, read_dataset, read_latent
+from my3dgen_core.person.eg3d_dataset import read_anchors, read_dataset, read_labels, read_latent
 
 CAMERAS = look_at(torch.tensor([0.0, 0.2, -0.3]), 0.1)
 LATENT = np.ones((1, 14, 8), np.float32)
@@ -95,6 +95,68 @@ def test_an_archive_with_several_arrays_needs_one_of_the_usual_names(tmp_path: P
         read_latent(tmp_path / "b.npz")
 
 
+def test_a_seed_or_names_beside_the_latents_in_an_archive_are_left_out(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", seed=np.array(3), names=np.array(["a"]), latent_of_anna=LATENT)
+    assert torch.equal(read_latent(tmp_path / "a.npz"), torch.ones(1, 14, 8))
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+@pytest.mark.parametrize("key", [None, "latents"])
+def test_a_list_of_latents_is_all_of_them(kind: Any, key: str | None, tmp_path: Path) -> None:
+    values = kind([torch.full((14, 8), 1.0), torch.full((1, 14, 8), 2.0), np.full((14, 8), 3, np.float32)])
+    torch.save({key: values} if key else values, tmp_path / "a.pt")
+    assert read_latent(tmp_path / "a.pt")[:, 0, 0].tolist() == [1, 2, 3]
+    torch.save([torch.ones(14, 8), torch.ones(1, 8)], tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match=r"a\.pt holds a list of latents of different shapes"):
+        read_latent(tmp_path / "a.pt")
+
+
+def test_a_list_of_vectors_is_not_guessed_to_be_layers_or_latents(tmp_path: Path) -> None:
+    torch.save([torch.ones(8)] * 14, tmp_path / "a.pt")
+    with pytest.raises(
+        CheckpointError, match=r"a\.pt holds a list of vectors.* one latent's layers or several"
+    ):
+        read_latent(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("kind", [".pt", ".npz"])
+@pytest.mark.parametrize(
+    "names", [["b.png", "a.png"], ["b", "a"], ["x/b.jpg", "/data/a.jpg"], ["C:\\x\\b.png", "../a.png"]]
+)
+def test_latents_by_photo_have_the_cameras_of_their_photos(
+    kind: str, names: list[str], tmp_path: Path
+) -> None:
+    labels(tmp_path, ["a.png", "c.png", "b.png"])
+    found = {name: (place + 1) * LATENT for place, name in enumerate(names)}
+    if kind == ".npz":
+        if names[1].startswith(("/", "..")):
+            return  # no names in an archive
+        np.savez(tmp_path / "all.npz", **found)
+    else:
+        torch.save({name: torch.from_numpy(value) for name, value in found.items()}, tmp_path / "all.pt")
+    anchors = read_anchors(tmp_path)
+    assert anchors.ws[:, 0, 0].tolist() == [1, 2]
+    assert torch.equal(anchors.cameras, CAMERAS[[2, 0]])
+    pictures = [crop(tmp_path / name) for name in ("a.png", "b.png")]
+    (tmp_path / "other.pt").write_bytes(b"something else")
+    dataset = read_dataset(tmp_path, pictures)
+    assert dataset.latents is not None
+    assert dataset.latents.ws[:, 0, 0].tolist() == [2, 1]
+
+
+def test_latents_of_a_photo_without_a_camera_and_of_no_photo_are_named(tmp_path: Path) -> None:
+    labels(tmp_path, ["a.png", "b.png"])
+    torch.save({"a.png": torch.ones(14, 8), "c.png": torch.ones(14, 8)}, tmp_path / "all.pt")
+    with pytest.raises(CheckpointError, match=r"has no camera for c\.png in all\.pt\."):
+        read_anchors(tmp_path)
+    torch.save([torch.ones(14, 8)] * 2, tmp_path / "all.pt")
+    with pytest.raises(CheckpointError, match=r"no camera for all\.pt\. Save its 2 latents as a dictionary"):
+        read_anchors(tmp_path)
+    torch.save({"x": torch.ones(14, 8), "y": torch.ones(14, 8)}, tmp_path / "all.pt")
+    with pytest.raises(CheckpointError, match=r"all\.pt holds a value of type dict, not one tensor"):
+        read_anchors(tmp_path)
+
+
 def test_hidden_and_system_files_are_not_read(tmp_path: Path) -> None:
     save(tmp_path / "a.npy", LATENT)
     for name in ("._a.npy", ".cache/b.npy", "__MACOSX/a.npy"):
@@ -105,6 +167,97 @@ def test_hidden_and_system_files_are_not_read(tmp_path: Path) -> None:
     (tmp_path / ".dataset.json").write_text("{")
     labels(tmp_path, ["a.png"])
     assert read_dataset(tmp_path, [tmp_path / "a.png"]).latents is not None
+
+
+@pytest.mark.parametrize(
+    ("photos", "files"),
+    [
+        (["0/a.png", "1/a.png"], ["0/a.npy", "1/a.npy"]),
+        (["1/a.png", "0/a.png"], ["w/0/a_w.npy", "w/1/a_w.npy"]),
+        (["images/1/a.png", "images/0/a.png"], ["latents/0/a_w/a_w.npy", "latents/1/a_w/a_w.npy"]),
+        (["00000/img.png", "00001/img.png"], ["00000/w/img.npy", "00001/w/img.npy"]),
+        (["a.png", "1/a.png"], ["1/a.npy", "a.npy"]),
+        (["a.png", "a.jpg"], ["a.jpg.npy", "a.png.npy"]),
+        (["0\\a.png", "1\\a.png"], ["0/a.npy", "1/a.npy"]),
+    ],
+)
+def test_photos_of_one_name_are_told_apart_by_their_folders(
+    photos: list[str], files: list[str], tmp_path: Path
+) -> None:
+    labels(tmp_path, photos)
+    for file in files:
+        save(tmp_path / file, LATENT)
+    expected = [0, 1] if photos[0][0] == "0" else [1, 0]
+    assert torch.equal(read_anchors(tmp_path).cameras, CAMERAS[expected])
+
+
+@pytest.mark.parametrize("photos", [["0/a.png", "1/a.png"], ["a.png", "a.jpg"]])
+def test_a_latent_that_may_be_of_several_photos_is_refused(photos: list[str], tmp_path: Path) -> None:
+    labels(tmp_path, photos)
+    save(tmp_path / "a_w.npy", LATENT)
+    message = rf"cameras of several photos for a_w\.npy: '{photos[0]}', '{photos[1]}'"
+    with pytest.raises(CheckpointError, match=message):
+        read_anchors(tmp_path)
+
+
+def test_a_latent_does_not_get_the_camera_of_a_photo_that_has_its_own_latent(tmp_path: Path) -> None:
+    labels(tmp_path, ["1/a.png"])
+    save(tmp_path / "1/a.npy", LATENT)
+    save(tmp_path / "0/a.npy", LATENT)
+    with pytest.raises(CheckpointError, match=r"dataset\.json has no camera for 0/a\.npy"):
+        read_anchors(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("pixels", r"in pixels \(focal length 2183\.53, center 256, 256\)"),
+        ("zero", "not a rotation with a position"),
+        ("mirrored", "not a rotation with a position"),
+        ("OpenGL", "looks away from the head.*OpenGL"),
+    ],
+)
+@pytest.mark.parametrize("source", ["dataset.json", "a.npy"])
+def test_cameras_that_took_no_picture_are_refused(
+    change: str, message: str, source: str, tmp_path: Path
+) -> None:
+    camera = CAMERAS[1].clone()
+    if change == "pixels":
+        camera[16:22] *= 512
+    elif change == "zero":
+        camera[:] = 0
+    elif change == "mirrored":
+        camera[[0, 4, 8]] *= -1
+    else:
+        camera[[1, 2, 5, 6, 9, 10]] *= -1
+    if source == "a.npy":
+        save(tmp_path / "cameras/a.npy", camera.numpy())
+    else:
+        (tmp_path / source).write_text(json.dumps({"labels": [["a.png", camera.tolist()]]}))
+    save(tmp_path / "a.npy", LATENT)
+    with pytest.raises(CheckpointError, match=f"camera of '(cameras/)?a' is none of EG3D's: .*{message}"):
+        read_anchors(tmp_path)
+    with pytest.raises(CheckpointError, match=message):
+        read_dataset(tmp_path, [crop(tmp_path / "a.png")])
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_labels_are_read_with_and_without_a_byte_order_mark(encoding: str, tmp_path: Path) -> None:
+    text = json.dumps({"labels": [["é.png", CAMERAS[0].tolist()]]}, ensure_ascii=False)
+    (tmp_path / "dataset.json").write_text(text, encoding=encoding)
+    assert torch.equal(read_labels(tmp_path / "dataset.json")["é.png"], CAMERAS[0])
+
+
+def test_the_other_camera_files_of_eg3d_are_told_by_what_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "cameras.json"
+    path.write_text(json.dumps({"a.png": {"pose": [[1.0] * 4] * 4, "intrinsics": [[1.0] * 3] * 3}}))
+    with pytest.raises(CheckpointError, match=r"EG3D's cameras\.json.*Use the dataset\.json"):
+        read_labels(path)
+    with pytest.raises(CheckpointError, match=r"no cameras in .*cameras\.json.*Use the dataset\.json"):
+        read_dataset(tmp_path, [crop(tmp_path / "a.png")])
+    path.write_text('{"labels": null}')
+    with pytest.raises(CheckpointError, match=r"no labels \(null\): it was made without cameras"):
+        read_labels(path)
 
 
 # --- The dataset ------------------------------------------------------------------------------------------
@@ -150,6 +303,45 @@ def test_pictures_of_one_name_in_two_folders_keep_their_own_cameras(tmp_path: Pa
     pictures = [crop(tmp_path / name / "a.png") for name in ("one", "two")]
     labels(tmp_path, ["two/a.png", "one/a.png"])
     assert torch.equal(read_dataset(tmp_path, pictures).cameras, CAMERAS[[1, 0]])
+
+
+def test_pictures_and_latents_of_one_name_in_several_folders_stay_together(tmp_path: Path) -> None:
+    pictures = [crop(tmp_path / name) for name in ("0/a.png", "1/a.png", "b.jpg", "b.png")]
+    labels(tmp_path, ["1/a.png", "0/a.png", "b.png"])
+    save(tmp_path / "w/0/a_w.npy", LATENT)
+    save(tmp_path / "w/1/a_w.npy", 2 * LATENT)
+    save(tmp_path / "w/b_w.npy", 3 * LATENT)
+    found = read_dataset(tmp_path, pictures)
+    assert found.names == ("0/a.png", "1/a.png", "b.png")
+    assert torch.equal(found.cameras, CAMERAS[[1, 0, 2]])
+    assert found.latents is not None
+    assert found.latents.ws[:, 0, 0].tolist() == [1, 2, 3]
+    assert found.notes == ("1 pictures without a camera were left out: 'b.jpg'.",)
+
+
+def test_a_crop_does_not_get_the_latent_of_a_photo_of_its_name_that_is_left_out(tmp_path: Path) -> None:
+    pictures = [crop(tmp_path / name) for name in ("0/a.png", "1/a.png")]
+    labels(tmp_path, ["0/a.png", "1/a.png"])
+    save(tmp_path / "1/a.npy", LATENT)
+    found = read_dataset(tmp_path, pictures, at_most=1)
+    assert found.names == ("0/a.png",)
+    assert found.latents is None
+    assert found.notes[-1] == "There are no latents for 1 of 1 crops: '0/a'."
+
+
+def test_the_only_crop_has_the_latent_whose_name_says_nothing(tmp_path: Path) -> None:
+    pictures = [crop(tmp_path / "a.png")]
+    labels(tmp_path, ["a.png", "a_mirror.png"])
+    save(tmp_path / "projected_w.npz", LATENT)
+    assert read_dataset(tmp_path, pictures).latents is not None
+
+
+def test_a_picture_whose_name_several_cameras_have_is_left_out_and_named(tmp_path: Path) -> None:
+    pictures = [crop(tmp_path / name) for name in ("x/a.png", "b.png")]
+    labels(tmp_path, ["0/a.png", "1/a.png", "b.png"])
+    found = read_dataset(tmp_path, pictures)
+    assert found.names == ("b.png",)
+    assert found.notes == ("1 pictures were left out because several cameras have their name: 'x/a.png'.",)
 
 
 def test_a_folder_without_cameras_or_with_those_of_other_pictures_says_so(tmp_path: Path) -> None:

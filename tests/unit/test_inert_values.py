@@ -6,6 +6,7 @@ import argparse
 import collections
 import datetime
 import pathlib
+import pickle
 import types
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,22 @@ VALUES: dict[str, Any] = {
     "own dictionary": Options(a=1),
     "own list": Values([1]),
     "own state": Stated(),
+    "range": range(3),
+    "bytearray": bytearray(b"a"),
+    "float8": torch.ones(2).to(torch.float8_e4m3fn),
+    "uint16": torch.ones(2, dtype=torch.uint16),
+    "complex tensor": torch.ones(2, dtype=torch.complex64),
+    "sparse": torch.eye(3).to_sparse(),
+    "array of text": np.array(["a", "b"]),
+    "array of bytes": np.array([b"a"]),
+    "array of objects": np.array([{"a": 1}, None], object),
+    "array of uint16": np.array([1], np.uint16),
+    "array of complex numbers": np.zeros(2, np.complex64),
+    "array of dates": np.array(["2022-01-01"], "M8[D]"),
+    "array with fields": np.zeros(2, [("a", "f4"), ("b", "i4")]),
+    "number of another type": np.uint32(3),
+    "complex number": np.complex64(1j),
+    "text of numpy": np.str_("a"),
 }
 
 
@@ -104,7 +121,10 @@ def test_a_module_in_data_parallel_is_the_module(tmp_path: Path) -> None:
         assert sorted(module_state(find_generator(root))) == ["0.bias", "0.weight"]
 
 
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+PREFIXES = ["module.", "_orig_mod.", "module._orig_mod.", "generator.", "G.", "G_ema.", "model.net.G."]
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
 def test_prefixes_of_wrappers_and_plain_values_among_the_weights_are_left_out(
     prefix: str, tmp_path: Path
 ) -> None:
@@ -113,6 +133,23 @@ def test_prefixes_of_wrappers_and_plain_values_among_the_weights_are_left_out(
     torch.save({"state_dict": state}, tmp_path / "g.pt")
     with opened(tmp_path / "g.pt") as root:
         assert sorted(find_generator(root)) == sorted(names)
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+@pytest.mark.parametrize(
+    "prefixes", [["G.", "G_ema."], ["model.", "ema_model."], ["model.G.", "model.ema.G."]]
+)
+def test_of_several_generators_in_one_state_dict_the_averaged_one_is_taken(
+    prefixes: list[str], wrapped: bool, tmp_path: Path
+) -> None:
+    names = ("backbone.mapping.w_avg", "decoder.net.0.bias")
+    state = {prefix + name: torch.full((2,), float(i)) for i, prefix in enumerate(prefixes) for name in names}
+    state |= {"discriminator.b4.fc.weight": torch.zeros(1), "D.mapping.w_avg": torch.zeros(1)}
+    torch.save({"state_dict": state} if wrapped else state, tmp_path / "g.pt")
+    with opened(tmp_path / "g.pt") as root:
+        found = find_generator(root)
+        assert sorted(found) == sorted(names)
+        assert [value.read().tolist() for value in found.values()] == [[1, 1], [1, 1]]
 
 
 @pytest.mark.parametrize(
@@ -175,12 +212,44 @@ def test_the_root_of_an_archive_may_have_any_name_and_its_places_may_not(tmp_pat
             pass
 
 
-@pytest.mark.parametrize("order", ["C", "F"])
+def test_the_storage_of_a_tensor_beside_the_weights_is_left_out(tmp_path: Path) -> None:
+    torch.save({"w": torch.ones(1, 14, 8), "x": torch.ones(2).untyped_storage()}, tmp_path / "a.pt")
+    assert torch.equal(read_latent(tmp_path / "a.pt"), torch.ones(1, 14, 8))
+
+
 @pytest.mark.parametrize("zipped", [True, False])
-def test_an_array_of_numpy_is_read_by_its_values(order: Any, zipped: bool, tmp_path: Path) -> None:
+def test_a_tensor_with_attributes_is_the_tensor(zipped: bool, tmp_path: Path) -> None:
+    marked = torch.arange(28.0).reshape(1, 14, 2)
+    marked.note = "of anna"  # type: ignore[attr-defined]
+    torch.save({"w": marked}, tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
+    assert torch.equal(read_latent(tmp_path / "a.pt"), torch.arange(28.0).reshape(1, 14, 2))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["torch._tensor._rebuild_from_type_v2", "collections.OrderedDict", "numpy.dtype", "somewhere.make"],
+)
+def test_a_tensor_is_restored_by_the_functions_of_tensors_only(name: str, tmp_path: Path) -> None:
+    package, _, function = name.rpartition(".")
+    arguments = (files.Global(package, function), files.Global("torch", "Tensor"), (), {})
+    call = files.Call(files.Global("torch._tensor", "_rebuild_from_type_v2"), arguments)
+    path = files.write(tmp_path / "a.pt", files.zip_file({"g_ema": {"a": torch.ones(2)}, "x": call}))
+    with pytest.raises(CheckpointError, match="restores a tensor by"):
+        load_generator(path)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", ">f8", "<f2"])
+@pytest.mark.parametrize("written", ["zip", "legacy", *range(2, 6)])
+def test_an_array_of_numpy_is_read_by_its_values(
+    order: Any, dtype: str, written: Any, tmp_path: Path
+) -> None:
     values = np.arange(28, dtype=np.float32).reshape(1, 14, 2)
-    saved = {"w": np.array(values, order=order)}
-    torch.save(saved, tmp_path / "w.pt", _use_new_zipfile_serialization=zipped)
+    saved = {"w": np.array(values, dtype=dtype, order=order)}
+    if type(written) is int:
+        (tmp_path / "w.pt").write_bytes(pickle.dumps(saved, written))
+    else:
+        torch.save(saved, tmp_path / "w.pt", _use_new_zipfile_serialization=written == "zip")
     assert np.array_equal(read_latent(tmp_path / "w.pt").numpy(), values)
 
 
