@@ -133,7 +133,7 @@ def test_a_training_that_runs_away_hands_over_what_it_had_learned(generator, pho
     done = identity.provenance["steps_done"]
     assert done in (5, 6, 7)
     assert len(identity.history) == done + 1  # with the loss of these very weights
-    assert identity.provenance["final_loss"] == identity.history[-1] < identity.history[0]
+    assert identity.provenance["final_loss"] == identity.history[-1] < 2 * identity.history[0]  # not run away
     for key, tensor in identity.adapter.tensors.items():
         assert torch.equal(tensor, seen[done][f"adapter/{key}"])
     for row, ws in enumerate(identity.anchors.ws):
