@@ -183,7 +183,7 @@ def test_what_the_page_gets_is_json(host: ModuleType, monkeypatch: pytest.Monkey
     monkeypatch.setattr(host, "_server", lambda: server)
     value = {"a": (1, float("nan"), [float("-inf"), 0.5]), "b": {LATIN1: True, "c": None}}
     host.publish("my3dgen.test", value)
-    answer = sys.modules["my3dgen_pack.nodes.server.routes"].Answer.json(value)
+    answer = sys.modules["my3dgen_pack.nodes.server.http"].Answer.json(value)
     kept = sys.modules["my3dgen_pack.nodes.server.ui_results"].remember(None, value)
     for text in (json.dumps(sent[0]), answer.body.decode(), json.dumps(kept)):
         assert json.loads(text, parse_constant=refuse) == {
