@@ -254,7 +254,9 @@ def read_anchors(
                 f"{where} has cameras of several photos for {what}: "
                 f"{_listed([match.photo, *match.others])}. Put it into a folder of the name of its photo's."
             )
-        chosen.append(_checked(camera, match.photo).expand(len(row), -1))
+        if labels is not None or bool(camera.any()):  # a .npy of zeros beside a latent is a placeholder
+            camera = _checked(camera, match.photo)
+        chosen.append(camera.expand(len(row), -1))
     return Latents(torch.cat(rows).contiguous(), check_cameras(torch.cat(chosen)))
 
 

@@ -235,8 +235,11 @@ def test_cameras_that_took_no_picture_are_refused(
     else:
         (tmp_path / source).write_text(json.dumps({"labels": [["a.png", camera.tolist()]]}))
     save(tmp_path / "a.npy", LATENT)
-    with pytest.raises(CheckpointError, match=f"camera of '(cameras/)?a' is none of EG3D's: .*{message}"):
-        read_anchors(tmp_path)
+    if (change, source) == ("zero", "a.npy"):  # a placeholder beside a latent, where no picture needs it
+        assert not read_anchors(tmp_path).cameras.any()
+    else:
+        with pytest.raises(CheckpointError, match=f"camera of '(cameras/)?a' is none of EG3D's: .*{message}"):
+            read_anchors(tmp_path)
     with pytest.raises(CheckpointError, match=message):
         read_dataset(tmp_path, [crop(tmp_path / "a.png")])
 
