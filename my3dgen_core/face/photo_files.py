@@ -339,10 +339,12 @@ def _to_array(image: Any) -> np.ndarray:
     if image.mode == "F":
         values = np.asarray(image)
         return values / 255.0 if np.nanmax(values) > 1.01 else values
+    gray = image.mode in ("L", "LA", "La")
     if image.mode in ("LA", "La", "PA", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
-    if image.mode == "RGBA":
-        return np.array(image)
+    if image.mode == "RGBA":  # a profile is of the colors alone
+        colors = _to_srgb(image.convert("L" if gray else "RGB"))
+        return np.dstack((np.array(colors), np.array(image.getchannel("A"))))
     return np.array(_to_srgb(image))
 
 
@@ -351,6 +353,8 @@ def _to_srgb(image: Any) -> Any:
     from PIL import ImageCms  # deferred like the rest of Pillow
 
     profile = image.info.get("icc_profile")
+    if image.mode == "P":
+        image = image.convert("RGB")
     if profile and image.mode in ("RGB", "CMYK", "L"):
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from face_fixtures import portrait
-from PIL import Image, ImageFile, PngImagePlugin, TiffImagePlugin, features
+from PIL import Image, ImageCms, ImageFile, PngImagePlugin, TiffImagePlugin, features
 
 from my3dgen_core.face import PhotoError, list_photos, load_photo, read_photos
 from my3dgen_core.face.photo_files import describe_left_out, survey_photos
@@ -72,6 +72,29 @@ def test_transparent_pixels_show_mid_gray(tmp_path: Path) -> None:
     (from_array,) = read_photos([pixels])
     assert from_array.pixels is not None
     assert (from_array.pixels == loaded).all()
+
+
+def _profile_with_red_and_green_exchanged() -> bytes:
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    tags = range(132, 132 + 12 * int.from_bytes(profile[128:132], "big"), 12)
+    at = {bytes(profile[tag : tag + 4]): tag + 4 for tag in tags}
+    red, green = (slice(at[name], at[name] + 8) for name in (b"rXYZ", b"gXYZ"))
+    profile[red], profile[green] = profile[green], profile[red]
+    return bytes(profile).replace("sRGB".encode("utf-16-be"), "Swap".encode("utf-16-be"))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "P with transparency"])
+def test_the_color_profile_counts_with_alpha_and_palette_too(tmp_path: Path, mode: str) -> None:
+    picture = Image.new("RGB", (4, 4), (255, 0, 0))
+    if mode == "RGBA":
+        picture.putalpha(Image.fromarray(np.repeat(np.uint8([[255], [0]]), [2, 2], 0).repeat(4, 1)))
+    options: dict[str, Any] = {"transparency": 1} if "transparency" in mode else {}
+    if mode.startswith("P"):
+        picture = picture.quantize(2)
+    picture.save(tmp_path / "a.png", icc_profile=_profile_with_red_and_green_exchanged(), **options)
+    loaded = load_photo(tmp_path / "a.png").astype(int)
+    assert np.abs(loaded[0, 0] - [0, 255, 0]).max() <= 2
+    assert np.abs(loaded[3, 3] - ([128, 128, 128] if mode == "RGBA" else [0, 255, 0])).max() <= 2
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "L", "P", "1"])
