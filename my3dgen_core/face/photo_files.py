@@ -48,6 +48,7 @@ _KINDS = (
 )
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 _AVIF_BRANDS = {b"avif", b"avis"}
+_HIGHLIGHTS = 0.25  # fraction of the values of a float picture in 0..1 that may be above 1
 _DNG_VERSION, _SUBFILE_TYPE, _ORIENTATION = 50706, 254, 0x0112  # TIFF tags
 
 
@@ -335,10 +336,13 @@ def _to_array(image: Any) -> np.ndarray:
     """Convert a loaded PIL image of any mode to an array of gray, RGB or RGBA."""
     if image.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I"):
         values = np.asarray(image).astype(np.int64)
-        return np.round(values.clip(0, 65535) / 257.0).astype(np.uint8)
+        full = 255 if image.mode == "I" and values.max() <= 255 else 65535
+        return np.round(values.clip(0, full) / (full / 255)).astype(np.uint8)
     if image.mode == "F":
         values = np.asarray(image)
-        return values / 255.0 if np.nanmax(values) > 1.01 else values
+        # Some highlights above 1 do not make it a picture in 0..255; black is in both ranges.
+        above, lit = np.count_nonzero(values > 1), np.count_nonzero(values > 0)
+        return values / 255.0 if above > _HIGHLIGHTS * lit else np.minimum(values, 1)
     gray = image.mode in ("L", "LA", "La")
     if image.mode in ("LA", "La", "PA", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")

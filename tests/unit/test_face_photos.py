@@ -62,6 +62,32 @@ def test_sixteen_bit_gray_is_scaled_and_not_clipped(tmp_path: Path) -> None:
     assert from_array.pixels[:, :, 0].tolist() == [[0, 40], [128, 255]]
 
 
+@pytest.mark.parametrize(("full", "highlight"), [(1.0, 1.0), (1.0, 9.0), (255.0, 255.0)])
+def test_a_highlight_does_not_change_the_range_of_a_float_file(
+    tmp_path: Path, full: float, highlight: float
+) -> None:
+    gray = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
+    gray[:4] = 0  # a black background
+    stored = gray * full
+    stored[7, 7] = highlight
+    Image.fromarray(stored).save(tmp_path / "a.tif")
+    loaded = load_photo(tmp_path / "a.tif")
+    assert loaded.dtype == np.float32
+    assert np.abs(loaded[:, :, 1] - gray).max() < 1e-6
+
+
+@pytest.mark.parametrize(("full", "dtype"), [(255, np.int32), (65535, np.int32), (65535, np.uint16)])
+def test_integers_of_every_width_keep_their_brightness(tmp_path: Path, full: int, dtype: type) -> None:
+    gray = np.array([[0, 40], [128, 255]]) * (full // 255)
+    Image.fromarray(gray.astype(dtype)).save(tmp_path / "a.tif")
+    assert load_photo(tmp_path / "a.tif")[:, :, 1].tolist() == [[0, 40], [128, 255]]
+
+
+def test_a_dark_sixteen_bit_photo_stays_dark(tmp_path: Path) -> None:
+    Image.fromarray(np.full((2, 2), 200, np.uint16)).save(tmp_path / "a.tif")
+    assert load_photo(tmp_path / "a.tif").max() == 1
+
+
 def test_transparent_pixels_show_mid_gray(tmp_path: Path) -> None:
     pixels = np.zeros((4, 4, 4), np.uint8)
     pixels[:2] = [250, 10, 20, 255]
