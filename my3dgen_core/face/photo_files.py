@@ -156,7 +156,8 @@ def read_picture(path: Path, name: str = "") -> tuple[np.ndarray, str]:
         name: name for messages; "": that of the file.
 
     Returns:
-        Upright sRGB picture [H,W], [H,W,3] or [H,W,4], uint8 or float; and a warning if pixels are missing.
+        Upright sRGB picture [H,W], [H,W,3] or [H,W,4], uint8 or float; and a warning if pixels or frames are
+        left out.
 
     Raises:
         PhotoError: the file is missing, damaged, too large to be a photo, or of an unsupported format.
@@ -172,20 +173,20 @@ def read_picture(path: Path, name: str = "") -> tuple[np.ndarray, str]:
         raise PhotoError(f"{name} {'leads to a file that ' if path.is_symlink() else ''}does not exist.")
     try:
         try:
-            return _decode(path, name), ""
+            return _decode(path, name)
         except (OSError, SyntaxError, ValueError) as error:
             if isinstance(error, PhotoError):
                 raise
             strict, tolerant = error, ImageFile.LOAD_TRUNCATED_IMAGES
         ImageFile.LOAD_TRUNCATED_IMAGES = True
         try:
-            pixels = _decode(path, name)
+            pixels, warning = _decode(path, name)
         finally:
             ImageFile.LOAD_TRUNCATED_IMAGES = tolerant
         why = " ".join(str(strict).split())
         # Only metadata were at fault if the file could not even be opened before.
         whole = isinstance(strict, Image.UnidentifiedImageError) or "TEXT_CHUNK" in why
-        return pixels, "" if whole else f"{name} is damaged ({why}): the part that can be read is used."
+        return pixels, warning if whole else f"{name} is damaged ({why}): the part that can be read is used."
     except PhotoError:
         raise
     except Image.DecompressionBombError as error:
@@ -201,10 +202,22 @@ def read_picture(path: Path, name: str = "") -> tuple[np.ndarray, str]:
         raise PhotoError(f"{name} cannot be read as a picture ({why}).") from error
 
 
-def _decode(path: Path, name: str) -> np.ndarray:
+def _decode(path: Path, name: str) -> tuple[np.ndarray, str]:
+    """Return the pixels of a file and a warning if it has more frames than the first."""
     with _opened(path, name) as image:
         image.load()
-        return _to_array(_upright(image))
+        pixels, frames = _to_array(_upright(image)), _count_frames(image)
+        return pixels, f"{name} has {frames} frames or pages: the first is taken." if frames > 1 else ""
+
+
+def _count_frames(image: Any) -> int:
+    """Count the frames or pages of an opened file; previews and layers are none."""
+    if image.format in ("MPO", "PSD"):  # a photo with its previews or gain map; layers of one picture
+        return 1
+    try:
+        return int(getattr(image, "n_frames", 1))
+    except Exception:  # damaged behind the first frame
+        return 1
 
 
 @contextmanager

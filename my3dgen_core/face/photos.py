@@ -32,7 +32,7 @@ class Photo:
     error: str = ""
     """Message that says why there are no pixels."""
     warning: str = ""
-    """Message about a damaged file, of which a part is missing."""
+    """Message about what of the file is not used: a damaged part, all frames but the first."""
     is_crop: bool = False
     """True if the source was an image tensor: a crop or render, whose face fills the frame."""
 

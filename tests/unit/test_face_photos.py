@@ -264,6 +264,26 @@ def test_a_truncated_photo_is_read_as_far_as_it_goes_with_a_warning(tmp_path: Pa
     assert not ImageFile.LOAD_TRUNCATED_IMAGES  # as it was: other packs use Pillow too
 
 
+@pytest.mark.parametrize("name", ["a.webp", "a.gif", "a.png", "a.tif"])
+def test_the_first_frame_is_taken_and_the_number_of_frames_is_said(tmp_path: Path, name: str) -> None:
+    first, *others = (Image.new("RGB", (8, 8), (value, value, value)) for value in (50, 100, 150, 200))
+    first.save(tmp_path / name, save_all=True, append_images=others)
+    (photo,) = read_photos(tmp_path / name)
+    assert photo.pixels is not None
+    assert np.abs(photo.pixels.astype(int) - 50).max() <= 2
+    assert photo.warning == f"{name} has 4 frames or pages: the first is taken."
+
+
+def test_the_preview_in_a_camera_photo_is_no_frame(tmp_path: Path) -> None:
+    picture = Image.fromarray(portrait())
+    picture.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[picture.resize((40, 40))])
+    with Image.open(tmp_path / "a.jpg") as opened:
+        assert opened.n_frames == 2
+    (photo,) = read_photos(tmp_path / "a.jpg")
+    assert photo.pixels is not None
+    assert photo.warning == ""
+
+
 @pytest.mark.parametrize("fault", ["text", "profile", "checksum"])
 def test_damaged_metadata_cost_no_pixels(tmp_path: Path, fault: str) -> None:
     picture, text = Image.fromarray(portrait()), PngImagePlugin.PngInfo()
