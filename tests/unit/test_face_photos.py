@@ -100,6 +100,21 @@ def test_transparent_pixels_show_mid_gray(tmp_path: Path) -> None:
     assert (from_array.pixels == loaded).all()
 
 
+def test_a_picture_that_is_transparent_everywhere_shows_its_colors_and_says_so(tmp_path: Path) -> None:
+    pixels = np.dstack((_red_left_blue_right(), np.zeros((20, 30), np.uint8)))
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    for photo in read_photos([tmp_path / "a.png", ("a.png", pixels), ("a.png", pixels / np.float32(255))]):
+        assert photo.pixels is not None
+        full = 255 if photo.pixels.dtype == np.uint8 else 1
+        assert np.allclose(photo.pixels * (255 / full), _red_left_blue_right(), atol=1e-4)
+        assert photo.warning == "a.png is transparent everywhere: its hidden colors are used."
+    pixels[0, 0, 3] = 255
+    (photo,) = read_photos([pixels])
+    assert photo.pixels is not None
+    assert photo.warning == ""
+    assert photo.pixels[19, 29].tolist() == [128, 128, 128]
+
+
 def _profile_with_red_and_green_exchanged() -> bytes:
     profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     tags = range(132, 132 + 12 * int.from_bytes(profile[128:132], "big"), 12)
