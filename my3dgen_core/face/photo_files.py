@@ -48,6 +48,7 @@ _KINDS = (
 )
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 _AVIF_BRANDS = {b"avif", b"avis"}
+_HIGHLIGHTS = 0.25  # fraction of the values of a float picture in 0..1 that may be above 1
 _DNG_VERSION, _SUBFILE_TYPE, _ORIENTATION = 50706, 254, 0x0112  # TIFF tags
 
 
@@ -155,7 +156,8 @@ def read_picture(path: Path, name: str = "") -> tuple[np.ndarray, str]:
         name: name for messages; "": that of the file.
 
     Returns:
-        Upright sRGB picture [H,W], [H,W,3] or [H,W,4], uint8 or float; and a warning if pixels are missing.
+        Upright sRGB picture [H,W], [H,W,3] or [H,W,4], uint8 or float; and a warning if pixels or frames are
+        left out.
 
     Raises:
         PhotoError: the file is missing, damaged, too large to be a photo, or of an unsupported format.
@@ -171,20 +173,20 @@ def read_picture(path: Path, name: str = "") -> tuple[np.ndarray, str]:
         raise PhotoError(f"{name} {'leads to a file that ' if path.is_symlink() else ''}does not exist.")
     try:
         try:
-            return _decode(path, name), ""
+            return _decode(path, name)
         except (OSError, SyntaxError, ValueError) as error:
             if isinstance(error, PhotoError):
                 raise
             strict, tolerant = error, ImageFile.LOAD_TRUNCATED_IMAGES
         ImageFile.LOAD_TRUNCATED_IMAGES = True
         try:
-            pixels = _decode(path, name)
+            pixels, warning = _decode(path, name)
         finally:
             ImageFile.LOAD_TRUNCATED_IMAGES = tolerant
         why = " ".join(str(strict).split())
         # Only metadata were at fault if the file could not even be opened before.
         whole = isinstance(strict, Image.UnidentifiedImageError) or "TEXT_CHUNK" in why
-        return pixels, "" if whole else f"{name} is damaged ({why}): the part that can be read is used."
+        return pixels, warning if whole else f"{name} is damaged ({why}): the part that can be read is used."
     except PhotoError:
         raise
     except Image.DecompressionBombError as error:
@@ -200,10 +202,22 @@ def read_picture(path: Path, name: str = "") -> tuple[np.ndarray, str]:
         raise PhotoError(f"{name} cannot be read as a picture ({why}).") from error
 
 
-def _decode(path: Path, name: str) -> np.ndarray:
+def _decode(path: Path, name: str) -> tuple[np.ndarray, str]:
+    """Return the pixels of a file and a warning if it has more frames than the first."""
     with _opened(path, name) as image:
         image.load()
-        return _to_array(_upright(image))
+        pixels, frames = _to_array(_upright(image)), _count_frames(image)
+        return pixels, f"{name} has {frames} frames or pages: the first is taken." if frames > 1 else ""
+
+
+def _count_frames(image: Any) -> int:
+    """Count the frames or pages of an opened file; previews and layers are none."""
+    if image.format in ("MPO", "PSD"):  # a photo with its previews or gain map; layers of one picture
+        return 1
+    try:
+        return int(getattr(image, "n_frames", 1))
+    except Exception:  # damaged behind the first frame
+        return 1
 
 
 @contextmanager
@@ -335,14 +349,19 @@ def _to_array(image: Any) -> np.ndarray:
     """Convert a loaded PIL image of any mode to an array of gray, RGB or RGBA."""
     if image.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I"):
         values = np.asarray(image).astype(np.int64)
-        return np.round(values.clip(0, 65535) / 257.0).astype(np.uint8)
+        full = 255 if image.mode == "I" and values.max() <= 255 else 65535
+        return np.round(values.clip(0, full) / (full / 255)).astype(np.uint8)
     if image.mode == "F":
         values = np.asarray(image)
-        return values / 255.0 if np.nanmax(values) > 1.01 else values
+        # Some highlights above 1 do not make it a picture in 0..255; black is in both ranges.
+        above, lit = np.count_nonzero(values > 1), np.count_nonzero(values > 0)
+        return values / 255.0 if above > _HIGHLIGHTS * lit else np.minimum(values, 1)
+    gray = image.mode in ("L", "LA", "La")
     if image.mode in ("LA", "La", "PA", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
-    if image.mode == "RGBA":
-        return np.array(image)
+    if image.mode == "RGBA":  # a profile is of the colors alone
+        colors = _to_srgb(image.convert("L" if gray else "RGB"))
+        return np.dstack((np.array(colors), np.array(image.getchannel("A"))))
     return np.array(_to_srgb(image))
 
 
@@ -351,6 +370,8 @@ def _to_srgb(image: Any) -> Any:
     from PIL import ImageCms  # deferred like the rest of Pillow
 
     profile = image.info.get("icc_profile")
+    if image.mode == "P":
+        image = image.convert("RGB")
     if profile and image.mode in ("RGB", "CMYK", "L"):
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))

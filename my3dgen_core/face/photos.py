@@ -32,7 +32,7 @@ class Photo:
     error: str = ""
     """Message that says why there are no pixels."""
     warning: str = ""
-    """Message about a damaged file, of which a part is missing."""
+    """Message about what is not used: a damaged part, all frames but the first, an alpha of 0 everywhere."""
     is_crop: bool = False
     """True if the source was an image tensor: a crop or render, whose face fills the frame."""
 
@@ -57,7 +57,8 @@ def read_photos(photos: Any) -> Iterator[Photo]:
             if isinstance(source, torch.Tensor):
                 yield Photo(name, _from_tensor(source), is_crop=True)
             elif isinstance(source, np.ndarray):
-                yield Photo(name, _from_array(source))
+                pixels, warning = _from_array(source, name)
+                yield Photo(name, pixels, warning=warning)
             else:
                 pixels, warning = _read_file(Path(source), name)
                 yield Photo(name, pixels, warning=warning)
@@ -121,8 +122,9 @@ def _from_tensor(image: torch.Tensor) -> np.ndarray:
     return np.ascontiguousarray(np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels)
 
 
-def _from_array(pixels: np.ndarray) -> np.ndarray:
-    """Convert an array, see `read_photos`, to a photo [H,W,3], uint8 or float32 in 0..1."""
+def _from_array(pixels: np.ndarray, name: str) -> tuple[np.ndarray, str]:
+    """Convert an array, see `read_photos`, to a photo [H,W,3], uint8 or float32 in 0..1, and a warning."""
+    warning = ""
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]
     if pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4) or 0 in pixels.shape:
@@ -144,21 +146,24 @@ def _from_array(pixels: np.ndarray) -> np.ndarray:
         pixels = pixels.astype(np.uint8) * 255
     elif pixels.dtype != np.uint8:
         raise PhotoError(f"A photo array must be uint8, uint16 or float, this one is {pixels.dtype}.")
-    if pixels.shape[2] == 4:
+    if pixels.shape[2] == 4 and not pixels[:, :, 3].any():  # a mask over all of the picture
+        pixels, warning = pixels[:, :, :3], f"{name} is transparent everywhere: its hidden colors are used."
+    elif pixels.shape[2] == 4:
         full = 255.0 if pixels.dtype == np.uint8 else 1.0
         alpha = pixels[:, :, 3:].astype(np.float32) / full
         mixed = pixels[:, :, :3] * alpha + (_GRAY / 255 * full) * (1 - alpha)
         pixels = np.round(mixed).astype(np.uint8) if full == 255 else mixed.astype(np.float32)
     if pixels.shape[2] == 1:
         pixels = np.repeat(pixels, 3, axis=2)
-    return np.ascontiguousarray(pixels)
+    return np.ascontiguousarray(pixels), warning
 
 
 def load_photo(path: str | Path) -> np.ndarray:
     """Read one picture file as an upright sRGB photo.
 
     EXIF orientation is applied, color profiles are converted; 16-bit gray is scaled by 1/257; transparent
-    pixels show mid-gray; CMYK, gray and palette files become RGB. HEIC is read if pillow-heif is installed.
+    pixels show mid-gray, or their colors if every pixel is transparent; CMYK, gray and palette files become
+    RGB. HEIC is read if pillow-heif is installed.
 
     Args:
         path: the file; its content decides, not its suffix.
@@ -173,6 +178,7 @@ def load_photo(path: str | Path) -> np.ndarray:
 
 
 def _read_file(path: Path, name: str = "") -> tuple[np.ndarray, str]:
-    """Return a file's photo and the warning of `read_picture`."""
+    """Return a file's photo and its warnings, see `Photo.warning`."""
     pixels, warning = read_picture(path, name)
-    return _from_array(pixels), warning
+    photo, of_alpha = _from_array(pixels, name or readable(path.name))
+    return photo, " ".join(filter(None, (warning, of_alpha)))

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from face_fixtures import portrait
-from PIL import Image, ImageFile, PngImagePlugin, TiffImagePlugin, features
+from PIL import Image, ImageCms, ImageFile, PngImagePlugin, TiffImagePlugin, features
 
 from my3dgen_core.face import PhotoError, list_photos, load_photo, read_photos
 from my3dgen_core.face.photo_files import describe_left_out, survey_photos
@@ -62,6 +62,32 @@ def test_sixteen_bit_gray_is_scaled_and_not_clipped(tmp_path: Path) -> None:
     assert from_array.pixels[:, :, 0].tolist() == [[0, 40], [128, 255]]
 
 
+@pytest.mark.parametrize(("full", "highlight"), [(1.0, 1.0), (1.0, 9.0), (255.0, 255.0)])
+def test_a_highlight_does_not_change_the_range_of_a_float_file(
+    tmp_path: Path, full: float, highlight: float
+) -> None:
+    gray = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
+    gray[:4] = 0  # a black background
+    stored = gray * full
+    stored[7, 7] = highlight
+    Image.fromarray(stored).save(tmp_path / "a.tif")
+    loaded = load_photo(tmp_path / "a.tif")
+    assert loaded.dtype == np.float32
+    assert np.abs(loaded[:, :, 1] - gray).max() < 1e-6
+
+
+@pytest.mark.parametrize(("full", "dtype"), [(255, np.int32), (65535, np.int32), (65535, np.uint16)])
+def test_integers_of_every_width_keep_their_brightness(tmp_path: Path, full: int, dtype: type) -> None:
+    gray = np.array([[0, 40], [128, 255]]) * (full // 255)
+    Image.fromarray(gray.astype(dtype)).save(tmp_path / "a.tif")
+    assert load_photo(tmp_path / "a.tif")[:, :, 1].tolist() == [[0, 40], [128, 255]]
+
+
+def test_a_dark_sixteen_bit_photo_stays_dark(tmp_path: Path) -> None:
+    Image.fromarray(np.full((2, 2), 200, np.uint16)).save(tmp_path / "a.tif")
+    assert load_photo(tmp_path / "a.tif").max() == 1
+
+
 def test_transparent_pixels_show_mid_gray(tmp_path: Path) -> None:
     pixels = np.zeros((4, 4, 4), np.uint8)
     pixels[:2] = [250, 10, 20, 255]
@@ -72,6 +98,44 @@ def test_transparent_pixels_show_mid_gray(tmp_path: Path) -> None:
     (from_array,) = read_photos([pixels])
     assert from_array.pixels is not None
     assert (from_array.pixels == loaded).all()
+
+
+def test_a_picture_that_is_transparent_everywhere_shows_its_colors_and_says_so(tmp_path: Path) -> None:
+    pixels = np.dstack((_red_left_blue_right(), np.zeros((20, 30), np.uint8)))
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    for photo in read_photos([tmp_path / "a.png", ("a.png", pixels), ("a.png", pixels / np.float32(255))]):
+        assert photo.pixels is not None
+        full = 255 if photo.pixels.dtype == np.uint8 else 1
+        assert np.allclose(photo.pixels * (255 / full), _red_left_blue_right(), atol=1e-4)
+        assert photo.warning == "a.png is transparent everywhere: its hidden colors are used."
+    pixels[0, 0, 3] = 255
+    (photo,) = read_photos([pixels])
+    assert photo.pixels is not None
+    assert photo.warning == ""
+    assert photo.pixels[19, 29].tolist() == [128, 128, 128]
+
+
+def _profile_with_red_and_green_exchanged() -> bytes:
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    tags = range(132, 132 + 12 * int.from_bytes(profile[128:132], "big"), 12)
+    at = {bytes(profile[tag : tag + 4]): tag + 4 for tag in tags}
+    red, green = (slice(at[name], at[name] + 8) for name in (b"rXYZ", b"gXYZ"))
+    profile[red], profile[green] = profile[green], profile[red]
+    return bytes(profile).replace("sRGB".encode("utf-16-be"), "Swap".encode("utf-16-be"))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "P with transparency"])
+def test_the_color_profile_counts_with_alpha_and_palette_too(tmp_path: Path, mode: str) -> None:
+    picture = Image.new("RGB", (4, 4), (255, 0, 0))
+    if mode == "RGBA":
+        picture.putalpha(Image.fromarray(np.repeat(np.uint8([[255], [0]]), [2, 2], 0).repeat(4, 1)))
+    options: dict[str, Any] = {"transparency": 1} if "transparency" in mode else {}
+    if mode.startswith("P"):
+        picture = picture.quantize(2)
+    picture.save(tmp_path / "a.png", icc_profile=_profile_with_red_and_green_exchanged(), **options)
+    loaded = load_photo(tmp_path / "a.png").astype(int)
+    assert np.abs(loaded[0, 0] - [0, 255, 0]).max() <= 2
+    assert np.abs(loaded[3, 3] - ([128, 128, 128] if mode == "RGBA" else [0, 255, 0])).max() <= 2
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "L", "P", "1"])
@@ -213,6 +277,26 @@ def test_a_truncated_photo_is_read_as_far_as_it_goes_with_a_warning(tmp_path: Pa
     assert (photo.pixels[-100:] == 128).all()
     assert "cut.jpg is damaged" in photo.warning
     assert not ImageFile.LOAD_TRUNCATED_IMAGES  # as it was: other packs use Pillow too
+
+
+@pytest.mark.parametrize("name", ["a.webp", "a.gif", "a.png", "a.tif"])
+def test_the_first_frame_is_taken_and_the_number_of_frames_is_said(tmp_path: Path, name: str) -> None:
+    first, *others = (Image.new("RGB", (8, 8), (value, value, value)) for value in (50, 100, 150, 200))
+    first.save(tmp_path / name, save_all=True, append_images=others)
+    (photo,) = read_photos(tmp_path / name)
+    assert photo.pixels is not None
+    assert np.abs(photo.pixels.astype(int) - 50).max() <= 2
+    assert photo.warning == f"{name} has 4 frames or pages: the first is taken."
+
+
+def test_the_preview_in_a_camera_photo_is_no_frame(tmp_path: Path) -> None:
+    picture = Image.fromarray(portrait())
+    picture.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[picture.resize((40, 40))])
+    with Image.open(tmp_path / "a.jpg") as opened:
+        assert opened.n_frames == 2
+    (photo,) = read_photos(tmp_path / "a.jpg")
+    assert photo.pixels is not None
+    assert photo.warning == ""
 
 
 @pytest.mark.parametrize("fault", ["text", "profile", "checksum"])
