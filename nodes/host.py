@@ -47,6 +47,8 @@ TEXT_INTERVAL = 0.5
 """Seconds between two updates of the text under a node."""
 CLOCK_TICK = 2 * 10**9
 """Nanoseconds within which a file system may give two changes of a folder the same time."""
+_LONGEST_NAME = 200
+"""Bytes of a name: file systems take 255, less the number, the extension and what a temporary file adds."""
 ROUTES = "/my3dgen/"
 """Start of the paths of the pack's routes."""
 RENDER_MEMORY, TRAINING_MEMORY = 2 << 30, 8 << 30
@@ -245,16 +247,26 @@ def save_path(prefix: str, suffix: str) -> Path:
     """Return a new, numbered file name under output/, as ComfyUI's own nodes choose it.
 
     Args:
-        prefix: folder and name under output/, with `%date:yyyy-MM-dd%` and whatever else core resolves.
+        prefix: folder and name under output/, with `%date:yyyy-MM-dd%` and whatever else core resolves. What
+            Windows refuses in a name is replaced, with a warning.
         suffix: file extension, with its dot.
 
     Raises:
-        ValueError: the prefix is empty or leads outside output/.
+        ValueError: the prefix is empty, too long for a name, or leads outside output/.
     """
-    root, prefix = os.path.abspath(output_root()), _dated(prefix)
+    root, asked = os.path.abspath(output_root()), _dated(prefix).replace("\\", "/")
+    prefix = _portable(asked)
     target = _inside(Path(root), prefix)
-    if target is None or target == Path(root):
-        raise ValueError(f"{prefix!r} is no name, or lies outside the output folder. Choose one inside it.")
+    if target is None or target == Path(root) or re.match("[A-Za-z]:/", asked):
+        raise ValueError(f"{asked!r} is no name, or lies outside the output folder. Choose one inside it.")
+    longest = max((len(os.fsencode(part)) for part in prefix.split("/")), default=0)
+    if longest > _LONGEST_NAME:
+        raise ValueError(
+            f"The file name {prefix[:40] + '…'!r} is too long: {longest} bytes in one part, where "
+            f"{_LONGEST_NAME} fit. Shorten filename_prefix."
+        )
+    if prefix != asked:
+        log.warning("The file name %r has what Windows refuses; it is saved as %r.", asked, prefix)
     if folder_paths:
         folder, name, number, _, _ = folder_paths.get_save_image_path(prefix, root)
     else:
@@ -262,6 +274,13 @@ def save_path(prefix: str, suffix: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         number = 1 + sum(1 for f in folder.iterdir() if f.name.startswith(f"{name}_"))
     return Path(folder) / f"{name}_{number:05}_{suffix}"
+
+
+def _portable(prefix: str) -> str:
+    """Replace what Windows refuses in names: some characters, folders that end in a dot, names of devices."""
+    clean = re.sub(r'[<>:"|?*\x00-\x1f\ud800-\udfff]', "_", prefix)
+    clean = re.sub(r"(?<=[^/. ])[. ]+(?=/)", "", clean)
+    return re.sub(r"(?i)(^|/)(con|prn|aux|nul|com\d|lpt\d)(?=[./])", r"\1_\2", clean)
 
 
 def _dated(prefix: str) -> str:

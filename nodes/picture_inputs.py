@@ -25,7 +25,7 @@ def checked_pictures(images: Any, name: str) -> list[Tensor]:
 
     Args:
         images: a batch [B,H,W,C] or picture [H,W,C] with 1, 3 or 4 channels, of floats in 0..1, uint8, uint16
-            or bool; or a list of such, of any sizes.
+            or bool; or a list of such, of any sizes. Empty batches in it are left out, with a warning.
         name: name of the input, for messages.
 
     Returns:
@@ -35,7 +35,7 @@ def checked_pictures(images: Any, name: str) -> list[Tensor]:
         ValueError: another shape or type, no picture, a NaN or infinite number, or another scale.
     """
     batches: list[Tensor] = []
-    for batch in _flat(images):
+    for batch in _filled(images, name):
         batches.append(_normalized_pictures(batch, name, sum(map(len, batches))))
     if not batches:
         raise ValueError(f"{_input(name)} is an empty list. Connect at least one picture.")
@@ -95,6 +95,30 @@ def _flat(value: Any) -> list[Any]:
     if isinstance(value, (list, tuple)):
         return [batch for item in value for batch in _flat(item)]
     return [value]
+
+
+def _filled(value: Any, name: str) -> list[Any]:
+    """Flatten the value of an input and leave out empty batches, which are named in a warning.
+
+    Raises:
+        ValueError: all batches are empty.
+    """
+    flat = _flat(value)
+    empty = [index for index, batch in enumerate(flat) if _is_empty(batch)]
+    if not empty:
+        return flat
+    if len(empty) == len(flat):
+        raise ValueError(
+            f"{_input(name)} is empty: it got {_kind(flat[0])}. Look at the node it comes from: a video "
+            "loader gives no frames past the end of its clip, a filter none if nothing passes."
+        )
+    numbers = ", ".join(str(index + 1) for index in empty)
+    host.log.warning("%s: left out as empty: %s of %d in the list.", _input(name), numbers, len(flat))
+    return [batch for batch in flat if not _is_empty(batch)]
+
+
+def _is_empty(batch: Any) -> bool:
+    return isinstance(batch, Tensor) and batch.ndim >= 3 and len(batch) == 0
 
 
 def _input(name: str) -> str:
@@ -182,7 +206,7 @@ def masks_of(
 
     Args:
         masks: [H,W], [B,H,W], [B,1,H,W] or [B,H,W,1] in 0..1 or 0..255, a list of such, or None. One mask is
-            used for all pictures.
+            used for all pictures. Empty batches in a list are left out, with a warning.
         sizes: (height, width) of each picture; a mask may have another size of the same proportions.
         name: name of the input, for messages.
         remedy: what to do about a mask of other proportions.
@@ -194,7 +218,7 @@ def masks_of(
     Raises:
         ValueError: another shape, scale, number or proportions, or a NaN or infinite number.
     """
-    batches = [] if masks is None else _flat(masks)
+    batches = [] if masks is None else _filled(masks, name)
     flat = [mask for batch in batches for mask in _normalized_masks(batch, name)]
     if all(mask is None for mask in flat):
         return [None] * len(sizes)

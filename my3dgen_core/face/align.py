@@ -15,7 +15,7 @@ from .crop import crop_transform, roll_of_points, warp_crop
 from .detect import FaceModels, as_uint8, resize_uint8
 from .face_search import Candidate, Choose, chooser, padded_gray, point_distances, search_face
 from .occlusion import covered_part
-from .overrides import ByHand
+from .overrides import ByHand, override_for
 from .packs import FaceModelError
 from .parsing import covered_by_classes, head_mask
 from .photos import Photo, count_photos, read_photos
@@ -155,10 +155,13 @@ def align_faces(
     total = count_photos(photos)
     report: list[FaceReport] = []
     kept: list[KeptFace] = []
+    wanted: set[str] = set()
     for index, photo in enumerate(read_photos(photos)):
         row = FaceReport(index, photo.name, reason=photo.error)
         report.append(row)
-        hand = (by_hand or {}).get(photo.name)
+        hand = override_for(by_hand, photo.name)
+        if hand and hand.keep:
+            wanted.add(photo.name)
         found = align_one(photo, row, face_models, choose, upright, max_yaw, det_size, hand)
         if found:
             found.classes = face_models.parse(padded_gray(found.image, found.mask))
@@ -168,9 +171,7 @@ def align_faces(
             row.thumbnail = thumbnail_of(photo.pixels)
         if on_step:
             on_step(index + 1, total, {}, found.image[None] if found else None)
-    kept = _compare_photos(
-        kept, drop_different, {name for name, hand in (by_hand or {}).items() if hand.keep}
-    )
+    kept = _compare_photos(kept, drop_different, wanted)
     if len(kept) < max(min_photos, 1):
         reasons = "; ".join(f"{row.name}: {row.reason}" for row in report if not row.kept)
         need = f"at least {min_photos} are needed" if min_photos > 1 else "at least one is needed"

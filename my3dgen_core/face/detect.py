@@ -7,8 +7,10 @@ Every point and box is in *edge* coordinates of its picture: x right, y down, th
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +38,7 @@ INSTALL_HINT = (
     "onnxruntime, the package of that name, or onnxruntime-gpu on an NVIDIA GPU. Plain 'pip install "
     "insightface' would put another OpenCV and the CPU's onnxruntime over yours."
 )
+_CPU = "CPUExecutionProvider"
 _LARGEST_DETECTION_SIDE = 2048  # pixels: larger photos are shrunk before detection, or searched in tiles
 # Tiles show a face of 30 pixels, the smallest that `align_faces` keeps, with 18, and any face of up to their
 # overlap as a whole in one of them; the detection ladder finds larger ones.
@@ -107,10 +110,12 @@ class FaceModels:
         Args:
             path: folder with .onnx files, such as `ComfyUI/models/insightface/models/buffalo_l`.
             providers: onnxruntime providers in order of preference; None takes CUDA where available, else the
-                CPU.
+                CPU. If the first cannot start and the CPU is among the others, all networks run there, with a
+                warning.
 
         Raises:
-            FaceModelError: the folder, a detector in it, or a required package is missing.
+            FaceModelError: the folder, a detector in it, or a required package is missing, or a package
+                cannot be imported.
         """
         pack = usable_pack(path)
         files = pack.files
@@ -119,29 +124,29 @@ class FaceModels:
                 f"No face detector (SCRFD with five points) in {path}. It holds: {pack.describe()}. "
                 f"{MODELS_HINT}"
             )
-        try:  # optional dependencies
-            import onnxruntime
-            from insightface import model_zoo
-        except ImportError as error:
-            raise FaceModelError(f"{INSTALL_HINT} (The import said: {error}.)") from error
+        onnxruntime = _import_package("onnxruntime")
         available = onnxruntime.get_available_providers()
-        wanted = list(providers) if providers else ["CUDAExecutionProvider", "CPUExecutionProvider"]
+        wanted = list(providers) if providers else ["CUDAExecutionProvider", _CPU]
         usable = [name for name in wanted if name in available]
         if not usable:
             raise FaceModelError(f"onnxruntime offers {', '.join(available)}, but not {', '.join(wanted)}.")
-        # Waiting threads must not spin: next to a busy program (training, another sampler) that is ten times
-        # slower.
-        options = onnxruntime.SessionOptions()
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        networks: dict[str, Any] = {}
-        for role, file in files.items():
-            if role == PARSING:  # a role that insightface does not know
-                networks[role] = FaceParser(onnxruntime.InferenceSession(str(file), options, usable))
-                continue
-            with contextlib.redirect_stdout(io.StringIO()):  # insightface 0.7.3 prints its providers
-                networks[role] = model_zoo.get_model(str(file), providers=usable, sess_options=options)
-            if networks[role] is None:
-                raise FaceModelError(f"insightface does not know what to do with {file.name}. {MODELS_HINT}")
+        try:
+            networks = _load_networks(files, usable)
+        except FaceModelError:
+            raise
+        except Exception as error:  # each provider that is offered but cannot start has a type of its own
+            if _CPU not in usable[1:]:
+                raise
+            networks = _load_networks(files, [_CPU])
+            warnings.warn(
+                f"The face models run on the CPU: {usable[0]} is offered by onnxruntime, but cannot start. "
+                f"Check that CUDA and cuDNN have the versions it needs. It said: {error}",
+                stacklevel=2,
+            )
+        for role, network in networks.items():
+            if network is None:
+                name = files[role].name
+                raise FaceModelError(f"insightface does not know what to do with {name}. {MODELS_HINT}")
         _accept_batched_outputs(networks[DETECTION])
         models = cls(networks, files)
         models.unreadable = pack.unreadable
@@ -291,6 +296,43 @@ class FaceModels:
             Classes [512,512], see `parsing.CLASSES`, or None without that network.
         """
         return None if self._parser is None else self._parser.classes(image)
+
+
+def _import_package(name: str) -> Any:
+    """Import an optional package or a module of it.
+
+    Raises:
+        FaceModelError: the package is missing or cannot be imported; the message says what to do.
+    """
+    package = name.split(".")[0]
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise FaceModelError(f"{INSTALL_HINT} (The import of {package} said: {error}.)") from error
+    except Exception as error:  # binary packages raise anything: ValueError, AttributeError, OSError
+        raise FaceModelError(
+            f"{package} is installed, but its import fails with {type(error).__name__}: {error}. Usually it "
+            f"was built for another version of NumPy, or a library of CUDA is missing. Reinstall {package} "
+            "and what the error names in the versions that fit together (pip install --force-reinstall "
+            "--no-deps), then restart."
+        ) from error
+
+
+def _load_networks(files: dict[str, Path], providers: list[str]) -> dict[str, Any]:
+    """Load the network of each role with onnxruntime; None where insightface does not know the file."""
+    onnxruntime, model_zoo = _import_package("onnxruntime"), _import_package("insightface.model_zoo")
+    # Waiting threads must not spin: next to a busy program (training, another sampler) that is ten times
+    # slower.
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    networks: dict[str, Any] = {}
+    for role, file in files.items():
+        if role == PARSING:  # a role that insightface does not know
+            networks[role] = FaceParser(onnxruntime.InferenceSession(str(file), options, providers))
+            continue
+        with contextlib.redirect_stdout(io.StringIO()):  # insightface 0.7.3 prints its providers
+            networks[role] = model_zoo.get_model(str(file), providers=providers, sess_options=options)
+    return networks
 
 
 class _FaceDict(dict):

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..common.folders import name_key
 from .crop import crop_transform, warp_crop
 from .detect import Face, FaceModels
 from .face_search import GOOD_AGREEMENT, Candidate, Choose, padded_gray, point_distances
@@ -91,6 +92,14 @@ class ByHand:
         if agreement is not None and agreement > GOOD_AGREEMENT:
             landmarks = None  # the user's points are taken as true
         return Candidate(face, "by hand", transform, image, mask, landmarks, agreement)
+
+
+def override_for(by_hand: Mapping[str, ByHand] | None, name: str) -> ByHand | None:
+    """Return the overrides of the photo with this name, in any spelling with the same `name_key`."""
+    if not by_hand or name in by_hand:
+        return (by_hand or {}).get(name)
+    key = name_key(name)
+    return next((hand for other, hand in by_hand.items() if name_key(other) == key), None)
 
 
 def read_by_hand(text: str) -> dict[str, ByHand]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -183,6 +184,7 @@ class AlignFaces:
         node_id: list[str] | None = None,
     ) -> dict[str, Any]:
         from ...my3dgen_core import align_faces
+        from ...my3dgen_core.common.folders import name_key
         from ...my3dgen_core.face import (
             AlignmentError,
             FaceModels,
@@ -216,6 +218,7 @@ class AlignFaces:
         pictures = _pictures(photos, "photos")
         drawn = _drawn(masks, pictures)
         named = _named(pictures, names)
+        renamed = _tell_apart(named)
         try:
             with host.rendering():
                 aligned = align(named, models, **settings)
@@ -229,7 +232,13 @@ class AlignFaces:
         heads = aligned.heads
         if heads is None:
             heads, report = torch.ones_like(aligned.masks), f"{report}\n{NO_PARSING}"
-        missing = decided.keys() - {name for name, _ in named}
+        if renamed:
+            more = f" and {len(renamed) - 5} more" if len(renamed) > 5 else ""
+            report += (
+                f"\nPhotos of the same name are numbered here and in by_hand: {', '.join(renamed[:5])}{more}."
+            )
+        present = {name_key(name) for name, _ in named}
+        missing = [name for name in decided if name_key(name) not in present]
         if missing:
             report += f"\nIn by_hand, but not among the photos: {', '.join(sorted(missing))}."
         overview = host.to_host(torch.from_numpy(_overview(aligned))[None].float() / 255)
@@ -306,6 +315,29 @@ def _named(pictures: list[Tensor], names: list[str] | None) -> list[tuple[str, A
     names = [os.path.basename(name) if os.path.isabs(name) else name for name in names]
     photos = [picture_inputs.over_white(picture).cpu().numpy() for picture in pictures]
     return list(zip(names, photos, strict=True))
+
+
+def _tell_apart(named: list[tuple[str, Any]]) -> list[str]:
+    """Number photos of one name in place, as "a.jpg (2)", so that a decision by hand is about one of them.
+
+    Returns:
+        The new names.
+    """
+    from ...my3dgen_core.common.folders import name_key
+
+    taken, seen, counts = {name_key(name) for name, _ in named}, set(), Counter[str]()
+    renamed = []
+    for index, (name, pixels) in enumerate(named):
+        key = own = name_key(name)
+        if key in seen:
+            counts[key] += 1
+            while (own := f"{key} ({counts[key] + 1})") in taken:
+                counts[key] += 1
+            named[index] = own, pixels
+            renamed.append(own)
+            taken.add(own)
+        seen.add(own)
+    return renamed
 
 
 def _reference(photos: Any) -> Any:

@@ -232,6 +232,28 @@ def _align(
     )
 
 
+def test_photos_of_one_name_are_told_apart_and_decided_each_for_itself(
+    nodes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pack_with_parser(tmp_path / "models" / "insightface" / "models" / "pack", None)
+    photo = torch.from_numpy(portrait())[None].float() / 255
+    choices = {"face_models": ["auto"], "which": ["largest"], "upright": [True]}
+    decisions = '{"a.jpg": {"keep": false}, "\u00e9 (2).jpg": {"keep": false}, "gone.jpg": {"keep": true}}'
+    found = nodes["AlignFaces"].align(
+        [photo] * 4,
+        same_person=[False],
+        drop_different=[False],
+        **choices,
+        names=["a.jpg", "a.jpg", "a.jpg (2)", "e\u0301 (2).jpg"],
+        by_hand=[decisions],
+    )
+    assert found["result"][5].photos == (1, 2)
+    report = found["result"][3]
+    assert "Photos of the same name are numbered here and in by_hand: a.jpg (3)." in report
+    assert report.endswith("In by_hand, but not among the photos: gone.jpg.")
+
+
 def test_without_a_parser_the_heads_are_white_and_the_report_says_so(
     nodes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,9 +14,15 @@ from micro import generator as micro_generator
 from micro import latents as micro_latents
 
 from my3dgen_core import Adapter, Direction, Identity, Latents, camera_path
+from my3dgen_core.formats.atomic_file import atomic_path
 from my3dgen_core.mesh import MeshError
 
 pytestmark = pytest.mark.usefixtures("executor", "folders")
+
+
+@pytest.fixture
+def host(pack: ModuleType) -> ModuleType:
+    return sys.modules["my3dgen_pack.nodes.host"]
 
 
 def latents_of(generator: Any, count: int) -> Latents:
@@ -175,23 +181,54 @@ def test_the_default_weights_of_mix_anchors_fit_a_person_of_any_number_of_photos
         ("%date:yyyy-MM-dd%/head", "2031-03-07/head"),
         ("head_%date:yy-M-d%", "head_31-3-7"),
         ("%date:hhmmss%_%date:h.m.s%", "040509_4.5.9"),
+        ("%date:hh:mm%", "04_05"),
         ("100%", "100%"),
         ("%KSampler.seed%", "%KSampler.seed%"),  # the page knows the other nodes, the server does not
     ],
 )
 def test_dates_in_file_names_are_replaced_as_on_the_page(
-    folders: Path, monkeypatch: pytest.MonkeyPatch, prefix: str, resolved: str
+    host: ModuleType, folders: Path, monkeypatch: pytest.MonkeyPatch, prefix: str, resolved: str
 ) -> None:
-    host = sys.modules["my3dgen_pack.nodes.host"]
     now = host.time.struct_time((2031, 3, 7, 4, 5, 9, 4, 66, 0))
     monkeypatch.setattr(host.time, "localtime", lambda: now)
     path = host.save_path(prefix, ".glb")
     assert path == folders / "output" / f"{resolved}_00001_.glb"
 
 
-@pytest.mark.parametrize("prefix", ["%date:../..//..//%/../../x", "../x", "/x", "", ".", "a/.."])
-def test_a_file_name_outside_the_output_folder_or_none_is_a_message(folders: Path, prefix: str) -> None:
-    host = sys.modules["my3dgen_pack.nodes.host"]
+@pytest.mark.parametrize(
+    ("prefix", "saved"),
+    [
+        ("ids/a:b?", "ids/a_b_"),
+        ('a<b>"|*\n', "a_b_____"),
+        ("a\ud800b", "a_b"),
+        ("ids\\anna", "ids/anna"),
+        ("my ids. /Aux/con.1", "my ids/_Aux/_con.1"),
+    ],
+)
+def test_what_windows_refuses_in_file_names_is_replaced_and_told(
+    host: ModuleType, folders: Path, caplog: pytest.LogCaptureFixture, prefix: str, saved: str
+) -> None:
+    assert host.save_path(prefix, ".glb") == folders / "output" / f"{saved}_00001_.glb"
+    told = [message for message in caplog.messages if f"saved as {saved!r}" in message]
+    assert len(told) == ("\\" not in prefix)  # a separator of Windows is no fault
+
+
+def test_a_file_name_that_is_too_long_is_a_message(host: ModuleType) -> None:
+    for prefix in ("ids/" + "a" * 300, "é" * 101 + "/head"):
+        with pytest.raises(ValueError, match=r"is too long: (300|202) bytes in one part, where 200 fit"):
+            host.save_path(prefix, ".glb")
+    assert host.save_path("ids/" + "é" * 100, ".safetensors").name == "é" * 100 + "_00001_.safetensors"
+    with atomic_path(host.save_path("é" * 100, ".safetensors")) as path:
+        path.write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["%date:../..//..//%/../../x", "../x", "..\\x", "/x", "C:\\x", "", ".", "a/.."],
+)
+def test_a_file_name_outside_the_output_folder_or_none_is_a_message(
+    host: ModuleType, folders: Path, prefix: str
+) -> None:
     with pytest.raises(ValueError, match="outside the output folder"):
         host.save_path(prefix, ".glb")
     assert not list(folders.rglob("*"))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import builtins
+import re
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -147,18 +148,70 @@ def test_missing_models_are_one_message_and_nothing_is_fetched(
     assert not (tmp_path / ".insightface").exists()
 
 
+class _Unimportable:
+    """Finder of modules that raises an error when insightface is imported."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        if name == "insightface":
+            raise self.error
+
+
+def _break_insightface(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "insightface"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [_Unimportable(error), *sys.meta_path])
+
+
 def test_a_missing_package_is_one_message_for_cpu_and_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    real_import = builtins.__import__
-
-    def without_insightface(name: str, *args: object, **kwargs: object) -> object:
-        if name.split(".")[0] == "insightface":
-            raise ImportError("No module named 'insightface'")
-        return real_import(name, *args, **kwargs)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(builtins, "__import__", without_insightface)
+    _break_insightface(monkeypatch, ImportError("No module named 'insightface'"))
     with pytest.raises(FaceModelError, match="pip install --no-deps insightface") as caught:
         FaceModels.from_folder(pack_folder())
     assert "onnxruntime-gpu" in str(caught.value)
+    assert "(The import of insightface said: No module named 'insightface'.)" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("numpy.dtype size changed, may indicate binary incompatibility"),
+        AttributeError("module 'numpy' has no attribute 'int'"),
+        OSError("libcudart.so.12: cannot open shared object file"),
+    ],
+)
+def test_a_package_whose_import_fails_is_named_with_its_error_and_a_remedy(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    _break_insightface(monkeypatch, error)
+    said = f"insightface is installed, but its import fails with {type(error).__name__}: {error}."
+    with pytest.raises(FaceModelError, match=rf"^{re.escape(said)}.* Reinstall insightface"):
+        FaceModels.from_folder(pack_folder())
+
+
+def test_a_gpu_that_cannot_start_is_replaced_by_the_cpu_with_a_warning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import onnxruntime
+    from insightface import model_zoo
+
+    real = model_zoo.get_model
+
+    def get_model(file: str, providers: list[str], **options: object) -> object:
+        if "CUDAExecutionProvider" in providers:
+            raise RuntimeError("CUDA_PATH is set but CUDA wasn't able to be loaded")
+        return real(file, providers=providers, **options)
+
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
+    monkeypatch.setattr(model_zoo, "get_model", get_model)
+    with pytest.warns(UserWarning, match=r"run on the CPU: CUDAExecutionProvider .*CUDA_PATH is set"):
+        found = FaceModels.from_folder(pack_folder())
+    assert found.provider == "CPUExecutionProvider"
+    with pytest.raises(RuntimeError, match="CUDA_PATH"):  # the CPU was not asked for
+        FaceModels.from_folder(pack_folder(), ["CUDAExecutionProvider"])
 
 
 def test_a_detector_alone_is_enough_for_crops(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from face_fixtures import models, portrait
 
 from my3dgen_core.face import AlignedFaces, AlignmentError, FaceReport, align_faces
-from my3dgen_core.face.overrides import ByHand, read_by_hand
+from my3dgen_core.face.overrides import ByHand, override_for, read_by_hand
 
 
 def two_faces() -> np.ndarray:
@@ -99,3 +99,13 @@ def test_the_text_gives_the_decisions_back() -> None:
 def test_bad_text_gets_a_message(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_by_hand(text)
+
+
+def test_a_name_is_found_however_its_accents_are_stored() -> None:
+    composed, decomposed = "\u00e9.jpg", "e\u0301.jpg"
+    one, other = ByHand(keep=False), ByHand(keep=True)
+    assert override_for({composed: one}, decomposed) is one
+    assert override_for({decomposed: one}, composed) is one
+    assert override_for({composed: one, decomposed: other}, decomposed) is other
+    assert override_for({composed: one}, "e.jpg") is None
+    assert override_for(None, composed) is None

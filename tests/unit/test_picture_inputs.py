@@ -38,6 +38,22 @@ def test_another_scale_is_named(inputs: ModuleType, low: int, high: int) -> None
         inputs.checked_pictures([noise(1, 8, 8, 3), pictures], "images")
 
 
+def test_an_empty_batch_alone_is_a_message_and_beside_others_left_out_by_name(
+    inputs: ModuleType, caplog: pytest.LogCaptureFixture
+) -> None:
+    none, picture = torch.zeros(0, 8, 8, 3), noise(1, 8, 8, 3)
+    for value in (none, [none, [none]]):
+        with pytest.raises(ValueError, match=r"'photos' is empty: it got float32 \[0, 8, 8, 3\]"):
+            inputs.checked_pictures(value, "photos")
+    (taken,) = inputs.checked_pictures([none, picture, none], "photos")
+    assert torch.equal(taken, picture)
+    assert caplog.messages == ["The input 'photos': left out as empty: 1, 3 of 3 in the list."]
+    (mask,) = inputs.masks_of([torch.zeros(0, 8, 8), torch.ones(1, 8, 8)], [(8, 8)])
+    assert torch.equal(mask, torch.ones(8, 8))
+    with pytest.raises(ValueError, match="must be an IMAGE"):
+        inputs.checked_pictures(torch.zeros(1, 0, 8, 3), "photos")
+
+
 def test_transparent_pixels_are_white(inputs: ModuleType) -> None:
     picture = torch.tensor([0.2, 0.4, 0.6, 0.0]).expand(1, 2, 2, 4).clone()
     picture[0, 0, 0, 3], picture[0, 1, 1, 3] = 1, 0.5
