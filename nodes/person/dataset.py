@@ -120,6 +120,7 @@ class LoadEG3DDataset:
             else:
                 crops.append(_crop(photo.pixels, photo.name))
                 kept.append(index)
+                notes += [photo.warning] if photo.warning else []
         if not crops:
             raise ValueError(f"No picture in {folder!r} can be read. {notes[-1]}")
         names, cameras = [found.names[index] for index in kept], found.cameras[kept]
