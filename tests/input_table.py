@@ -128,7 +128,7 @@ PICTURES: dict[str, Kind] = {
     "five channels": Kind(lambda x: torch.cat([x, x[..., :2]], 3), None, "must be an IMAGE"),
     "no dimensions": Kind(lambda x: x.mean(), None, "must be an IMAGE"),
     "a clip": Kind(lambda x: x[None], None, "must be an IMAGE"),
-    "no picture": Kind(lambda x: x[:0], None, "must be an IMAGE"),
+    "no picture": Kind(lambda x: x[:0], None, "is empty"),
     "no pixel": Kind(lambda x: x[:, :0], None, "must be an IMAGE"),
     "empty list": Kind(lambda x: [], None, "empty list"),
     "an array": Kind(lambda x: x.numpy(), None, "got ndarray"),
@@ -172,7 +172,7 @@ MASKS: dict[str, Kind] = {
     "infinite": Kind(_with(float("inf")), None, "contains a NaN or an infinite number"),
     "a picture": Kind(lambda x: x[..., None].expand(-1, -1, -1, 3), None, "must be a MASK"),
     "complex": Kind(lambda x: x.to(torch.complex64), None, "must be a MASK"),
-    "no mask": Kind(lambda x: x[:0], None, "must be a MASK"),
+    "no mask": Kind(lambda x: x[:0], None, "is empty"),
     "an array": Kind(lambda x: x.numpy(), None, "got ndarray"),
     "text": Kind(lambda x: "mask.png", None, "got str"),
 }
