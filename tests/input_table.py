@@ -296,7 +296,7 @@ class Bench:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a call gave: the tensors of its result by their place in it, or a message."""
+    """Outcome of a call: the tensors of its result by their place in it, or a message."""
 
     tensors: dict[str, Tensor]
     message: str = ""

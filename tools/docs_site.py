@@ -46,7 +46,7 @@ CHECKED = ("README.md", "SECURITY.md")
 CATEGORIES = ("Person", "Latents", "Cameras", "Output")
 """Order of the node reference; other categories follow."""
 NODES_MARK = "<!-- nodes -->"
-"""Where docs/nodes.md takes the table of all nodes."""
+"""Mark in docs/nodes.md that the table of all nodes replaces."""
 API_PAGE = "docs/api.md"
 PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".svg", ".gif"}
 

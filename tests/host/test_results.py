@@ -1,4 +1,4 @@
-"""What nodes give: finite, not black, and written under the name that the user meant."""
+"""Results of nodes: finite, not black, and written under the name that the user meant."""
 
 from __future__ import annotations
 

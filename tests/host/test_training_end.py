@@ -1,4 +1,4 @@
-"""How trainings end: finished, canceled or diverged; what is kept of them, where, and what is said."""
+"""Ends of trainings: finished, canceled or diverged; what is kept of them, where, and what is said."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What nodes offer and find in the folders of users: photos, models, face packs."""
+"""Files and folders of users that nodes offer and find: photos, models, face packs."""
 
 from __future__ import annotations
 
