@@ -15,7 +15,7 @@ from torch import Tensor
 from . import host
 
 SLACK = 0.25
-"""Distance outside 0..1 up to which values are clamped, as a bicubic upscale makes them; beyond it, an error."""
+"""Distance outside 0..1 up to which values are clamped, as a bicubic upscale makes them; beyond: an error."""
 
 FAILED = "The node it comes from has failed: look at what that node gives, for example with Preview Image."
 
