@@ -1,4 +1,4 @@
-"""The package my3dgen-kernels: built, installed beside PyTorch, found by the pack, and of the same results."""
+"""The package my3dgen-kernels: built, installed beside PyTorch, found by the pack, with the same results."""
 
 from __future__ import annotations
 
@@ -96,9 +96,7 @@ def test_the_package_comes_before_what_was_built(monkeypatch: pytest.MonkeyPatch
     package.mkdir()
     (package / "__init__.py").touch()
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert libraries.find(folder=tmp_path) == tmp_path / libraries.file_name(
-        "cpu"
-    )  # without this processor's
+    assert libraries.find(folder=tmp_path) == tmp_path / libraries.file_name("cpu")  # the package is empty
     (package / f"{libraries.variant()}.so").write_bytes(b"broken")
     assert libraries.find(folder=tmp_path) == package / f"{libraries.variant()}.so"
     monkeypatch.setattr(libraries, "_loaded", set())
