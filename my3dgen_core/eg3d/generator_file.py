@@ -97,7 +97,7 @@ def build_generator(
     if problem := mismatch(expected, shapes):
         raise CheckpointError(problem)
     generator.load_state_dict({key: read_weight(key, state[key], device) for key in expected}, assign=True)
-    return generator.eval().requires_grad_(False)
+    return generator.train(False).requires_grad_(False)
 
 
 def read_weight(key: str, value: TensorRef | Tensor, device: str | torch.device = "cpu") -> Tensor:
