@@ -49,8 +49,7 @@ def views(yaws: Sequence[float], side: int) -> Tensor:
 def save(picture: Tensor, path: Path) -> None:
     """Write a picture [3, H, W] in [-1, 1] and print its size."""
     pixels = to_pixels(picture)
-    options = {"quality": 88} if path.suffix == ".jpg" else {}
-    Image.fromarray(pixels).save(path, optimize=True, **options)
+    Image.fromarray(pixels).save(path, optimize=True, quality=88)  # PNG has no quality, and ignores it
     height, width = pixels.shape[:2]
     print(f"{path.relative_to(ROOT)}: {width} x {height}, {path.stat().st_size / 1e3:.0f} kB")
 

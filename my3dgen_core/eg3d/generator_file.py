@@ -142,7 +142,7 @@ def _read_safetensors(file: Path) -> Contents:
         if config is None and (metadata.get("format") or not file.with_suffix(".json").is_file()):
             raise CheckpointError(
                 "is not a generator of this pack: it has no configuration. Put one beside it "
-                "(docs/checkpoints.md), or bring the .pkl it was made of."
+                "(docs/checkpoints.md in the repository), or bring the .pkl it was made of."
             )
 
     try:

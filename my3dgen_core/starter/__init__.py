@@ -1,7 +1,7 @@
 """The bundled starter generator: its weights, and the synthetic heads it was trained on.
 
-`truth` and `person` need the `starter` extra (anny and warp-lang); loading the weights needs nothing else. Its
-training, `starter/training`, is in the repository and not in the archive that ComfyUI's registry publishes.
+`truth` and `person` need the `starter` extra (anny and warp-lang); loading the weights needs nothing else.
+`starter/training`, its training, is in the repository, not in the archive that ComfyUI's registry publishes.
 """
 
 from .synthetic.heads import truth

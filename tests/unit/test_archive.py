@@ -13,6 +13,7 @@ from pathlib import Path
 import archive
 import pytest
 import tomllib
+from PIL import Image
 
 CORE_BRINGS = {"numpy", "safetensors", "pillow", "scipy", "kornia"}
 """Of our dependencies, those in ComfyUI's own requirements.txt: of 0.3.75 and of 0.29.0."""
@@ -203,3 +204,24 @@ def test_a_word_with_a_reason_stays_and_is_counted() -> None:
     assert reasons == {"a regular expression": 2}
     found, _ = archive.word_findings("file.py", "A = re.compile('a'); compile('b')")
     assert len(found) == 1  # a reason covers its own word, not the line
+
+
+def test_the_registry_finds_icon_and_banner(root: Path) -> None:
+    comfy = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["comfy"]
+    start = "https://github.com/my3dgen/comfyui-my3dgen/raw/main/"
+    sides = {}
+    for name in ("Icon", "Banner"):
+        assert comfy[name].startswith(start)
+        with Image.open(root / comfy[name].removeprefix(start)) as picture:
+            sides[name] = picture.size
+    assert max(sides["Icon"]) <= 400
+    assert sides["Icon"][0] == sides["Icon"][1]
+    assert sides["Banner"][0] * 9 == sides["Banner"][1] * 21
+
+
+def test_the_publish_workflow_runs_pinned_actions_and_names_its_secret(root: Path) -> None:
+    text = (root / ".github" / "workflows" / "publish.yml").read_text(encoding="utf-8")
+    uses = re.findall(r"uses: (\S+)", text)
+    assert len(uses) == 3
+    assert all(re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", action) for action in uses)
+    assert re.findall(r"personal_access_token: (.+)", text) == ["${{ secrets.REGISTRY_ACCESS_TOKEN }}"]
