@@ -372,8 +372,8 @@ def sidecar_config(file: Path, shapes: Mapping[str, tuple[int, ...]]) -> Generat
     beside = file.with_suffix(".json")
     if not beside.is_file():
         raise CheckpointError(
-            "is a bare state dict: its shapes do not tell how it is rendered. "
-            f"Put a {beside.name} beside it with {', '.join(RENDERING)} (docs/checkpoints.md in the repository)."
+            f"is a bare state dict: its shapes do not tell how it is rendered. Put a {beside.name} beside it "
+            f"with {', '.join(RENDERING)} (docs/checkpoints.md in the repository)."
         )
     if beside.stat().st_size > 1 << 20:
         raise CheckpointError(f"has a {beside.name} beside it that is too large for a configuration.")
