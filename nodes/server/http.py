@@ -53,6 +53,7 @@ def handler(answer: Callable[[bytes], Awaitable[Answer]], limit: int = 0) -> Cal
             except (web.RequestPayloadError, ClientPayloadError, OSError) as error:
                 # Cut off, or not compressed as its headers say: the client's fault, and it may be gone.
                 host.log.debug("%s: the body cannot be read: %s", request.path, error)
+                request.content.feed_eof()  # else aiohttp reads the rest too, and logs the same failure
                 return _response(Answer.error(400, "The body of this request cannot be read."))
             if len(body) > limit:
                 found = Answer.error(413, f"A request may have at most {limit} bytes.")
