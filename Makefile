@@ -33,6 +33,7 @@ fixtures: install
 	$(BIN)/python tools/comfy.py
 	$(BIN)/python tools/face_test_pack.py build/face
 	$(BIN)/python tools/build_renderer.py
+	$(BIN)/python tools/registry_checks.py install
 
 test: fixtures
 	$(BIN)/python -m pytest tests

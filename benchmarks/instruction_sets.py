@@ -3,9 +3,9 @@
     python -m build tools/kernels_wheel --outdir build/wheel && unzip build/wheel/*.whl -d build/wheel
     python -m benchmarks.instruction_sets build/wheel/my3dgen_kernels/*.so [--rounds N] [--threads N]
 
-Libraries that the processor cannot run must not be named. All are called in turns in one process, on the rays
-of a frame of ffhq512-128's size (128 x 128, 48 + 48 samples, random planes) and with the gradient on a quarter of
-them.
+Libraries that the processor cannot run must not be named. All are called in turns in one process: on the rays
+of a frame of ffhq512-128's size (128 x 128, 48 + 48 samples, random planes), and a quarter of them with
+the gradient.
 """
 
 from __future__ import annotations

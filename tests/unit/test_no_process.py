@@ -75,7 +75,7 @@ def test_unbuilt_auto_renders_by_pytorch_says_so_and_no_process_starts(root: Pat
 
 def test_the_builder_is_imported_by_the_command_alone(root: Path) -> None:
     for file in (*(root / "nodes").rglob("*.py"), *(root / "my3dgen_core").rglob("*.py")):
-        if file.name != "builder.py":
+        if file.name not in ("builder.py", "__main__.py"):
             lines = file.read_text(encoding="utf-8").splitlines()
             imports = [line for line in lines if "import" in line and "builder" in line]
             assert imports == [], file
