@@ -307,11 +307,16 @@ def save_temporary(name: str, suffix: str, content: bytes) -> dict[str, str]:
     Returns:
         filename, subfolder and type, the parameters of ComfyUI's route /view.
     """
+    path = temporary_path(name, suffix)
+    path.write_bytes(content)
+    return {"filename": path.name, "subfolder": "", "type": "temp"}
+
+
+def temporary_path(name: str, suffix: str) -> Path:
+    """Return a new file name in ComfyUI's temporary folder, which is emptied at each start."""
     folder = Path(folder_paths.get_temp_directory()) if folder_paths else output_root() / "temp"
     folder.mkdir(parents=True, exist_ok=True)
-    filename = f"{name}_{secrets.token_hex(8)}{suffix}"
-    (folder / filename).write_bytes(content)
-    return {"filename": filename, "subfolder": "", "type": "temp"}
+    return folder / f"{name}_{secrets.token_hex(8)}{suffix}"
 
 
 def state_folder(kind: str, name: str | None) -> Path:
@@ -379,6 +384,35 @@ def mesh_class() -> Any:
     except ImportError:
         return None
     return MESH
+
+
+class VideoOnDisk:
+    """Substitute for ComfyUI's class of VIDEO values outside ComfyUI."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def get_stream_source(self) -> str:
+        """Return the path of the file."""
+        return self._path
+
+
+def video_of(path: Path) -> Any:
+    """Return the VIDEO value for a file."""
+    if folder_paths is None:
+        return VideoOnDisk(str(path))
+    from comfy_api.latest import InputImpl
+
+    return InputImpl.VideoFromFile(str(path))
+
+
+def held_video(video: Any) -> Any:
+    """Return the components of a VIDEO that is held in memory (images, audio, frame_rate), or None."""
+    if folder_paths is None:
+        return None
+    from comfy_api.latest import InputImpl
+
+    return video.get_components() if isinstance(video, InputImpl.VideoFromComponents) else None
 
 
 # --- Devices and modes ------------------------------------------------------------------------------------

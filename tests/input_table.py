@@ -273,7 +273,7 @@ class Bench:
                     found[field] = default
                 elif isinstance(kind, list):
                     found[field] = kind[0]
-                elif group == "required":
+                elif group == "required" or field == "photos":
                     found[field] = self.picture(node, field) if kind == "IMAGE" else self.values[kind]
         if node == "RestorePhotos":
             found |= {"model": self.personal, "masks": given.get("masks", self.mask(node))}
