@@ -45,7 +45,16 @@ class PasteBack:
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
-            "required": {
+            # optional altogether: photos may be left open, and inputs keep their places in saved workflows
+            "optional": {
+                "photos": (
+                    "IMAGE",
+                    {
+                        "tooltip": "All photos that went into Align Faces, in the same order; scaled copies "
+                        "also work. A single crop takes any number of images. For crops of a video leave "
+                        "this open: its frames are decoded again."
+                    },
+                ),
                 "crops": (
                     socket_types.CROP,
                     {"tooltip": "From Align Faces: where each crop lies in its photo."},
@@ -62,16 +71,6 @@ class PasteBack:
                         "max": 256.0,
                         "step": 1.0,
                         "tooltip": "Width of the soft edge, in pixels of a 512 px crop. 0 is a hard edge.",
-                    },
-                ),
-            },
-            "optional": {
-                "photos": (
-                    "IMAGE",
-                    {
-                        "tooltip": "All photos that went into Align Faces, in the same order; scaled copies "
-                        "also work. A single crop takes any number of images. For crops of a video leave "
-                        "this open: its frames are decoded again."
                     },
                 ),
                 "masks": (
@@ -115,8 +114,8 @@ class PasteBack:
         self,
         photos: list[Tensor] | None = None,
         crops: Sequence[socket_types.Crops] = (),
-        images: Sequence[Tensor] = (),
-        feather: Sequence[float] = (),
+        images: list[Tensor] | None = None,
+        feather: Sequence[float] = (24.0,),
         masks: list[Tensor] | None = None,
         old_heads: list[Tensor] | None = None,
         wider: list[float] | None = None,
@@ -124,6 +123,10 @@ class PasteBack:
         node_id: list[str] | None = None,
     ) -> tuple[list[Any], str, Any, Any, Any]:
         node = node_id[0] if node_id else None
+        if not crops:
+            raise ValueError("There is nothing to paste into. Connect crops of Align Faces to crops.")
+        if images is None:
+            raise ValueError("There is nothing to paste. Connect the new face crops to images.")
         cuts = crops[0]
         faces = [face for batch in picture_inputs.checked_pictures(images, "images") for face in batch.cpu()]
         new = _NewFaces(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -82,7 +82,12 @@ class AlignFaces:
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
-            "required": {
+            # optional altogether: photos may be left open, and inputs keep their places in saved workflows
+            "optional": {
+                "photos": (
+                    "IMAGE",
+                    {"tooltip": "Photos of one person: a batch, or a list of any sizes. Or connect a video."},
+                ),
                 "face_models": (
                     ["auto", *host.list_face_packs()],
                     {
@@ -114,12 +119,6 @@ class AlignFaces:
                         "tooltip": "Leave out photos that show someone other than the person in most of "
                         "them. Off: the report only warns.",
                     },
-                ),
-            },
-            "optional": {
-                "photos": (
-                    "IMAGE",
-                    {"tooltip": "Photos of one person: a batch, or a list of any sizes. Or connect a video."},
                 ),
                 "names": (
                     "STRING",
@@ -192,12 +191,11 @@ class AlignFaces:
     def align(
         self,
         photos: list[Tensor] | None = None,
-        *,
-        face_models: list[str],
-        which: list[str],
-        upright: list[bool],
-        same_person: list[bool],
-        drop_different: list[bool],
+        face_models: Sequence[str] = ("auto",),
+        which: Sequence[str] = ("largest",),
+        upright: Sequence[bool] = (True,),
+        same_person: Sequence[bool] = (False,),
+        drop_different: Sequence[bool] = (False,),
         names: list[str] | None = None,
         reference: list[Tensor] | None = None,
         sequence: list[bool] | None = None,
