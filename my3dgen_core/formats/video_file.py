@@ -16,11 +16,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ..common.heap import release_freed
+
 QUALITY = {"crf": "16", "preset": "veryfast"}
 """Options of the H.264 encoder: little loss, and a short look-ahead, which holds frames in memory."""
 _THREADS = 4  # of a decoder or encoder, each of which holds frames
 _AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)
 _LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1"}
+_FRAMES_BETWEEN_RELEASES = 10  # of freed memory
 _UNTAGGED = 2  # FFmpeg's "unspecified" of color space, primaries and transfer
 
 
@@ -119,6 +122,8 @@ class VideoFile:
         first, index = None, 0
         with self._open() as container:
             for frame in self._decoded(container):
+                if index % _FRAMES_BETWEEN_RELEASES == 0:
+                    release_freed()
                 first = frame.pts if first is None else first
                 if chosen is None or index in chosen:
                     yield VideoFrame(index, _upright(frame), frame.pts - first)
