@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import comfy
+import face_test_pack
 import page as comfy_page
 import pytest
 from micro import generator as micro_generator
@@ -84,6 +85,14 @@ def page(
     with comfy_page.open_page(its, browser) as opened:
         yield Page(opened, its)
     its.post("/settings", {"Comfy.VueNodes.Enabled": False})
+
+
+@pytest.fixture
+def face_models(page: Page) -> None:
+    """A face pack among the models of the page's server."""
+    link = page.server.base / "models" / "insightface"
+    if not link.exists():
+        link.symlink_to(face_test_pack.make_pack(comfy.ROOT / "build" / "face").parents[1])
 
 
 @pytest.fixture

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import comfy
-import face_test_pack
 import pytest
 from blueprints import BLUEPRINTS, EDIT_PHOTO, PERSON_TO_VIDEO, PHOTOS_TO_PERSON
-from widget_page import Page, every_page, needs_browser
+from widget_page import Page, every_page, needs_browser, oldest_and_newest
 
-oldest_and_newest = pytest.mark.parametrize(
-    "page", ["classic", f"nodes 2.0, {comfy.FRONTEND}"], indirect=True
-)
 pytestmark = [needs_browser, pytest.mark.usefixtures("no_error_of_ours")]
 # Fewer steps than anyone would take: the real numbers take minutes.
 FEW = """() => {
@@ -53,14 +48,6 @@ WIRE = """([from, output, to, input]) => {
 }"""
 CLEAR = "() => app.graph.clear()"
 PLACED = "(title) => app.graph._nodes.filter((node) => node.title === title).length"
-
-
-@pytest.fixture
-def faces(page: Page) -> None:
-    """Face models, which two of the blueprints need."""
-    link = page.server.base / "models" / "insightface"
-    if not link.exists():
-        link.symlink_to(face_test_pack.make_pack(comfy.ROOT / "build" / "face").parents[1])
 
 
 def place(page: Page, name: str) -> None:
@@ -123,7 +110,7 @@ def test_the_orbit_of_a_person_is_a_video(page: Page) -> None:
 
 
 @oldest_and_newest
-@pytest.mark.usefixtures("faces")
+@pytest.mark.usefixtures("face_models")
 def test_photos_become_a_saved_person(page: Page) -> None:
     name = PHOTOS_TO_PERSON.name
     place(page, name)
@@ -140,7 +127,7 @@ def test_photos_become_a_saved_person(page: Page) -> None:
 
 
 @oldest_and_newest
-@pytest.mark.usefixtures("faces")
+@pytest.mark.usefixtures("face_models")
 def test_a_photo_of_the_person_is_edited(page: Page) -> None:
     name = EDIT_PHOTO.name
     place(page, name)
