@@ -1,7 +1,8 @@
 """Make the subgraph blueprints, ready-made parts of a workflow that ComfyUI's page lists beside its nodes.
 
-    python tools/blueprints.py          # every file of subgraphs/
-    python tools/blueprints.py NAME ... # only these
+    python tools/blueprints.py            # every file of subgraphs/
+    python tools/blueprints.py NAME ...   # only these
+    python tools/blueprints.py --picture  # also docs/blueprints.webp, which shows them side by side
 
 `BLUEPRINTS` has their nodes and what each shows of them outside; ComfyUI's page, in a headless browser,
 arranges the nodes and checks the files.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import io
 import json
 import sys
 import tempfile
@@ -25,6 +27,7 @@ import page as comfy_page
 
 Prompt = dict[str, Any]
 FOLDER = comfy.ROOT / "subgraphs"
+PICTURE = comfy.ROOT / "docs" / "blueprints.webp"
 CATEGORY = "My3DGen"
 INSIDE, OUTSIDE = -10, -20
 """Ids, in the file format, of the node of a subgraph's inputs and of that of its outputs."""
@@ -462,6 +465,23 @@ def make(page: Any, blueprint: Blueprint) -> Path:
     return target
 
 
+def picture(page: Any) -> None:
+    """Take the picture of the documentation: all blueprints as they are placed."""
+    from PIL import Image
+    from screenshots import BRING, GAP, MARGIN, QUALITY, TITLE
+
+    files = [json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8")) for name in BLUEPRINTS]
+    together = copy.deepcopy(files[0])
+    together["nodes"] = [file["nodes"][0] | {"id": number} for number, file in enumerate(files, HOST)]
+    together["definitions"] = {"subgraphs": [file["definitions"]["subgraphs"][0] for file in files]}
+    ids = [node["id"] for node in together["nodes"]]
+    page.evaluate("async (workflow) => app.loadGraphData(workflow)", together)
+    clip = page.evaluate(BRING, [ids, [None] * len(ids), MARGIN, GAP, TITLE])
+    taken = page.screenshot(clip=dict(zip(("x", "y", "width", "height"), clip, strict=True)))
+    shown = Image.open(io.BytesIO(taken)).convert("RGB")
+    shown.save(PICTURE, "WEBP", quality=QUALITY, method=6)
+
+
 def main(given: Iterable[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -469,7 +489,9 @@ def main(given: Iterable[str] | None = None) -> int:
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help=f"of {', '.join(BLUEPRINTS)}; all by default"
     )
-    wanted = parser.parse_args(given).names or list(BLUEPRINTS)
+    parser.add_argument("--picture", action="store_true", help=f"also take {PICTURE.name}")
+    arguments = parser.parse_args(given)
+    wanted = arguments.names or list(BLUEPRINTS)
     if unknown := [name for name in wanted if name not in BLUEPRINTS]:
         parser.error(f"There is no blueprint {unknown[0]!r}.")
     if comfy_page.browser_path() is None:
@@ -483,6 +505,9 @@ def main(given: Iterable[str] | None = None) -> int:
     ):
         for name in wanted:
             print(make(page, BLUEPRINTS[name]))
+        if arguments.picture:
+            picture(page)
+            print(PICTURE)
     return 0
 
 
