@@ -15,7 +15,8 @@ FEW = """() => {
   const graphs = [app.graph, ...app.graph._nodes.map((node) => node.subgraph).filter(Boolean)];
   for (const node of graphs.flatMap((graph) => graph._nodes))
     for (const widget of node.widgets ?? [])
-      if (widget.name in few) widget.value = Math.min(widget.value, few[widget.name]);
+      if (widget.name in few)
+        widget.value = widget.value > 0 ? Math.min(widget.value, few[widget.name]) : few[widget.name];
 }"""
 SET = """([named, values]) => {
   const node = app.graph._nodes.find((one) => one.title === named || one.type === named);
