@@ -57,7 +57,7 @@ def place(page: Page, name: str) -> None:
     ui.evaluate(CLEAR)
     ui.keyboard.press("n")
     ui.get_by_placeholder("Search Nodes...").first.fill(name)
-    ui.locator(".sidebar-content-container, [data-testid*=sidebar], aside").get_by_text(name).first.click()
+    ui.get_by_text(name).first.click()
     ui.wait_for_timeout(500)
     if not ui.evaluate(PLACED, name):  # a newer page places the node where one clicks next
         ui.mouse.move(900, 500)
