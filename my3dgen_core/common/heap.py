@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import sys
+from contextlib import suppress
+
+from numpy import ctypeslib
 
 
 def release_freed() -> None:
@@ -13,6 +15,5 @@ def release_freed() -> None:
     a minute of 4K grew by 1.4 GB.
     """
     if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
+        with suppress(OSError, AttributeError):  # another C library
+            ctypeslib.load_library("libc.so.6", "").malloc_trim(0)

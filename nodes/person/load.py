@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
 
 from .. import host, socket_types
 
@@ -98,6 +97,8 @@ class LoadGenerator:
     def load(
         self, file: str, convert: bool = False, renderer: str = RENDERERS[0], memory_limit: int = 0
     ) -> tuple[socket_types.Model]:
+        from safetensors import SafetensorError
+
         from ...my3dgen_core import load_generator
         from ...my3dgen_core.checkpoint import convert as convert_generator
         from ...my3dgen_core.eg3d.rendering.backend import select_backend

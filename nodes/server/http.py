@@ -45,15 +45,15 @@ def handler(answer: Callable[[bytes], Awaitable[Answer]], limit: int = 0) -> Cal
     """
 
     async def handle(request: Any) -> Any:
-        from aiohttp import ClientPayloadError, web
+        from aiohttp import web
 
         try:
             try:
                 body = await _read(request.content, limit + 1) if limit else b""
-            except (web.RequestPayloadError, ClientPayloadError, OSError) as error:
+            except (web.RequestPayloadError, OSError) as error:
                 # Cut off, or not compressed as its headers say: the client's fault, and it may be gone.
                 host.log.debug("%s: the body cannot be read: %s", request.path, error)
-                request.content.feed_eof()  # else aiohttp reads the rest too, and logs the same failure
+                request.content.feed_eof()  # else the server reads the rest too, and logs the same failure
                 return _response(Answer.error(400, "The body of this request cannot be read."))
             if len(body) > limit:
                 found = Answer.error(413, f"A request may have at most {limit} bytes.")
@@ -70,7 +70,7 @@ def handler(answer: Callable[[bytes], Awaitable[Answer]], limit: int = 0) -> Cal
 
 
 def _response(answer: Answer) -> Any:
-    """Return an answer as a response of aiohttp."""
+    """Return an answer as the response of a handler."""
     from aiohttp import web
 
     headers = {"Cache-Control": "no-store"}
