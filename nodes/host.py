@@ -386,8 +386,8 @@ def file_3d(path: Path) -> Any:
     if core is not None:
         return core(str(path), path.suffix.lstrip("."))
     return blocked(
-        "This ComfyUI has no type for 3D files (it came with 0.12). Use the output model_file, which names the "
-        "same file, or update ComfyUI."
+        "This ComfyUI has no type for 3D files (it came with 0.12). Use the output model_file, which names "
+        "the same file, or update ComfyUI."
     )
 
 

@@ -180,7 +180,7 @@ def texture_mesh(
 
 
 def baking_cameras(generator: Generator, device: torch.device | None = None) -> Tensor:
-    """Return the cameras of the pictures that a texture is baked from [N, 25]: a grid over the trained views."""
+    """Return the cameras [N, 25] of the pictures that a texture is baked from: a grid of trained views."""
     config, views = generator.config, generator.trained_views
     yaw, pitch = min(views.yaw, 180.0), min(views.pitch, _STEEPEST)
     around = _evenly(yaw, _YAW_STEP, device)
@@ -291,7 +291,7 @@ def _sampled(maps: Tensor, grid: Tensor, mode: str = "bilinear") -> Tensor:
 
 
 def _correction(mesh: trimesh.Trimesh, vertices: _Gathered, colors: Tensor) -> Tensor:
-    """Return what to add to vertex colors [V, 3] to meet the baked colors, continued smoothly where none are."""
+    """Return what to add to vertex colors [V, 3] to meet the baked ones, continued smoothly where none are."""
     # imported here: optional, as trimesh is
     from scipy.sparse import coo_matrix, diags
     from scipy.sparse.linalg import cg
