@@ -291,7 +291,7 @@ def _sampled(maps: Tensor, grid: Tensor, mode: str = "bilinear") -> Tensor:
 
 
 def _correction(mesh: trimesh.Trimesh, vertices: _Gathered, colors: Tensor) -> Tensor:
-    """Return what to add to vertex colors [V, 3] to meet the baked ones, continued smoothly where none are."""
+    """Return what to add to vertex colors [V, 3] to meet the baked ones, continued where there are none."""
     # imported here: optional, as trimesh is
     from scipy.sparse import coo_matrix, diags
     from scipy.sparse.linalg import cg
