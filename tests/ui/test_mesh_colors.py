@@ -158,8 +158,8 @@ def test_cores_preview_shows_the_colors_that_were_rendered(
     its.post("/settings", {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": False})
     inputs = {"model_file": f"{kind}.glb", "image": ""}
     prompt = {"1": {"class_type": "Preview3D", "inputs": inputs, "_meta": {"title": "head"}}}
-    # The tests' server runs with --disable-api-nodes, under which core forbids its page to open blob: addresses,
-    # where three.js puts the textures of every .glb.
+    # The tests' server runs with --disable-api-nodes, under which core forbids its page to open blob:
+    # addresses, where three.js puts the textures of every .glb.
     page = software.new_page(viewport={"width": 1200, "height": 900}, bypass_csp=True)
     try:
         page.add_init_script(WATCH)
