@@ -27,12 +27,9 @@ class ExtractMesh:
         "marching cubes",
         "3d model",
         "geometry",
-        "blender",
-        "3d print",
         "texture",
-        "uv unwrap",
-        "decimate",
         "low poly",
+        "blender",
     ]
     DESCRIPTION = (
         "Extracts the head as a mesh, colored or textured: closed, y up, nose toward +z. Also writes it as a "
