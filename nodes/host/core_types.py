@@ -36,6 +36,35 @@ def _core_type(name: str) -> Any:
     return getattr(Types, name, None)
 
 
+class VideoOnDisk:
+    """Substitute for ComfyUI's class of VIDEO values outside ComfyUI."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def get_stream_source(self) -> str:
+        """Return the path of the file."""
+        return self._path
+
+
+def video_of(path: Path) -> Any:
+    """Return the VIDEO value for a file."""
+    if comfyui.folder_paths is None:
+        return VideoOnDisk(str(path))
+    from comfy_api.latest import InputImpl
+
+    return InputImpl.VideoFromFile(str(path))
+
+
+def held_video(video: Any) -> Any:
+    """Return the components of a VIDEO that is held in memory (images, audio, frame_rate), or None."""
+    if comfyui.folder_paths is None:
+        return None
+    from comfy_api.latest import InputImpl
+
+    return video.get_components() if isinstance(video, InputImpl.VideoFromComponents) else None
+
+
 def blocked(message: str) -> Any:
     """Return the value of an output that has nothing to give: nodes that use it show the message instead."""
     if comfyui.folder_paths is None:
