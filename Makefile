@@ -34,6 +34,14 @@ fixtures: install
 	$(BIN)/python tools/face_test_pack.py build/face
 	$(BIN)/python tools/build_renderer.py
 	$(BIN)/python tools/registry_checks.py install
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory node-modules; fi
+
+# What the page's checks and the browser tests use: eslint, tsc and three.js.
+NPM := npm --prefix tools/js
+.PHONY: node-modules
+node-modules:
+	@test -d tools/js/node_modules/eslint -a -d tools/js/node_modules/three \
+	|| $(NPM) ci --prefer-offline --no-audit --no-fund --loglevel=error || true
 
 test: fixtures
 	$(BIN)/python -m pytest tests
@@ -63,9 +71,7 @@ lint: install
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory lint-js; else echo "no npm: web/ is not checked"; fi
 
 # The page's scripts need no build; npm brings the two programs that read them over.
-NPM := npm --prefix tools/js
-lint-js:
-	@test -d tools/js/node_modules/eslint || $(NPM) ci --prefer-offline --no-audit --no-fund --loglevel=error || true
+lint-js: node-modules
 	@if test -d tools/js/node_modules/eslint; then $(NPM) run --silent check; \
 	else echo "npm could not install eslint and tsc: web/ is not checked"; fi
 

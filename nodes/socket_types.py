@@ -156,20 +156,35 @@ class Mesh:
     """[1, V, 3]."""
     faces: Tensor
     """Vertex indices [1, F, 3]."""
-    vertex_colors: Tensor
-    """[1, V, 3] in 0..1."""
+    vertex_colors: Tensor | None
+    """Linear, as glTF has them, [1, V, 3] in 0..1; None with a texture, which they would darken."""
     normals: Tensor
     """Unit normals of the vertices, [1, V, 3]."""
+    uvs: Tensor | None = None
+    """Places in the texture, [1, V, 2] in 0..1 from its upper left corner; None without one."""
+    texture: Tensor | None = None
+    """sRGB, [1, H, W, 3] in 0..1."""
+    unlit: bool = True
+    """Whether the colors are shown as they are, without light."""
 
 
-def make_mesh(vertices: Tensor, faces: Tensor, vertex_colors: Tensor, normals: Tensor) -> Any:
-    """Return a MESH for ComfyUI's 3D nodes: its own class, with those of the fields of `Mesh` that it has."""
-    for values in (vertices, vertex_colors, normals):
-        check_result(values, "The mesh")
-    fields = {"vertices": vertices, "faces": faces, "vertex_colors": vertex_colors, "normals": normals}
+def make_mesh(
+    vertices: Tensor,
+    faces: Tensor,
+    vertex_colors: Tensor | None,
+    normals: Tensor,
+    uvs: Tensor | None = None,
+    texture: Tensor | None = None,
+) -> Any:
+    """Return an unlit MESH for ComfyUI's 3D nodes: its own class, with the fields of `Mesh` that it has."""
+    for values in (vertices, vertex_colors, normals, uvs, texture):
+        if values is not None:
+            check_result(values, "The mesh")
+    made = Mesh(vertices, faces, vertex_colors, normals, uvs, texture)
     core = host.mesh_class()
     if core is None:
-        return Mesh(**fields)
+        return made
+    fields = vars(made)
     known = inspect.signature(core).parameters
     mesh = core(**{name: value for name, value in fields.items() if name in known})
     for name, value in fields.items():

@@ -5,7 +5,7 @@ the working directory, no progress bar, everything on the CPU.
 """
 
 from .comfyui import log
-from .core_types import blocked, held_video, mesh_class, video_of
+from .core_types import blocked, file_3d, held_video, mesh_class, video_of
 from .devices import (
     RENDER_MEMORY,
     TRAINING_MEMORY,
@@ -46,6 +46,7 @@ __all__ = [
     "cache_folder",
     "changed",
     "check_cancelled",
+    "file_3d",
     "find_face_pack",
     "find_input_folder",
     "find_model",

@@ -10,11 +10,30 @@ from . import comfyui
 
 def mesh_class() -> Any:
     """Return ComfyUI's class of MESH values, or None if it has none."""
+    return _core_type("MESH")
+
+
+def file_3d(path: Path) -> Any:
+    """Return a file as a value of FILE_3D_GLB and its siblings.
+
+    In a ComfyUI that has no such type the output is blocked with a message: nothing that it brings takes one.
+    """
+    core = _core_type("File3D")
+    if core is not None:
+        return core(str(path), path.suffix.lstrip("."))
+    return blocked(
+        "This ComfyUI has no type for 3D files (it came with 0.12). Use the output model_file, which names "
+        "the same file, or update ComfyUI."
+    )
+
+
+def _core_type(name: str) -> Any:
+    """Return one of the value classes of ComfyUI's public API, or None if it has none of that name."""
     try:
-        from comfy_api.latest._util.geometry_types import MESH
+        from comfy_api.latest import Types
     except ImportError:
         return None
-    return MESH
+    return getattr(Types, name, None)
 
 
 class VideoOnDisk:
