@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import platform
 import sys
 from contextlib import suppress
 
 from numpy import ctypeslib
+
+_FOLDERS = ("/lib64", f"/lib/{platform.machine()}-linux-gnu", "/usr/lib")
+"""Folders of glibc: Red Hat's family, Debian's, others."""
 
 
 def release_freed() -> None:
@@ -14,6 +18,7 @@ def release_freed() -> None:
     Large frames that come and go between small objects that stay leave holes in the heap, which glibc keeps:
     a minute of 4K grew by 1.4 GB.
     """
-    if sys.platform == "linux":
-        with suppress(OSError, AttributeError):  # another C library
-            ctypeslib.load_library("libc.so.6", "").malloc_trim(0)
+    for folder in _FOLDERS if sys.platform == "linux" else ():
+        with suppress(OSError, AttributeError):  # not there, or another C library
+            ctypeslib.load_library("libc.so.6", folder).malloc_trim(0)
+            return
