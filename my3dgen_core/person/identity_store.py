@@ -418,7 +418,9 @@ class IdentityStore:
     def _connect(self, index: Path | str) -> sqlite3.Connection:
         if isinstance(index, Path):
             index.parent.mkdir(parents=True, exist_ok=True)
-        database = sqlite3.connect(index, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        database = sqlite3.Connection(
+            index, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+        )
         try:
             database.execute("PRAGMA journal_mode = WAL")
             database.execute("PRAGMA synchronous = NORMAL")
