@@ -32,6 +32,7 @@ demo-real: install
 fixtures: install
 	$(BIN)/python tools/comfy.py
 	$(BIN)/python tools/face_test_pack.py build/face
+	$(BIN)/python tools/mediapipe_wheel.py build/face/mediapipe
 
 test: fixtures
 	$(BIN)/python -m pytest tests

@@ -3,6 +3,7 @@
 from .align import AlignedFaces, AlignmentError, align_faces
 from .crop import CropTransform, warp_crops, warp_mask
 from .detect import FaceModels
+from .mediapipe_models import MediaPipeModels
 from .packs import FaceModelError
 from .paste import paste_back
 from .photo_files import PhotoError, list_photos
@@ -21,6 +22,7 @@ __all__ = [
     "FaceModels",
     "FaceReport",
     "IdentityNetwork",
+    "MediaPipeModels",
     "PhotoError",
     "align_faces",
     "align_sequence",

@@ -15,7 +15,7 @@ from ..server import ui_results
 from ..server.alignment_report import EVENT, photo_report
 
 if TYPE_CHECKING:
-    from ...my3dgen_core import AlignedFaces
+    from ...my3dgen_core import AlignedFaces, FaceModels
     from ...my3dgen_core.face import CropTransform, FaceReport
 
 CHOICES: dict[str, str | int] = {
@@ -28,6 +28,9 @@ CHOICES: dict[str, str | int] = {
 SIDE_STEP = 64
 """Step of longest_side in Load Photo Folder."""
 SCALED = "If the face was larger in the file, raise longest_side in Load Photo Folder."
+NO_IDENTITY = (
+    "Whether the photos show one person was not checked: these face models have no identity network."
+)
 NO_PARSING = (
     "The head masks are all white: there is no face-parsing model (BiSeNet with 19 classes, .onnx) in the "
     "subfolder 'parsing' of the face models."
@@ -45,6 +48,8 @@ class AlignFaces:
         "camera pose",
         "portrait",
         "face parsing",
+        "mediapipe",
+        "face mesh",
     ]
     DESCRIPTION = (
         "Finds the face in every photo, crops it as EG3D's training images were cropped, and estimates its "
@@ -83,10 +88,12 @@ class AlignFaces:
             "required": {
                 "photos": ("IMAGE", {"tooltip": "Photos of one person: a batch, or a list of any sizes."}),
                 "face_models": (
-                    ["auto", *host.list_face_packs()],
+                    ["auto", *host.list_face_models()],
                     {
-                        "tooltip": "A face pack in models/insightface/models, such as buffalo_l. "
-                        "'auto' uses the first one found."
+                        "tooltip": "A face pack in models/insightface/models, such as buffalo_l, or "
+                        "MediaPipe's wheel in models/my3dgen/faces (Apache-2.0, without an identity "
+                        "network). 'auto' uses face_landmarks if it is connected, else the first pack found, "
+                        "else MediaPipe."
                     },
                 ),
                 "which": (
@@ -155,14 +162,24 @@ class AlignFaces:
                         "like the crops: see photo_masks."
                     },
                 ),
+                "face_landmarks": (
+                    socket_types.FACE_LANDMARKS,
+                    {
+                        "tooltip": "Faces of the same photos from Detect Face Landmarks (MediaPipe); no face "
+                        "models are needed then. A pack chosen in face_models adds the identity."
+                    },
+                ),
             },
             "hidden": {"node_id": "UNIQUE_ID"},
         }
 
     @classmethod
-    def VALIDATE_INPUTS(cls, face_models: list[str | None]) -> bool | str:
+    def VALIDATE_INPUTS(cls, face_models: list[str | None], face_landmarks: Any = None) -> bool | str:
+        # a connected input arrives as [None]
+        if face_landmarks is not None and (face_models[0] or "auto") == "auto":
+            return True
         try:
-            host.find_face_pack(face_models[0] or "auto")
+            host.find_face_models(face_models[0] or "auto")
         except FileNotFoundError as error:
             return str(error)
         return True
@@ -181,13 +198,13 @@ class AlignFaces:
         neck: list[bool] | None = None,
         by_hand: list[str] | None = None,
         masks: list[Tensor] | None = None,
+        face_landmarks: list[Any] | None = None,
         node_id: list[str] | None = None,
     ) -> dict[str, Any]:
         from ...my3dgen_core import align_faces
         from ...my3dgen_core.common.folders import name_key
         from ...my3dgen_core.face import (
             AlignmentError,
-            FaceModels,
             align_sequence,
             describe_coverage,
             format_report,
@@ -214,8 +231,8 @@ class AlignFaces:
             align = align_faces
             settings |= {"same_person": same_person[0], "drop_different": drop_different[0]}
             settings["by_hand"] = decided
-        models = FaceModels.from_folder(host.find_face_pack(face_models[0]))
         pictures = _pictures(photos, "photos")
+        models = _face_models(face_models[0], face_landmarks, len(pictures))
         drawn = _drawn(masks, pictures)
         named = _named(pictures, names)
         renamed = _tell_apart(named)
@@ -228,7 +245,9 @@ class AlignFaces:
                 host.publish(EVENT, {"node": node, **photo_report(named, error.report)})
             raise AlignmentError(f"{error}{hint}", error.report) from error
         _hint_at_scaling(named, aligned.report)
-        report = f"{format_report(aligned.report)}\n{describe_coverage(aligned.report)}"
+        report = f"{format_report(aligned.report)}\n{describe_coverage(aligned.report)}\n{models.license}."
+        if not models.has_recognition:
+            report = f"{report}\n{NO_IDENTITY}"
         heads = aligned.heads
         if heads is None:
             heads, report = torch.ones_like(aligned.masks), f"{report}\n{NO_PARSING}"
@@ -249,7 +268,12 @@ class AlignFaces:
             socket_types.mask_to_host(aligned.masks),
             report,
             overview,
-            socket_types.Crops(tuple(places), tuple(aligned.kept), len(aligned.report)),
+            socket_types.Crops(
+                tuple(places),
+                tuple(aligned.kept),
+                len(aligned.report),
+                tuple((row.mesh, row.blendshapes) for row in aligned.report if row.kept and row.transform),
+            ),
             socket_types.mask_to_host(heads),
             socket_types.mask_to_host(
                 torch.stack(
@@ -260,6 +284,31 @@ class AlignFaces:
         text = host.report(node, f"{models.describe()}\n{report}")
         ui = {**text, **host.preview(overview), **photo_report(named, aligned.report)}
         return {"ui": ui_results.remember(node, ui), "result": result}
+
+
+def _face_models(name: str, landmarks: list[Any] | None, photos: int) -> FaceModels:
+    """Load the source of faces: landmarks that are given, an InsightFace pack, or MediaPipe.
+
+    Raises:
+        ValueError: there are other landmarks than photos.
+    """
+    from ...my3dgen_core.face import FaceModels, MediaPipeModels
+    from ...my3dgen_core.face.given_landmarks import GivenLandmarks
+
+    models: FaceModels | None = None
+    if landmarks is None or name != "auto":
+        path = host.find_face_models(name)
+        models = FaceModels.from_folder(path) if path.is_dir() else MediaPipeModels.from_wheel(path)
+    if landmarks is None:
+        assert models is not None
+        return models
+    given = GivenLandmarks.from_values(landmarks, models)
+    if len(given) != photos:
+        raise ValueError(
+            f"face_landmarks has {len(given)} frames for {photos} photos. Connect the same photos to Detect "
+            "Face Landmarks (MediaPipe) and to Align Faces."
+        )
+    return given
 
 
 def _cut(mask: Tensor | None, place: CropTransform) -> Tensor:
