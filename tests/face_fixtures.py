@@ -7,9 +7,9 @@ from functools import lru_cache
 import numpy as np
 import torch
 from PIL import Image
-from real_photos import pack_folder, photo
+from real_photos import pack_folder, photo, wheel
 
-from my3dgen_core.face import AlignedFaces, FaceModels, align_faces
+from my3dgen_core.face import AlignedFaces, FaceModels, MediaPipeModels, align_faces
 from my3dgen_core.face.detect import Face, detection_attempts
 
 SAME_MAN = ("obama.jpg", "obama2.jpg", "obama3.jpg")
@@ -21,6 +21,12 @@ OTHERS = ("biden.jpg", "astronaut.png", "grace_hopper.jpg")
 def models() -> FaceModels:
     """The test pack on the CPU."""
     return FaceModels.from_folder(pack_folder(), providers=["CPUExecutionProvider"])
+
+
+@lru_cache(maxsize=1)
+def mediapipe_models() -> MediaPipeModels:
+    """MediaPipe's networks, out of the wheel."""
+    return MediaPipeModels.from_wheel(wheel())
 
 
 @lru_cache(maxsize=1)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from face_fixtures import OTHERS, SAME_MAN, portrait, real_batch, wall_of
+from face_fixtures import OTHERS, SAME_MAN, mediapipe_models, portrait, real_batch, wall_of
 from occluders import KINDS, covered
 from real_photos import photo, wheel
 
@@ -26,14 +26,9 @@ NAMES = (*SAME_MAN, *OTHERS)
 
 
 @lru_cache(maxsize=1)
-def models() -> MediaPipeModels:
-    return MediaPipeModels.from_wheel(wheel())
-
-
-@lru_cache(maxsize=1)
 def batch() -> AlignedFaces:
     """The six real photos, aligned without a pack."""
-    return align_faces([(name, photo(name)) for name in NAMES], models())
+    return align_faces([(name, photo(name)) for name in NAMES], mediapipe_models())
 
 
 def test_crops_and_cameras_are_those_of_the_pack() -> None:
@@ -55,10 +50,10 @@ def test_crops_and_cameras_are_those_of_the_pack() -> None:
 def test_there_is_no_identity_network_and_it_is_said() -> None:
     assert batch().embeddings is None
     assert all(row.identity is None for row in batch().report)
-    assert models().license == "MediaPipe: Apache-2.0"
-    assert not models().has_recognition
+    assert mediapipe_models().license == "MediaPipe: Apache-2.0"
+    assert not mediapipe_models().has_recognition
     with pytest.raises(FaceModelError, match="identity network"):
-        align_faces([photo("obama.jpg")], models(), which="nearest", reference=photo("obama2.jpg"))
+        align_faces([photo("obama.jpg")], mediapipe_models(), which="nearest", reference=photo("obama2.jpg"))
 
 
 def test_the_mesh_of_each_crop_is_in_the_report() -> None:
@@ -71,7 +66,7 @@ def test_the_mesh_of_each_crop_is_in_the_report() -> None:
 
 
 def test_a_mirrored_photo_has_the_mirrored_camera() -> None:
-    mirrored = align_faces([photo("obama2.jpg")[:, ::-1].copy()], models()).report[0]
+    mirrored = align_faces([photo("obama2.jpg")[:, ::-1].copy()], mediapipe_models()).report[0]
     original = batch().report[1]
     assert mirrored.yaw == pytest.approx(-(original.yaw or 0), abs=1.5)
     assert mirrored.pitch == pytest.approx(original.pitch, abs=1.5)
@@ -79,17 +74,17 @@ def test_a_mirrored_photo_has_the_mirrored_camera() -> None:
 
 @pytest.mark.parametrize("turns", [1, 2, 3])
 def test_a_turned_photo_gives_the_same_crop(turns: int) -> None:
-    upright = align_faces([portrait()], models())
-    turned = align_faces([np.rot90(portrait(), turns).copy()], models())
+    upright = align_faces([portrait()], mediapipe_models())
+    turned = align_faces([np.rot90(portrait(), turns).copy()], mediapipe_models())
     assert (turned.images - upright.images).abs().mean() < 0.06
 
 
 def test_small_faces_of_large_photos_are_found() -> None:
-    (row,) = align_faces([wall_of(4000, 1600, 40, (1850, 900))], models()).report
+    (row,) = align_faces([wall_of(4000, 1600, 40, (1850, 900))], mediapipe_models()).report
     assert row.box is not None
     assert row.box[2] - row.box[0] == pytest.approx(40, rel=0.15)
     (row,) = align_faces(
-        [wall_of(4000, 1600, 44, (1900, 300), (300, 800), (3700, 900))], models(), which=1
+        [wall_of(4000, 1600, 44, (1900, 300), (300, 800), (3700, 900))], mediapipe_models(), which=1
     ).report
     assert row.box is not None
     assert 1900 < row.box[0] < 2000
@@ -99,9 +94,9 @@ def test_small_faces_of_large_photos_are_found() -> None:
 def test_where_there_is_no_face_none_is_found() -> None:
     rng = np.random.default_rng(0)
     pictures = [rng.integers(0, 255, (300, 400, 3), dtype=np.uint8), np.zeros((90, 90, 3), np.uint8)]
-    left, _, right, _ = models().detect(portrait())[0].box.astype(int)
+    left, _, right, _ = mediapipe_models().detect(portrait())[0].box.astype(int)
     pictures.append(portrait()[:, (left + right) // 2 + 5 :].copy())
-    rows = align_faces([*pictures, portrait()], models()).report
+    rows = align_faces([*pictures, portrait()], mediapipe_models()).report
     assert [row.kept for row in rows] == [False, False, False, True]
 
 
@@ -112,7 +107,9 @@ def test_no_bare_face_is_suspected_and_most_covered_ones_are() -> None:
         for image, row in list(zip(batch().images, batch().report, strict=True))[::2]:
             assert row.points is not None
             crop = ((image.permute(1, 2, 0) + 1) * 127.5).round().byte().numpy()
-            found = align_faces([covered(crop, row.points, kind, row.index)], models(), det_size=320)
+            found = align_faces(
+                [covered(crop, row.points, kind, row.index)], mediapipe_models(), det_size=320
+            )
             said.append(" ".join(found.report[0].warnings))
         assert sum("may cover" in text for text in said) >= 2, said
         parts = (KINDS[kind], "nose" if kind == "mask" else KINDS[kind])  # a mask covers the nose too
@@ -195,9 +192,9 @@ def given(names: tuple[str, ...], points: int = 468) -> list[dict[str, Any]]:
     values = []
     for name in names:
         pixels = photo(name)
-        (face,) = models().detect(pixels)[:1]
+        (face,) = mediapipe_models().detect(pixels)[:1]
         assert face.mesh is not None
-        mesh = models().second_look(pixels, face.mesh).mean(0)
+        mesh = mediapipe_models().second_look(pixels, face.mesh).mean(0)
         mesh = np.concatenate([mesh, mesh[: points - 468]])
         found = {
             "bbox_xyxy": face.box.astype(np.float32),
