@@ -27,7 +27,8 @@ _TOP, _CHIN = 10, 152
 # Box of an InsightFace detector: its width and the part above the forehead's highest landmark, in those of
 # the mesh
 _BOX_WIDTH, _FOREHEAD = 0.95, 0.13
-_DEPTH_SCALE = 1.2  # of the network's depth, which is too flat
+DEPTH_SCALE = 1.2
+"""Factor of the network's depth, which is too flat."""
 
 
 class FaceMesh:
@@ -170,7 +171,7 @@ def rotation_of_mesh(mesh: np.ndarray) -> np.ndarray:
     """
     arrays = mesh_arrays()
     canonical, weights = arrays["canonical"], arrays["weights"][:, None]
-    seen = mesh[:POINTS] * [1.0, 1.0, _DEPTH_SCALE]
+    seen = mesh[:POINTS] * [1.0, 1.0, DEPTH_SCALE]
     product = ((canonical - (weights * canonical).sum(0)) * weights).T @ (seen - (weights * seen).sum(0))
     u, _, vt = np.linalg.svd(product)
     sign = np.array([1.0, 1.0, np.sign(np.linalg.det(u @ vt)) or 1.0])
