@@ -33,6 +33,16 @@ fixtures: install
 	$(BIN)/python tools/comfy.py
 	$(BIN)/python tools/face_test_pack.py build/face
 	$(BIN)/python tools/mediapipe_wheel.py build/face/mediapipe
+	$(BIN)/python tools/build_renderer.py
+	$(BIN)/python tools/registry_checks.py install
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory node-modules; fi
+
+# What the page's checks and the browser tests use: eslint, tsc and three.js.
+NPM := npm --prefix tools/js
+.PHONY: node-modules
+node-modules:
+	@test -d tools/js/node_modules/eslint -a -d tools/js/node_modules/three \
+	|| $(NPM) ci --prefer-offline --no-audit --no-fund --loglevel=error || true
 
 test: fixtures
 	$(BIN)/python -m pytest tests
@@ -51,7 +61,7 @@ table: fixtures
 GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 test-gpu:
 	@if $(GPU_PYTHON) -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; \
-	then $(GPU_PYTHON) -m my3dgen_core build-kernels && $(GPU_PYTHON) -m pytest tests/gpu --figures gpu.json; \
+	then $(GPU_PYTHON) tools/build_renderer.py && $(GPU_PYTHON) -m pytest tests/gpu --figures gpu.json; \
 	else echo "PyTorch sees no GPU here: the tests under tests/gpu did not run"; fi
 
 lint: install
@@ -62,9 +72,7 @@ lint: install
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory lint-js; else echo "no npm: web/ is not checked"; fi
 
 # The page's scripts need no build; npm brings the two programs that read them over.
-NPM := npm --prefix tools/js
-lint-js:
-	@test -d tools/js/node_modules/eslint || $(NPM) ci --prefer-offline --no-audit --no-fund --loglevel=error || true
+lint-js: node-modules
 	@if test -d tools/js/node_modules/eslint; then $(NPM) run --silent check; \
 	else echo "npm could not install eslint and tsc: web/ is not checked"; fi
 

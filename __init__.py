@@ -1,8 +1,9 @@
 """My3DGen for ComfyUI: nodes that turn photos of one person into a personal 3D head."""
 
-from .nodes.camera.camera import Camera, CameraFromLoad3D, WidenView
+from .nodes.camera.camera import Camera, CameraFromLoad3D, CameraToLoad3D, WidenView
 from .nodes.camera.paths import CameraKeyframes, CameraPath
 from .nodes.host import first_copy, log
+from .nodes.input_bounds import check_inputs
 from .nodes.latent.alpha_space import InterpolateLatents, MixAnchors, ProjectAlphaSpace, SampleAlphaSpace
 from .nodes.latent.direction_examples import ComponentSheet, DirectionFromExamples
 from .nodes.latent.directions import ApplyDirection, FindDirection, LoadDirection
@@ -58,6 +59,7 @@ NODE_CLASS_MAPPINGS = {
     "My3DGenApplyDirection": ApplyDirection,
     "My3DGenExtractMesh": ExtractMesh,
     "My3DGenLoadEG3DDataset": LoadEG3DDataset,
+    "My3DGenCameraToLoad3D": CameraToLoad3D,
 }
 
 NODE_DISPLAY_NAME_MAPPINGS = {
@@ -97,9 +99,13 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "My3DGenApplyDirection": "Apply Direction",
     "My3DGenExtractMesh": "Extract Mesh",
     "My3DGenLoadEG3DDataset": "Load EG3D Dataset",
+    "My3DGenCameraToLoad3D": "Camera to Load 3D",
 }
 
 WEB_DIRECTORY = "./web"
+
+for _node in NODE_CLASS_MAPPINGS.values():
+    check_inputs(_node)
 
 if (_other := first_copy()) is not None:  # emptied in place: the registry reads the literals above
     NODE_CLASS_MAPPINGS.clear()

@@ -13,7 +13,7 @@ from .face import AlignedFaces, FaceModels, align_faces, align_sequence, paste_b
 from .fitting.inversion import InversionConfig, invert
 from .fitting.trainer import DivergedError
 from .fitting.tuning import StopAndKeep, TuningConfig, personalize, pivotal_tune
-from .mesh import extract_mesh, save_glb
+from .mesh import extract_mesh, save_glb, texture_mesh
 from .person.adapter import Adapter
 from .person.apply import personalized
 from .person.blending import mix_persons, render_between
@@ -67,4 +67,5 @@ __all__ = [
     "save_latents",
     "sharpen",
     "split_snapshot",
+    "texture_mesh",
 ]

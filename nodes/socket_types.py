@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from ..my3dgen_core import Generator, Identity, Latents
     from ..my3dgen_core.face import CropTransform
+    from ..my3dgen_core.formats.video_file import Clip
 
 MODEL, CAMERA, LATENT, IDENTITY = "EG3D_MODEL", "EG3D_CAMERA", "EG3D_LATENT", "MY3DGEN_IDENTITY"
 DIRECTION = "EG3D_DIRECTION"
@@ -125,6 +126,16 @@ class Cameras:
 
 
 @dataclass(frozen=True)
+class ClipFrames:
+    """Frames of a video that was given to Align Faces."""
+
+    clip: Clip
+    """The video."""
+    chosen: tuple[int, ...] | None = None
+    """Indices of the frames that were chosen as photos; None: every frame, as a sequence."""
+
+
+@dataclass(frozen=True)
 class Crops:
     """Value of EG3D_CROP: the positions of face crops in their photos."""
 
@@ -133,7 +144,9 @@ class Crops:
     photos: tuple[int, ...]
     """Index of each crop's photo."""
     photo_count: int
-    """Number of photos that Align Faces received."""
+    """Number of photos that Align Faces received, or of frames that it used."""
+    source: ClipFrames | None = None
+    """The video from which the photos came, or None."""
     meshes: tuple[tuple[np.ndarray | None, dict[str, float] | None], ...] = ()
     """Face mesh [468 or more,3] and weights of expressions of each crop, None where they are not known."""
 
@@ -149,20 +162,35 @@ class Mesh:
     """[1, V, 3]."""
     faces: Tensor
     """Vertex indices [1, F, 3]."""
-    vertex_colors: Tensor
-    """[1, V, 3] in 0..1."""
+    vertex_colors: Tensor | None
+    """Linear, as glTF has them, [1, V, 3] in 0..1; None with a texture, which they would darken."""
     normals: Tensor
     """Unit normals of the vertices, [1, V, 3]."""
+    uvs: Tensor | None = None
+    """Places in the texture, [1, V, 2] in 0..1 from its upper left corner; None without one."""
+    texture: Tensor | None = None
+    """sRGB, [1, H, W, 3] in 0..1."""
+    unlit: bool = True
+    """Whether the colors are shown as they are, without light."""
 
 
-def make_mesh(vertices: Tensor, faces: Tensor, vertex_colors: Tensor, normals: Tensor) -> Any:
-    """Return a MESH for ComfyUI's 3D nodes: its own class, with those of the fields of `Mesh` that it has."""
-    for values in (vertices, vertex_colors, normals):
-        check_result(values, "The mesh")
-    fields = {"vertices": vertices, "faces": faces, "vertex_colors": vertex_colors, "normals": normals}
+def make_mesh(
+    vertices: Tensor,
+    faces: Tensor,
+    vertex_colors: Tensor | None,
+    normals: Tensor,
+    uvs: Tensor | None = None,
+    texture: Tensor | None = None,
+) -> Any:
+    """Return an unlit MESH for ComfyUI's 3D nodes: its own class, with the fields of `Mesh` that it has."""
+    for values in (vertices, vertex_colors, normals, uvs, texture):
+        if values is not None:
+            check_result(values, "The mesh")
+    made = Mesh(vertices, faces, vertex_colors, normals, uvs, texture)
     core = host.mesh_class()
     if core is None:
-        return Mesh(**fields)
+        return made
+    fields = vars(made)
     known = inspect.signature(core).parameters
     mesh = core(**{name: value for name, value in fields.items() if name in known})
     for name, value in fields.items():

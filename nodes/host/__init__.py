@@ -5,7 +5,7 @@ the working directory, no progress bar, everything on the CPU.
 """
 
 from .comfyui import log
-from .core_types import blocked, mesh_class
+from .core_types import blocked, file_3d, held_video, mesh_class, video_of
 from .devices import (
     RENDER_MEMORY,
     TRAINING_MEMORY,
@@ -33,7 +33,7 @@ from .folders import (
 )
 from .input_checks import changed, fingerprint, validate
 from .page import busy, first_copy, publish, sendable, serve, source_of
-from .saved_files import cache_folder, save_path, save_temporary, state_folder
+from .saved_files import cache_folder, save_path, save_temporary, state_folder, temporary_path
 
 __all__ = [
     "DIRECTIONS",
@@ -46,12 +46,14 @@ __all__ = [
     "cache_folder",
     "changed",
     "check_cancelled",
+    "file_3d",
     "find_face_models",
     "find_face_pack",
     "find_input_folder",
     "find_model",
     "fingerprint",
     "first_copy",
+    "held_video",
     "input_root",
     "interruptions",
     "jpeg",
@@ -79,7 +81,9 @@ __all__ = [
     "serve",
     "source_of",
     "state_folder",
+    "temporary_path",
     "to_host",
     "training",
     "validate",
+    "video_of",
 ]

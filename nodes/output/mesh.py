@@ -1,4 +1,4 @@
-"""Mesh node: a latent to a colored mesh, for ComfyUI's 3D nodes and as a .glb file."""
+"""Mesh node: a latent to a colored or textured mesh, for ComfyUI's 3D nodes and as a .glb file."""
 
 from __future__ import annotations
 
@@ -10,22 +10,38 @@ import torch
 from .. import host, socket_types
 
 if TYPE_CHECKING:
+    import trimesh
+
     from ...my3dgen_core import Latents
+
+NO_TEXTURE = "none"
+TEXTURED_FACES = 20_000
+"""Faces of a textured mesh, unless the user says how many."""
 
 
 class ExtractMesh:
     CATEGORY = "My3DGen/Output"
-    SEARCH_ALIASES = ["glb", "export 3d", "marching cubes", "3d model", "geometry", "blender", "3d print"]
+    SEARCH_ALIASES = [
+        "glb",
+        "export 3d",
+        "marching cubes",
+        "3d model",
+        "geometry",
+        "texture",
+        "low poly",
+        "blender",
+    ]
     DESCRIPTION = (
-        "Extracts the head as a colored mesh: closed, y up, nose toward +z. Also writes it as a .glb with "
-        "colors; the mesh output is for core's SaveGLB, the file output for Preview3D."
+        "Extracts the head as a mesh, colored or textured: closed, y up, nose toward +z. Also writes it as a "
+        ".glb; the mesh output is for core's SaveGLB, the file outputs for Preview3D."
     )
-    RETURN_TYPES = ("MESH", "STRING", "STRING")
-    RETURN_NAMES = ("mesh", "model_file", "summary")
+    RETURN_TYPES = ("MESH", "STRING", "STRING", "FILE_3D_GLB")
+    RETURN_NAMES = ("mesh", "model_file", "summary", "model_3d")
     OUTPUT_TOOLTIPS = (
-        "For core's 3D nodes, with colors and normals if they support them.",
+        "For core's 3D nodes, with colors or texture and normals if they support them.",
         "The .glb file for Preview3D: its name under output/.",
         "Size of the mesh, and whether it is closed.",
+        "The .glb file for core's nodes of 3D files, in ComfyUI 0.12 and newer.",
     )
     OUTPUT_NODE = True
     FUNCTION = "extract"
@@ -83,6 +99,28 @@ class ExtractMesh:
                     {"default": "my3dgen/meshes/head", "tooltip": "Folder and name under output/."},
                 ),
             },
+            "optional": {
+                "texture": (
+                    [NO_TEXTURE, "1024", "2048"],
+                    {
+                        "default": NO_TEXTURE,
+                        "tooltip": "'none': colors of the vertices. Else a texture of this many pixels per "
+                        "side, baked from pictures of the trained views; sharper. Needs: "
+                        "pip install xatlas fast-simplification.",
+                    },
+                ),
+                "faces": (
+                    "INT",
+                    {
+                        "default": 0,
+                        "min": 0,
+                        "max": 2000000,
+                        "step": 1000,
+                        "tooltip": "Reduces the mesh to about this many triangles. 0: 20,000 with a texture, "
+                        "else all. The atlas of a texture takes seconds for 40,000, minutes for 200,000.",
+                    },
+                ),
+            },
             "hidden": {"node_id": "UNIQUE_ID"},
         }
 
@@ -96,31 +134,63 @@ class ExtractMesh:
         level: float,
         cut_behind: float,
         filename_prefix: str,
+        texture: str = NO_TEXTURE,
+        faces: int = 0,
         node_id: str | None = None,
     ) -> dict[str, Any]:
-        from ...my3dgen_core import extract_mesh, save_glb
+        from ...my3dgen_core import extract_mesh, save_glb, texture_mesh
+        from ...my3dgen_core.mesh import check_texture_packages
 
         socket_types.check_latents(latents, model)
         chosen = socket_types.chosen(latents, which, index)
+        textured = texture != NO_TEXTURE
+        if textured:
+            check_texture_packages()  # before minutes of other work
+            faces = faces or TEXTURED_FACES
         with host.rendering(), model.ready(memory=host.RENDER_MEMORY) as generator:
+            ws = chosen.ws.to(socket_types.device_of(generator))
             mesh = extract_mesh(
                 generator,
-                chosen.ws.to(socket_types.device_of(generator)),
+                ws,
                 resolution,
                 level,
                 host.progress(node_id, "slice"),
                 cut_behind=cut_behind if cut_behind > -1 else None,
+                faces=faces or None,
             )
-        colors = np.asarray(mesh.visual.vertex_colors)[None, :, :3].astype(np.float32) / 255
-        value = socket_types.make_mesh(
-            host.to_host(torch.tensor(np.asarray(mesh.vertices)[None], dtype=torch.float32)),
-            host.to_host(torch.tensor(np.asarray(mesh.faces)[None], dtype=torch.int64)),
-            host.to_host(torch.from_numpy(colors)),
-            host.to_host(torch.tensor(np.asarray(mesh.vertex_normals)[None], dtype=torch.float32)),
-        )
+            closed = "closed" if mesh.is_watertight else "not closed"
+            if textured:
+                mesh = texture_mesh(generator, ws, mesh, int(texture), host.progress(node_id, "view"))
         path = host.save_path(filename_prefix, ".glb")
+        value = _for_core(mesh)
         save_glb(mesh, path)
-        closed = "closed" if mesh.is_watertight else "not closed"
-        text = f"{len(mesh.vertices):,} vertices, {len(mesh.faces):,} faces, {closed}: {path}"
+        pixels = f", texture of {texture} x {texture}" if textured else ""
+        size = f"{len(mesh.vertices):,} vertices, {len(mesh.faces):,} faces{pixels}"
+        text = f"{size}, {closed}, {path.stat().st_size / 1e6:.1f} MB: {path}"
         name = path.relative_to(host.output_root().absolute()).as_posix()
-        return {"ui": host.report(node_id, text), "result": (value, name, text)}
+        return {"ui": host.report(node_id, text), "result": (value, name, text, host.file_3d(path))}
+
+
+def _for_core(mesh: trimesh.Trimesh) -> Any:
+    """Return a mesh of the core as a MESH: vertex colors linear, a texture sRGB from its upper left."""
+    from ...my3dgen_core.mesh import srgb_to_linear
+
+    def batch(values: Any, kind: torch.dtype = torch.float32) -> torch.Tensor:
+        return host.to_host(torch.tensor(np.asarray(values)[None], dtype=kind))
+
+    visual: Any = mesh.visual
+    colors = uvs = picture = None
+    if visual.kind == "texture":
+        up = np.asarray(visual.uv)
+        uvs = batch(np.column_stack((up[:, 0], 1 - up[:, 1])))
+        picture = batch(np.asarray(visual.material.baseColorTexture)) / 255
+    else:
+        colors = batch(srgb_to_linear(np.asarray(visual.vertex_colors)[:, :3] / 255))
+    return socket_types.make_mesh(
+        batch(mesh.vertices),
+        batch(mesh.faces, torch.int64),
+        colors,
+        batch(mesh.vertex_normals),
+        uvs,
+        picture,
+    )

@@ -64,9 +64,9 @@ class LoadGenerator:
                     list(RENDERERS),
                     {
                         "default": RENDERERS[0],
-                        "tooltip": "'compiled' is several times faster on a CPU: a C++ compiler builds it "
-                        "once, in under a minute (for a GPU, the CUDA toolkit). 'auto' uses it if it has "
-                        "been built, and builds nothing. 'torch' needs no build. The images are the same.",
+                        "tooltip": "'compiled' is several times faster on a CPU. It is built once, by the "
+                        "command python -m my3dgen_core build-kernels; no node builds it. 'auto' uses it if "
+                        "it has been built. 'torch' needs no build. The images are the same.",
                     },
                 ),
                 "memory_limit": (
@@ -97,6 +97,8 @@ class LoadGenerator:
     def load(
         self, file: str, convert: bool = False, renderer: str = RENDERERS[0], memory_limit: int = 0
     ) -> tuple[socket_types.Model]:
+        from safetensors import SafetensorError
+
         from ...my3dgen_core import load_generator
         from ...my3dgen_core.checkpoint import convert as convert_generator
         from ...my3dgen_core.eg3d.rendering.backend import select_backend
@@ -104,12 +106,17 @@ class LoadGenerator:
         path = _generator_file(file)
         target = path.with_suffix(".safetensors")
         with torch.inference_mode(False):
+            generator = None
             if convert and not target.exists():
-                generator = convert_generator(path, target)
-                host.log.info("%s: converted to %s", file, target)
-            else:
-                generator = load_generator(path)
-            select_backend(generator, renderer)
+                try:
+                    generator = convert_generator(path, target)
+                    host.log.info("%s: converted to %s", file, target)
+                except (OSError, SafetensorError) as error:
+                    host.log.warning("%s is loaded, but its copy cannot be written: %s", file, error)
+            generator = generator or load_generator(path)
+            reason = select_backend(generator, renderer)
+            if reason:
+                host.log.info("renderer 'auto': PyTorch renders. %s", reason)
             generator.memory_limit = memory_limit * 2**20 or None
             return (socket_types.Model(host.manage(generator), name=file),)
 

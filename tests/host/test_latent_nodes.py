@@ -229,13 +229,43 @@ def test_a_mesh_goes_to_cores_nodes_and_to_a_file(
 ) -> None:
     trimesh = pytest.importorskip("trimesh")
     shown = nodes["ExtractMesh"].extract(model, anchors, "mean", 0, 32, 0.5, -1.0, "my3dgen/meshes/head")
-    mesh, name, text = shown["result"]
+    mesh, name, text, file = shown["result"]
     assert mesh.vertices.shape == mesh.vertex_colors.shape == (1, mesh.vertices.shape[1], 3)
     assert mesh.faces.shape[::2] == (1, 3)
     assert 0 <= int(mesh.faces.min()) < int(mesh.faces.max()) < mesh.vertices.shape[1]
     assert name == "my3dgen/meshes/head_00001_.glb"
     assert len(trimesh.load(Path("output") / name, force="mesh").faces) == mesh.faces.shape[1]
     assert "closed" in text
+    assert mesh.unlit
+    assert file is None  # outside ComfyUI there are no values of its types
+
+
+def test_a_textured_mesh_of_fewer_faces_goes_the_same_ways(
+    nodes: dict[str, Any], model: Any, anchors: Latents
+) -> None:
+    trimesh = pytest.importorskip("trimesh")
+    pytest.importorskip("xatlas")
+    settings = (model, anchors, "mean", 0, 32, 0.5, -1.0, "my3dgen/meshes/head")
+    mesh, name, text, _ = nodes["ExtractMesh"].extract(*settings, texture="1024", faces=1000)["result"]
+    assert mesh.vertex_colors is None
+    assert mesh.faces.shape[1] <= 1000
+    assert mesh.uvs.shape == (1, mesh.vertices.shape[1], 2)
+    assert mesh.texture.shape == (1, 1024, 1024, 3)
+    assert "texture of 1024 x 1024" in text
+    stored = trimesh.load(Path("output") / name, force="mesh")
+    assert np.allclose(stored.visual.uv[:, 1], 1 - mesh.uvs[0, :, 1], atol=1e-6)
+    picture = np.asarray(stored.visual.material.baseColorTexture.convert("RGB"))
+    assert np.array_equal(picture, (mesh.texture[0] * 255).round().numpy().astype(np.uint8))
+
+
+def test_a_texture_without_its_package_is_a_message_before_any_work(
+    nodes: dict[str, Any], model: Any, anchors: Latents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "xatlas", None)
+    monkeypatch.setattr("my3dgen_core.extract_mesh", None)
+    with pytest.raises(RuntimeError, match="pip install xatlas"):
+        nodes["ExtractMesh"].extract(model, anchors, "mean", 0, 32, 0.5, -1.0, "head", texture="1024")
+    assert not list(Path("output").rglob("*.glb"))
 
 
 def test_a_grid_shows_every_latent_from_every_camera(

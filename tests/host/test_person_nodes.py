@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -183,18 +184,61 @@ def test_a_mesh_is_cores_own_where_core_has_a_class_for_it(
     sockets: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Newer:
-        def __init__(self, vertices: Any, faces: Any, uvs: Any = None, vertex_colors: Any = None) -> None:
+        def __init__(
+            self, vertices: Any, faces: Any, uvs: Any = None, vertex_colors: Any = None, unlit: bool = False
+        ) -> None:
             self.vertices, self.faces, self.uvs, self.vertex_colors = vertices, faces, uvs, vertex_colors
+            self.unlit = unlit
 
     parts = [torch.zeros(1, 4, 3) for _ in range(4)]
     plain = sockets.make_mesh(*parts)
     assert plain.vertex_colors is parts[2]
+    assert plain.unlit
     monkeypatch.setattr(sockets.host, "mesh_class", lambda: Newer)
     mesh = sockets.make_mesh(*parts)
     assert isinstance(mesh, Newer)
+    assert mesh.unlit  # or core's viewer lights it
     assert mesh.uvs is None
     assert mesh.vertex_colors is parts[2]
     assert mesh.normals is parts[3]
+
+
+def test_a_textured_mesh_has_no_vertex_colors_which_would_darken_it(
+    sockets: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Newer:
+        def __init__(self, vertices: Any, faces: Any, uvs: Any = None, texture: Any = None) -> None:
+            self.uvs, self.texture = uvs, texture
+
+    monkeypatch.setattr(sockets.host, "mesh_class", lambda: Newer)
+    places, picture = torch.zeros(1, 4, 2), torch.zeros(1, 8, 8, 3)
+    points = torch.zeros(1, 4, 3)
+    mesh = sockets.make_mesh(points, points.long(), None, points, places, picture)
+    assert mesh.uvs is places
+    assert mesh.texture is picture
+    assert mesh.vertex_colors is None
+
+
+def test_classes_of_core_come_from_its_public_types(
+    sockets: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class File3D:
+        def __init__(self, source: str, file_format: str = "") -> None:
+            self.source, self.file_format = source, file_format
+
+    host = sockets.host
+    assert host.mesh_class() is None  # no ComfyUI here
+    assert host.file_3d(tmp_path / "head.glb") is None
+    latest = ModuleType("comfy_api.latest")
+    monkeypatch.setitem(sys.modules, "comfy_api", ModuleType("comfy_api"))
+    monkeypatch.setitem(sys.modules, "comfy_api.latest", latest)
+    assert host.mesh_class() is None  # a ComfyUI without Types
+    latest.Types = type("Types", (), {"MESH": int})  # type: ignore[attr-defined]
+    assert host.mesh_class() is int
+    assert host.file_3d(tmp_path / "head.glb") is None  # and one without files
+    latest.Types.File3D = File3D  # type: ignore[attr-defined]
+    found = host.file_3d(tmp_path / "head.glb")
+    assert (found.source, found.file_format) == (str(tmp_path / "head.glb"), "glb")
 
 
 def test_normal_maps_have_the_colors_of_controlnet(pack: ModuleType) -> None:

@@ -1,5 +1,7 @@
 """Meshes of the bundled starter: closed, in one piece, oriented, colored."""
 
+import sys
+
 import micro
 import numpy as np
 import pytest
@@ -62,7 +64,7 @@ def test_vertices_that_nearly_coincide_do_not_tear_the_surface(monkeypatch):
     x, y, z = torch.meshgrid(line, line, line, indexing="ij")
     ball = 20.0 + 1e3 * (0.25**2 - (x**2 + y**2 + z**2))
     ball = torch.where((ball - 20).abs() < 1e-3, 20.0 + 1e-5, ball)
-    monkeypatch.setattr("my3dgen_core.mesh.density_grid", lambda *args, **kwargs: ball)
+    monkeypatch.setattr("my3dgen_core.mesh.surface.density_grid", lambda *args, **kwargs: ball)
     made = extract_mesh(generator, micro.latents(generator, 1), 33)
     assert made.is_watertight
     assert made.volume == pytest.approx(4 / 3 * np.pi * 0.25**3, rel=0.05)
@@ -113,8 +115,26 @@ def test_a_glb_file_holds_the_same_head(head, tmp_path):
     (found,) = trimesh.load(path).geometry.values()
     assert len(found.faces) == len(head.faces)
     assert np.allclose(found.bounds, head.bounds, atol=1e-5)
-    assert np.asarray(found.visual.vertex_colors)[:, :3].std() > 10
     assert [child.name for child in tmp_path.iterdir()] == ["head.glb"]
+
+
+def test_fewer_faces_are_a_closed_head_with_colors_of_nearly_the_same_shape(starter, head):
+    pytest.importorskip("fast_simplification")
+    made = extract_mesh(starter, mean_latent(starter).ws, 80, faces=6000)
+    assert 5900 <= len(made.faces) <= 6000 < len(head.faces)
+    assert made.is_watertight
+    assert made.body_count == 1
+    assert made.volume == pytest.approx(head.volume, rel=0.01)
+    assert np.asarray(made.visual.vertex_colors).shape == (len(made.vertices), 4)
+    assert np.asarray(made.visual.vertex_colors)[:, :3].std(0).min() > 10
+
+
+def test_reducing_faces_without_the_package_names_the_command(starter, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fast_simplification", None)
+    with pytest.raises(MeshError, match="pip install fast-simplification"):
+        extract_mesh(starter, mean_latent(starter).ws, 16, faces=1000)
+    with pytest.raises(ValueError, match="at least 100 faces, not 99"):
+        extract_mesh(starter, mean_latent(starter).ws, 16, faces=99)
 
 
 def test_smaller_pieces_are_dropped_unless_asked_for(monkeypatch):
@@ -123,7 +143,7 @@ def test_smaller_pieces_are_dropped_unless_asked_for(monkeypatch):
     line = torch.linspace(-0.5, 0.5, 32)
     x, y, z = torch.meshgrid(line, line, line, indexing="ij")
     balls = [(((x - at) ** 2 + y**2 + z**2).sqrt() < size) * 50.0 for at, size in ((-0.2, 0.2), (0.3, 0.1))]
-    monkeypatch.setattr("my3dgen_core.mesh.density_grid", lambda *args, **kwargs: balls[0] + balls[1])
+    monkeypatch.setattr("my3dgen_core.mesh.surface.density_grid", lambda *args, **kwargs: balls[0] + balls[1])
     ws = micro.latents(generator, 1)
     assert extract_mesh(generator, ws, 32, largest=False).body_count == 2
     one = extract_mesh(generator, ws, 32)
@@ -178,7 +198,7 @@ def cone(bottom, top, low, high):
     ],
 )
 def test_what_no_trained_view_shows_above_the_head_is_air(starter, monkeypatch, shapes, pieces, highest):
-    monkeypatch.setattr("my3dgen_core.mesh.density_grid", solids(*shapes))
+    monkeypatch.setattr("my3dgen_core.mesh.surface.density_grid", solids(*shapes))
     made = extract_mesh(starter, mean_latent(starter).ws, 64, largest=False)
     assert made.is_watertight
     assert made.body_count == pieces
@@ -186,7 +206,7 @@ def test_what_no_trained_view_shows_above_the_head_is_air(starter, monkeypatch, 
 
 
 def test_a_generator_that_saw_every_side_keeps_everything(starter, monkeypatch):
-    monkeypatch.setattr("my3dgen_core.mesh.density_grid", solids(ball(0, 0.2), ball(0.44, 0.05)))
+    monkeypatch.setattr("my3dgen_core.mesh.surface.density_grid", solids(ball(0, 0.2), ball(0.44, 0.05)))
     monkeypatch.setattr(starter, "trained_views", ViewRange())
     assert extract_mesh(starter, mean_latent(starter).ws, 64, largest=False).body_count == 2
 

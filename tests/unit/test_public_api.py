@@ -66,7 +66,8 @@ SIGNATURES = {
     ),
     "evaluate": "(generator, identity, views, cameras, *, photos=None, face_models=None)",
     "extract_mesh": (
-        "(generator, ws, resolution=256, level=None, on_step=None, *, cut_behind=None, largest=True)"
+        "(generator, ws, resolution=256, level=None, on_step=None, *, cut_behind=None, largest=True, "
+        "faces=None)"
     ),
     "from_angles": "(yaw, pitch, roll=0.0, radius=2.7, pivot=None, focal=4.2647)",
     "inpaint": "(generator, space, images, cameras, masks, config=None, on_step=None, **settings)",
@@ -105,6 +106,7 @@ SIGNATURES = {
     "paste_back": "(pixels, transform, crop, mask=None, feather=24.0, old=None, wider=1.0)",
     "principal_directions": "(ws, k)",
     "split_snapshot": "(path, base=None, anchors=None)",
+    "texture_mesh": "(generator, ws, mesh, size=1024, on_step=None)",
 }
 
 
@@ -175,7 +177,7 @@ def _input(value: Any) -> list[Any]:
 
 def test_the_public_names_are_these() -> None:
     assert sorted(SIGNATURES) == sorted(my3dgen_core.__all__)
-    assert len(SIGNATURES) == 45
+    assert len(SIGNATURES) == 46
 
 
 @pytest.mark.parametrize("name", SIGNATURES)

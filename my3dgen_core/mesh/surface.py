@@ -1,22 +1,21 @@
-"""Meshes of heads: an isosurface of the density (marching cubes) with vertex colors, and glTF export."""
+"""Surface of a head: an isosurface of the density (marching cubes) with vertex colors."""
 
 from __future__ import annotations
 
 import math
-import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .camera import in_picture
-from .common.progress import OnStep
-from .eg3d import Generator
-from .eg3d.decoder import Decoder
-from .eg3d.rendering import compiled
-from .formats.atomic_file import atomic_path
+from ..camera import in_picture
+from ..common.progress import OnStep
+from ..eg3d import Generator
+from ..eg3d.decoder import Decoder
+from ..eg3d.rendering import compiled
+from .errors import MeshError
 
 if TYPE_CHECKING:
     import trimesh
@@ -29,10 +28,9 @@ DEFAULT_LEVEL = 20.0
 _SLICE_POINTS = 1 << 18
 # Depth in world units below the surface over which vertex colors are composited, and samples on it.
 _SKIN_DEPTH, _SKIN_SAMPLES = 0.06, 12
-
-
-class MeshError(RuntimeError):
-    """Error for a density without a surface or a missing package; the message says what to do."""
+_FEWEST_FACES = 100
+# Of fast-simplification; it shrinks small meshes far enough, and a larger one pinches the surface more often.
+_AGGRESSIVENESS = 4
 
 
 def extract_mesh(
@@ -44,6 +42,7 @@ def extract_mesh(
     *,
     cut_behind: float | None = None,
     largest: bool = True,
+    faces: int | None = None,
 ) -> trimesh.Trimesh:
     """Extract the surface of a head in world units, y up and nose towards +z (a head is about .5 high).
 
@@ -62,15 +61,16 @@ def extract_mesh(
         cut_behind: z in world units below which everything is removed; None: nothing. Generators trained on
             photographs model a wall behind the head, which -.25 removes.
         largest: keep only the largest connected component.
+        faces: reduce the mesh to about this many triangles, >= 100, by quadric edge collapse; needs
+            fast-simplification. None: all that marching cubes makes.
 
     Returns:
-        A watertight `trimesh.Trimesh` with vertex normals and colors, closed at the border of the box and
-        at the cuts.
+        A watertight `trimesh.Trimesh` with vertex normals and colors (sRGB, as rendered), closed at the
+        border of the box and at the cuts.
 
     Raises:
-        ValueError: several latents, or a resolution or level out of range.
-        MeshError: the density is not finite or nowhere reaches the level, or scikit-image, scipy or trimesh
-            is not installed.
+        ValueError: several latents, or a resolution, level or number of faces out of range.
+        MeshError: the density is not finite or nowhere reaches the level, or a package is not installed.
     """
     if len(ws) != 1:
         raise ValueError(f"A mesh is made of one latent, but {len(ws)} were given. Choose one.")
@@ -79,6 +79,8 @@ def extract_mesh(
     level = DEFAULT_LEVEL if level is None else float(level)
     if not (math.isfinite(level) and level > 0):
         raise ValueError(f"level must be a density above 0, not {level}.")
+    if faces is not None:
+        check_simplification(faces)
     try:  # imported here: optional, and slow to import
         import trimesh
         from skimage.measure import marching_cubes
@@ -108,12 +110,15 @@ def extract_mesh(
                 f"{level:.3g}: there is no surface. Lower the level."
             )
         padded = np.pad(density, 1)  # air around the box closes the surface at its border
-        vertices, faces, _, _ = marching_cubes(padded, level, spacing=(spacing,) * 3)
+        vertices, triangles, _, _ = marching_cubes(padded, level, spacing=(spacing,) * 3)
         vertices = vertices - (half + spacing)
         # process=False: merging vertices that nearly coincide would open the surface
-        mesh = trimesh.Trimesh(vertices, faces, process=False)
+        mesh = trimesh.Trimesh(vertices, triangles, process=False)
         if largest:
             mesh = _largest_component(mesh)
+        if faces is not None:
+            mesh = simplified(mesh, faces)
+            mesh = _largest_component(mesh) if largest else mesh  # a pinched part may come off
         if mesh.volume < 0:
             mesh.invert()
         mesh.visual = trimesh.visual.ColorVisuals(
@@ -236,16 +241,64 @@ def _cut_row(solid: np.ndarray, unseen: np.ndarray) -> int:
     return solid.shape[1] if narrowest == len(areas) - 1 else first
 
 
-def save_glb(mesh: trimesh.Trimesh, path: str | os.PathLike[str]) -> None:
-    """Write a mesh with its colors and normals to a binary glTF file, atomically.
+def check_simplification(faces: int) -> None:
+    """Raise unless a mesh can be reduced to this many faces.
 
-    Args:
-        mesh: the mesh of `extract_mesh`.
-        path: the .glb file.
+    Raises:
+        ValueError: fewer than 100 faces.
+        MeshError: fast-simplification is not installed.
     """
-    data: Any = mesh.export(file_type="glb", include_normals=True)
-    with atomic_path(path) as name:
-        name.write_bytes(data)
+    if faces < _FEWEST_FACES:
+        raise ValueError(f"A head needs at least {_FEWEST_FACES} faces, not {faces}.")
+    try:  # imported here: optional
+        import fast_simplification  # noqa: F401
+    except ImportError as error:
+        raise MeshError(
+            "Reducing the faces of a mesh needs a package that is not installed: "
+            f"pip install fast-simplification (the import said: {error})."
+        ) from error
+
+
+def simplified(mesh: trimesh.Trimesh, faces: int) -> trimesh.Trimesh:
+    """Reduce a mesh to about this many faces by quadric edge collapse; one with fewer stays as it is."""
+    import fast_simplification
+    import trimesh
+
+    if len(mesh.faces) <= faces:
+        return mesh
+    vertices, triangles = np.asarray(mesh.vertices, np.float32), np.asarray(mesh.faces, np.int64)
+    reduced = fast_simplification.simplify(vertices, triangles, target_count=faces, agg=_AGGRESSIVENESS)
+    return _unpinched(trimesh.Trimesh(reduced[0], reduced[1], process=False))
+
+
+def _unpinched(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
+    """Double the vertices of edges at which more than two faces meet: each sheet gets its own.
+
+    Collapsing edges may pinch a surface so. The corners of faces that share an edge with nothing else stay
+    one vertex.
+    """
+    import trimesh
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    if mesh.is_watertight:
+        return mesh
+    faces = np.asarray(mesh.faces)
+    sides = np.sort(faces[:, [[0, 1], [1, 2], [2, 0]]], axis=2).reshape(-1, 2)
+    face = np.repeat(np.arange(len(faces)), 3)
+    _, edge, count = np.unique(sides, axis=0, return_inverse=True, return_counts=True)
+    order = np.argsort(edge.ravel(), kind="stable")
+    pairs = order[(count == 2)[edge.ravel()[order]]].reshape(-1, 2)  # the two sides of each plain edge
+
+    def corner(side: np.ndarray, end: int) -> np.ndarray:
+        return 3 * face[side] + (faces[face[side]] == sides[side, end][:, None]).argmax(1)
+
+    one, two = (np.concatenate([corner(pairs[:, k], end) for end in (0, 1)]) for k in (0, 1))
+    links = coo_matrix((np.ones(len(one), dtype=bool), (one, two)), shape=(faces.size, faces.size))
+    _, labels = connected_components(links, directed=False)
+    _, first = np.unique(labels, return_index=True)
+    points = np.asarray(mesh.vertices)[faces.ravel()[first]]
+    return trimesh.Trimesh(points, labels.reshape(-1, 3), process=False)
 
 
 def _channels_last(planes: Tensor) -> Tensor:
