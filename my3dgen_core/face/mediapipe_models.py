@@ -92,7 +92,7 @@ def read_networks(wheel: str | Path) -> dict[str, TfliteNetwork]:
                     data = stream.read(_MAX_BYTES + 1)
                 if len(data) > _MAX_BYTES:
                     raise ValueError(f"{member} is larger than {_MAX_BYTES >> 20} MiB")
-                networks[role] = TfliteNetwork(read_tflite(data, member)).eval()
+                networks[role] = TfliteNetwork(read_tflite(data, member)).train(False)
     except (OSError, ValueError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         # RuntimeError: an encrypted member; NotImplementedError, one of them, an unknown compression
         raise FaceModelError(
