@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from .. import host, socket_types
+from .. import auto_inputs, host, socket_types
 
 if TYPE_CHECKING:
     from ...my3dgen_core import Latents
@@ -25,7 +25,7 @@ class ExtractMesh:
     OUTPUT_TOOLTIPS = (
         "For core's 3D nodes, with colors and normals if they support them.",
         "The .glb file for Preview3D: its name under output/.",
-        "Size of the mesh, and whether it is closed.",
+        "Size of the mesh, whether it is closed, and the cut that was chosen by 'auto'.",
     )
     OUTPUT_NODE = True
     FUNCTION = "extract"
@@ -67,16 +67,9 @@ class ExtractMesh:
                         "tooltip": "Density threshold of the surface: lower is fuller, higher is thinner.",
                     },
                 ),
-                "cut_behind": (
-                    "FLOAT",
-                    {
-                        "default": -1.0,
-                        "min": -1.0,
-                        "max": 0.5,
-                        "step": 0.01,
-                        "tooltip": "Cuts off everything behind this z. Generators trained on photos put a "
-                        "wall behind the head: try -0.25. -1 cuts nothing.",
-                    },
+                "cut_behind": auto_inputs.cut_behind(
+                    "Cuts off everything behind this z. Generators trained on photos put a wall behind the "
+                    "head: -0.25 cuts it off."
                 ),
                 "filename_prefix": (
                     "STRING",
@@ -102,6 +95,7 @@ class ExtractMesh:
 
         socket_types.check_latents(latents, model)
         chosen = socket_types.chosen(latents, which, index)
+        auto = auto_inputs.AutoValues(model.generator)
         with host.rendering(), model.ready(memory=host.RENDER_MEMORY) as generator:
             mesh = extract_mesh(
                 generator,
@@ -109,7 +103,7 @@ class ExtractMesh:
                 resolution,
                 level,
                 host.progress(node_id, "slice"),
-                cut_behind=cut_behind if cut_behind > -1 else None,
+                cut_behind=auto.cut(cut_behind),
             )
         colors = np.asarray(mesh.visual.vertex_colors)[None, :, :3].astype(np.float32) / 255
         value = socket_types.make_mesh(
@@ -122,5 +116,6 @@ class ExtractMesh:
         save_glb(mesh, path)
         closed = "closed" if mesh.is_watertight else "not closed"
         text = f"{len(mesh.vertices):,} vertices, {len(mesh.faces):,} faces, {closed}: {path}"
+        text = "\n".join(filter(None, [text, str(auto)]))
         name = path.relative_to(host.output_root().absolute()).as_posix()
         return {"ui": host.report(node_id, text), "result": (value, name, text)}

@@ -245,7 +245,7 @@ class AlignFaces:
         places = [row.transform for row in aligned.report if row.kept and row.transform]
         result = (
             socket_types.pictures_to_host(aligned.images),
-            socket_types.Cameras(aligned.cameras),
+            socket_types.Cameras(aligned.cameras, socket_types.ESTIMATED),
             socket_types.mask_to_host(aligned.masks),
             report,
             overview,
