@@ -101,6 +101,30 @@ def test_latents_keep_where_their_cameras_come_from(tmp_path: Path) -> None:
         assert latents.to("cpu").camera_source == source
 
 
+def table() -> str:
+    """The recipes as they stand in docs/checkpoints.md."""
+    rows: dict[str, list[str]] = {
+        "*Invert Photos*: shared steps, then each photo's": [
+            f"{r.shared_steps}, {r.inversion_steps}" for r in RECIPES
+        ],
+        "its learning rate": [f"{r.inversion_lr:g}" for r in RECIPES],
+        "a single photo: steps, learning rate": [f"{r.single_steps}, {r.single_lr:g}" for r in RECIPES],
+        "*Train Identity*: steps, learning rate": [f"{r.training_steps}, {r.training_lr:g}" for r in RECIPES],
+        "*Pivotal Tuning*: steps, learning rate": [f"{r.pivotal_steps}, {r.pivotal_lr:g}" for r in RECIPES],
+        "estimated cameras: refined": ["yes" if r.refine else "no" for r in RECIPES],
+        "estimated cameras: background weight": [f"{r.background_weight:g}" for r in RECIPES],
+        "cut behind": ["no" if r.cut_behind is None else f"{r.cut_behind:g}" for r in RECIPES],
+    }
+    head = ["", *(r.name for r in RECIPES)]
+    lines = [head, ["---"] * len(head), *([name, *values] for name, values in rows.items())]
+    return "\n".join(f"| {' | '.join(line)} |".replace("|  |", "| |") for line in lines)
+
+
+def test_the_table_of_the_documentation_is_that_of_the_code(root: Path) -> None:
+    page = (root / "docs" / "checkpoints.md").read_text(encoding="utf-8")
+    assert page.partition("<!-- recipes -->\n")[2].partition("\n<!-- /recipes -->")[0] == table()
+
+
 def test_every_recipe_has_a_name_of_its_own_and_settings_that_the_core_takes() -> None:
     assert len({recipe.name for recipe in RECIPES}) == len(RECIPES)
     for recipe in RECIPES:
