@@ -84,13 +84,13 @@ def comfyui(host: Any, folder: Path, budget: int) -> Iterator[Memory]:
         ),
     }
     modules["comfy"].model_management = memory  # type: ignore[attr-defined]
-    before, saved = host.folder_paths, {name: sys.modules.get(name) for name in modules}
-    host.folder_paths = paths
+    before, saved = host.comfyui.folder_paths, {name: sys.modules.get(name) for name in modules}
+    host.comfyui.folder_paths = paths
     sys.modules.update(modules)  # type: ignore[arg-type]
     try:
         yield memory
     finally:
-        host.folder_paths = before
+        host.comfyui.folder_paths = before
         for name, module in saved.items():
             if module is None:
                 del sys.modules[name]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -189,8 +190,8 @@ def test_the_default_weights_of_mix_anchors_fit_a_person_of_any_number_of_photos
 def test_dates_in_file_names_are_replaced_as_on_the_page(
     host: ModuleType, folders: Path, monkeypatch: pytest.MonkeyPatch, prefix: str, resolved: str
 ) -> None:
-    now = host.time.struct_time((2031, 3, 7, 4, 5, 9, 4, 66, 0))
-    monkeypatch.setattr(host.time, "localtime", lambda: now)
+    now = time.struct_time((2031, 3, 7, 4, 5, 9, 4, 66, 0))
+    monkeypatch.setattr(time, "localtime", lambda: now)
     path = host.save_path(prefix, ".glb")
     assert path == folders / "output" / f"{resolved}_00001_.glb"
 

@@ -166,7 +166,7 @@ def test_packs_are_found_through_extra_model_paths_in_every_spelling(
         folder_names_and_paths={key: ([str(extra / level)], set())},
         get_folder_paths=lambda name: [str(extra / level)],
     )
-    monkeypatch.setattr(host, "folder_paths", comfy)
+    monkeypatch.setattr(host.comfyui, "folder_paths", comfy)
     assert host.list_face_packs() == ["antelopev2"]
     assert host.find_face_pack("antelopev2") == extra / "models" / "antelopev2"
 

@@ -114,7 +114,7 @@ def test_lists_of_comfyui_are_not_asked(
     folders = SimpleNamespace(
         get_folder_paths=lambda kind: [str(Path("output/my3dgen/identities").absolute())]
     )
-    monkeypatch.setattr(host, "folder_paths", folders)
+    monkeypatch.setattr(host.comfyui, "folder_paths", folders)
     assert host.list_models(host.IDENTITIES) == [name]
 
 
@@ -150,7 +150,7 @@ def test_texts_under_a_node_can_be_sent(host: ModuleType, monkeypatch: pytest.Mo
     server = SimpleNamespace(
         client_id="a", send_progress_text=lambda text, *_: sent.append(text.encode("utf-8").decode())
     )
-    monkeypatch.setattr(host, "_server", lambda: server)
+    monkeypatch.setattr(host.comfyui, "server", lambda: server)
     assert host.report("1", f"no face:\n{LATIN1}.jpg") == {"text": ["no face:\nFr\ufffdhling.jpg"]}
     assert sent == ["no face:\nFr\ufffdhling.jpg"]
 
@@ -180,7 +180,7 @@ def refuse(word: str) -> None:
 def test_what_the_page_gets_is_json(host: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[Any] = []
     server = SimpleNamespace(client_id="a", send_sync=lambda event, data, _: sent.append(data))
-    monkeypatch.setattr(host, "_server", lambda: server)
+    monkeypatch.setattr(host.comfyui, "server", lambda: server)
     value = {"a": (1, float("nan"), [float("-inf"), 0.5]), "b": {LATIN1: True, "c": None}}
     host.publish("my3dgen.test", value)
     answer = sys.modules["my3dgen_pack.nodes.server.http"].Answer.json(value)

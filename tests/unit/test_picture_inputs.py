@@ -154,7 +154,7 @@ def test_a_message_names_the_node_before(inputs: ModuleType, monkeypatch: pytest
     }
     queue = SimpleNamespace(currently_running={0: (1, "id", prompt, {}, [])})
     server = SimpleNamespace(last_node_id="9", prompt_queue=queue)
-    monkeypatch.setattr(inputs.host, "_server", lambda: server)
+    monkeypatch.setattr(inputs.host.comfyui, "server", lambda: server)
     spoiled = torch.full((1, 4, 4, 3), torch.nan)
     with pytest.raises(ValueError, match=r"\(from 'My decoder', node 5:12\): picture 1 contains a NaN"):
         inputs.checked_pictures(spoiled, "images")

@@ -30,7 +30,7 @@ def host(pack, monkeypatch):
     )
     monkeypatch.setitem(sys.modules, "comfy", comfy)
     monkeypatch.setitem(sys.modules, "comfy.model_management", comfy.model_management)
-    monkeypatch.setattr(host, "folder_paths", SimpleNamespace())
+    monkeypatch.setattr(host.comfyui, "folder_paths", SimpleNamespace())
     return host
 
 

@@ -1,0 +1,107 @@
+"""Files that nodes write: numbered results, temporary files, and state kept between runs."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import time
+from pathlib import Path
+from urllib.parse import quote
+
+from . import comfyui
+from .comfyui import log
+from .folders import inside, output_root
+
+_LONGEST_NAME = 200
+"""Bytes of a name: file systems take 255, less the number, the extension and what a temporary file adds."""
+
+
+def save_path(prefix: str, suffix: str) -> Path:
+    """Return a new, numbered file name under output/, as ComfyUI's own nodes choose it.
+
+    Args:
+        prefix: folder and name under output/, with `%date:yyyy-MM-dd%` and whatever else core resolves. What
+            Windows refuses in a name is replaced, with a warning.
+        suffix: file extension, with its dot.
+
+    Raises:
+        ValueError: the prefix is empty, too long for a name, or leads outside output/.
+    """
+    root, asked = os.path.abspath(output_root()), _dated(prefix).replace("\\", "/")
+    prefix = _portable(asked)
+    target = inside(Path(root), prefix)
+    if target is None or target == Path(root) or re.match("[A-Za-z]:/", asked):
+        raise ValueError(f"{asked!r} is no name, or lies outside the output folder. Choose one inside it.")
+    longest = max((len(os.fsencode(part)) for part in prefix.split("/")), default=0)
+    if longest > _LONGEST_NAME:
+        raise ValueError(
+            f"The file name {prefix[:40] + '…'!r} is too long: {longest} bytes in one part, where "
+            f"{_LONGEST_NAME} fit. Shorten filename_prefix."
+        )
+    if prefix != asked:
+        log.warning("The file name %r has what Windows refuses; it is saved as %r.", asked, prefix)
+    if comfyui.folder_paths:
+        folder, name, number, _, _ = comfyui.folder_paths.get_save_image_path(prefix, root)
+    else:
+        folder, name = target.parent, target.name
+        folder.mkdir(parents=True, exist_ok=True)
+        number = 1 + sum(1 for f in folder.iterdir() if f.name.startswith(f"{name}_"))
+    return Path(folder) / f"{name}_{number:05}_{suffix}"
+
+
+def _portable(prefix: str) -> str:
+    """Replace what Windows refuses in names: some characters, folders that end in a dot, names of devices."""
+    clean = re.sub(r'[<>:"|?*\x00-\x1f\ud800-\udfff]', "_", prefix)
+    clean = re.sub(r"(?<=[^/. ])[. ]+(?=/)", "", clean)
+    return re.sub(r"(?i)(^|/)(con|prn|aux|nul|com\d|lpt\d)(?=[./])", r"\1_\2", clean)
+
+
+def _dated(prefix: str) -> str:
+    """Replace `%date:FORMAT%` as ComfyUI's page does, for prompts that come from elsewhere.
+
+    Year, month, day, hour, minute and second are yyyy or yy, M, d, h, m and s, doubled with a leading zero.
+    """
+    now = time.localtime()
+    values = {"M": now.tm_mon, "d": now.tm_mday, "h": now.tm_hour, "m": now.tm_min, "s": now.tm_sec}
+    years = {"yyyy": f"{now.tm_year}", "yy": f"{now.tm_year % 100:02}"}
+
+    def part(found: re.Match[str]) -> str:
+        letters = found[0]
+        return years.get(letters, letters) if letters[0] == "y" else f"{values[letters[0]]:0{len(letters)}}"
+
+    return re.sub(
+        r"%date:([^%]+)%", lambda date: re.sub(r"MM?|dd?|hh?|mm?|ss?|yyy?y?", part, date[1]), prefix
+    )
+
+
+def save_temporary(name: str, suffix: str, content: bytes) -> dict[str, str]:
+    """Write a file to ComfyUI's temporary folder, which is emptied at each start.
+
+    Returns:
+        filename, subfolder and type, the parameters of ComfyUI's route /view.
+    """
+    folder = (
+        Path(comfyui.folder_paths.get_temp_directory()) if comfyui.folder_paths else output_root() / "temp"
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    filename = f"{name}_{secrets.token_hex(8)}{suffix}"
+    (folder / filename).write_bytes(content)
+    return {"filename": filename, "subfolder": "", "type": "temp"}
+
+
+def state_folder(kind: str, name: str | None) -> Path:
+    """Return the folder under output/my3dgen for state kept between runs; different names, different folders.
+
+    Args:
+        kind: name of the folder of all states of this kind.
+        name: any text, such as a node's id, "12:5" inside a subgraph; None: "node".
+    """
+    safe = quote(name or "node", safe="").replace(".", "%2E")
+    return output_root() / "my3dgen" / kind / safe
+
+
+def cache_folder(kind: str) -> Path:
+    """Return a folder under user/my3dgen for results that can be recomputed; users may delete it."""
+    user = Path(comfyui.folder_paths.get_user_directory()) if comfyui.folder_paths else Path.cwd() / "user"
+    return user / "my3dgen" / kind
