@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -207,6 +208,19 @@ def test_resolved_settings_and_the_same_given_ones_have_one_training_state(
         with pytest.raises(StopError):
             train(nodes, faces, photos, anchors_of(faces, "estimated"), keep_state=True, **given)
     assert keys[0] == keys[1] != keys[2]
+
+
+@pytest.mark.usefixtures("quick")
+def test_resolved_settings_and_the_same_given_ones_have_one_cache(
+    nodes: dict[str, Any], sockets: ModuleType, faces: Any, photos: torch.Tensor, folders: Path
+) -> None:
+    given = {"steps": 2, "shared_steps": 1, "learning_rate": 0.02, "refine_cameras": True}
+    estimated = cameras_of(sockets, "estimated")
+    explicit = invert(nodes, faces, photos, estimated, **given, cache=True)["result"][0]
+    kept = sorted(folders.rglob("*.safetensors"))
+    auto = invert(nodes, faces, photos, estimated, cache=True)["result"][0]
+    assert kept == sorted(folders.rglob("*.safetensors")) != []
+    assert torch.equal(auto.ws, explicit.ws)
 
 
 def refine_prompt(value: Any) -> Prompt:

@@ -150,6 +150,7 @@ def test_a_workflow_that_lacks_something_does_warn(page: Any, root: Path) -> Non
 def runs(page: Any, name: str) -> None:
     """From its button to what it shows."""
     few = {"steps": 2, "shared_steps": 2, "frames": 2, "rows": 2, "at_most": 4, "count": 2, "resolution": 32}
+    few |= {"samples": 50}
     page.evaluate(FEW, few)
     page.evaluate(f"() => {{ window.finished = ({FINISHED})(); }}")
     page.get_by_test_id("queue-button").first.click()
