@@ -121,7 +121,7 @@ def test_a_workflow_of_the_page_fills_the_inputs_that_it_filled(
             continue
         inputs = prompt[str(node["id"])]["inputs"]
         groups = kind.INPUT_TYPES()
-        fields = groups["required"] | groups.get("optional", {})
+        fields = groups.get("required", {}) | groups.get("optional", {})
         widgets = [
             name
             for name, (wanted, *options) in fields.items()
