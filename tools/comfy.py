@@ -85,6 +85,20 @@ def upstream(prompt: dict[str, Any], nodes: Iterable[str]) -> set[str]:
     return found
 
 
+def shorten(prompt: dict[str, Any], **most: int) -> dict[str, Any]:
+    """Lower these inputs of all nodes in place to at most these numbers, and return the prompt.
+
+    Numbers that are left to the generator, which are 0 or below, are set too.
+    """
+    for node in prompt.values():
+        inputs = node["inputs"]
+        for name in most.keys() & inputs.keys():
+            given = inputs[name]
+            if isinstance(given, int):
+                inputs[name] = min(most[name], given) if given > 0 else most[name]
+    return prompt
+
+
 def _install(target: Path, *what: str) -> None:
     """Install a package into its own folder, without dependencies."""
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]

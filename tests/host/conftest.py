@@ -59,11 +59,7 @@ def workflow(root: Path) -> Callable[[str], Prompt]:
 
     def load(name: str) -> Prompt:
         prompt = json.loads((root / "workflows" / "api" / f"{name}.json").read_text(encoding="utf-8"))
-        few = {"steps": 2, "shared_steps": 2, "frames": 3, "rows": 2, "at_most": 4}
-        for node in prompt.values():
-            inputs = node["inputs"]
-            inputs.update({key: min(few[key], inputs[key]) for key in few.keys() & inputs.keys()})
-        return prompt
+        return comfy.shorten(prompt, steps=2, shared_steps=2, frames=3, rows=2, at_most=4)
 
     return load
 

@@ -141,7 +141,8 @@ def test_a_diverged_training_returns_its_last_good_identity_with_a_warning(
 ) -> None:
     ended = train(steps=30, learning_rate=1.0, node_id="5", keep_state=True)
     identity, plot, summary = ended["result"]
-    warning, size = summary.split("\n")
+    warning, size, chosen = summary.split("\n")
+    assert chosen.startswith("auto (")
     assert warning.startswith("Warning: The training diverged: its loss was ")
     assert "Lower the learning rates. " in warning
     done = identity.provenance["steps_done"]
