@@ -33,7 +33,7 @@ from .folders import (
 )
 from .input_checks import changed, fingerprint, validate
 from .page import busy, first_copy, publish, sendable, serve, source_of
-from .saved_files import cache_folder, save_path, save_temporary, state_folder
+from .saved_files import cache_folder, claimed, save_path, save_temporary, state_folder
 
 __all__ = [
     "DIRECTIONS",
@@ -46,6 +46,7 @@ __all__ = [
     "cache_folder",
     "changed",
     "check_cancelled",
+    "claimed",
     "find_face_pack",
     "find_input_folder",
     "find_model",

@@ -118,8 +118,8 @@ class ExtractMesh:
             host.to_host(torch.from_numpy(colors)),
             host.to_host(torch.tensor(np.asarray(mesh.vertex_normals)[None], dtype=torch.float32)),
         )
-        path = host.save_path(filename_prefix, ".glb")
-        save_glb(mesh, path)
+        with host.save_path(filename_prefix, ".glb") as path:
+            save_glb(mesh, path)
         closed = "closed" if mesh.is_watertight else "not closed"
         text = f"{len(mesh.vertices):,} vertices, {len(mesh.faces):,} faces, {closed}: {path}"
         name = path.relative_to(host.output_root().absolute()).as_posix()
