@@ -61,6 +61,11 @@ def find_comfyui() -> Path:
     return home
 
 
+def known_arguments() -> str:
+    """Return the source that declares ComfyUI's command line, to look for an argument in."""
+    return (find_comfyui() / "comfy" / "cli_args.py").read_text(encoding="utf-8")
+
+
 def newer_frontend() -> Path:
     """Return the `static` folder of the newer frontend; install it first if needed."""
     home = ROOT / "build" / f"frontend-{FRONTEND}"
@@ -196,8 +201,7 @@ class Server:
 
     def start(self, timeout: float = 180) -> None:
         """Start the server and wait until it answers."""
-        comfyui = find_comfyui()
-        known = (comfyui / "comfy" / "cli_args.py").read_text(encoding="utf-8")
+        comfyui, known = find_comfyui(), known_arguments()
         command = [sys.executable, "main.py", "--listen", "127.0.0.1", "--port", str(self.port)]
         command += ["--base-directory", str(self.base), "--disable-auto-launch"]
         command += ["--output-directory", str(self.output)]

@@ -93,7 +93,8 @@ def second(
 ) -> Iterator[comfy.Server]:
     """Another ComfyUI on the same output folder, for several users, with model folders elsewhere.
 
-    Its custom nodes lie behind a link, and the pack's folder has another name.
+    Its custom nodes lie behind a link, and the pack's folder has another name. Where core can, its own nodes
+    give float16 pictures.
     """
     home = tmp_path_factory.mktemp("second")
     (home / "custom_nodes").symlink_to(tmp_path_factory.mktemp("linked nodes"))
@@ -101,11 +102,12 @@ def second(
     (home / "models" / "my3dgen" / "generators").symlink_to(base / "models" / "my3dgen" / "generators")
     paths = home / "paths.yaml"
     paths.write_text(EXTRA_PATHS.format(shared=shared), encoding="utf-8")
+    half = [flag for flag in ("--fp16-intermediates",) if flag in comfy.known_arguments()]
     with comfy.Server(
         home,
         output=server.output,
         environment={"OMP_NUM_THREADS": "1"},
-        arguments=["--multi-user", "--extra-model-paths-config", str(paths)],
+        arguments=["--multi-user", "--extra-model-paths-config", str(paths), *half],
         name="heads of ours-main",
     ) as running:
         yield running
