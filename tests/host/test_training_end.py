@@ -13,6 +13,7 @@ import micro
 import pytest
 import torch
 from prompts import node, tiny_prompt
+from trainings import when_training
 
 from my3dgen_core import Identity, Latents, camera_path
 
@@ -200,13 +201,10 @@ def test_a_training_that_fails_is_not_shown_as_running(
 def test_cancel_in_comfyui_leaves_a_file_and_says_where(
     server: comfy.Server, base: Path, keep_state: bool
 ) -> None:
-    def cancel(kind: str, data: dict[str, Any]) -> None:
-        if kind == "progress" and data["node"] == "train" and data["value"] == 5:
-            server.interrupt()
-
     before = set(files(base / "output"))
     settings = {"steps": 100_000 + keep_state, "keep_state": keep_state}
-    assert server.run(tiny_prompt(train=settings), cancel).status == "interrupted"
+    canceled = server.run(tiny_prompt(train=settings), when_training(server, 5, server.interrupt))
+    assert canceled.status == "interrupted"
     (kept,) = set(files(base / "output")) - before
     note = server.get("/my3dgen/training")["trainings"]["train"]["note"]
     assert note.startswith("Canceled after step ")
