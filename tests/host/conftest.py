@@ -108,7 +108,7 @@ def second(
         output=server.output,
         environment={"OMP_NUM_THREADS": "1"},
         arguments=["--multi-user", "--extra-model-paths-config", str(paths), *half],
-        name="heads of ours-main",
+        name="Heads_3D.of-ours",
     ) as running:
         yield running
 

@@ -121,10 +121,10 @@ def test_model_folders_of_extra_model_paths_are_searched(
 def test_the_pack_serves_every_user_from_a_folder_of_any_name(second: comfy.Server) -> None:
     assert second.post("/users", {"username": "anna"}).startswith("anna_")
     names = second.get("/workflow_templates")
-    assert "demo_person" in names["heads of ours-main"]
+    assert "demo_person" in names["Heads_3D.of-ours"]
     request = urllib.request.Request(f"http://{second.address}/extensions", headers={"Comfy-User": "anna"})
     with urllib.request.urlopen(request, timeout=60) as answer:
-        modules = [path for path in json.load(answer) if "heads" in path]
+        modules = [path for path in json.load(answer) if "Heads_3D" in path]
     assert any(path.endswith(".js") for path in modules)
     for path in modules:
         with urllib.request.urlopen(f"http://{second.address}{path}", timeout=60) as answer:
