@@ -32,6 +32,7 @@ demo-real: install
 fixtures: install
 	$(BIN)/python tools/comfy.py
 	$(BIN)/python tools/face_test_pack.py build/face
+	$(BIN)/python tools/registry_checks.py install
 
 test: fixtures
 	$(BIN)/python -m pytest tests

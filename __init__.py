@@ -3,6 +3,7 @@
 from .nodes.camera.camera import Camera, CameraFromLoad3D, WidenView
 from .nodes.camera.paths import CameraKeyframes, CameraPath
 from .nodes.host import first_copy, log
+from .nodes.input_bounds import check_inputs
 from .nodes.latent.alpha_space import InterpolateLatents, MixAnchors, ProjectAlphaSpace, SampleAlphaSpace
 from .nodes.latent.direction_examples import ComponentSheet, DirectionFromExamples
 from .nodes.latent.directions import ApplyDirection, FindDirection, LoadDirection
@@ -100,6 +101,9 @@ NODE_DISPLAY_NAME_MAPPINGS = {
 }
 
 WEB_DIRECTORY = "./web"
+
+for _node in NODE_CLASS_MAPPINGS.values():
+    check_inputs(_node)
 
 if (_other := first_copy()) is not None:  # emptied in place: the registry reads the literals above
     NODE_CLASS_MAPPINGS.clear()

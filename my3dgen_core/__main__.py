@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import torch
 
@@ -14,11 +15,25 @@ from .common.errors import CheckpointError
 from .person.identity import split_snapshot
 from .person.my3dgen_snapshot import is_snapshot
 
-# Subcommands in modules of their own, which have `add_arguments(parser)` and `main(args)`.
-MODULES = {
-    "evaluate": ("evaluation", "tune on the demo person or on photos of your own, and score held-out views"),
-    "build-kernels": ("eg3d.rendering.compiled.builder", "compile the faster renderer for this machine"),
+
+def _evaluation() -> ModuleType:
+    from . import evaluation
+
+    return evaluation
+
+
+def _builder() -> ModuleType:
+    from .eg3d.rendering.compiled import builder
+
+    return builder
+
+
+MODULES: dict[str, tuple[Callable[[], ModuleType], str]] = {
+    "evaluate": (_evaluation, "tune on the demo person or on photos of your own, and score held-out views"),
+    "build-kernels": (_builder, "compile the faster renderer for this machine"),
 }
+"""Subcommands in modules of their own, which have `add_arguments(parser)` and `main(args)`; each is imported
+only when it is used, so that the others start fast."""
 
 
 def convert_arguments(parser: argparse.ArgumentParser) -> None:
@@ -78,10 +93,10 @@ def main(arguments: list[str] | None = None) -> int:
     convert_arguments(converter)
     converter.set_defaults(run=run_convert)
     arguments = sys.argv[1:] if arguments is None else arguments
-    for name, (module_name, text) in MODULES.items():
+    for name, (imported, text) in MODULES.items():
         command = commands.add_parser(name, help=text)
-        if arguments[:1] == [name]:  # imported only when used, to start fast
-            module = importlib.import_module(f".{module_name}", __package__)
+        if arguments[:1] == [name]:
+            module = imported()
             module.add_arguments(command)
             command.set_defaults(run=module.main)
     args = parser.parse_args(arguments)

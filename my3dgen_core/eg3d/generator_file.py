@@ -97,7 +97,7 @@ def build_generator(
     if problem := mismatch(expected, shapes):
         raise CheckpointError(problem)
     generator.load_state_dict({key: read_weight(key, state[key], device) for key in expected}, assign=True)
-    return generator.eval().requires_grad_(False)
+    return generator.train(False).requires_grad_(False)
 
 
 def read_weight(key: str, value: TensorRef | Tensor, device: str | torch.device = "cpu") -> Tensor:
@@ -142,7 +142,7 @@ def _read_safetensors(file: Path) -> Contents:
         if config is None and (metadata.get("format") or not file.with_suffix(".json").is_file()):
             raise CheckpointError(
                 "is not a generator of this pack: it has no configuration. Put one beside it "
-                "(docs/checkpoints.md), or bring the .pkl it was made of."
+                "(docs/checkpoints.md in the repository), or bring the .pkl it was made of."
             )
 
     try:

@@ -198,7 +198,7 @@ def module_config(record: Record) -> GeneratorConfig:
         raise CheckpointError(
             f"holds a module of class {quote_untrusted(record.name)} that did not record how it was made, "
             "so that its configuration is unknown. Save its state dict, with a configuration "
-            "(docs/checkpoints.md)."
+            "(docs/checkpoints.md in the repository)."
         )
     rendering = _plain(state.get("rendering_kwargs"), 2)
     if type(rendering) is dict and rendering:
@@ -372,8 +372,8 @@ def sidecar_config(file: Path, shapes: Mapping[str, tuple[int, ...]]) -> Generat
     beside = file.with_suffix(".json")
     if not beside.is_file():
         raise CheckpointError(
-            "is a bare state dict: its shapes do not tell how it is rendered. "
-            f"Put a {beside.name} beside it with {', '.join(RENDERING)} (docs/checkpoints.md)."
+            f"is a bare state dict: its shapes do not tell how it is rendered. Put a {beside.name} beside it "
+            f"with {', '.join(RENDERING)} (docs/checkpoints.md in the repository)."
         )
     if beside.stat().st_size > 1 << 20:
         raise CheckpointError(f"has a {beside.name} beside it that is too large for a configuration.")

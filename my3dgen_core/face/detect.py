@@ -7,7 +7,6 @@ Every point and box is in *edge* coordinates of its picture: x right, y down, th
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import math
 import warnings
@@ -124,7 +123,8 @@ class FaceModels:
                 f"No face detector (SCRFD with five points) in {path}. It holds: {pack.describe()}. "
                 f"{MODELS_HINT}"
             )
-        onnxruntime = _import_package("onnxruntime")
+        with _explained_import("onnxruntime"):
+            import onnxruntime
         available = onnxruntime.get_available_providers()
         wanted = list(providers) if providers else ["CUDAExecutionProvider", _CPU]
         usable = [name for name in wanted if name in available]
@@ -298,15 +298,15 @@ class FaceModels:
         return None if self._parser is None else self._parser.classes(image)
 
 
-def _import_package(name: str) -> Any:
-    """Import an optional package or a module of it.
+@contextlib.contextmanager
+def _explained_import(package: str) -> Iterator[None]:
+    """Explain why the import of an optional package inside the block fails.
 
     Raises:
         FaceModelError: the package is missing or cannot be imported; the message says what to do.
     """
-    package = name.split(".")[0]
     try:
-        return importlib.import_module(name)
+        yield
     except ImportError as error:
         raise FaceModelError(f"{INSTALL_HINT} (The import of {package} said: {error}.)") from error
     except Exception as error:  # binary packages raise anything: ValueError, AttributeError, OSError
@@ -320,7 +320,10 @@ def _import_package(name: str) -> Any:
 
 def _load_networks(files: dict[str, Path], providers: list[str]) -> dict[str, Any]:
     """Load the network of each role with onnxruntime; None where insightface does not know the file."""
-    onnxruntime, model_zoo = _import_package("onnxruntime"), _import_package("insightface.model_zoo")
+    with _explained_import("onnxruntime"):
+        import onnxruntime
+    with _explained_import("insightface"):
+        from insightface import model_zoo
     # Waiting threads must not spin: next to a busy program (training, another sampler) that is ten times
     # slower.
     options = onnxruntime.SessionOptions()

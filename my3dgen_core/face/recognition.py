@@ -182,7 +182,7 @@ class IdentityNetwork(nn.Module):
             FaceModelError: the network uses an operator that is not supported.
             ValueError: the file is not a readable ONNX file.
         """
-        return cls(read_onnx(path)).eval()
+        return cls(read_onnx(path)).train(False)
 
     @classmethod
     def from_models(cls, face_models: FaceModels) -> IdentityNetwork:

@@ -6,10 +6,12 @@ My3DGen (WACV 2025, section 3), pivotal tuning (PTI, TOG 2022), and full fine-tu
 from __future__ import annotations
 
 import contextlib
+import logging
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from ..common.progress import OnStep
@@ -21,6 +23,8 @@ from ..person.latents import Latents
 from .photo_objective import check_photos
 from .trainer import DivergedError, Training
 from .tuning_config import DEFAULT, PRESETS, TuningConfig
+
+log = logging.getLogger("my3dgen")
 
 __all__ = ["PRESETS", "DivergedError", "StopAndKeep", "TuningConfig", "personalize", "pivotal_tune"]
 
@@ -81,7 +85,7 @@ def personalize(
                 loss = training.advance()
                 last = training.done == config.steps
                 if folder is not None and (training.done % config.checkpoint_every == 0 or last):
-                    training.save(folder)
+                    folder = _save_state(training, folder)
                 if on_step is not None:
                     every = config.preview_every
                     wanted = every and (training.done % every == 0 or last)
@@ -89,8 +93,26 @@ def personalize(
                     on_step(training.done, config.steps, {"loss": loss}, preview)
         except StopAndKeep:
             if folder is not None:
-                training.save(folder)
+                _save_state(training, folder)
     return training.identity()
+
+
+def _save_state(training: Training, folder: Path) -> Path | None:
+    """Write a checkpoint; return the folder for the next one, or None after a failure, which is logged once.
+
+    The training does not need its checkpoints, so it goes on without them.
+    """
+    try:
+        training.save(folder)
+    except (OSError, SafetensorError) as error:
+        log.warning(
+            "The state of the training cannot be written to %s (%s). The training goes on, but it cannot be "
+            "resumed after an interruption.",
+            folder,
+            error,
+        )
+        return None
+    return folder
 
 
 def pivotal_tune(

@@ -1,6 +1,6 @@
 """Pickle reader that cannot run code: an interpreter of the opcodes that files of generators consist of.
 
-A subclass of `pickle.Unpickler` with a strict `find_class` would not be enough: whatever `find_class`
+A subclass of the standard reader with a strict `find_class` would not be enough: whatever `find_class`
 returns is called by REDUCE with the file's arguments, receives `__setstate__` or `__dict__` by BUILD, is
 hashed, extended and appended to, all inside C code with the file's sizes, and each of those would have to
 be proved harmless in every version of Python. This module instead knows about forty opcodes and refuses the

@@ -8,11 +8,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from .atomic_file import atomic_path
+
+LARGEST_HEADER = 16 << 20
+"""Bytes of a header: names, shapes and metadata. Those of generators have about 50 kB."""
 
 
 def is_safetensors(file: Path) -> bool:
@@ -41,6 +44,10 @@ def read_safetensors(
         SafetensorError: not a safetensors file, or a damaged one.
         OSError: the file cannot be opened.
     """
+    with open(path, "rb") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+    if size > LARGEST_HEADER:
+        raise SafetensorError(f"its header is said to have {size} bytes, where {LARGEST_HEADER} are allowed")
     with safe_open(path, framework="pt") as file:
         metadata, names = file.metadata() or {}, list(file.keys())
         if check is not None:

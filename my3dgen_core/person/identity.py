@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,6 +28,8 @@ FORMAT = "my3dgen.identity"
 WS, CAMERAS, SCALES = "anchors.ws", "anchors.cameras", "scales"
 """Tensor names of the identity file format."""
 PRECISIONS = (torch.float32, torch.float16, torch.int8)
+MOST_LAYERS = 64
+"""Most layers of latents that a file may declare; EG3D's generators have 14."""
 
 
 @dataclass
@@ -157,16 +160,17 @@ class Identity:
                 _check_tensors(tensors),
                 rank=int(metadata["rank"]),
                 layout=metadata["layout"],
-                scaling=float(metadata["scaling"]),
-                gains={str(k): float(v) for k, v in json.loads(metadata["gains"]).items()},
+                scaling=_finite("scaling", metadata["scaling"]),
+                gains={str(k): _finite(f"gain of {k}", v) for k, v in json.loads(metadata["gains"]).items()},
             )
+            _check_anchors(ws, cameras, num_ws)
             ws = ws.expand(-1, num_ws, -1).clone() if ws.shape[1] == 1 else ws
             anchors = Latents(ws, cameras, base_hash=metadata["base_hash"])
             return cls(adapter, anchors, metadata["base_hash"], json.loads(metadata["provenance"]))
         except (SafetensorError, LookupError, TypeError, AttributeError, RuntimeError) as error:
             raise CheckpointError(f"{file.name} cannot be read as an identity: {error}.") from error
         except ValueError as error:
-            if isinstance(error, CheckpointError):
+            if str(error).startswith(file.name):
                 raise
             raise CheckpointError(f"{file.name} cannot be read as an identity: {error}") from error
 
@@ -207,6 +211,9 @@ def _component_axis(key: str) -> int:
 def _dequantized(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Convert stored tensors to float32; int8 factors are multiplied by their scales."""
     quantized = sorted(key for key, value in tensors.items() if value.dtype == torch.int8)
+    for key, value in tensors.items():
+        if not value.is_floating_point() and not (key in quantized and key.endswith((UP, DOWN))):
+            raise CheckpointError(f"{key} holds numbers of type {value.dtype}: the file is damaged.")
     counts = [tensors[key].shape[1 - _component_axis(key)] for key in quantized]
     scales = tensors.pop(SCALES).split(counts) if quantized else ()
     tensors = {key: value.to(torch.float32) for key, value in tensors.items()}
@@ -226,3 +233,22 @@ def _check_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         if not bool(torch.isfinite(value).all()):
             raise CheckpointError(f"{key} holds NaN or infinite numbers: the file is damaged.")
     return tensors
+
+
+def _finite(name: str, value: Any) -> float:
+    """Return a number of the metadata as a float; raise CheckpointError for NaN and infinity."""
+    number = float(value)
+    if not math.isfinite(number):
+        raise CheckpointError(f"Its {name} is {number}: the file is damaged.")
+    return number
+
+
+def _check_anchors(ws: Tensor, cameras: Tensor | None, num_ws: int) -> None:
+    """Raise CheckpointError unless anchors [N, 1 or num_ws, w_dim] and cameras are finite and well formed."""
+    if not 1 <= num_ws <= MOST_LAYERS:
+        raise CheckpointError(f"Its latents are said to have {num_ws} layers; at most {MOST_LAYERS} can be.")
+    if ws.ndim != 3 or ws.shape[1] not in (1, num_ws):
+        raise CheckpointError(f"{WS} has shape {list(ws.shape)}, which does not fit {num_ws} layers.")
+    for name, tensor in ((WS, ws), (CAMERAS, cameras)):
+        if tensor is not None and not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(f"{name} holds NaN or infinite numbers: the file is damaged.")

@@ -1,6 +1,7 @@
-"""The bundled starter generator: its weights, the synthetic heads it was trained on, and its training.
+"""The bundled starter generator: its weights, and the synthetic heads it was trained on.
 
 `truth` and `person` need the `starter` extra (anny and warp-lang); loading the weights needs nothing else.
+`starter/training`, its training, is in the repository, not in the archive that ComfyUI's registry publishes.
 """
 
 from .synthetic.heads import truth

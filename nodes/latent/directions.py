@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,8 @@ WORDS = "words"
 COMPONENTS = [f"component {number}" for number in range(1, 13)]
 COMPONENT_SAMPLES = 4096
 """Random latents from which the principal components are computed."""
-
+_LONGEST_LAYERS = 300  # characters of a list of layers
+_LAYERS = re.compile(r"\s*(\d{1,3})\s*(?:-\s*(\d{1,3})\s*)?")
 
 STARTER = "starter: "
 _BUNDLED = Path(__file__).resolve().parents[2] / "my3dgen_core" / "starter" / "directions"
@@ -385,14 +387,16 @@ def parse_layers(text: str) -> list[int] | None:
     Raises:
         ValueError: the text is no such list.
     """
+    if len(text) > _LONGEST_LAYERS:
+        raise ValueError(
+            f"The text of layers has {len(text)} characters; write at most {_LONGEST_LAYERS}, such as 0-5, 8."
+        )
     layers: list[int] = []
     for part in split_list(text):
-        first, dash, last = plain_signs(part).replace(" ", "").partition("-")
-        if not part:
-            continue
-        if not first.isdecimal() or (dash and not last.isdecimal()) or int(last or 0) > 999:
+        found = _LAYERS.fullmatch(plain_signs(part))
+        if found is None:
             raise ValueError(f"{part!r} is not a list of layers. Write numbers and ranges, such as 0-5, 8.")
-        layers += range(int(first), int(last or first) + 1)
+        layers += range(int(found[1]), int(found[2] or found[1]) + 1)
     return layers or None
 
 

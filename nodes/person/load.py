@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 
 from .. import host, socket_types
 
@@ -104,11 +105,14 @@ class LoadGenerator:
         path = _generator_file(file)
         target = path.with_suffix(".safetensors")
         with torch.inference_mode(False):
+            generator = None
             if convert and not target.exists():
-                generator = convert_generator(path, target)
-                host.log.info("%s: converted to %s", file, target)
-            else:
-                generator = load_generator(path)
+                try:
+                    generator = convert_generator(path, target)
+                    host.log.info("%s: converted to %s", file, target)
+                except (OSError, SafetensorError) as error:
+                    host.log.warning("%s is loaded, but its copy cannot be written: %s", file, error)
+            generator = generator or load_generator(path)
             select_backend(generator, renderer)
             generator.memory_limit = memory_limit * 2**20 or None
             return (socket_types.Model(host.manage(generator), name=file),)

@@ -45,10 +45,16 @@ def handler(answer: Callable[[bytes], Awaitable[Answer]], limit: int = 0) -> Cal
     """
 
     async def handle(request: Any) -> Any:
-        from aiohttp import web
+        from aiohttp import ClientPayloadError, web
 
         try:
-            body = await _read(request.content, limit + 1) if limit else b""
+            try:
+                body = await _read(request.content, limit + 1) if limit else b""
+            except (web.RequestPayloadError, ClientPayloadError, OSError) as error:
+                # Cut off, or not compressed as its headers say: the client's fault, and it may be gone.
+                host.log.debug("%s: the body cannot be read: %s", request.path, error)
+                request.content.feed_eof()  # else aiohttp reads the rest too, and logs the same failure
+                return _response(Answer.error(400, "The body of this request cannot be read."))
             if len(body) > limit:
                 found = Answer.error(413, f"A request may have at most {limit} bytes.")
             elif limit and request.content_type != "application/json":
@@ -58,14 +64,17 @@ def handler(answer: Callable[[bytes], Awaitable[Answer]], limit: int = 0) -> Cal
         except Exception:  # details go to the log, not to the page
             log.exception("%s failed", request.path)
             found = Answer.error(500, "This failed; the server's log says why.")
-        return web.Response(
-            status=found.status,
-            body=found.body,
-            content_type=found.kind,
-            headers={"Cache-Control": "no-store"},
-        )
+        return _response(found)
 
     return handle
+
+
+def _response(answer: Answer) -> Any:
+    """Return an answer as a response of aiohttp."""
+    from aiohttp import web
+
+    headers = {"Cache-Control": "no-store"}
+    return web.Response(status=answer.status, body=answer.body, content_type=answer.kind, headers=headers)
 
 
 async def _read(stream: Any, limit: int) -> bytes:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import ast
 import inspect
 import json
-from collections.abc import Iterator
+import operator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -17,6 +18,15 @@ ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = ("my3dgen_core", "nodes", "tools", "benchmarks", "studies")
 STARTER = ("starter", "persons", "synthetic")  # modules that give `person`
 MEGABYTE = {1_000_000, 2**20}  # the large numbers in these programs that are no seeds
+OPERATORS: dict[type[ast.operator], Callable[[int, int], int]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+    ast.Pow: operator.pow,
+    ast.LShift: operator.lshift,
+}
 
 
 def programs() -> Iterator[tuple[Path, ast.Module]]:
@@ -55,12 +65,24 @@ def makes_persons(tree: ast.Module) -> bool:
 def numbers(tree: ast.Module) -> Iterator[int]:
     """Every whole number in a program, and the value of every sum, product and power of such."""
     for item in ast.walk(tree):
-        if isinstance(item, ast.Constant | ast.BinOp | ast.UnaryOp):
-            kinds = (ast.Constant, ast.BinOp, ast.UnaryOp, ast.operator, ast.unaryop)
-            if all(isinstance(part, kinds) for part in ast.walk(item)):
-                value = eval(compile(ast.Expression(item), "<number>", "eval"))
-                if type(value) is int:
-                    yield value
+        value = whole_number(item)
+        if value is not None:
+            yield value
+
+
+def whole_number(item: ast.AST) -> int | None:
+    """The value of an expression of whole numbers; None for every other expression."""
+    if isinstance(item, ast.Constant):
+        return item.value if type(item.value) is int else None
+    if isinstance(item, ast.UnaryOp):
+        value = whole_number(item.operand)
+        return -value if value is not None and isinstance(item.op, ast.USub) else value
+    if isinstance(item, ast.BinOp) and type(item.op) in OPERATORS:
+        left, right = whole_number(item.left), whole_number(item.right)
+        if left is not None and right is not None:
+            value = OPERATORS[type(item.op)](left, right)
+            return value if type(value) is int else None
+    return None
 
 
 PERSON_PROGRAMS = {

@@ -257,3 +257,19 @@ def test_presets_are_plain_settings_that_a_file_can_hold():
     assert PRESETS["default"] == TuningConfig()
     paper = json.loads(json.dumps(dataclasses.asdict(PRESETS["paper"])))
     assert (paper["steps"], paper["batch_size"], paper["lr"], paper["patch"]) == (125_000, 4, 2e-3, 0)
+
+
+def test_a_state_that_cannot_be_written_does_not_end_the_training(
+    generator, photos, anchors, tmp_path, monkeypatch, caplog
+):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Training, "save", full)
+    kept = dataclasses.replace(TUNING, checkpoint_dir=str(tmp_path), checkpoint_every=2)
+    identity = personalize(generator, photos, anchors, kept)
+    assert identity.provenance["steps_done"] == 12
+    warnings = [record.getMessage() for record in caplog.records]
+    assert len(warnings) == 1
+    assert str(tmp_path) in warnings[0]
+    assert "No space left on device" in warnings[0]

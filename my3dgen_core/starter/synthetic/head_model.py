@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 from functools import lru_cache
 from pathlib import Path
 
@@ -161,8 +160,7 @@ def _is_face_change(label: str) -> bool:
 
 def cache_path() -> Path:
     """Return the path of the cached head model; delete the file to build it again."""
-    root = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    return root / "my3dgen" / f"heads_v{VERSION}.npz"
+    return Path.home() / ".cache" / "my3dgen" / f"heads_v{VERSION}.npz"
 
 
 @lru_cache(maxsize=1)

@@ -114,7 +114,7 @@ export function pointOf(shape, weights) {
  */
 export function parseWeights(text) {
   const pairs = splitList(text)
-    .map((part) => /^\s*(\d+)\s*:\s*(-?[\d.]+(?:e-?\d+)?)\s*$/i.exec(plainSigns(part)))
+    .map((part) => plainSigns(part).match(/^\s*(\d+)\s*:\s*(-?[\d.]+(?:e-?\d+)?)\s*$/i))
     .filter((match) => match !== null)
     .map((match) => /** @type {[number, number]} */ ([Number(match[1]), Number(match[2])]));
   const sum = pairs.reduce((total, [, weight]) => total + weight, 0);
