@@ -32,6 +32,7 @@ demo-real: install
 fixtures: install
 	$(BIN)/python tools/comfy.py
 	$(BIN)/python tools/face_test_pack.py build/face
+	$(BIN)/python tools/build_renderer.py
 	$(BIN)/python tools/registry_checks.py install
 
 test: fixtures
@@ -51,7 +52,7 @@ table: fixtures
 GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 test-gpu:
 	@if $(GPU_PYTHON) -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; \
-	then $(GPU_PYTHON) -m my3dgen_core build-kernels && $(GPU_PYTHON) -m pytest tests/gpu --figures gpu.json; \
+	then $(GPU_PYTHON) tools/build_renderer.py && $(GPU_PYTHON) -m pytest tests/gpu --figures gpu.json; \
 	else echo "PyTorch sees no GPU here: the tests under tests/gpu did not run"; fi
 
 lint: install

@@ -1,6 +1,6 @@
 """My3DGen for ComfyUI: nodes that turn photos of one person into a personal 3D head."""
 
-from .nodes.camera.camera import Camera, CameraFromLoad3D, WidenView
+from .nodes.camera.camera import Camera, CameraFromLoad3D, CameraToLoad3D, WidenView
 from .nodes.camera.paths import CameraKeyframes, CameraPath
 from .nodes.host import first_copy, log
 from .nodes.input_bounds import check_inputs
@@ -59,6 +59,7 @@ NODE_CLASS_MAPPINGS = {
     "My3DGenApplyDirection": ApplyDirection,
     "My3DGenExtractMesh": ExtractMesh,
     "My3DGenLoadEG3DDataset": LoadEG3DDataset,
+    "My3DGenCameraToLoad3D": CameraToLoad3D,
 }
 
 NODE_DISPLAY_NAME_MAPPINGS = {
@@ -98,6 +99,7 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "My3DGenApplyDirection": "Apply Direction",
     "My3DGenExtractMesh": "Extract Mesh",
     "My3DGenLoadEG3DDataset": "Load EG3D Dataset",
+    "My3DGenCameraToLoad3D": "Camera to Load 3D",
 }
 
 WEB_DIRECTORY = "./web"

@@ -22,6 +22,7 @@ from . import host
 if TYPE_CHECKING:
     from ..my3dgen_core import Generator, Identity, Latents
     from ..my3dgen_core.face import CropTransform
+    from ..my3dgen_core.formats.video_file import Clip
 
 MODEL, CAMERA, LATENT, IDENTITY = "EG3D_MODEL", "EG3D_CAMERA", "EG3D_LATENT", "MY3DGEN_IDENTITY"
 DIRECTION = "EG3D_DIRECTION"
@@ -121,6 +122,16 @@ class Cameras:
 
 
 @dataclass(frozen=True)
+class ClipFrames:
+    """Frames of a video that was given to Align Faces."""
+
+    clip: Clip
+    """The video."""
+    chosen: tuple[int, ...] | None = None
+    """Indices of the frames that were chosen as photos; None: every frame, as a sequence."""
+
+
+@dataclass(frozen=True)
 class Crops:
     """Value of EG3D_CROP: the positions of face crops in their photos."""
 
@@ -129,7 +140,9 @@ class Crops:
     photos: tuple[int, ...]
     """Index of each crop's photo."""
     photo_count: int
-    """Number of photos that Align Faces received."""
+    """Number of photos that Align Faces received, or of frames that it used."""
+    source: ClipFrames | None = None
+    """The video from which the photos came, or None."""
 
     def __len__(self) -> int:
         return len(self.transforms)

@@ -28,6 +28,8 @@ from my3dgen_core.face import CropTransform
 ROOT = Path(__file__).resolve().parent.parent
 COUNT, SIDE = 2, 48
 """Pictures in a batch, and pixels of a crop."""
+NEEDED = {"AlignFaces": {"photos"}, "PasteBack": {"photos", "crops", "images"}}
+"""Inputs that are declared as optional, because a video may take the place of photos, and are given here."""
 PHOTO = (60, 80)
 """Height and width of a photo for Paste Back."""
 FEW = {"steps": 1, "shared_steps": 1, "rank": 1, "batch_size": 2, "cell": 64, "rows": 1, "cache": False}
@@ -273,7 +275,7 @@ class Bench:
                     found[field] = default
                 elif isinstance(kind, list):
                     found[field] = kind[0]
-                elif group == "required":
+                elif group == "required" or field in NEEDED.get(node, ()):
                     found[field] = self.picture(node, field) if kind == "IMAGE" else self.values[kind]
         if node == "RestorePhotos":
             found |= {"model": self.personal, "masks": given.get("masks", self.mask(node))}

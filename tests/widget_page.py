@@ -7,7 +7,7 @@ from typing import Any
 import comfy
 import pytest
 from page import READY, RUN, browser_path
-from prompts import Prompt, camera, node, render
+from prompts import Prompt, apply_direction, camera, find_direction, node, render, tiny_prompt
 
 needs_browser = pytest.mark.skipif(
     browser_path() is None, reason="no chromium: apt-get install chromium, or set CHROMIUM"
@@ -20,6 +20,9 @@ PAGES = {
     f"nodes 2.0, {comfy.FRONTEND}": (True, True),
 }
 only_classic = pytest.mark.parametrize("page", ["classic"], indirect=True)
+oldest_and_newest = pytest.mark.parametrize(
+    "page", ["classic", f"nodes 2.0, {comfy.FRONTEND}"], indirect=True
+)
 every_page = pytest.mark.parametrize("page", list(PAGES), indirect=True)
 ELEMENT = "([id, name]) => app.graph.getNodeById(id).widgets.find((widget) => widget.name === name).element"
 # Ours at places of their own, at scale 1 in the middle of the page.
@@ -158,3 +161,28 @@ def numbered(prompt: Prompt, names: dict[str, str]) -> Prompt:
         }
         for name, entry in prompt.items()
     }
+
+
+def person() -> tuple[Prompt, dict[str, str]]:
+    """A person of one training step, mixed and edited; and the number of each node."""
+    prompt = tiny_prompt(train={"steps": 2})
+    prompt["mix"] = node("MixAnchors", identity=["train", 0], weights="0: 1, 1: 1, 2: 1", beta=0.1)
+    prompt["find"] = find_direction()
+    prompt["edit"] = apply_direction(
+        "mix", which="mean", strength=0.5, steps=1, edge="continue", beta=0.1, identity=["train", 0]
+    )
+    prompt["render"]["inputs"]["latents"] = ["edit", 0]
+    names = {name: str(number) for number, name in enumerate(prompt, 1)}
+    return numbered(prompt, names), names
+
+
+def shows(part: str) -> Any:
+    """A picture at rest that is made of this part."""
+
+    def is_it(answer: Any) -> bool:
+        if "/my3dgen/live" not in answer.url or answer.status != 200:
+            return False
+        asked = answer.request.post_data_json
+        return part in asked and asked["quality"] == "still"
+
+    return is_it

@@ -11,12 +11,12 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import build_renderer
 import comfy
 import face_test_pack
 
@@ -50,7 +50,7 @@ def run(who: str, output: Path, quick: bool) -> None:
     folder = base / "input" / f"{who}_person"
     photos = copy_photos(who, folder)
     prompt = make_prompt(folder.name, who, quick)
-    print(build_renderer(), flush=True)
+    print(build_renderer.last_line(build_renderer.build()), flush=True)
     print(f"{len(photos)} photos in {folder.relative_to(ROOT)}; starting ComfyUI ...", flush=True)
     began = time.monotonic()
     with comfy.Server(base, output=output) as server:
@@ -63,14 +63,6 @@ def run(who: str, output: Path, quick: bool) -> None:
                 f"ComfyUI's log: {server.log}"
             )
         print_summary(prompt, result, server, time.monotonic() - began)
-
-
-def build_renderer() -> str:
-    """Build the compiled renderer if there is a compiler; return the last line of its output."""
-    ran = subprocess.run(
-        [sys.executable, "-m", "my3dgen_core", "build-kernels"], capture_output=True, text=True, cwd=ROOT
-    )
-    return (ran.stdout or ran.stderr).strip().splitlines()[-1]
 
 
 def link(place: Path, target: Path) -> None:

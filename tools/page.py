@@ -3,7 +3,8 @@
     python tools/page.py                # workflows/NAME.json from workflows/api/NAME.json, for every NAME
     python tools/page.py NAME ...       # only these
 
-The "note" of the first node of an API workflow becomes a note in the workflow. Other programs that need a
+The "note" of the first node of an API workflow becomes a note in the workflow, and the "models" of its nodes
+are offered for download where they are missing. Other programs that need a
 page import `open_page` and `RUN` from here: tools/screenshots.py, benchmarks/live.py, the browser tests.
 """
 
@@ -122,6 +123,19 @@ def note_of(prompt: dict[str, Any]) -> str:
     return next(iter(prompt.values()))["_meta"].get("note", "")
 
 
+def with_models(workflow: dict[str, Any], prompt: dict[str, Any]) -> dict[str, Any]:
+    """Put the "models" of an API prompt's nodes where the page looks for them.
+
+    Each names a file of the node, the folder of models it belongs to and a download: the page offers it if
+    the file is missing.
+    """
+    for node in workflow["nodes"]:
+        models = prompt.get(str(node["id"]), {}).get("_meta", {}).get("models")
+        if models:
+            node["properties"]["models"] = models
+    return workflow
+
+
 def main() -> int:
     sources = {source.stem: source for source in sorted((WORKFLOWS / "api").glob("*.json"))}
     parser = argparse.ArgumentParser(
@@ -151,7 +165,8 @@ def main() -> int:
                 print(f"{source.name} changed on its way through the page.", file=sys.stderr)
                 return 1
             target = WORKFLOWS / source.name
-            target.write_text(json.dumps(json.loads(workflow), indent=1) + "\n", encoding="utf-8")
+            saved = with_models(json.loads(workflow), prompt)
+            target.write_text(json.dumps(saved, indent=1) + "\n", encoding="utf-8")
             print(target)
     return 0
 

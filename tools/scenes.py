@@ -176,8 +176,10 @@ CAMERAS = {
         loop=True,
     ),
     "keys shown": shown("keys", 1),
+    "to view": node("CameraToLoad3D", cameras=["above", 0], index=0),
+    "view shown": core("PreviewAny", source=["to view", 0]),
 }
-"""Keyframes from three cameras."""
+"""Keyframes from three cameras, and one of these for the 3D viewer."""
 
 PASTE_BACK = {
     "align": node(

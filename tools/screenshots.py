@@ -227,6 +227,7 @@ SCENES = {
     "pivotal_tuning": Scene("known", {"tune": [340, 560], "tuned": [300, 320]}),
     "apply_identity": Scene("known", {"apply": [300, 120], "person shown": TALL}),
     "camera_keyframes": Scene("known", {"above": [280, 440], "keys": [300, 260], "keys shown": [360, 380]}),
+    "camera_to_load_3d": Scene("known", {"to view": [300, 100], "view shown": [460, 180]}),
     "widen_view": Scene("known", {"wide": [300, 120], "wide shown": [360, 380]}),
     "paste_back": Scene("known", {"paste": [300, 160], "pasted": [360, 380]}),
     "compare": Scene("known", {"compare": [300, 240], "compared": [600, 300]}),

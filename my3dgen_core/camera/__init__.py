@@ -22,6 +22,7 @@ from .pose import (
     rotate_cameras,
     widened,
 )
+from .viewer import ViewerCamera, at_distance, read_viewer, to_viewer
 
 __all__ = [
     "EASINGS",
@@ -31,7 +32,9 @@ __all__ = [
     "PATHS",
     "RADIUS",
     "ViewRange",
+    "ViewerCamera",
     "angles",
+    "at_distance",
     "blend_cameras",
     "cam2world",
     "camera_path",
@@ -50,6 +53,8 @@ __all__ = [
     "mirror",
     "orbit",
     "pack",
+    "read_viewer",
     "rotate_cameras",
+    "to_viewer",
     "widened",
 ]

@@ -3,6 +3,7 @@
 from .align import AlignedFaces, AlignmentError, align_faces
 from .crop import CropTransform, warp_crops, warp_mask
 from .detect import FaceModels
+from .frame_choice import FrameChoice, choose_frames
 from .packs import FaceModelError
 from .paste import paste_back
 from .photo_files import PhotoError, list_photos
@@ -10,7 +11,7 @@ from .photos import load_photo, read_photos
 from .pose import angles_from_labels, labels_from_angles
 from .recognition import IdentityNetwork, embed
 from .report import FaceReport, contact_sheet, format_report, report_to_json
-from .sequence import align_sequence
+from .sequence import FrameCut, align_sequence, cut_sequence
 from .view_coverage import coverage_plot, describe_coverage
 
 __all__ = [
@@ -20,13 +21,17 @@ __all__ = [
     "FaceModelError",
     "FaceModels",
     "FaceReport",
+    "FrameChoice",
+    "FrameCut",
     "IdentityNetwork",
     "PhotoError",
     "align_faces",
     "align_sequence",
     "angles_from_labels",
+    "choose_frames",
     "contact_sheet",
     "coverage_plot",
+    "cut_sequence",
     "describe_coverage",
     "embed",
     "format_report",

@@ -29,7 +29,7 @@ LOW_INSIDE, CUT_BOX = 0.7, 0.3  # fractions warned of: crop inside the photo at 
 WIDE_YAW, MAX_YAW = 45.0, 60.0  # degrees: more is warned of, dropped
 DIFFERENT_PERSON = 0.35  # ArcFace cosine: lower is another person
 _MAX_OCCLUSION_YAW = 30.0  # degrees: only faces nearer to the front are checked for occlusion
-_NEAR_DUPLICATE = 0.02  # mean absolute difference of 32 x 32 crops in 0..1
+NEAR_DUPLICATE = 0.02  # mean absolute difference of 32 x 32 crops in 0..1
 
 
 class AlignmentError(ValueError):
@@ -408,7 +408,7 @@ def _compare_photos(kept: list[KeptFace], drop_different: bool, wanted: set[str]
     small = [torch.nn.functional.adaptive_avg_pool2d(item.image, 32) / 2 for item in kept]
     for i, item in enumerate(kept):
         for j in range(i):
-            if (small[i] - small[j]).abs().mean() < _NEAR_DUPLICATE:
+            if (small[i] - small[j]).abs().mean() < NEAR_DUPLICATE:
                 item.row.warnings.append(f"Nearly the same picture as {kept[j].row.name}.")
                 break
     return kept

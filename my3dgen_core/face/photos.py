@@ -7,7 +7,7 @@ instead.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,9 @@ def read_photos(photos: Any) -> Iterator[Photo]:
     Args:
         photos: a folder, a path, an array, a tensor [N,3,H,W] or [3,H,W] in [-1,1], or a list of paths,
             arrays, tensors and (name, path | array | tensor) pairs. Arrays are [H,W], [H,W,1], [H,W,3] or
-            [H,W,4] (or a batch of these): uint8, uint16, or floats in 0..1. Colors are RGB.
+            [H,W,4] (or a batch of these): uint8, uint16, or floats in 0..1. Colors are RGB. Instead of a
+            list, an object that can be iterated again and again and has a length: its items are read as they
+            are needed.
 
     Yields:
         Each photo; a bad one with `error` set instead of an exception.
@@ -67,7 +69,9 @@ def read_photos(photos: Any) -> Iterator[Photo]:
 
 
 def count_photos(photos: Any) -> int:
-    """Count the photos that `read_photos` yields, without reading them."""
+    """Count the photos that `read_photos` yields, without reading them; of a lazy object, its length."""
+    if isinstance(photos, Sized) and not isinstance(photos, (str, Sequence, np.ndarray, torch.Tensor)):
+        return len(photos)
     return sum(1 for _ in _named_sources(photos))
 
 

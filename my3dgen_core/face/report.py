@@ -144,7 +144,10 @@ def report_to_json(report: Sequence[FaceReport]) -> str:
 
 
 def contact_sheet(
-    report: Sequence[FaceReport], images: torch.Tensor, size: int = 256, columns: int = 4
+    report: Sequence[FaceReport],
+    images: torch.Tensor | Sequence[torch.Tensor],
+    size: int = 256,
+    columns: int = 4,
 ) -> np.ndarray:
     """Draw kept crops with their five points and head axes, and dropped photos as gray tiles with the reason.
 

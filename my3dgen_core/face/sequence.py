@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,6 +83,75 @@ def align_sequence(
         ValueError: `smoothing` or `max_gap` is negative, or `which` is not one of the choices.
         FaceModelError: "nearest" without an identity network.
     """
+    report: list[FaceReport] = []
+    cuts = list(
+        cut_sequence(
+            frames,
+            face_models,
+            report,
+            which=which,
+            reference=reference,
+            upright=upright,
+            smoothing=smoothing,
+            max_gap=max_gap,
+            max_yaw=max_yaw,
+            on_step=on_step,
+        )
+    )
+    return AlignedFaces(
+        images=torch.stack([cut.image for cut in cuts]),
+        cameras=torch.stack([cut.camera for cut in cuts]),
+        masks=torch.stack([cut.mask for cut in cuts]),
+        kept=[cut.row.index for cut in cuts],
+        report=report,
+        heads=head_masks([cut.classes for cut in cuts], neck),
+    )
+
+
+@dataclass(frozen=True)
+class FrameCut:
+    """Crop of one frame of a clip."""
+
+    row: FaceReport
+    """Report row of the frame."""
+    image: torch.Tensor
+    """Crop [3,512,512] in [-1,1]."""
+    mask: torch.Tensor
+    """Mask [1,512,512] of padded pixels."""
+    camera: torch.Tensor
+    """Camera label [25]."""
+    classes: np.ndarray | None
+    """Class [512,512] of each pixel, or None without a face-parsing network."""
+
+
+def cut_sequence(
+    frames: Any,
+    face_models: FaceModels,
+    report: list[FaceReport],
+    *,
+    which: str | int = "largest",
+    reference: Any = None,
+    upright: bool = True,
+    smoothing: float = SMOOTHING,
+    max_gap: int = MAX_GAP,
+    max_yaw: float = MAX_YAW,
+    on_step: OnStep | None = None,
+) -> Iterator[FrameCut]:
+    """Yield the crops of `align_sequence` one at a time: neither frames nor crops are kept.
+
+    The frames are read twice, first for the faces, then for the crops.
+
+    Args:
+        frames, face_models, which, reference, upright, smoothing, max_gap, max_yaw, on_step: as in
+            `align_sequence`; frames that are read as they are needed, see `read_photos`, stay so.
+        report: empty list, to which a row for each frame is added.
+
+    Yields:
+        The crop of each kept frame, in order; at least one.
+
+    Raises:
+        As `align_sequence`.
+    """
     if smoothing < 0 or max_gap < 0:
         raise ValueError(f"smoothing and max_gap must be 0 or more, not {smoothing} and {max_gap}.")
     if not isinstance(frames, (str, Sequence, np.ndarray, torch.Tensor)) and hasattr(frames, "__next__"):
@@ -90,7 +159,6 @@ def align_sequence(
     target = reference_embedding(reference, face_models) if which == "nearest" else None
     tracker = _FaceTracker(chooser(which, target, face_models))
     total = 2 * count_photos(frames)
-    report: list[FaceReport] = []
     tracks: list[np.ndarray | None] = []
     points: list[np.ndarray | None] = []  # five points in the frame
     for index, photo in enumerate(read_photos(frames)):
@@ -104,13 +172,13 @@ def align_sequence(
         if photo.pixels is not None and kept is None:
             row.thumbnail = thumbnail_of(photo.pixels)
         if on_step:
-            on_step(index + 1, total, {}, None if kept is None else kept.image[None])
+            on_step(index + 1, max(total, index + 1), {}, None if kept is None else kept.image[None])
     smooth = smooth_track(tracks, smoothing, max_gap)
     sizes = {row.transform.photo_size for row in report if row.transform is not None and row.kept}
-    images, masks, cameras, kept_indices, classes = [], [], [], [], []
+    found = False
     for row, photo, five, values in zip(report, read_photos(frames), points, smooth, strict=True):
-        row.kept = False
-        if five is None and photo.pixels is not None and photo.pixels.shape[:2] not in sizes:
+        row.kept, cut = False, None
+        if sizes and five is None and photo.pixels is not None and photo.pixels.shape[:2] not in sizes:
             row.reason = "The frame has another size than the clip."
         elif photo.pixels is not None and values is not None:
             transform, rotation = _from_track_values(values, (photo.pixels.shape[0], photo.pixels.shape[1]))
@@ -123,24 +191,17 @@ def align_sequence(
                 row.kept, row.reason, row.thumbnail = True, "", None
                 image, mask = warp_crop(photo.pixels, transform)
                 row.inside = 1 - float(mask.mean())
-                classes.append(face_models.parse(padded_gray(image, mask)))
-                images.append(image)
-                masks.append(mask)
-                cameras.append(label_of_rotation(rotation))
-                kept_indices.append(row.index)
+                classes = face_models.parse(padded_gray(image, mask))
+                camera = torch.from_numpy(label_of_rotation(rotation))
+                cut = FrameCut(row, image, mask, camera, classes)
         if on_step:
-            on_step(len(report) + row.index + 1, total, {}, images[-1][None] if row.kept else None)
-    if not images:
+            on_step(len(report) + row.index + 1, 2 * len(report), {}, cut.image[None] if cut else None)
+        if cut:
+            found = True
+            yield cut
+    if not found:
         reasons = "; ".join(f"{row.name}: {row.reason}" for row in report[:5])
         raise AlignmentError(f"0 of {len(report)} frames can be used. {reasons}".strip(), report)
-    return AlignedFaces(
-        images=torch.stack(images),
-        cameras=torch.from_numpy(np.stack(cameras)),
-        masks=torch.stack(masks),
-        kept=kept_indices,
-        report=report,
-        heads=head_masks(classes, neck),
-    )
 
 
 @dataclass

@@ -156,27 +156,38 @@ class CameraFromLoad3D:
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
             "required": {
-                "camera_info": ("LOAD3D_CAMERA", {"tooltip": "camera_info of Load 3D or of another viewer."}),
+                "camera_info": (
+                    "LOAD3D_CAMERA",
+                    {"tooltip": "camera_info of Load 3D or another viewer, or of Create Camera Info."},
+                ),
                 "distance": (
                     "FLOAT",
                     {
                         **_DISTANCE,
-                        "tooltip": "From the center of the head. The viewer scales every model to fit, so "
-                        "its distance is ignored; its zoom is used. With a model, 2.7 means its own "
-                        "distance.",
+                        "tooltip": "From the center of the head, for a camera that was placed in a viewer: "
+                        "it moves there along its axis, and the head keeps its size. With a model, 2.7 means "
+                        "its own distance. A camera that a node made stays where it is.",
                     },
                 ),
                 "field_of_view": (
                     "FLOAT",
                     {
                         **_FIELD_OF_VIEW,
-                        "tooltip": "In degrees, at zoom 1. EG3D's heads were trained at 13.37, which with a "
-                        "model means its own field of view.",
+                        "tooltip": "In degrees, at zoom 1, where camera_info has none, as in older versions "
+                        "of ComfyUI. EG3D's heads were trained at 13.37, which with a model means its own "
+                        "field of view.",
                     },
                 ),
             },
             "optional": {
                 "model": (socket_types.MODEL, {"tooltip": _MODEL_TOOLTIP}),
+                "model_3d_info": (
+                    "LOAD3D_MODEL_INFO",
+                    {
+                        "tooltip": "model_3d_info of Load 3D, if the model was moved, turned or fitted to "
+                        "the viewer there."
+                    },
+                ),
             },
         }
 
@@ -186,14 +197,65 @@ class CameraFromLoad3D:
         distance: float,
         field_of_view: float,
         model: socket_types.Model | None = None,
+        model_3d_info: list[dict[str, Any]] | None = None,
     ) -> tuple[socket_types.Cameras]:
         from ...my3dgen_core import look_at
+        from ...my3dgen_core.camera import at_distance, read_viewer
 
-        x, y, z, zoom = _view_of(camera_info)
+        view = read_viewer(camera_info)
+        if model_3d_info:
+            view = view.in_model(model_3d_info[0])
+        distance, focal = own_view(model, distance, field_of_view)
+        if view.whole:
+            camera = view.camera(focal)
+            return (socket_types.Cameras(at_distance(camera, distance) if view.by_hand else camera),)
+        x, y, z = view.offset.tolist()
         yaw, pitch = math.atan2(x, z), math.atan2(y, math.hypot(x, z))
         pitch = min(max(pitch, math.radians(-89)), math.radians(89))  # straight up or down has no yaw
-        distance, focal = own_view(model, distance, field_of_view)
-        return (socket_types.Cameras(look_at(yaw, pitch, distance, pivot_of(model), focal * zoom)),)
+        return (socket_types.Cameras(look_at(yaw, pitch, distance, pivot_of(model), focal * view.zoom)),)
+
+
+class CameraToLoad3D:
+    CATEGORY = "My3DGen/Cameras"
+    SEARCH_ALIASES = ["camera info", "3d viewer camera", "viewport camera", "splat camera", "preview 3d"]
+    DESCRIPTION = (
+        "Gives a camera to ComfyUI's own 3D nodes, such as Preview 3D or Render Splat: they show a mesh or "
+        "splat of the head from where Render Head shows it."
+    )
+    RETURN_TYPES = ("LOAD3D_CAMERA",)
+    RETURN_NAMES = ("camera_info",)
+    OUTPUT_TOOLTIPS = (
+        "The camera as 3D nodes read it: position, target, quaternion and vertical field of view. All "
+        "cameras come as a list, for which the next node runs once per camera.",
+    )
+    OUTPUT_IS_LIST = (True,)
+    FUNCTION = "make"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "cameras": (socket_types.CAMERA, {"tooltip": "From Camera, a Camera Path or Align Faces."}),
+                "index": (
+                    "INT",
+                    {
+                        "default": 0,
+                        "min": -1,
+                        "max": 4095,
+                        "tooltip": "Which of several cameras; the first is 0. -1: all of them, as a list.",
+                    },
+                ),
+            }
+        }
+
+    def make(self, cameras: socket_types.Cameras, index: int) -> tuple[list[dict[str, Any]]]:
+        from ...my3dgen_core.camera import to_viewer
+
+        count = len(cameras)
+        if not -1 <= index < count:
+            raise ValueError(f"There is no camera number {index}: these are 0 to {count - 1}.")
+        chosen = range(count) if index == -1 else [index]
+        return ([to_viewer(cameras.values[number : number + 1]) for number in chosen],)
 
 
 def _focal_length(field_of_view: float) -> float:
@@ -201,24 +263,6 @@ def _focal_length(field_of_view: float) -> float:
     from ...my3dgen_core.camera import FOCAL, focal_of_fov
 
     return FOCAL if abs(field_of_view - FIELD_OF_VIEW) < 1e-3 else float(focal_of_fov(field_of_view))
-
-
-def _view_of(camera_info: Any) -> tuple[float, float, float, float]:
-    """Return the offset x, y, z from target to camera, and the zoom, of Load 3D's `camera_info`.
-
-    three.js has EG3D's axes: y up.
-    """
-    try:
-        position, target = camera_info["position"], camera_info["target"]
-        x, y, z = (float(position[axis]) - float(target[axis]) for axis in "xyz")
-        zoom = float(camera_info.get("zoom") or 1)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            "This is not a camera of the 3D viewer. Connect camera_info of Load 3D, and move the view once."
-        ) from error
-    if not all(math.isfinite(value) for value in (x, y, z, zoom)) or zoom <= 0 or x == y == z == 0:
-        raise ValueError("The 3D viewer's camera is at its own target. Move the view there once.")
-    return x, y, z, zoom
 
 
 class WidenView:

@@ -5,7 +5,7 @@ the working directory, no progress bar, everything on the CPU.
 """
 
 from .comfyui import log
-from .core_types import blocked, mesh_class
+from .core_types import blocked, held_video, mesh_class, video_of
 from .devices import (
     RENDER_MEMORY,
     TRAINING_MEMORY,
@@ -33,7 +33,14 @@ from .folders import (
 )
 from .input_checks import changed, fingerprint, validate
 from .page import busy, first_copy, publish, sendable, serve, source_of
-from .saved_files import cache_folder, claimed, save_path, save_temporary, state_folder
+from .saved_files import (
+    cache_folder,
+    claimed,
+    save_path,
+    save_temporary,
+    state_folder,
+    temporary_path,
+)
 
 __all__ = [
     "DIRECTIONS",
@@ -52,6 +59,7 @@ __all__ = [
     "find_model",
     "fingerprint",
     "first_copy",
+    "held_video",
     "input_root",
     "interruptions",
     "jpeg",
@@ -78,7 +86,9 @@ __all__ = [
     "serve",
     "source_of",
     "state_folder",
+    "temporary_path",
     "to_host",
     "training",
     "validate",
+    "video_of",
 ]

@@ -107,13 +107,18 @@ def save_temporary(name: str, suffix: str, content: bytes) -> dict[str, str]:
     Returns:
         filename, subfolder and type, the parameters of ComfyUI's route /view.
     """
+    path = temporary_path(name, suffix)
+    path.write_bytes(content)
+    return {"filename": path.name, "subfolder": "", "type": "temp"}
+
+
+def temporary_path(name: str, suffix: str) -> Path:
+    """Return a new file name in ComfyUI's temporary folder, which is emptied at each start."""
     folder = (
         Path(comfyui.folder_paths.get_temp_directory()) if comfyui.folder_paths else output_root() / "temp"
     )
     folder.mkdir(parents=True, exist_ok=True)
-    filename = f"{name}_{secrets.token_hex(8)}{suffix}"
-    (folder / filename).write_bytes(content)
-    return {"filename": filename, "subfolder": "", "type": "temp"}
+    return folder / f"{name}_{secrets.token_hex(8)}{suffix}"
 
 
 def state_folder(kind: str, name: str | None) -> Path:

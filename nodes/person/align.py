@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,10 +14,11 @@ from torch import Tensor
 from .. import host, picture_inputs, socket_types
 from ..server import ui_results
 from ..server.alignment_report import EVENT, photo_report
+from ..video_inputs import clip_of
+from .video_faces import Found, align_chosen, align_clip
 
 if TYPE_CHECKING:
-    from ...my3dgen_core import AlignedFaces
-    from ...my3dgen_core.face import CropTransform, FaceReport
+    from ...my3dgen_core.face import CropTransform, FaceModels, FaceReport
 
 CHOICES: dict[str, str | int] = {
     "largest": "largest",
@@ -47,8 +49,8 @@ class AlignFaces:
         "face parsing",
     ]
     DESCRIPTION = (
-        "Finds the face in every photo, crops it as EG3D's training images were cropped, and estimates its "
-        "camera. Unusable photos are left out; the report says why."
+        "Finds the face in every photo, or in the frames of a video, crops it as EG3D's training images were "
+        "cropped, and estimates its camera. Unusable photos are left out; the report says why."
     )
     RETURN_TYPES = (
         "IMAGE",
@@ -80,8 +82,12 @@ class AlignFaces:
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
-            "required": {
-                "photos": ("IMAGE", {"tooltip": "Photos of one person: a batch, or a list of any sizes."}),
+            # optional altogether: photos may be left open, and inputs keep their places in saved workflows
+            "optional": {
+                "photos": (
+                    "IMAGE",
+                    {"tooltip": "Photos of one person: a batch, or a list of any sizes. Or connect a video."},
+                ),
                 "face_models": (
                     ["auto", *host.list_face_packs()],
                     {
@@ -114,8 +120,6 @@ class AlignFaces:
                         "them. Off: the report only warns.",
                     },
                 ),
-            },
-            "optional": {
                 "names": (
                     "STRING",
                     {
@@ -132,8 +136,9 @@ class AlignFaces:
                     "BOOLEAN",
                     {
                         "default": False,
-                        "tooltip": "The photos are the frames of one video: crops and cameras are smoothed "
-                        "over time, and short gaps without a face are filled in.",
+                        "tooltip": "The photos are the frames of one video, or every frame of video is used: "
+                        "crops and cameras are smoothed over time, and short gaps without a face are filled "
+                        "in.",
                     },
                 ),
                 "neck": (
@@ -155,6 +160,22 @@ class AlignFaces:
                         "like the crops: see photo_masks."
                     },
                 ),
+                "video": (
+                    "VIDEO",
+                    {
+                        "tooltip": "A video of the person instead of photos. With sequence every frame is "
+                        "used; without, sharp frames from many sides are chosen as photos."
+                    },
+                ),
+                "at_most": (
+                    "INT",
+                    {
+                        "default": 20,
+                        "min": 1,
+                        "max": 200,
+                        "tooltip": "Largest number of frames that are chosen as photos from a video.",
+                    },
+                ),
             },
             "hidden": {"node_id": "UNIQUE_ID"},
         }
@@ -169,31 +190,30 @@ class AlignFaces:
 
     def align(
         self,
-        photos: list[Tensor],
-        face_models: list[str],
-        which: list[str],
-        upright: list[bool],
-        same_person: list[bool],
-        drop_different: list[bool],
+        photos: list[Tensor] | None = None,
+        face_models: Sequence[str] = ("auto",),
+        which: Sequence[str] = ("largest",),
+        upright: Sequence[bool] = (True,),
+        same_person: Sequence[bool] = (False,),
+        drop_different: Sequence[bool] = (False,),
         names: list[str] | None = None,
         reference: list[Tensor] | None = None,
         sequence: list[bool] | None = None,
         neck: list[bool] | None = None,
         by_hand: list[str] | None = None,
         masks: list[Tensor] | None = None,
+        video: list[Any] | None = None,
+        at_most: list[int] | None = None,
         node_id: list[str] | None = None,
     ) -> dict[str, Any]:
         from ...my3dgen_core import align_faces
-        from ...my3dgen_core.common.folders import name_key
-        from ...my3dgen_core.face import (
-            AlignmentError,
-            FaceModels,
-            align_sequence,
-            describe_coverage,
-            format_report,
-        )
+        from ...my3dgen_core.face import AlignmentError, FaceModels, align_sequence
         from ...my3dgen_core.face.overrides import read_by_hand
 
+        if photos is None and video is None:
+            raise ValueError("There is nothing to align. Connect photos, or a video to video.")
+        if photos is not None and video is not None:
+            raise ValueError("Photos and a video at once are too much: disconnect photos or video.")
         node = node_id[0] if node_id else None
         choice = CHOICES[which[0]]
         if choice == "nearest" and reference is None:
@@ -206,19 +226,30 @@ class AlignFaces:
             "on_step": host.progress(node, "photo"),
         }
         decided = read_by_hand(by_hand[0] if by_hand else "")
-        if sequence and sequence[0]:
-            if decided:
-                raise ValueError("Manual decisions are for photos, not for a sequence: clear by_hand.")
-            align = align_sequence
-        else:
-            align = align_faces
+        in_order = bool(sequence and sequence[0])
+        if in_order and decided:
+            raise ValueError("Manual decisions are for photos, not for a sequence: clear by_hand.")
+        if not in_order:
             settings |= {"same_person": same_person[0], "drop_different": drop_different[0]}
             settings["by_hand"] = decided
         models = FaceModels.from_folder(host.find_face_pack(face_models[0]))
+        if video is not None:
+            if masks is not None:
+                raise ValueError("Masks are drawn on photos, not on a video: disconnect masks.")
+            clip = clip_of(video)
+            if in_order:
+                return _result(node, models, align_clip(clip, models, settings, node))
+            return _result(
+                node,
+                models,
+                align_chosen(clip, models, settings, at_most[0] if at_most else 20, node),
+                decided,
+            )
         pictures = _pictures(photos, "photos")
         drawn = _drawn(masks, pictures)
         named = _named(pictures, names)
         renamed = _tell_apart(named)
+        align = align_sequence if in_order else align_faces
         try:
             with host.rendering():
                 aligned = align(named, models, **settings)
@@ -228,38 +259,75 @@ class AlignFaces:
                 host.publish(EVENT, {"node": node, **photo_report(named, error.report)})
             raise AlignmentError(f"{error}{hint}", error.report) from error
         _hint_at_scaling(named, aligned.report)
-        report = f"{format_report(aligned.report)}\n{describe_coverage(aligned.report)}"
-        heads = aligned.heads
-        if heads is None:
-            heads, report = torch.ones_like(aligned.masks), f"{report}\n{NO_PARSING}"
+        notes = []
         if renamed:
             more = f" and {len(renamed) - 5} more" if len(renamed) > 5 else ""
-            report += (
-                f"\nPhotos of the same name are numbered here and in by_hand: {', '.join(renamed[:5])}{more}."
+            notes.append(
+                f"Photos of the same name are numbered here and in by_hand: {', '.join(renamed[:5])}{more}."
             )
-        present = {name_key(name) for name, _ in named}
-        missing = [name for name in decided if name_key(name) not in present]
-        if missing:
-            report += f"\nIn by_hand, but not among the photos: {', '.join(sorted(missing))}."
-        overview = host.to_host(torch.from_numpy(_overview(aligned))[None].float() / 255)
         places = [row.transform for row in aligned.report if row.kept and row.transform]
-        result = (
-            socket_types.pictures_to_host(aligned.images),
-            socket_types.Cameras(aligned.cameras),
-            socket_types.mask_to_host(aligned.masks),
-            report,
-            overview,
-            socket_types.Crops(tuple(places), tuple(aligned.kept), len(aligned.report)),
-            socket_types.mask_to_host(heads),
-            socket_types.mask_to_host(
+        found = Found(
+            images=socket_types.pictures_to_host(aligned.images),
+            crops=aligned.images,
+            cameras=aligned.cameras,
+            masks=socket_types.mask_to_host(aligned.masks),
+            heads=None if aligned.heads is None else socket_types.mask_to_host(aligned.heads),
+            photo_masks=socket_types.mask_to_host(
                 torch.stack(
                     [_cut(drawn[photo], place) for photo, place in zip(aligned.kept, places, strict=True)]
                 )
             ),
+            report=aligned.report,
+            shown=photo_report(named, aligned.report),
+            notes=notes,
         )
-        text = host.report(node, f"{models.describe()}\n{report}")
-        ui = {**text, **host.preview(overview), **photo_report(named, aligned.report)}
-        return {"ui": ui_results.remember(node, ui), "result": result}
+        return _result(node, models, found, decided)
+
+
+def _result(
+    node: str | None, models: FaceModels, found: Found, decided: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return what the executor gets: the outputs, and the `ui` of the node.
+
+    Args:
+        node: id of the node.
+        models: face networks, which the report names.
+        found: the crops.
+        decided: manual decisions by photo name; the report names those that met no photo.
+    """
+    from ...my3dgen_core.common.folders import name_key
+    from ...my3dgen_core.face import describe_coverage, format_report
+
+    lines = [format_report(found.report), describe_coverage(found.report)]
+    if found.heads is None:
+        lines.append(NO_PARSING)
+    lines += found.notes
+    present = {name_key(row.name) for row in found.report}
+    missing = [name for name in decided or {} if name_key(name) not in present]
+    if missing:
+        lines.append(f"In by_hand, but not among the photos: {', '.join(sorted(missing))}.")
+    report = "\n".join(lines)
+    overview = host.to_host(torch.from_numpy(_overview(found))[None].float() / 255)
+    kept = [row for row in found.report if row.kept and row.transform]
+    crops = socket_types.Crops(
+        tuple(row.transform for row in kept if row.transform),
+        tuple(row.index for row in kept),
+        len(found.report),
+        found.source,
+    )
+    result = (
+        found.images,
+        socket_types.Cameras(found.cameras),
+        found.masks,
+        report,
+        overview,
+        crops,
+        torch.ones(1).expand_as(found.masks) if found.heads is None else found.heads,
+        found.photo_masks,
+    )
+    text = host.report(node, f"{models.describe()}\n{report}")
+    ui = {**text, **host.preview(overview), **found.shown}
+    return {"ui": ui_results.remember(node, ui), "result": result}
 
 
 def _cut(mask: Tensor | None, place: CropTransform) -> Tensor:
@@ -292,12 +360,12 @@ def _hint_at_scaling(photos: list[tuple[str, np.ndarray]], report: list[FaceRepo
     return found
 
 
-def _overview(aligned: AlignedFaces) -> np.ndarray:
+def _overview(found: Found) -> np.ndarray:
     """Draw the contact sheet above the coverage plot, [H,W,3] uint8."""
-    from ...my3dgen_core.face import coverage_plot
+    from ...my3dgen_core.face import contact_sheet, coverage_plot
 
-    sheet = aligned.sheet()
-    plot = coverage_plot(aligned.report, width=max(sheet.shape[1], 512))
+    sheet = contact_sheet(found.report, found.crops)
+    plot = coverage_plot(found.report, width=max(sheet.shape[1], 512))
     sheet = np.pad(sheet, ((0, 0), (0, plot.shape[1] - sheet.shape[1]), (0, 0)))
     return np.concatenate([sheet, plot])
 

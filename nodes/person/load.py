@@ -65,9 +65,9 @@ class LoadGenerator:
                     list(RENDERERS),
                     {
                         "default": RENDERERS[0],
-                        "tooltip": "'compiled' is several times faster on a CPU: a C++ compiler builds it "
-                        "once, in under a minute (for a GPU, the CUDA toolkit). 'auto' uses it if it has "
-                        "been built, and builds nothing. 'torch' needs no build. The images are the same.",
+                        "tooltip": "'compiled' is several times faster on a CPU. It is built once, by the "
+                        "command python -m my3dgen_core build-kernels; no node builds it. 'auto' uses it if "
+                        "it has been built. 'torch' needs no build. The images are the same.",
                     },
                 ),
                 "memory_limit": (
@@ -113,7 +113,9 @@ class LoadGenerator:
                 except (OSError, SafetensorError) as error:
                     host.log.warning("%s is loaded, but its copy cannot be written: %s", file, error)
             generator = generator or load_generator(path)
-            select_backend(generator, renderer)
+            reason = select_backend(generator, renderer)
+            if reason:
+                host.log.info("renderer 'auto': PyTorch renders. %s", reason)
             generator.memory_limit = memory_limit * 2**20 or None
             return (socket_types.Model(host.manage(generator), name=file),)
 

@@ -9,6 +9,7 @@ from goldens import SETTINGS, depth_difference, largest_difference, relative_err
 
 from my3dgen_core import load_generator, look_at
 from my3dgen_core.eg3d.rendering import compiled as kernels
+from my3dgen_core.eg3d.rendering.compiled.builder import build
 from my3dgen_core.eg3d.rendering.rays import rays
 from my3dgen_core.eg3d.rendering.renderer import render_rays
 
@@ -18,7 +19,7 @@ IO = {key: value.cuda() for key, value in goldens.tensors("tiny_io").items()}
 @pytest.fixture(scope="module", autouse=True)
 def compiled():
     for device in ("cpu", "cuda"):
-        kernels.build(device=device)
+        build(device=device)
         kernels.load(device)
 
 

@@ -109,7 +109,7 @@ def test_crops_pasted_back_unchanged_give_all_photos_those_without_a_crop_to_the
     nodes: dict[str, Any], cut_photos: tuple[list[torch.Tensor], Any, list[torch.Tensor]]
 ) -> None:
     photos, crops, images = cut_photos
-    pasted, report = nodes["PasteBack"].paste(photos, [crops], images, [24.0])
+    pasted, report, *_ = nodes["PasteBack"].paste(photos, [crops], images, [24.0])
     assert [p.shape for p in pasted] == [p.shape for p in photos]
     for new, old in zip(pasted, photos, strict=True):
         assert float((new - old).abs().max()) < 0.02
@@ -128,7 +128,7 @@ def test_a_clip_keeps_its_frames_whichever_of_them_have_a_face(
     transform, _ = _cut(clip[:1], 6.0)
     crops = sockets.Crops((transform,) * len(kept), kept, 10)
     faces = torch.ones(len(kept), 64, 64, 3)
-    (pasted,), report = nodes["PasteBack"].paste([clip], [crops], [faces], [24.0])
+    (pasted,), report, *_ = nodes["PasteBack"].paste([clip], [crops], [faces], [24.0])
     assert pasted.shape == clip.shape
     changed = [index for index in range(10) if not torch.equal(pasted[index], clip[index])]
     assert changed == list(kept)
@@ -145,12 +145,12 @@ def test_several_pictures_of_an_odd_size_are_cut_to_even_sides_unless_one_wants_
     transform, crop = _cut(photo, 6.0)
     crops, clip = sockets.Crops((transform,), (0,), 1), [crop.expand(3, -1, -1, -1)]
     paste = nodes["PasteBack"].paste
-    (whole,), _ = paste([photo], [crops], clip, [24.0], even_sides=[False])
+    (whole,), *_ = paste([photo], [crops], clip, [24.0], even_sides=[False])
     assert whole.shape == (3, 61, 83, 3)
-    (even,), report = paste([photo], [crops], clip, [24.0])
+    (even,), report, *_ = paste([photo], [crops], clip, [24.0])
     assert torch.equal(even, whole[:, :60, :82])
     assert "Cut to 82x60 pixels" in report
-    (single,), report = paste([photo], [crops], [crop], [24.0])
+    (single,), report, *_ = paste([photo], [crops], [crop], [24.0])
     assert single.shape == (1, 61, 83, 3)
     assert "Cut" not in report
 
@@ -161,9 +161,9 @@ def test_pasting_leaves_its_inputs_alone_and_takes_masks(
     photos, crops, images = cut_photos
     before = [photo.clone() for photo in photos]
     white = [torch.ones_like(images[0])]
-    pasted, _ = nodes["PasteBack"].paste(photos, [crops], white, [24.0], [torch.zeros(1, 32, 32)])
+    pasted, *_ = nodes["PasteBack"].paste(photos, [crops], white, [24.0], [torch.zeros(1, 32, 32)])
     assert torch.equal(pasted[0], photos[0])
-    pasted, _ = nodes["PasteBack"].paste(photos, [crops], white, [24.0], [torch.ones(2, 64, 64)])
+    pasted, *_ = nodes["PasteBack"].paste(photos, [crops], white, [24.0], [torch.ones(2, 64, 64)])
     assert float(pasted[2][0, 90, 130].min()) == 1
     assert all(torch.equal(one, other) for one, other in zip(before, photos, strict=True))
 
@@ -173,11 +173,11 @@ def test_transparent_pixels_of_a_new_face_are_not_pasted(
 ) -> None:
     photos, crops, images = cut_photos
     faces = torch.cat([torch.zeros_like(images[0]), torch.zeros_like(images[0][..., :1])], 3)
-    pasted, _ = nodes["PasteBack"].paste(photos, [crops], [faces], [24.0])
+    pasted, *_ = nodes["PasteBack"].paste(photos, [crops], [faces], [24.0])
     assert torch.equal(pasted[0], photos[0])
     faces[:, 156:356, 156:356, 3] = 1
     for masks in (None, [torch.ones(1, 32, 32)]):
-        pasted, _ = nodes["PasteBack"].paste(photos, [crops], [faces], [0.0], masks)
+        pasted, *_ = nodes["PasteBack"].paste(photos, [crops], [faces], [0.0], masks)
         assert float(pasted[0][0, 120, 100].max()) < 1e-6
         assert torch.equal(pasted[0][0, 120, 150], photos[0][0, 120, 150])
 
@@ -186,7 +186,7 @@ def test_one_photo_takes_a_whole_clip_of_its_crop(nodes: dict[str, Any], sockets
     photo = _photo(240, 200, 0)
     transform, crop = _cut(photo, 3.0)
     crops = sockets.Crops((transform,), (0,), 1)
-    pasted, _ = nodes["PasteBack"].paste([photo], [crops], [crop.expand(5, -1, -1, -1)], [24.0])
+    pasted, *_ = nodes["PasteBack"].paste([photo], [crops], [crop.expand(5, -1, -1, -1)], [24.0])
     assert [tuple(p.shape) for p in pasted] == [(5, 240, 200, 3)]
 
 
@@ -212,7 +212,14 @@ def test_align_faces_hands_out_what_is_new_last(nodes: dict[str, Any]) -> None:
     assert (*first, "photo_masks") == node.RETURN_NAMES
     assert node.RETURN_TYPES[-3:] == ("EG3D_CROP", "MASK", "MASK")
     assert len(node.RETURN_TYPES) == len(node.OUTPUT_TOOLTIPS)
-    assert list(node.INPUT_TYPES()["optional"])[-4:] == ["sequence", "neck", "by_hand", "masks"]
+    assert list(node.INPUT_TYPES()["optional"])[-6:] == [
+        "sequence",
+        "neck",
+        "by_hand",
+        "masks",
+        "video",
+        "at_most",
+    ]
 
 
 def _align(

@@ -15,7 +15,16 @@ import comfy
 import pytest
 from node_mappings import display_names, node_ids
 
-CORE_NODES = {"Load 3D", "Preview 3D", "Save GLB", "Create Video", "Save Image"}
+CORE_NODES = {
+    "Load 3D",
+    "Preview 3D",
+    "Render Splat",
+    "Save GLB",
+    "Create Video",
+    "Load Video",
+    "Save Video",
+    "Save Image",
+}
 FOLDERS = {
     *(f"models/my3dgen/{kind}" for kind in ("generators", "identities", "directions", "perceptual")),
     *(f"output/my3dgen/{kind}" for kind in ("generators", "identities", "directions", "latents", "meshes")),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import comfy
+import face_test_pack
 import page as comfy_page
 import pytest
 from micro import generator as micro_generator
@@ -21,10 +22,10 @@ BROUGHT = (
     "models/my3dgen/generators/ffhqrebalanced512-128.pkl",
     "models/my3dgen/identities/my_person_00001_.safetensors",
     "models/my3dgen/identities/my_person_00002_.safetensors",
-    "models/checkpoints/v1-5-pruned-emaonly.safetensors",
-    "models/controlnet/control_v11f1p_sd15_depth.pth",
-    "models/controlnet/control_v11p_sd15_normalbae.pth",
-    "models/upscale_models/RealESRGAN_x4plus.pth",
+    "models/checkpoints/v1-5-pruned-emaonly-fp16.safetensors",
+    "models/controlnet/control_v11f1p_sd15_depth_fp16.safetensors",
+    "models/controlnet/control_v11p_sd15_normalbae_fp16.safetensors",
+    "models/upscale_models/RealESRGAN_x4plus.safetensors",
     "input/my photos/1.jpg",
     "input/new photos/1.jpg",
 )
@@ -84,6 +85,14 @@ def page(
     with comfy_page.open_page(its, browser) as opened:
         yield Page(opened, its)
     its.post("/settings", {"Comfy.VueNodes.Enabled": False})
+
+
+@pytest.fixture
+def face_models(page: Page) -> None:
+    """A face pack among the models of the page's server."""
+    link = page.server.base / "models" / "insightface"
+    if not link.exists():
+        link.symlink_to(face_test_pack.make_pack(comfy.ROOT / "build" / "face").parents[1])
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from typing import Any
 import comfy
 import pytest
 from PIL import Image
-from prompts import Prompt, apply_direction, find_direction, node, tiny_prompt
-from widget_page import ELEMENT, Page, needs_browser, numbered, only_classic
+from prompts import node, tiny_prompt
+from widget_page import ELEMENT, Page, needs_browser, numbered, only_classic, person, shows
 
 pytestmark = [needs_browser, pytest.mark.usefixtures("no_error_of_ours")]
 
@@ -31,31 +31,6 @@ def test_a_training_is_watched_and_found_again_after_a_reload(page: Page) -> Non
 # --- Mixing and editing a person ----------------------------------------------------------------------------
 
 PERSON_PLACES = {"mix": [0, 0], "edit": [400, 0], "train": [800, 0]}
-
-
-def person() -> tuple[Prompt, dict[str, str]]:
-    """A person of one training step, mixed and edited; and the number of each node."""
-    prompt = tiny_prompt(train={"steps": 2})
-    prompt["mix"] = node("MixAnchors", identity=["train", 0], weights="0: 1, 1: 1, 2: 1", beta=0.1)
-    prompt["find"] = find_direction()
-    prompt["edit"] = apply_direction(
-        "mix", which="mean", strength=0.5, steps=1, edge="continue", beta=0.1, identity=["train", 0]
-    )
-    prompt["render"]["inputs"]["latents"] = ["edit", 0]
-    names = {name: str(number) for number, name in enumerate(prompt, 1)}
-    return numbered(prompt, names), names
-
-
-def shows(part: str) -> Any:
-    """A picture at rest that is made of this part."""
-
-    def is_it(answer: Any) -> bool:
-        if "/my3dgen/live" not in answer.url or answer.status != 200:
-            return False
-        asked = answer.request.post_data_json
-        return part in asked and asked["quality"] == "still"
-
-    return is_it
 
 
 def test_sliders_and_the_polygon_move_their_inputs_and_show_the_head(page: Page) -> None:

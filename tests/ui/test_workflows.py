@@ -130,6 +130,35 @@ def test_a_workflow_that_lacks_something_does_warn(page: Any, root: Path) -> Non
     page.keyboard.press("Escape")
 
 
+def models_of(workflow: str) -> list[dict[str, str]]:
+    """The model files that a workflow names with their download."""
+    return [one for node in json.loads(workflow)["nodes"] for one in node["properties"].get("models", [])]
+
+
+@pytest.mark.parametrize(("name", "count"), [("chain_controlnet", 3), ("chain_upscale", 1)])
+def test_model_files_that_are_missing_are_offered_for_download(
+    page: Any, root: Path, name: str, count: int
+) -> None:
+    workflow = (root / "workflows" / f"{name}.json").read_text(encoding="utf-8")
+    models = models_of(workflow)
+    assert len(models) == count
+    for model in models:
+        assert model["url"].endswith(f"/{model['name']}")
+        workflow = workflow.replace(f'"{model["name"]}"', f'"nobodys_{model["name"]}"')
+    page.evaluate("async (workflow) => app.loadGraphData(JSON.parse(workflow))", workflow)
+    page.locator(WARNINGS).first.wait_for(timeout=10_000)
+    details = page.get_by_test_id("error-overlay-see-errors")  # of the newer page
+    if details.count():
+        details.first.click()
+    offered = page.locator("[data-testid=missing-model-download], .comfy-missing-models button").filter(
+        has_text="Download"
+    )
+    offered.first.wait_for(timeout=10_000)
+    assert [button.is_enabled() for button in offered.all()] == [True] * count
+    page.keyboard.press("Escape")
+    page.evaluate("() => app.graph.clear()")
+
+
 def runs(page: Any, name: str) -> None:
     """From its button to what it shows."""
     few = {"steps": 2, "shared_steps": 2, "frames": 2, "rows": 2, "at_most": 4, "count": 2, "resolution": 32}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 
+import build_renderer
 import pytest
 
 from my3dgen_core.eg3d.rendering import compiled
+from my3dgen_core.eg3d.rendering.compiled import libraries
 
 
 @pytest.fixture(scope="session")
@@ -23,11 +24,12 @@ def compiler() -> str:
 
 @pytest.fixture(scope="session")
 def compiled_renderer(compiler: str) -> None:
-    """Builds the compiled renderer, unless that was done before, and loads it."""
-    unbuilt = not compiled.builder.library_path().exists()
-    if unbuilt and shutil.which("ninja") is None and importlib.util.find_spec("ninja") is None:
-        pytest.skip("no ninja: pip install ninja")
-    compiled.build()
+    """Builds the compiled renderer by its command, unless that was done before, and loads it."""
+    if libraries.find() is None:
+        ran = build_renderer.build()
+        if "Ninja is missing" in ran.stderr:
+            pytest.skip("no ninja: pip install ninja")
+        assert ran.returncode == 0, ran.stderr
     compiled.load()
 
 

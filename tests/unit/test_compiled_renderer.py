@@ -2,7 +2,15 @@
 
 import copy
 import dataclasses
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
+import build_renderer
 import goldens
 import micro
 import pytest
@@ -11,8 +19,8 @@ from goldens import SETTINGS, largest_difference, relative_error
 
 from my3dgen_core import load_generator, look_at
 from my3dgen_core.__main__ import main
-from my3dgen_core.eg3d.rendering import backend
-from my3dgen_core.eg3d.rendering.compiled import KernelError, build, builder, load
+from my3dgen_core.eg3d.rendering import backend, culled
+from my3dgen_core.eg3d.rendering.compiled import KernelError, builder, cpu_kernels, libraries, load
 from my3dgen_core.eg3d.rendering.compositing import composite
 from my3dgen_core.eg3d.rendering.exact import RadianceField, two_passes
 from my3dgen_core.eg3d.rendering.rays import coarse_depths, jitter_numbers, rays
@@ -202,8 +210,8 @@ def test_decoder_weights_have_their_gains_and_the_density_scale(uncompiled_start
 def test_the_operators_are_registered_once_however_they_are_asked_for():
     load()
     load("cpu")
-    assert builder.available()
-    assert builder.available("cpu")
+    assert libraries.available()
+    assert libraries.available("cpu")
 
 
 def operands(requires_grad=True):
@@ -272,78 +280,252 @@ def test_broken_planes_show(starter):
 
 @pytest.fixture
 def fresh(monkeypatch, tmp_path):
-    """As in a new process with an empty cache."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(builder, "_loaded", builder._loaded.__wrapped__)
+    """As in a new process of a user for whom nothing is built."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(libraries, "_loaded", set())
     return tmp_path
 
 
-def test_without_a_compiler_a_message_says_so_and_pytorch_renders(fresh, monkeypatch, uncompiled_starter):
-    monkeypatch.setattr(builder.shutil, "which", lambda name: None)
-    with pytest.raises(KernelError, match=r"no C\+\+ compiler .* install g\+\+ or clang"):
-        build()
-    assert not builder.available()
-    with pytest.warns(UserWarning, match=r"no C\+\+ compiler"):
-        ours = march("compiled", *uncompiled_starter, 8)
-    assert torch.equal(ours.features, march("torch", *uncompiled_starter, 8).features)
+def command(*arguments):
+    """Run the command in this process: its exit status."""
+    return main(["build-kernels", *map(str, arguments)])
 
 
-def test_unbuilt_a_message_names_the_command_and_nothing_is_built(fresh, starter):
-    with pytest.warns(UserWarning, match="python -m my3dgen_core build-kernels"):
-        march("compiled", *starter, 8)
+def test_without_a_compiler_a_message_says_so(fresh, capsys):
+    assert command("--compiler", "no-such-compiler") == 2
+    said = capsys.readouterr().err
+    assert "There is no C++ compiler (no-such-compiler): install g++ or clang" in said
     assert not list(fresh.rglob("*"))
 
 
+def test_unbuilt_a_message_names_the_command_and_pytorch_renders(fresh, uncompiled_starter):
+    with pytest.warns(UserWarning, match="run `python -m my3dgen_core build-kernels` once"):
+        ours = march("compiled", *uncompiled_starter, 8)
+    assert torch.equal(ours.features, march("torch", *uncompiled_starter, 8).features)
+    assert not libraries.available()
+    assert not list(fresh.rglob("*"))
+
+
+def test_unbuilt_only_compiled_is_refused(fresh):
+    generator = SimpleNamespace(renderer="torch")
+    with pytest.raises(KernelError, match="run `python -m my3dgen_core build-kernels` once"):
+        backend.select_backend(generator, "compiled")
+    assert "build-kernels" in backend.select_backend(generator, "auto")
+    assert backend.select_backend(generator, "torch") is None
+    assert generator.renderer == "torch"
+
+
 @needs_compiler
-def test_without_ninja_a_message_says_so(fresh, monkeypatch):
+def test_built_both_compiled_and_auto_are_compiled():
+    for choice in ("compiled", "auto"):
+        generator = SimpleNamespace(renderer="torch")
+        assert backend.select_backend(generator, choice) is None
+        assert generator.renderer == "compiled"
+
+
+def test_without_ninja_a_message_says_so(fresh, compiler, monkeypatch):
     which = builder.shutil.which
-    monkeypatch.setattr(builder.shutil, "which", lambda name: None if name == "ninja" else which(name))
+    monkeypatch.setattr(
+        builder.shutil, "which", lambda name, **place: None if name == "ninja" else which(name, **place)
+    )
+    if builder.importlib.util.find_spec("ninja"):
+        with pytest.raises(
+            KernelError, match=r"not on the PATH: activate .* run `PATH=\"/.*:\$PATH\" python -m"
+        ):
+            builder.build()
     monkeypatch.setattr(builder.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(KernelError, match="pip install ninja"):
-        build()
+        builder.build()
 
 
 @needs_compiler
-def test_a_compiler_that_fails_leaves_nothing_behind(fresh, monkeypatch, capsys):
-    monkeypatch.setenv("CXX", "false")
-    assert main(["build-kernels"]) == 2
+def test_a_compiler_that_fails_leaves_nothing_behind(fresh, capsys):
+    assert command("--compiler", "false") == 2
     assert "could not be built" in capsys.readouterr().err
     assert not [p for p in fresh.rglob("*") if p.is_file()]
 
 
 @needs_compiler
 def test_the_command_says_where_the_library_lies(capsys):
-    assert main(["build-kernels"]) == 0
+    assert command() == 0
     said = capsys.readouterr().out
-    assert str(builder.library_path()) in said
+    assert str(libraries.find()) in said
     if torch.version.cuda is None:
         assert "made without CUDA" in said
+
+
+@pytest.mark.slow
+def test_another_folder_is_filled_and_used_in_a_process_of_its_own(compiler, tmp_path):
+    ran = build_renderer.build("--folder", str(tmp_path), "--compiler", compiler)
+    assert ran.returncode == 0, ran.stderr
+    assert [file.name for file in tmp_path.iterdir()] == [libraries.file_name("cpu")]
+    assert str(tmp_path) in ran.stdout
+
+
+@needs_compiler
+def test_the_library_needs_no_pytorch():
+    program = "import ctypes, sys; print(ctypes.CDLL(sys.argv[1]).my3dgen_interface())"
+    ran = subprocess.run(
+        [sys.executable, "-c", program, str(libraries.find())], capture_output=True, text=True, check=True
+    )
+    assert int(ran.stdout) == cpu_kernels.INTERFACE
+
+
+@needs_compiler
+def test_another_interface_or_no_library_is_refused_with_a_remedy(fresh, monkeypatch, tmp_path):
+    place = tmp_path / libraries.file_name("cpu")
+    place.write_bytes(b"no library")
+    with pytest.raises(KernelError, match=r"cannot be loaded .* Delete it and build it again"):
+        load(folder=tmp_path)
+    assert not libraries.available()
+    monkeypatch.undo()
+    monkeypatch.setattr(cpu_kernels, "INTERFACE", cpu_kernels.INTERFACE + 1)
+    with pytest.raises(cpu_kernels.InterfaceError, match="its functions are of number"):
+        cpu_kernels.CpuKernels(libraries.find())
+
+
+def test_the_name_of_the_library_follows_sources_and_processor(monkeypatch, tmp_path):
+    name = libraries.file_name("cpu")
+    assert name == libraries.file_name("cpu")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
+    assert libraries.file_name("cpu").endswith("-baseline.so")
+    monkeypatch.undo()
+    shutil.copytree(libraries.SOURCES / "cpu", tmp_path / "cpu")
+    (tmp_path / "cpu" / "ray.h").write_text("// changed")
+    monkeypatch.setattr(libraries, "SOURCES", tmp_path)
+    assert libraries.file_name("cpu") != name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", ["avx2", "default"])
+def test_other_instruction_sets_render_the_same(compiler, tmp_path, uncompiled_starter, capability):
+    """PyTorch is told to do without the processor's latest instructions; the library follows it."""
+    if libraries.variant() == "baseline":
+        pytest.skip("this processor has one instruction set only")
+    program = """if True:
+        import sys, torch, test_compiled_renderer as tests
+        from pathlib import Path
+        from my3dgen_core.eg3d.rendering.compiled import builder, libraries
+        planes, cameras = torch.load(sys.argv[2])
+        generator = tests.load_generator("starter")
+        builder.build(folder=Path(sys.argv[1]))
+        libraries.load(folder=Path(sys.argv[1]))
+        exact, fast, grads = [], [], []
+        for renderer in ("torch", "compiled"):
+            exact.append(tests.march(renderer, generator, planes, cameras, 32).features.detach())
+            with torch.no_grad():
+                fast.append(tests.march(renderer, generator, planes, cameras, 32, quality="fast").features)
+            grads.append(tests.gradients(renderer, generator, planes, cameras, 16))
+        error = max(tests.relative_error(a, b) for a, b in zip(*grads))
+        print(libraries.variant(), tests.largest_difference(*exact), tests.largest_difference(*fast), error)
+    """
+    _, planes, cameras = uncompiled_starter
+    torch.save([planes, cameras], tmp_path / "scene.pt")
+    paths = [str(Path(sys.executable).parent), os.environ["PATH"]]
+    ran = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path), str(tmp_path / "scene.pt")],
+        env={
+            **os.environ,
+            "ATEN_CPU_CAPABILITY": capability,
+            "PATH": os.pathsep.join(paths),
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        },
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr
+    variant, exact, fast, gradient = ran.stdout.splitlines()[-1].split()
+    assert variant == {"avx2": "avx2", "default": "baseline"}[capability]
+    assert float(exact) <= 1e-3  # the starter's surfaces are steep: see above
+    assert float(fast) <= 4 * culled.MAX_LOST_WEIGHT  # twice what may be lost, on a scale of [-1, 1]
+    assert float(gradient) <= GRADIENT
+
+
+@pytest.mark.parametrize(
+    ("built", "card", "runs"),
+    [
+        (("9.0",), "9.0", True),
+        (("8.0",), "8.6", True),
+        (("8.6",), "8.0", False),
+        (("8.6",), "9.0", True),  # translated by the driver
+        (("8.0", "12.0"), "9.0", False),
+        (("7.5", "9.0"), "10.0", True),
+    ],
+)
+def test_gpu_libraries_run_on_their_generation_and_the_latest_on_later_ones(built, card, runs):
+    assert libraries.covers(built, card) == runs
+
+
+def test_gpu_libraries_are_found_by_their_architectures(monkeypatch, tmp_path):
+    monkeypatch.setattr(libraries, "gpu_architectures", lambda: ("8.6", "9.0"))
+    for architectures in (("8.0",), ("8.6", "12.0"), ("8.0", "9.0")):
+        (tmp_path / libraries.file_name("cuda", architectures)).touch()
+    for expected in ("8.0-9.0", "8.0"):  # code for 8.0 runs on 8.6, and is translated for 9.0
+        found = libraries.find("cuda", tmp_path)
+        assert found.name.endswith(f"-cuda-{expected}.so")
+        found.unlink()
+    assert libraries.find("cuda", tmp_path) is None
+
+
+def test_gpu_architectures_become_the_compilers_flags():
+    flags = builder._options("cuda", ("12.0", "8.6"))["extra_cuda_cflags"]
+    assert flags == [
+        "-O3",
+        "-gencode=arch=compute_86,code=sm_86",
+        "-gencode=arch=compute_120,code=sm_120",
+        "-gencode=arch=compute_120,code=compute_120",
+    ]
+    with pytest.raises(KernelError, match=r"'Hopper' is no GPU architecture: write it like 9\.0"):
+        builder._options("cuda", ("Hopper",))
 
 
 @pytest.mark.skipif(torch.version.cuda is not None, reason="this PyTorch has CUDA")
 @needs_compiler
 def test_for_a_gpu_nothing_is_built_without_cuda():
     with pytest.raises(KernelError, match="made without CUDA"):
-        build(device="cuda")
-    assert not builder.available("cuda")
+        builder.build(device="cuda")
+    assert not libraries.available("cuda")
     assert backend.devices() == ("cpu",)
 
 
-@needs_compiler
-def test_without_nvcc_a_message_names_the_toolkit(monkeypatch):
+def test_without_nvcc_a_message_names_the_toolkit(compiler, fresh, monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr("torch.utils.cpp_extension.CUDA_HOME", None)
     with pytest.raises(KernelError, match=r"no CUDA compiler .* CUDA toolkit 13\.0"):
-        build(device="cuda")
+        builder.build(device="cuda", architectures=("9.0",))
+    if not torch.cuda.is_available():
+        with pytest.raises(
+            KernelError, match=r"sees no GPU here: name its architecture, such as --cuda-arch 9\.0"
+        ):
+            builder.build(device="cuda")
 
 
-def test_an_environment_in_a_folder_with_a_space_can_build(monkeypatch):
-    """PyTorch tells the linker where its libraries are without quotes; a whole build takes a minute."""
-    import shlex
-
+def test_the_compiler_is_named_and_a_folder_with_a_space_is_quoted(monkeypatch):
+    """PyTorch tells the linker where its libraries are without quotes; a whole build takes a while."""
     from torch.utils import cpp_extension
 
     monkeypatch.setattr(cpp_extension, "TORCH_LIB_PATH", "/a folder/torch/lib")
-    with builder._quoted_library_path():
+    before = cpp_extension.get_cxx_compiler
+    with builder._pytorch_builds_with("clang++"):
+        assert cpp_extension.get_cxx_compiler() == "clang++"
         assert shlex.split(f"-L{cpp_extension.TORCH_LIB_PATH}") == ["-L/a folder/torch/lib"]
     assert cpp_extension.TORCH_LIB_PATH == "/a folder/torch/lib"
+    assert cpp_extension.get_cxx_compiler is before
+
+
+@needs_compiler
+def test_tensors_that_do_not_fit_are_refused_before_the_library_sees_them():
+    render = torch.ops.my3dgen.render_rays
+    planes, w0, *others = operands(False)
+    with pytest.raises(
+        ValueError, match=r"a float32 tensor \[64, 32\] on the CPU is expected, not .*\[32, 64\]"
+    ):
+        render(planes, w0.T, *others, False)
+    with pytest.raises(ValueError, match="planes of 2 scenes are expected, not of 3"):
+        render(goldens.normal(1, (3, 3, 32, 8, 8)), w0, *others, False)
+    with pytest.raises(ValueError, match=r"not torch\.float64"):
+        render(planes.double(), w0, *others, False)
+    others[5] = others[5][..., :1]
+    with pytest.raises(ValueError, match="at least 2 samples, not 1"):
+        render(planes, w0, *others, False)

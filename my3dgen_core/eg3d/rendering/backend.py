@@ -6,7 +6,7 @@ from typing import Protocol
 
 import torch
 
-from .compiled.builder import available, build, load
+from .compiled import KernelError, load
 
 
 class HasRenderer(Protocol):
@@ -20,21 +20,28 @@ def devices() -> tuple[str, ...]:
     return ("cpu", "cuda") if torch.cuda.is_available() and torch.version.cuda else ("cpu",)
 
 
-def select_backend(generator: HasRenderer, renderer: str) -> None:
-    """Set the rendering backend of a generator.
+def select_backend(generator: HasRenderer, renderer: str) -> str | None:
+    """Set the rendering backend of a generator. Nothing is built.
 
     Args:
         generator: its attribute `renderer` is set.
-        renderer: "torch"; "compiled", which is built for every device of this machine if it is not yet; or
-            "auto": "compiled" if that is built for every device, else "torch".
+        renderer: "torch", "compiled", or "auto": "compiled" if it is there for every device of this machine,
+            else "torch".
+
+    Returns:
+        reason why "auto" is PyTorch, or None.
 
     Raises:
-        KernelError: "compiled" was asked for and cannot be built.
+        KernelError: "compiled" was asked for and is not there. The message says how to build it.
     """
-    if renderer == "compiled":
-        for device in devices():
-            build(device=device)
-            load(device)
-    elif renderer == "auto":
-        renderer = "compiled" if all(available(device) for device in devices()) else "torch"
-    generator.renderer = renderer
+    reason = None
+    if renderer != "torch":
+        try:
+            for device in devices():
+                load(device)
+        except KernelError as error:
+            if renderer == "compiled":
+                raise
+            reason = str(error)
+    generator.renderer = "torch" if reason or renderer == "torch" else "compiled"
+    return reason

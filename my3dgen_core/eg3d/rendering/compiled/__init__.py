@@ -4,14 +4,13 @@ It is optional and built on request only: `python -m my3dgen_core build-kernels`
 its attribute `renderer` is "compiled". Results equal those in PyTorch to rounding.
 """
 
-from .builder import KernelError, available, build, load
 from .culled_operator import density_bounds, render_culled, render_rays_fast
+from .libraries import KernelError, available, load
 from .operator import is_ready, render, render_rays
 
 __all__ = [
     "KernelError",
     "available",
-    "build",
     "density_bounds",
     "is_ready",
     "load",

@@ -10,7 +10,7 @@ from torch import Tensor
 from ...decoder import Decoder, Weights
 from ..compositing import RayOutput, clamp_depth
 from ..request import RenderRequest
-from .builder import KernelError, load
+from .libraries import KernelError, load
 
 
 def is_ready(device: torch.device) -> bool:

@@ -1,4 +1,4 @@
-"""Registration of the compiled exact renderer with PyTorch: result shapes and gradient."""
+"""Registration of the exact operators with PyTorch: schemas, shapes of results, and the gradient."""
 
 from __future__ import annotations
 
@@ -9,8 +9,17 @@ from torch import Tensor
 
 from ...decoder import COLORS
 
+_INPUTS = "Tensor planes, Tensor w0, Tensor b0, Tensor w1, Tensor b1, Tensor origins, Tensor directions"
+SCHEMAS = (
+    f"render_rays({_INPUTS}, Tensor depths, Tensor u, float box_warp, bool white_back, float floor, "
+    "bool keep) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    f"render_rays_backward({_INPUTS}, Tensor sample_depths, Tensor densities, Tensor features, Tensor depth, "
+    "Tensor weight, float box_warp, bool white_back, float floor, bool learns) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
 
-def _shapes(planes: Tensor, *tensors: Any) -> tuple[Tensor, ...]:
+
+def shapes(planes: Tensor, *tensors: Any) -> tuple[Tensor, ...]:
     """Return empty results of `render_rays`.
 
     features [B, M, 32]; depth and weight [B, M]; range of depths [2]; and depths and densities of all samples
@@ -19,8 +28,8 @@ def _shapes(planes: Tensor, *tensors: Any) -> tuple[Tensor, ...]:
     directions, depths, u, keep = tensors[5], tensors[6], tensors[7], tensors[-1]
     b, m, _ = directions.shape
     samples = (b if keep else 0, m, depths.shape[2] + u.shape[2])
-    shapes = ((b, m, COLORS), (b, m), (b, m), (2,), samples, samples)
-    return tuple(directions.new_empty(shape) for shape in shapes)
+    results = ((b, m, COLORS), (b, m), (b, m), (2,), samples, samples)
+    return tuple(directions.new_empty(shape) for shape in results)
 
 
 def _backward_shapes(planes: Tensor, *tensors: Any) -> tuple[Tensor, ...]:
@@ -49,8 +58,10 @@ def _gradient(
     return (planes, *(weights if learns else [None] * 4), *[None] * 8)
 
 
-def register() -> None:
-    """Register the shapes and the gradient of the loaded operators."""
-    torch.library.register_fake("my3dgen::render_rays", _shapes)
-    torch.library.register_fake("my3dgen::render_rays_backward", _backward_shapes)
-    torch.library.register_autograd("my3dgen::render_rays", _gradient, setup_context=_setup)
+def register(library: torch.library.Library) -> None:
+    """Register schemas, shapes and gradient of the exact operators."""
+    for schema in SCHEMAS:
+        library.define(schema)
+    torch.library.register_fake("my3dgen::render_rays", shapes, lib=library)
+    torch.library.register_fake("my3dgen::render_rays_backward", _backward_shapes, lib=library)
+    torch.library.register_autograd("my3dgen::render_rays", _gradient, setup_context=_setup, lib=library)

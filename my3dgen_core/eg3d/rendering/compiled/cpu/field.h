@@ -17,6 +17,23 @@ struct Planes {
   float scale;  // 2 / box_warp
 };
 
+// Planes of several scenes, contiguous [scenes, 3, height, width, CHANNELS]; a single one is that of every camera.
+struct Scenes {
+  Planes first;
+  int64_t size;  // of a scene, in numbers
+  bool one;
+
+  Scenes(const float* data, int64_t scenes, int64_t height, int64_t width, double box_warp)
+      : first{data, height * width * CHANNELS, width * CHANNELS, CHANNELS, int(height), int(width), float(2 / box_warp)},
+        size(3 * first.plane), one(scenes == 1) {}
+
+  Planes operator[](int64_t scene) const {
+    Planes planes = first;
+    if (!one) planes.data += scene * size;
+    return planes;
+  }
+};
+
 // Decoder weights, also transposed, in the memory orders that products with rows of samples need.
 struct Decoder {
   alignas(64) float w0[HIDDEN * CHANNELS], w0t[CHANNELS * HIDDEN], b0[HIDDEN];

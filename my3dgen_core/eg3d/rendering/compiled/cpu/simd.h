@@ -9,6 +9,9 @@ namespace my3dgen {
 #ifdef __AVX512F__
 constexpr int LANES = 16;
 constexpr int TILE = 8;  // samples computed at a time: their sums, two vectors each, stay in registers
+#elif defined __SSE2__ && !defined __AVX__
+constexpr int LANES = 4;  // as wide as the registers: half the time of 8
+constexpr int TILE = 4;
 #else
 constexpr int LANES = 8;
 constexpr int TILE = 4;
