@@ -61,7 +61,7 @@ def run_both(
 
 def choices(server: comfy.Server, kind: str, field: str) -> list[str]:
     declared = server.get(f"/object_info/My3DGen{kind}")[f"My3DGen{kind}"]["input"]
-    value: Any = (declared["required"] | declared.get("optional", {}))[field]
+    value: Any = {**declared.get("required", {}), **declared.get("optional", {})}[field]
     return value[0] if isinstance(value[0], list) else value[1]["options"]
 
 
