@@ -155,9 +155,9 @@ class ExtractMesh:
             closed = "closed" if mesh.is_watertight else "not closed"
             if textured:
                 mesh = texture_mesh(generator, ws, mesh, int(texture), host.progress(node_id, "view"))
-        path = host.save_path(filename_prefix, ".glb")
+        with host.save_path(filename_prefix, ".glb") as path:
+            save_glb(mesh, path)
         value = _for_core(mesh)
-        save_glb(mesh, path)
         pixels = f", texture of {texture} x {texture}" if textured else ""
         size = f"{len(mesh.vertices):,} vertices, {len(mesh.faces):,} faces{pixels}"
         text = f"{size}, {closed}, {path.stat().st_size / 1e6:.1f} MB: {path}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -195,12 +196,12 @@ class TrainIdentity:
             refine=auto.switch("refine", refine),
             seed=seed,
             perceptual_backbone=perceptual,
-            perceptual_dir=str(host.perceptual_folder()),
+            perceptual_dir=str(host.perceptual_folder(perceptual)),
             identity_weight=identity_weight,
         )
         pack = host.find_face_pack(face_models) if identity_weight > 0 else None
         faces = None if pack is None else FaceModels.from_folder(pack)
-        with host.training(), model.ready(memory=host.TRAINING_MEMORY) as generator:
+        with host.training(), model.ready(memory=host.TRAINING_MEMORY) as generator, ExitStack() as held:
             device = socket_types.device_of(generator)
             shown = photos.to(device)
             ignored = picture_inputs.moved(hidden, device)
@@ -209,7 +210,9 @@ class TrainIdentity:
             if keep_state:
                 started = () if start is None else start.adapter.tensors.values()
                 given = (shown, ignored, on_head, own.ws, own.cameras, *started)
-                state = state_folder(config, generator, str(pack or ""), given)
+                state = held.enter_context(
+                    host.claimed(state_folder(config, generator, str(pack or ""), given))
+                )
                 config = replace(config, checkpoint_dir=str(state))
             identity, warning = run_training(
                 lambda on_step: personalize(

@@ -23,6 +23,7 @@ OPEN_TEMPLATE = """async ([pack, name]) => {
   const file = await app.api.fetchApi(`/workflow_templates/${pack}/${name}.json`);
   await app.loadGraphData(await file.json());
 }"""
+DECLARED = "async (kind) => (await app.api.fetchApi(`/object_info/${kind}`)).json()"
 # As few as show that everything runs: the real numbers take minutes.
 FEW = """(few) => {
   for (const node of app.graph._nodes)
@@ -93,14 +94,29 @@ def open_template(page: Any, name: str) -> None:
     assert page.evaluate(NOT_THERE) == []
 
 
+def without_inputs_of_newer_cores(page: Any, prompt: dict[str, Any], twin: dict[str, Any]) -> dict[str, Any]:
+    """Leaves out what core's own nodes have beyond the twin's inputs: optional ones at their defaults."""
+    kept = {}
+    for name, node in prompt.items():
+        inputs, kind = dict(node["inputs"]), node["class_type"]
+        added = inputs.keys() - twin.get(name, node)["inputs"].keys()
+        if added and not kind.startswith("My3DGen"):
+            declared = page.evaluate(DECLARED, kind)[kind]["input"].get("optional", {})
+            for field in added & declared.keys():
+                if declared[field][1].get("default") == inputs[field]:
+                    del inputs[field]
+        kept[name] = node | {"inputs": inputs}
+    return kept
+
+
 @pytest.mark.parametrize("name", WORKFLOWS)
 def test_a_template_opens_without_a_warning_and_gives_its_api_twin_back(
     page: Any, root: Path, name: str
 ) -> None:
     open_template(page, name)
     twin = json.loads((root / "workflows" / "api" / name).read_text(encoding="utf-8"))
-    prompt = page.evaluate("async () => (await app.graphToPrompt()).output")
-    assert comfy_page.same_prompt(prompt) == comfy_page.same_prompt(twin)
+    prompt = comfy_page.same_prompt(page.evaluate("async () => (await app.graphToPrompt()).output"))
+    assert without_inputs_of_newer_cores(page, prompt, twin) == comfy_page.same_prompt(twin)
 
 
 FILES_OF_THE_USER = (".safetensors", ".pth", ".pkl", " my photos", " new photos")
