@@ -51,6 +51,11 @@ class TfliteNetwork(nn.Module):
                 )
                 continue
             self._steps.append(self._step(operation, constants))
+        last = {key: step for step, (_, inputs, _) in enumerate(self._steps) for key in inputs}
+        self._done: list[list[int]] = [[] for _ in self._steps]  # tensors that no later step uses
+        for key, step in last.items():
+            if isinstance(key, int) and key not in self._outputs:
+                self._done[step].append(key)
         self._check()
 
     @torch.inference_mode()
@@ -157,13 +162,15 @@ class TfliteNetwork(nn.Module):
     def _run(self, pictures: Tensor, check: bool = False) -> list[Tensor]:
         """Run the operations; `check` compares each result's shape with that in the file."""
         values: dict[int, Any] = {self._inputs[0]: pictures}
-        for function, inputs, output in self._steps:
+        for (function, inputs, output), done in zip(self._steps, self._done, strict=True):
             found = function(*(getattr(self, key) if isinstance(key, str) else values[key] for key in inputs))
             if check:
                 shape = tuple(found.permute(0, 2, 3, 1).shape if found.ndim == 4 else found.shape)
                 if shape != self._shapes[output]:
                     raise ValueError(f"a tensor of {list(shape)} should have {list(self._shapes[output])}")
             values[output] = found
+            for key in done:  # memory that is used again at once costs no time
+                del values[key]
         results = [values[index] for index in self._outputs]
         return [result.permute(0, 2, 3, 1) if result.ndim == 4 else result for result in results]
 
@@ -208,7 +215,8 @@ def _same_padding(x: Tensor, window: dict[str, Any]) -> list[int]:
 
 
 def _activate(x: Tensor, name: Any) -> Tensor:
-    return F.relu(x) if name == "RELU" else F.relu6(x) if name == "RELU6" else x
+    """Activate a new tensor in place."""
+    return F.relu_(x) if name == "RELU" else F.relu6(x, inplace=True) if name == "RELU6" else x
 
 
 def _convolve(
