@@ -393,7 +393,7 @@ class Training:
             done, history = int(json.loads(metadata["done"])), json.loads(metadata["history"])
             known = {name: tensors.pop(name) for name, _ in self._optimized()}
             rng_state["samples"], angles = tensors.pop("samples"), tensors.pop("angles")
-        except (SafetensorError, KeyError, ValueError) as error:
+        except (SafetensorError, OSError, KeyError, ValueError) as error:
             raise ValueError(f"{file} cannot be read as the state of a training. {advice}") from error
         if fingerprint != self.fingerprint:
             raise ValueError(f"{file} belongs to a training of other photos or settings. {advice}")
