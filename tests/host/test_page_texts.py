@@ -24,6 +24,8 @@ CORE_NODES = {
     "Load Video",
     "Save Video",
     "Save Image",
+    "Load Image",
+    "Preview Image",
 }
 FOLDERS = {
     *(f"models/my3dgen/{kind}" for kind in ("generators", "identities", "directions", "perceptual")),
