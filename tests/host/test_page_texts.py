@@ -28,7 +28,7 @@ CORE_NODES = {
     "Preview Image",
 }
 FOLDERS = {
-    *(f"models/my3dgen/{kind}" for kind in ("generators", "identities", "directions", "perceptual")),
+    *(f"models/my3dgen/{kind}" for kind in ("generators", "identities", "directions", "perceptual", "faces")),
     *(f"output/my3dgen/{kind}" for kind in ("generators", "identities", "directions", "latents", "meshes")),
     "output/my3dgen/training",
     "user/my3dgen/inversions",
