@@ -16,7 +16,7 @@ from .devices import (
     to_host,
     training,
 )
-from .face_packs import find_face_pack, list_face_packs
+from .face_packs import find_face_models, find_face_pack, list_face_models, list_face_packs
 from .feedback import check_cancelled, interruptions, jpeg, preview, progress, report, send_text
 from .folders import (
     DIRECTIONS,
@@ -35,7 +35,14 @@ from .folders import (
 )
 from .input_checks import changed, fingerprint, validate
 from .page import busy, first_copy, publish, sendable, serve, source_of
-from .saved_files import cache_folder, save_path, save_temporary, state_folder, temporary_path
+from .saved_files import (
+    cache_folder,
+    claimed,
+    save_path,
+    save_temporary,
+    state_folder,
+    temporary_path,
+)
 
 __all__ = [
     "DIRECTIONS",
@@ -48,8 +55,10 @@ __all__ = [
     "cache_folder",
     "changed",
     "check_cancelled",
+    "claimed",
     "extensions_of",
     "file_3d",
+    "find_face_models",
     "find_face_pack",
     "find_input_folder",
     "find_model",
@@ -59,6 +68,7 @@ __all__ = [
     "input_root",
     "interruptions",
     "jpeg",
+    "list_face_models",
     "list_face_packs",
     "list_files",
     "list_input_folders",

@@ -47,7 +47,11 @@ SIGNATURES = {
         "rays_per_image=1024, perceptual=0.5, perceptual_backbone='laplacian', perceptual_dir=None, "
         "w_noise=0.05, refine_cameras=False, preview_every=25, cache_dir=None)"
     ),
-    "Latents": "(ws, cameras=None, losses=None, alphas=None, base_hash=None)",
+    "Latents": "(ws, cameras=None, losses=None, alphas=None, base_hash=None, camera_source=None)",
+    "Recipe": (
+        "(name, inversion_steps, shared_steps, inversion_lr, single_steps, single_lr, training_steps, "
+        "training_lr, pivotal_steps, pivotal_lr, refine, background_weight, cut_behind)"
+    ),
     "Rendering": "(image, image_raw, depth, mask, features)",
     "TuningConfig": (
         "(steps=400, method='lora', rank=1, layout='released', trainable='paper', batch_size=1, "
@@ -55,7 +59,8 @@ SIGNATURES = {
         "full_lr=0.002, schedule='cosine', beta2=0.99, perceptual=0.5, "
         "perceptual_backbone='laplacian', perceptual_dir=None, background_weight=1.0, mirrored=0.0, "
         "identity_weight=0.0, identity_every=4, refine=False, anchor_lr=0.002, seed=0, "
-        "preview_every=25, checkpoint_dir=None, checkpoint_every=100)"
+        "preview_every=25, checkpoint_dir=None, checkpoint_every=100, "
+        "anchors='own', anchor_steps=25)"
     ),
     "align_faces": (
         "(photos, face_models, *, which='largest', reference=None, upright=True, min_photos=1, "
@@ -92,6 +97,7 @@ SIGNATURES = {
         "over=None, strength=1.0, face_models=None)"
     ),
     "random_latents": "(generator, seed, n=1, truncation_psi=0.7, batch_size=1024)",
+    "recipe_of": "(generator)",
     "render_between": "(generator, first, second, latents, t, cameras=None, on_step=None)",
     "save_generator": "(generator, path, dtype=torch.float32, *, adapter=None, provenance=None)",
     "save_glb": "(mesh, path)",
@@ -178,7 +184,7 @@ def _input(value: Any) -> list[Any]:
 
 def test_the_public_names_are_these() -> None:
     assert sorted(SIGNATURES) == sorted(my3dgen_core.__all__)
-    assert len(SIGNATURES) == 47
+    assert len(SIGNATURES) == 49
 
 
 @pytest.mark.parametrize("name", SIGNATURES)
