@@ -145,7 +145,7 @@ def test_the_nodes_use_the_folders_that_pages_may_name(
         for name, (_, *options) in inputs:
             if name in ("filename_prefix", "prefix"):
                 used.add(Path("output", options[0]["default"]).parent.as_posix())
-    assert used | {"models/insightface/models"} == FOLDERS
+    assert used | {"models/insightface/models", "models/my3dgen/faces"} == FOLDERS
 
 
 def test_the_german_strings_are_those_of_the_nodes(pack: ModuleType, root: Path) -> None:
