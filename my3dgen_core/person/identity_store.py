@@ -495,8 +495,8 @@ class IdentityStore:
         plan = [(path, *self._differences(database, path, names)) for path, names in changed.items()]
         if not (lost or any(new or old for _, new, old in plan)):
             return
-        database.execute("BEGIN IMMEDIATE")
         try:
+            database.execute("BEGIN IMMEDIATE")
             database.executemany("DELETE FROM identities WHERE folder = ?", [(folder,) for folder in lost])
             for _, new, old in plan:
                 database.executemany("DELETE FROM identities WHERE name = ?", old)

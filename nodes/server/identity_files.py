@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import sqlite3
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -59,13 +60,21 @@ def stores() -> list[IdentityStore]:
     return found
 
 
+def _refresh(store: IdentityStore) -> None:
+    """Bring a store up to date; while another process keeps its index locked, it stays as it is."""
+    try:
+        store.refresh()
+    except sqlite3.OperationalError as error:  # an exception here would hide the node
+        host.log.warning("The list of identities in %s is not up to date: %s.", store.folder, error)
+
+
 def listed() -> list[str]:
     """Return the node's own list: the bundled identities, and the `LISTED` newest files sorted by name."""
     from ...my3dgen_core.common.folders import readable
 
     newest: list[StoredIdentity] = []
     for store in stores():
-        store.refresh()
+        _refresh(store)
         newest += store.newest(LISTED)
     newest.sort(key=lambda entry: -entry.modified)
     names = dict.fromkeys(readable(entry.name) for entry in newest)
@@ -115,7 +124,7 @@ def search(query: str, limit: int) -> dict[str, Any]:
     found: dict[str, dict[str, Any]] = {}
     total, unread = len(bundled), 0
     for store in stores():
-        store.refresh()
+        _refresh(store)
         unread += store.read_details(DETAILS_SECONDS)
         total += store.count(query)
         for entry in store.search(query, limit=limit):

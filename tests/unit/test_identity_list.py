@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import shutil
+import sqlite3
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -125,3 +126,20 @@ def test_an_exact_name_reads_no_folder(files: ModuleType, monkeypatch: pytest.Mo
     with monkeypatch.context() as patch:
         patch.setattr(os, "listdir", listdir)
         assert files.find_identity("a.safetensors").is_file()
+
+
+def test_an_index_that_another_process_keeps_locked_hides_no_node(
+    files: ModuleType, load_identity: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put("a.safetensors")
+    monkeypatch.setattr(sys.modules[type(files.stores()[0]).__module__], "BUSY_SECONDS", 0.1)
+    assert "a.safetensors" in load_identity.INPUT_TYPES()["required"]["file"][0]
+    put("b.safetensors")
+    os.utime(FOLDERS[0], (1_700_000_000, 1_700_000_000))  # a folder at rest is read once for each change
+    with sqlite3.connect(files.stores()[0].index) as other:
+        other.execute("BEGIN IMMEDIATE")
+        names = load_identity.INPUT_TYPES()["required"]["file"][0]
+        assert ("a.safetensors" in names, "b.safetensors" in names) == (True, False)
+        other.execute("ROLLBACK")
+    other.close()
+    assert "b.safetensors" in load_identity.INPUT_TYPES()["required"]["file"][0]
