@@ -503,8 +503,8 @@ class IdentityStore:
                 self._insert(new, known=False)
             database.execute("COMMIT")
         except BaseException:
-            for path in changed:
-                self._folders.pop(path, None)
+            for path in changed:  # to be read again
+                self._folders[path] = -1, self._folders[path][1]
             if database.in_transaction:
                 database.execute("ROLLBACK")
             raise
