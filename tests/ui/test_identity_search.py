@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,3 +93,19 @@ def test_a_result_is_chosen_by_mouse_and_escape_chooses_nothing(page: Page, crow
     listbox.get_by_role("note").filter(has_text="No identity").wait_for()
     page.page.evaluate("() => app.graph.clear()")
     page.page.wait_for_function("() => !document.querySelector('[role=listbox][id^=my3dgen]')")
+
+
+@oldest_and_newest
+def test_the_node_fits_where_a_workflow_of_before_the_field_put_it(page: Page, root: Path) -> None:
+    workflow = (root / "workflows" / "two_persons.json").read_text(encoding="utf-8")
+    sizes = {
+        node["id"]: node["size"][1]
+        for node in json.loads(workflow)["nodes"]
+        if node["type"] == "My3DGenLoadIdentity"
+    }
+    page.page.evaluate("async (saved) => app.loadGraphData(JSON.parse(saved))", workflow)
+    page.page.wait_for_timeout(500)
+    for name, height in sizes.items():
+        grown = page.page.evaluate("(id) => app.graph.getNodeById(id).size[1]", name)
+        assert grown <= height + 2, (name, height, grown)
+    assert len(sizes) >= 2

@@ -42,7 +42,7 @@ app.registerExtension({
     };
 
     addSearch(node, life);
-    place(node, "identity_card", root, 190, life);
+    place(node, "identity_card", root, 150, life); // with the field as high as saved workflows have room for
     whenIdle(draw, signal);
     listen(node, () => setTimeout(draw, 1500)); // in case no event says that the queue is empty
     after(node, "onExecuted", (output) => {

@@ -160,7 +160,7 @@ export function addSearch(node, life) {
     close();
     list.remove();
   });
-  place(node, "identity_search", box({}, [field]), 40, life);
+  place(node, "identity_search", box({}, [field]), 36, life);
   const shown = () => offer(node, input(node, "file")?.value);
   after(node, "onConfigure", shown); // a workflow may name one that is not among the newest
 }
