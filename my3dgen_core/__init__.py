@@ -11,6 +11,7 @@ from .eg3d import Generator, GeneratorConfig, Rendering
 from .evaluation import evaluate
 from .face import AlignedFaces, FaceModels, align_faces, align_sequence, paste_back
 from .fitting.inversion import InversionConfig, invert
+from .fitting.recipe import Recipe, recipe_of
 from .fitting.trainer import DivergedError
 from .fitting.tuning import StopAndKeep, TuningConfig, personalize, pivotal_tune
 from .mesh import extract_mesh, save_glb, texture_mesh
@@ -34,6 +35,7 @@ __all__ = [
     "Identity",
     "InversionConfig",
     "Latents",
+    "Recipe",
     "Rendering",
     "StopAndKeep",
     "TuningConfig",
@@ -61,6 +63,7 @@ __all__ = [
     "pivotal_tune",
     "principal_directions",
     "random_latents",
+    "recipe_of",
     "render_between",
     "save_generator",
     "save_glb",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from ..my3dgen_core.formats.video_file import Clip
 
 MODEL, CAMERA, LATENT, IDENTITY = "EG3D_MODEL", "EG3D_CAMERA", "EG3D_LATENT", "MY3DGEN_IDENTITY"
+EXACT, ESTIMATED = "exact", "estimated"
+"""Values of `Cameras.source` and of the core's `Latents.camera_source`."""
 DIRECTION = "EG3D_DIRECTION"
 CROP = "EG3D_CROP"
 DISTANCE, FIELD_OF_VIEW = 2.7, 13.3738
@@ -113,12 +115,21 @@ class Cameras:
 
     values: Tensor
     """Cameras [N, 25] of the core."""
+    source: str | None = None
+    """"exact": chosen, or recorded with the pictures; "estimated" from them; None: unknown."""
 
     def __post_init__(self) -> None:
         check_result(self.values, "The cameras", "two positions that coincide, or an input that is no number")
 
     def __len__(self) -> int:
         return self.values.shape[0]
+
+    @classmethod
+    def joined(cls, values: Tensor, parts: Iterable[Cameras]) -> Cameras:
+        """Return cameras made of others: exact if all of those are, estimated if one is, else unknown."""
+        sources = {part.source for part in parts}
+        source = EXACT if sources == {EXACT} else ESTIMATED if ESTIMATED in sources else None
+        return cls(values, source)
 
 
 @dataclass(frozen=True)
@@ -303,7 +314,8 @@ def chosen(latents: Latents, which: str, index: int) -> Latents:
     if not 0 <= index < len(latents):
         raise ValueError(f"There is no latent number {index}: these are 0 to {len(latents) - 1}.")
     cameras = None if latents.cameras is None else latents.cameras[index : index + 1]
-    return Latents(latents.ws[index : index + 1], cameras, base_hash=latents.base_hash)
+    source = latents.camera_source
+    return Latents(latents.ws[index : index + 1], cameras, base_hash=latents.base_hash, camera_source=source)
 
 
 def check_latents(latents: Latents, model: Model) -> None:

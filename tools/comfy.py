@@ -61,6 +61,11 @@ def find_comfyui() -> Path:
     return home
 
 
+def known_arguments() -> str:
+    """Return the source that declares ComfyUI's command line, to look for an argument in."""
+    return (find_comfyui() / "comfy" / "cli_args.py").read_text(encoding="utf-8")
+
+
 def newer_frontend() -> Path:
     """Return the `static` folder of the newer frontend; install it first if needed."""
     home = ROOT / "build" / f"frontend-{FRONTEND}"
@@ -85,6 +90,20 @@ def upstream(prompt: dict[str, Any], nodes: Iterable[str]) -> set[str]:
     return found
 
 
+def shorten(prompt: dict[str, Any], **most: int) -> dict[str, Any]:
+    """Lower these inputs of all nodes in place to at most these numbers, and return the prompt.
+
+    Numbers that are left to the generator, which are 0 or below, are set too.
+    """
+    for node in prompt.values():
+        inputs = node["inputs"]
+        for name in most.keys() & inputs.keys():
+            given = inputs[name]
+            if isinstance(given, int):
+                inputs[name] = min(most[name], given) if given > 0 else most[name]
+    return prompt
+
+
 def _install(target: Path, *what: str) -> None:
     """Install a package into its own folder, without dependencies."""
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
@@ -92,11 +111,11 @@ def _install(target: Path, *what: str) -> None:
         raise ComfyError(f"{what[-1]} could not be installed: see pip's message above.")
 
 
-def make_base(base: Path, pack: Path = ROOT) -> Path:
-    """Create the folders of a server, with the pack linked into its custom nodes."""
+def make_base(base: Path, pack: Path = ROOT, name: str = PACK) -> Path:
+    """Create the folders of a server, with the pack linked into its custom nodes under a name."""
     for folder in FOLDERS:
         (base / folder).mkdir(parents=True, exist_ok=True)
-    link = base / "custom_nodes" / PACK
+    link = base / "custom_nodes" / name
     if not link.exists():
         link.symlink_to(pack, target_is_directory=True)
     return base
@@ -113,9 +132,8 @@ def __getattr__(name):
 '''
 
 
-def _stand_ins() -> list[str]:
+def _stand_ins(folder: Path) -> list[str]:
     """Create stand-ins for torchvision, torchaudio and spandrel, which core imports, if they are missing."""
-    folder = CACHE.parent / "stand-ins"
     missing = [name for name in STOOD_IN if importlib.util.find_spec(name) is None]
     shutil.rmtree(folder, ignore_errors=True)
     for name in missing:
@@ -162,8 +180,22 @@ class Server:
         environment: dict[str, str] | None = None,
         port: int = 0,
         frontend: Path | None = None,
+        arguments: Iterable[str] = (),
+        name: str = PACK,
     ) -> None:
-        self.base = make_base(base.resolve())
+        """Make the folders; `start` or a `with` block starts it.
+
+        Args:
+            base: folder with the server's models, custom nodes, input and user files.
+            output: output folder, if it is another than the base's.
+            environment: variables to set.
+            port: 0: a free one.
+            frontend: `static` folder of a frontend.
+            arguments: more of ComfyUI's command line.
+            name: folder of the pack among the custom nodes.
+        """
+        self.base = make_base(base.resolve(), name=name)
+        self.arguments = [*arguments]
         self.output = output.resolve() if output else self.base / "output"
         self.environment = environment or {}
         self.frontend = str(frontend or "") or os.environ.get("COMFYUI_FRONTEND")
@@ -183,8 +215,7 @@ class Server:
 
     def start(self, timeout: float = 180) -> None:
         """Start the server and wait until it answers."""
-        comfyui = find_comfyui()
-        known = (comfyui / "comfy" / "cli_args.py").read_text(encoding="utf-8")
+        comfyui, known = find_comfyui(), known_arguments()
         command = [sys.executable, "main.py", "--listen", "127.0.0.1", "--port", str(self.port)]
         command += ["--base-directory", str(self.base), "--disable-auto-launch"]
         command += ["--output-directory", str(self.output)]
@@ -193,7 +224,8 @@ class Server:
         if "--database-url" in known:
             command += ["--database-url", f"sqlite:///{self.base / 'user' / 'comfyui.db'}"]
         command += ["--front-end-root", self.frontend] if self.frontend else []
-        path = [*filter(None, [os.environ.get("PYTHONPATH")]), *_stand_ins()]
+        command += self.arguments
+        path = [*filter(None, [os.environ.get("PYTHONPATH")]), *_stand_ins(self.base / "stand-ins")]
         environment = {**os.environ, **MALLOC, **self.environment, "PYTHONPATH": os.pathsep.join(path)}
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(

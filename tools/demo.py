@@ -95,10 +95,7 @@ def make_prompt(folder: str, who: str, quick: bool) -> dict[str, Any]:
             inputs["drop_different"] = who == "real"
         if "filename_prefix" in inputs:
             inputs["filename_prefix"] = inputs["filename_prefix"].replace("/person", f"/{folder}")
-        if quick:
-            few = {"steps": 3, "shared_steps": 3, "frames": 4, "rows": 2}
-            inputs.update({name: min(few[name], inputs[name]) for name in few.keys() & inputs.keys()})
-    return prompt
+    return comfy.shorten(prompt, steps=3, shared_steps=3, frames=4, rows=2) if quick else prompt
 
 
 class Progress:

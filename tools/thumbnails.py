@@ -3,15 +3,13 @@
     python tools/thumbnails.py             # workflows/NAME.jpg for every NAME, a few minutes on a CPU
     python tools/thumbnails.py NAME ...    # only these
 
-Only the nodes that lead to the picture run, so that no model of the user is needed. Workflows for the user's
-own checkpoint (your_*) use the thumbnail of the workflow they are a variant of.
+Only the nodes that lead to the picture run, so that no model of the user is needed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -31,6 +29,7 @@ SOURCES: dict[str, tuple[str, int, int, int]] = {
     "chain_upscale": ("Render the Orbit", 0, 8, 4),
     "demo_person": ("Compare with Photos", 0, 1, 1),
     "direction_sweep": ("Render the Sweep", 0, 8, 4),
+    "find_direction": ("Render the Sweep", 0, 8, 4),
     "figures": ("Alpha Samples", 0, 1, 1),
     "inpainting": ("Fill in", 0, 3, 3),
     "interpolation": ("Render the Transition", 0, 8, 4),
@@ -101,14 +100,14 @@ def make(server: comfy.Server, name: str) -> None:
 
 
 def main() -> int:
-    names = sorted(path.stem for path in (WORKFLOWS / "api").glob("*.json"))
+    names = sorted(SOURCES)
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(names)}; all by default")
     wanted = parser.parse_args().names or names
     if unknown := [name for name in wanted if name not in names]:
-        parser.error(f"There is no workflows/api/{unknown[0]}.json.")
+        parser.error(f"{unknown[0]} has no thumbnail: add it to SOURCES.")
     try:
         with tempfile.TemporaryDirectory() as folder:
             base = comfy.make_base(Path(folder))
@@ -116,12 +115,7 @@ def main() -> int:
             (base / "models" / "insightface").symlink_to(faces.parents[1])
             with comfy.Server(base) as server:
                 for name in wanted:
-                    if name in SOURCES:
-                        make(server, name)
-        for name in wanted:
-            twin = {"your_person": "personalize"}.get(name, name.removeprefix("your_"))
-            if name not in SOURCES:
-                shutil.copy(WORKFLOWS / f"{twin}.jpg", WORKFLOWS / f"{name}.jpg")
+                    make(server, name)
     except (comfy.ComfyError, OSError) as error:
         print(f"No thumbnail: {error}", file=sys.stderr)
         return 1

@@ -195,6 +195,13 @@ def lpips(name: str, folder: str | Path | None, device: torch.device) -> Lpips:
     return Lpips(name, read_weights(classifier), read_weights(heads)).to(device)
 
 
+def has_weights(name: str, folder: Path) -> bool:
+    """Return True if a folder holds both files of "lpips_alex" or "lpips_vgg"; other names need none."""
+    backbone = _BACKBONES.get(name)
+    patterns = () if backbone is None else (f"{backbone.files}*", f"{backbone.heads}.*")
+    return all(find_weights(folder, pattern) is not None for pattern in patterns)
+
+
 def check_backbone(name: str) -> None:
     """Raise ValueError unless there is a perceptual distance of that name."""
     if name not in BACKBONES:

@@ -117,6 +117,12 @@ class TuningConfig:
             if isinstance(getattr(self, name), Path):
                 object.__setattr__(self, name, str(getattr(self, name)))
 
+    def with_rate(self, lr: float) -> TuningConfig:
+        """Return these settings with another `lr`, and the rates of affines, biases and whole matrices in
+        proportion."""
+        scaled = {name: getattr(self, name) * (lr / self.lr) for name in ("affine_lr", "diff_lr", "full_lr")}
+        return dataclasses.replace(self, lr=lr, **scaled)
+
     @property
     def fingerprint_settings(self) -> dict[str, object]:
         """Fields that decide the result, by name, as plain values for the fingerprint and the provenance."""

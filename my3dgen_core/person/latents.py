@@ -17,6 +17,8 @@ from ..formats.file_kinds import describe_file, describe_safetensors
 from ..formats.safetensors_file import is_safetensors, read_safetensors, write_safetensors
 
 FORMAT = "my3dgen.latents"
+EXACT, ESTIMATED = "exact", "estimated"
+"""Where cameras come from: chosen or recorded with the picture, or estimated from it."""
 FIELDS = ("ws", "cameras", "losses", "alphas")
 """Fields of `Latents` that are tensors of the file, under these names."""
 
@@ -38,6 +40,8 @@ class Latents:
     """[N, anchors], weights over the anchors of an alpha space."""
     base_hash: str | None = None
     """`Generator.base_hash()` of the generator that they belong to."""
+    camera_source: str | None = None
+    """"exact" or "estimated": where the cameras come from, which decides what `Recipe` refines."""
 
     def __post_init__(self) -> None:
         if self.ws.ndim != 3:
@@ -69,7 +73,7 @@ class Latents:
             return None if value is None else value.to(device)
 
         moved = move(self.cameras), move(self.losses), move(self.alphas)
-        return Latents(self.ws.to(device), *moved, self.base_hash)
+        return Latents(self.ws.to(device), *moved, self.base_hash, self.camera_source)
 
 
 def check_not_empty(latents: Latents) -> None:
@@ -94,6 +98,8 @@ def save_latents(latents: Latents, path: str | os.PathLike[str]) -> None:
     metadata = {"format": FORMAT}
     if latents.base_hash is not None:
         metadata["base_hash"] = latents.base_hash
+    if latents.camera_source is not None:
+        metadata["camera_source"] = latents.camera_source
     write_safetensors(tensors, path, metadata)
 
 
@@ -135,6 +141,8 @@ def load_latents(path: str | os.PathLike[str], device: torch.device | str = "cpu
             raise CheckpointError(f"{file.name} is damaged: {name} does not hold one finite row per latent.")
         tensors[name] = value.to(device)
     try:
-        return Latents(**tensors, base_hash=metadata.get("base_hash"))
+        source = metadata.get("camera_source")
+        known = source if source in (EXACT, ESTIMATED) else None
+        return Latents(**tensors, base_hash=metadata.get("base_hash"), camera_source=known)
     except ValueError as error:
         raise CheckpointError(f"{file.name} is damaged: {error}") from error

@@ -114,7 +114,8 @@ class Camera:
         field_of_view: float,
         model: socket_types.Model | None = None,
     ) -> tuple[socket_types.Cameras]:
-        return (socket_types.Cameras(cameras_from(yaw, pitch, roll, distance, field_of_view, model)),)
+        values = cameras_from(yaw, pitch, roll, distance, field_of_view, model)
+        return (socket_types.Cameras(values, socket_types.EXACT),)
 
 
 def cameras_from(
@@ -208,11 +209,13 @@ class CameraFromLoad3D:
         distance, focal = own_view(model, distance, field_of_view)
         if view.whole:
             camera = view.camera(focal)
-            return (socket_types.Cameras(at_distance(camera, distance) if view.by_hand else camera),)
+            values = at_distance(camera, distance) if view.by_hand else camera
+            return (socket_types.Cameras(values, socket_types.EXACT),)
         x, y, z = view.offset.tolist()
         yaw, pitch = math.atan2(x, z), math.atan2(y, math.hypot(x, z))
         pitch = min(max(pitch, math.radians(-89)), math.radians(89))  # straight up or down has no yaw
-        return (socket_types.Cameras(look_at(yaw, pitch, distance, pivot_of(model), focal * view.zoom)),)
+        values = look_at(yaw, pitch, distance, pivot_of(model), focal * view.zoom)
+        return (socket_types.Cameras(values, socket_types.EXACT),)
 
 
 class CameraToLoad3D:
@@ -298,4 +301,4 @@ class WidenView:
     def widen(self, cameras: socket_types.Cameras, wider: float) -> tuple[socket_types.Cameras]:
         from ...my3dgen_core.camera import widened
 
-        return (socket_types.Cameras(widened(cameras.values, wider)),)
+        return (socket_types.Cameras(widened(cameras.values, wider), cameras.source),)

@@ -131,7 +131,7 @@ class CameraPath:
             }
         if path in (BY_HAND, BY_HAND_CLOSED):
             by_hand = keyframe_path(parse_keyframes(keyframes), frames, path == BY_HAND_CLOSED, **setting)
-            return path_result(by_hand, fps, model)
+            return path_result(socket_types.Cameras(by_hand, socket_types.EXACT), fps, model)
         cameras = camera_path(
             path,
             frames,
@@ -140,7 +140,7 @@ class CameraPath:
             center_pitch=math.radians(center_pitch),
             **setting,
         )
-        return path_result(cameras, fps, model)
+        return path_result(socket_types.Cameras(cameras, socket_types.EXACT), fps, model)
 
 
 class CameraKeyframes:
@@ -203,16 +203,18 @@ class CameraKeyframes:
     ) -> PathResult:
         from ...my3dgen_core.camera import keyframes
 
-        given = (camera_1, camera_2, camera_3, camera_4, camera_5, camera_6)
-        through = torch.cat([cameras.values for cameras in given if cameras is not None])
-        return path_result(keyframes(through, frames, easing, loop, pivot_of(model)), fps, model)
+        connected = (camera_1, camera_2, camera_3, camera_4, camera_5, camera_6)
+        given = [cameras for cameras in connected if cameras is not None]
+        through = torch.cat([cameras.values for cameras in given])
+        values = keyframes(through, frames, easing, loop, pivot_of(model))
+        return path_result(socket_types.Cameras.joined(values, given), fps, model)
 
 
-def path_result(cameras: Tensor, fps: float, model: socket_types.Model | None) -> PathResult:
+def path_result(cameras: socket_types.Cameras, fps: float, model: socket_types.Model | None) -> PathResult:
     """Return the outputs of a path node: cameras, plot, number of frames, frames per second."""
     trained = None if model is None else model.generator.trained_views
-    plot = plots.camera_plot(cameras, trained)
-    return socket_types.Cameras(cameras), host.to_host(plot), len(cameras), fps
+    plot = plots.camera_plot(cameras.values, trained)
+    return cameras, host.to_host(plot), len(cameras), fps
 
 
 def parse_keyframes(text: str) -> Tensor:

@@ -33,7 +33,14 @@ from .folders import (
 )
 from .input_checks import changed, fingerprint, validate
 from .page import busy, first_copy, publish, sendable, serve, source_of
-from .saved_files import cache_folder, save_path, save_temporary, state_folder, temporary_path
+from .saved_files import (
+    cache_folder,
+    claimed,
+    save_path,
+    save_temporary,
+    state_folder,
+    temporary_path,
+)
 
 __all__ = [
     "DIRECTIONS",
@@ -46,6 +53,7 @@ __all__ = [
     "cache_folder",
     "changed",
     "check_cancelled",
+    "claimed",
     "file_3d",
     "find_face_pack",
     "find_input_folder",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -13,6 +12,7 @@ from torch import Tensor
 from . import comfyui
 from .comfyui import log
 from .page import sendable
+from .saved_files import save_temporary
 
 PREVIEW_PIXELS = 320
 """Longest side of the preview that ComfyUI shows during a node's work."""
@@ -99,13 +99,11 @@ def preview(images: Tensor) -> dict[str, list[dict[str, str]]]:
     """Save IMAGE [B,H,W,3] to the temporary folder and return the `ui` entry that shows it on the node."""
     if comfyui.folder_paths is None:
         return {}
-    root = comfyui.folder_paths.get_temp_directory()
-    folder, name, number, sub, _ = comfyui.folder_paths.get_save_image_path("my3dgen_preview", root)
     entries = []
-    for index, picture in enumerate(images):
-        file = f"{name}_{number + index:05}_.png"
-        to_pillow(picture.permute(2, 0, 1)[None] * 2 - 1).save(Path(folder) / file, compress_level=1)
-        entries.append({"filename": file, "subfolder": sub, "type": "temp"})
+    for picture in images:
+        file = io.BytesIO()
+        to_pillow(picture.permute(2, 0, 1)[None] * 2 - 1).save(file, "PNG", compress_level=1)
+        entries.append(save_temporary("my3dgen_preview", ".png", file.getvalue()))
     return {"images": entries}
 
 

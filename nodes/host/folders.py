@@ -13,12 +13,13 @@ from . import comfyui
 if TYPE_CHECKING:
     from ...my3dgen_core.common.folders import Folder
 
-GENERATORS, IDENTITIES, DIRECTIONS = "generators", "identities", "directions"
+GENERATORS, IDENTITIES, DIRECTIONS, PERCEPTUAL = "generators", "identities", "directions", "perceptual"
 """Kinds of model files, and the names of their folders under models/my3dgen."""
 _EXTENSIONS = {
     GENERATORS: {".safetensors", ".pkl", ".pt", ".pth", ".ckpt"},
     IDENTITIES: {".safetensors", ".pkl", ".pt", ".pth"},
     DIRECTIONS: {".safetensors", ".npy", ".npz", ".pt", ".pth"},
+    PERCEPTUAL: {".safetensors", ".pt", ".pth"},
 }
 CLOCK_TICK = 2 * 10**9
 """Nanoseconds within which a file system may give two changes of a folder the same time."""
@@ -41,17 +42,23 @@ def output_root() -> Path:
     )
 
 
+def _own_folders(kind: str) -> list[Path]:
+    """Return the pack's own folders of a kind of file: in models/ and, where nodes save it, in output/."""
+    roots = [models_root()] if kind == PERCEPTUAL else [models_root(), output_root()]
+    return [root / "my3dgen" / kind for root in roots]
+
+
 def _model_folders(kind: str) -> list[Path]:
-    """Return the folders searched for a kind of file: in models/, and in output/, where nodes save."""
+    """Return the folders searched for a kind of file: the pack's own, then those of extra_model_paths."""
     if comfyui.folder_paths:
         return [Path(folder) for folder in comfyui.folder_paths.get_folder_paths(f"my3dgen_{kind}")]
-    return [models_root() / "my3dgen" / kind, output_root() / "my3dgen" / kind]
+    return _own_folders(kind)
 
 
 def _register_model_folders() -> None:
     """Add the pack's model folders to ComfyUI's list, which also gives users extra_model_paths.yaml."""
     for kind, extensions in _EXTENSIONS.items():
-        folders = [str(models_root() / "my3dgen" / kind), str(output_root() / "my3dgen" / kind)]
+        folders = [str(folder) for folder in _own_folders(kind)]
         known = comfyui.folder_paths.folder_names_and_paths.get(f"my3dgen_{kind}", ([], set()))
         folders += [folder for folder in known[0] if folder not in folders]  # from extra_model_paths.yaml
         comfyui.folder_paths.folder_names_and_paths[f"my3dgen_{kind}"] = (folders, extensions)
@@ -146,9 +153,12 @@ def find_input_folder(name: str) -> Path:
     return path
 
 
-def perceptual_folder() -> Path:
-    """Return the folder of LPIPS weights."""
-    return models_root() / "my3dgen" / "perceptual"
+def perceptual_folder(name: str) -> Path:
+    """Return the first folder that holds the weights of a perceptual distance, or the one they belong in."""
+    from ...my3dgen_core.fitting.lpips import has_weights
+
+    folders = _model_folders(PERCEPTUAL)
+    return next((folder for folder in folders if has_weights(name, folder)), folders[0])
 
 
 if comfyui.folder_paths:

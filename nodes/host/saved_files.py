@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import secrets
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -17,8 +20,13 @@ _LONGEST_NAME = 200
 """Bytes of a name: file systems take 255, less the number, the extension and what a temporary file adds."""
 
 
-def save_path(prefix: str, suffix: str) -> Path:
-    """Return a new, numbered file name under output/, as ComfyUI's own nodes choose it.
+@contextmanager
+def save_path(prefix: str, suffix: str) -> Iterator[Path]:
+    """Yield a new, numbered file name under output/, as ComfyUI's own nodes choose it, for a block to fill.
+
+    Two ComfyUIs on one output folder may ask at the same moment. So a hidden file is created for the number,
+    which fails if there is one, and removed with the end of the block. One that is left by a crash does no
+    harm: its number is skipped.
 
     Args:
         prefix: folder and name under output/, with `%date:yyyy-MM-dd%` and whatever else core resolves. What
@@ -28,6 +36,24 @@ def save_path(prefix: str, suffix: str) -> Path:
     Raises:
         ValueError: the prefix is empty, too long for a name, or leads outside output/.
     """
+    folder, name, first = _numbered(prefix)
+    for number in itertools.count(first):
+        path = folder / f"{name}_{number:05}_{suffix}"
+        taken = folder / f".{name}_{number:05}_.taken"
+        try:
+            taken.touch(exist_ok=False)
+        except FileExistsError:
+            continue
+        try:
+            if not path.exists():
+                yield path
+                return
+        finally:
+            taken.unlink(missing_ok=True)
+
+
+def _numbered(prefix: str) -> tuple[Path, str, int]:
+    """Return the folder, the name and the first free number for `save_path`; the folder is created."""
     root, asked = os.path.abspath(output_root()), _dated(prefix).replace("\\", "/")
     prefix = _portable(asked)
     target = inside(Path(root), prefix)
@@ -47,7 +73,7 @@ def save_path(prefix: str, suffix: str) -> Path:
         folder, name = target.parent, target.name
         folder.mkdir(parents=True, exist_ok=True)
         number = 1 + sum(1 for f in folder.iterdir() if f.name.startswith(f"{name}_"))
-    return Path(folder) / f"{name}_{number:05}_{suffix}"
+    return Path(folder), name, number
 
 
 def _portable(prefix: str) -> str:
@@ -104,6 +130,43 @@ def state_folder(kind: str, name: str | None) -> Path:
     """
     safe = quote(name or "node", safe="").replace(".", "%2E")
     return output_root() / "my3dgen" / kind / safe
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[Path]:
+    """Yield a state folder that no other ComfyUI on this output folder uses until the block ends.
+
+    It is `folder` or, while another has that, "folder-2" and so on beside it. Folders with the state of a run
+    that ended early come first. A lock, which the system releases when its process ends, says who has which.
+
+    Args:
+        folder: from `state_folder`; it is neither created nor deleted.
+    """
+    from filelock import FileLock, Timeout  # PyTorch requires it; ComfyUI does not import it at its start
+
+    kept = sorted(path for path in folder.parent.glob(f"{folder.name}-*") if path.is_dir())
+    kept = [path for path in (folder, *kept) if path.is_dir()]
+    numbered = (folder.with_name(f"{folder.name}-{number}") for number in itertools.count(2))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for candidate in itertools.chain(kept, (folder,), numbered):
+        file = candidate.with_name(f".{candidate.name}.lock")
+        lock = FileLock(file)
+        try:
+            lock.acquire(timeout=0)
+            if not file.exists():  # its owner has deleted it at this moment: this lock is none
+                lock.release()
+                lock.acquire(timeout=0)
+        except Timeout:
+            continue
+        except NotImplementedError:
+            log.warning("%s cannot be locked: let no other ComfyUI train the same at a time.", folder.parent)
+        try:
+            yield candidate
+        finally:
+            with suppress(OSError):  # an open file cannot be deleted on Windows
+                file.unlink()
+            lock.release()
+        return
 
 
 def cache_folder(kind: str) -> Path:

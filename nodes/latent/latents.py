@@ -98,8 +98,8 @@ class SaveLatents:
     def save(self, latents: Latents, filename_prefix: str, node_id: str | None = None) -> dict[str, Any]:
         from ...my3dgen_core import save_latents
 
-        path = host.save_path(filename_prefix, ".safetensors")
-        save_latents(latents, path)
+        with host.save_path(filename_prefix, ".safetensors") as path:
+            save_latents(latents, path)
         text = f"{len(latents)} latents, {path.stat().st_size:,} bytes: {path}"
         return {"ui": host.report(node_id, text), "result": (str(path),)}
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from .. import host, socket_types
+from .. import auto_inputs, host, socket_types
 
 if TYPE_CHECKING:
     import trimesh
@@ -40,7 +40,7 @@ class ExtractMesh:
     OUTPUT_TOOLTIPS = (
         "For core's 3D nodes, with colors or texture and normals if they support them.",
         "The .glb file for Preview3D: its name under output/.",
-        "Size of the mesh, and whether it is closed.",
+        "Size of the mesh, whether it is closed, and the cut that was chosen by 'auto'.",
         "The .glb file for core's nodes of 3D files, in ComfyUI 0.12 and newer.",
     )
     OUTPUT_NODE = True
@@ -83,16 +83,9 @@ class ExtractMesh:
                         "tooltip": "Density threshold of the surface: lower is fuller, higher is thinner.",
                     },
                 ),
-                "cut_behind": (
-                    "FLOAT",
-                    {
-                        "default": -1.0,
-                        "min": -1.0,
-                        "max": 0.5,
-                        "step": 0.01,
-                        "tooltip": "Cuts off everything behind this z. Generators trained on photos put a "
-                        "wall behind the head: try -0.25. -1 cuts nothing.",
-                    },
+                "cut_behind": auto_inputs.cut_behind(
+                    "Cuts off everything behind this z. Generators trained on photos put a wall behind the "
+                    "head: -0.25 cuts it off."
                 ),
                 "filename_prefix": (
                     "STRING",
@@ -147,6 +140,7 @@ class ExtractMesh:
         if textured:
             check_texture_packages()  # before minutes of other work
             faces = faces or TEXTURED_FACES
+        auto = auto_inputs.AutoValues(model.generator)
         with host.rendering(), model.ready(memory=host.RENDER_MEMORY) as generator:
             ws = chosen.ws.to(socket_types.device_of(generator))
             mesh = extract_mesh(
@@ -155,18 +149,19 @@ class ExtractMesh:
                 resolution,
                 level,
                 host.progress(node_id, "slice"),
-                cut_behind=cut_behind if cut_behind > -1 else None,
+                cut_behind=auto.cut(cut_behind),
                 faces=faces or None,
             )
             closed = "closed" if mesh.is_watertight else "not closed"
             if textured:
                 mesh = texture_mesh(generator, ws, mesh, int(texture), host.progress(node_id, "view"))
-        path = host.save_path(filename_prefix, ".glb")
+        with host.save_path(filename_prefix, ".glb") as path:
+            save_glb(mesh, path)
         value = _for_core(mesh)
-        save_glb(mesh, path)
         pixels = f", texture of {texture} x {texture}" if textured else ""
         size = f"{len(mesh.vertices):,} vertices, {len(mesh.faces):,} faces{pixels}"
         text = f"{size}, {closed}, {path.stat().st_size / 1e6:.1f} MB: {path}"
+        text = "\n".join(filter(None, [text, str(auto)]))
         name = path.relative_to(host.output_root().absolute()).as_posix()
         return {"ui": host.report(node_id, text), "result": (value, name, text, host.file_3d(path))}
 

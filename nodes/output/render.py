@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from .. import host, socket_types
+from .. import auto_inputs, host, socket_types
 from ..server import frame_sheet, live_preview, ui_results
 from ..server.live_handles import Head
 from .view_rendering import depth_pictures, normal_pictures, render_views
@@ -88,17 +88,9 @@ class Render:
                         "then of the second ...",
                     },
                 ),
-                "cut_behind": (
-                    "FLOAT",
-                    {
-                        "default": -1.0,
-                        "min": -1.0,
-                        "max": 0.5,
-                        "step": 0.01,
-                        "tooltip": "Everything behind this z counts as background in head, depth and "
-                        "normals. Generators trained on photos put a wall behind the head: try -0.25. -1: "
-                        "no cut.",
-                    },
+                "cut_behind": auto_inputs.cut_behind(
+                    "Everything behind this z counts as background in head, depth and normals. Generators "
+                    "trained on photos put a wall behind the head: -0.25 cuts it off."
                 ),
             },
             "hidden": {"node_id": "UNIQUE_ID"},
@@ -113,7 +105,7 @@ class Render:
         batch_size: int,
         cameras: socket_types.Cameras | None = None,
         grid: bool = False,
-        cut_behind: float = -1.0,
+        cut_behind: float = auto_inputs.AUTO_CUT,
         node_id: str | None = None,
     ) -> dict[str, Any]:
         socket_types.check_latents(latents, model)
@@ -121,13 +113,14 @@ class Render:
         seen_from = cameras.values if cameras is not None else chosen.cameras
         if seen_from is None:
             raise ValueError("These latents have no cameras of their own: connect a Camera Path.")
+        auto = auto_inputs.AutoValues(model.generator)
         with host.rendering(), model.ready(memory=host.RENDER_MEMORY) as generator:
             progress = host.progress(node_id, "frame")
 
             def on_step(step: int, total: int, losses: dict[str, float], image: Tensor) -> None:
                 progress(step, total, losses)  # without the preview: the node's own viewer shows the frames
 
-            cut = cut_behind if cut_behind > -1 else None
+            cut = auto.cut(cut_behind)
             views = render_views(generator, chosen.ws, seen_from, batch_size, on_step, grid, cut)
             distance = socket_types.check_result(views.depth, "The distances")
             depth = depth_pictures(distance, views.mask)
@@ -142,6 +135,6 @@ class Render:
         head = Head(weakref.ref(model), chosen.ws[:1].detach().clone())
         ui = live_preview.publish(head, model) | frame_sheet.save_frames(views.image)
         warning = model.generator.trained_views.out_of_range_warning(seen_from)
-        if warning:
-            ui |= host.report(node_id, warning)
+        if text := "\n".join(filter(None, [warning, str(auto)])):
+            ui |= host.report(node_id, text)
         return {"ui": ui_results.remember(node_id, ui), "result": result}

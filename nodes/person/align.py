@@ -317,7 +317,7 @@ def _result(
     )
     result = (
         found.images,
-        socket_types.Cameras(found.cameras),
+        socket_types.Cameras(found.cameras, socket_types.ESTIMATED),
         found.masks,
         report,
         overview,

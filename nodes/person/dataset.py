@@ -129,10 +129,11 @@ class LoadEG3DDataset:
             latents = host.blocked(problem)
         else:
             assert found.latents is not None
-            latents = Latents(found.latents.ws[kept], cameras)
+            latents = Latents(found.latents.ws[kept], cameras, camera_source=socket_types.ESTIMATED)
         notes.append(problem or f"{len(latents)} latents of {latents.ws.shape[1]} layers")
         text = "\n".join([f"{len(crops)} crops with cameras from {folder}", *notes])
-        result = (host.to_host(_batch(crops)), socket_types.Cameras(cameras), names, latents)
+        seen_from = socket_types.Cameras(cameras, socket_types.ESTIMATED)
+        result = (host.to_host(_batch(crops)), seen_from, names, latents)
         return {"ui": host.report(node_id, text), "result": result}
 
 

@@ -61,8 +61,8 @@ class SaveIdentity:
     ) -> dict[str, Any]:
         import torch
 
-        path = host.save_path(filename_prefix, ".safetensors")
-        identity.save(path, dtype=getattr(torch, precision))
+        with host.save_path(filename_prefix, ".safetensors") as path:
+            identity.save(path, dtype=getattr(torch, precision))
         text = f"{identity.adapter.parameter_count:,} parameters, {path.stat().st_size:,} bytes: {path}"
         return {"ui": host.report(node_id, text), "result": (str(path),)}
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
-from .. import host, picture_inputs, socket_types
+from .. import auto_inputs, host, picture_inputs, socket_types
 from ..output.view_rendering import render_views
 
 
@@ -43,25 +44,14 @@ class Invert:
                     socket_types.CAMERA,
                     {"tooltip": "The cameras of these crops, from the same node."},
                 ),
-                "steps": (
-                    "INT",
-                    {
-                        "default": 25,
-                        "min": 1,
-                        "max": 10000,
-                        "tooltip": "Optimization steps for each photo. More is closer, up to what the "
-                        "generator can show.",
-                    },
+                "steps": auto_inputs.steps(
+                    10000,
+                    "Optimization steps for each photo. More is closer, up to what the generator can show.",
                 ),
-                "shared_steps": (
-                    "INT",
-                    {
-                        "default": 60,
-                        "min": 0,
-                        "max": 10000,
-                        "tooltip": "Steps spent first on one latent for all photos: for photos of one "
-                        "person. For photos of different people use 0, and about 300 steps.",
-                    },
+                "shared_steps": auto_inputs.shared_steps(
+                    10000,
+                    "Steps spent first on one latent for all photos: for photos of one person. For photos of "
+                    "different people use 0.",
                 ),
                 "space": (
                     ["w", "w+"],
@@ -70,16 +60,8 @@ class Invert:
                         "'w+': one per layer; closer to the photo, less accurate from other views."
                     },
                 ),
-                "learning_rate": (
-                    "FLOAT",
-                    {
-                        "default": 0.05,
-                        "min": 0.0001,
-                        "max": 1.0,
-                        "step": 0.005,
-                        "round": False,
-                        "tooltip": "Learning rate of the optimizer. 0.05 for few steps, 0.02 for hundreds.",
-                    },
+                "learning_rate": auto_inputs.learning_rate(
+                    0.005, "Learning rate of the optimizer. 0.05 for few steps, 0.02 for hundreds."
                 ),
                 "batch_size": (
                     "INT",
@@ -90,16 +72,7 @@ class Invert:
                         "tooltip": "Photos processed at a time. On a CPU, more is slower.",
                     },
                 ),
-                "seed": (
-                    "INT",
-                    {
-                        "default": 0,
-                        "min": 0,
-                        "max": 2**53,
-                        "control_after_generate": False,
-                        "tooltip": "Same seed, same result.",
-                    },
-                ),
+                "seed": auto_inputs.seed("Same seed, same result."),
             },
             "optional": {
                 "masks": (
@@ -123,17 +96,19 @@ class Invert:
                         "them, such as for Pivotal Tuning.",
                     },
                 ),
-                "refine_cameras": (
-                    "BOOLEAN",
-                    {
-                        "default": False,
-                        "tooltip": "Refine each photo's camera along with its latent: cameras estimated from "
-                        "photos are a few degrees off.",
-                    },
+                "refine_cameras": auto_inputs.refinement(
+                    "Refine each photo's camera along with its latent: cameras estimated from photos are a "
+                    "few degrees off."
                 ),
             },
             "hidden": {"node_id": "UNIQUE_ID"},
         }
+
+    @classmethod
+    def VALIDATE_INPUTS(
+        cls, refine_cameras: Any = None, input_types: dict[str, str] | None = None
+    ) -> bool | str:
+        return auto_inputs.check(cls, "refine_cameras", refine_cameras, input_types)
 
     def invert(
         self,
@@ -149,22 +124,25 @@ class Invert:
         masks: Tensor | None = None,
         cache: bool = True,
         one_look: bool = False,
-        refine_cameras: bool = False,
+        refine_cameras: str | bool = auto_inputs.AUTO,
         node_id: str | None = None,
-    ) -> tuple[Any, Tensor]:
+    ) -> dict[str, Any]:
         from ...my3dgen_core import InversionConfig, invert
 
         photos, hidden = picture_inputs.crops_and_masks(images, masks)
         socket_types.check_same_count(len(photos), len(cameras), "Invert Photos")
+        auto = auto_inputs.AutoValues(model.generator, cameras.source)
+        shared = auto.number("shared_steps", shared_steps, 0, auto.recipe.shared_steps_for(len(photos)))
+        own_steps, own_rate = auto.recipe.own_steps(shared)
         config = InversionConfig(
-            steps=steps,
-            shared_steps=shared_steps,
+            steps=auto.number("steps", steps, 1, own_steps),
+            shared_steps=shared,
             space=space,
-            lr=learning_rate,
+            lr=auto.number("learning_rate", learning_rate, auto_inputs.LEAST_RATE, own_rate),
             batch_size=batch_size,
             seed=seed,
             one_look=one_look,
-            refine_cameras=refine_cameras,
+            refine_cameras=auto.switch("refine_cameras", refine_cameras),
             cache_dir=str(host.cache_folder("inversions")) if cache else None,
         )
         with host.training(), model.ready(memory=host.TRAINING_MEMORY) as generator:
@@ -181,4 +159,7 @@ class Invert:
             views = render_views(
                 generator, latents.ws, latents.cameras, on_step=host.progress(node_id, "picture")
             )
-        return socket_types.checked_latents(latents), socket_types.pictures_to_host(views.image)
+        latents = replace(socket_types.checked_latents(latents), camera_source=cameras.source)
+        text = "\n".join(filter(None, [f"{len(latents)} latents", str(auto)]))
+        result = (latents, socket_types.pictures_to_host(views.image))
+        return {"ui": host.report(node_id, text), "result": result}

@@ -277,7 +277,8 @@ class LoadDemoPerson:
         photos, cameras, held_out, held_out_cameras = read_demo_person()
         if views == HELD_OUT:
             photos, cameras = held_out, held_out_cameras
-        return socket_types.pictures_to_host(photos[:at_most]), socket_types.Cameras(cameras[:at_most])
+        seen_from = socket_types.Cameras(cameras[:at_most], socket_types.EXACT)
+        return socket_types.pictures_to_host(photos[:at_most]), seen_from
 
 
 def _generator_file(name: str) -> Path:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from .. import host, picture_inputs, plots, socket_types
+from .. import auto_inputs, host, picture_inputs, plots, socket_types
 from ..output.view_rendering import render_views
 from ..server import training_monitor
 from ..server.identity_similarity import similarity_to_first
 from .training_run import run_training, state_folder
 
 if TYPE_CHECKING:
-    from ...my3dgen_core import Identity, Latents, TuningConfig
+    from ...my3dgen_core import Identity, Latents
+
+
+RATE = auto_inputs.learning_rate(0.001, "Initial rate of the convolutions; the other rates scale with it.")
+"""Input `learning_rate` of both nodes."""
+MASKS = ("MASK", {"tooltip": "Pixels to ignore (1), from Align Faces."})
+"""Input `masks` of both nodes."""
 
 
 class TrainIdentity:
@@ -38,7 +45,7 @@ class TrainIdentity:
     OUTPUT_TOOLTIPS = (
         "The update with its anchors. Connect to Apply Identity and Save Identity.",
         "The training loss of every step.",
-        "Number of trained parameters, and the size in bytes.",
+        "Number of trained parameters, the size in bytes, and the settings that were chosen by 'auto'.",
     )
     FUNCTION = "train"
 
@@ -52,14 +59,8 @@ class TrainIdentity:
                 ),
                 "images": ("IMAGE", {"tooltip": "The face crops that were inverted."}),
                 "anchors": (socket_types.LATENT, {"tooltip": "Their latents, from Invert Photos."}),
-                "steps": (
-                    "INT",
-                    {
-                        "default": 400,
-                        "min": 1,
-                        "max": 200000,
-                        "tooltip": "Optimizer steps. 400 for the starter, 2,000 to 5,000 for a large one.",
-                    },
+                "steps": auto_inputs.steps(
+                    200000, "Optimizer steps. 400 for the starter, 2,000 to 5,000 for a large one."
                 ),
                 "method": (
                     ["lora", "full"],
@@ -77,34 +78,15 @@ class TrainIdentity:
                         "tooltip": "LoRA rank. The paper uses 1.",
                     },
                 ),
-                "learning_rate": (
-                    "FLOAT",
-                    {
-                        "default": 0.01,
-                        "min": 0.00001,
-                        "max": 1.0,
-                        "step": 0.001,
-                        "round": False,
-                        "tooltip": "Initial rate of the convolutions; the other rates scale with it.",
-                    },
-                ),
+                "learning_rate": RATE,
                 "batch_size": (
                     "INT",
                     {"default": 1, "min": 1, "max": 64, "tooltip": "Photos per step."},
                 ),
-                "seed": (
-                    "INT",
-                    {
-                        "default": 0,
-                        "min": 0,
-                        "max": 2**53,
-                        "control_after_generate": False,
-                        "tooltip": "Same seed, same identity.",
-                    },
-                ),
+                "seed": auto_inputs.seed("Same seed, same identity."),
             },
             "optional": {
-                "masks": ("MASK", {"tooltip": "Pixels to ignore (1), from Align Faces."}),
+                "masks": MASKS,
                 "start": (
                     socket_types.IDENTITY,
                     {"tooltip": "An identity to continue training, with the same method, rank and layout."},
@@ -116,24 +98,13 @@ class TrainIdentity:
                         "half as many parameters."
                     },
                 ),
-                "background_weight": (
-                    "FLOAT",
-                    {
-                        "default": 1.0,
-                        "min": 0.0,
-                        "max": 1.0,
-                        "step": 0.05,
-                        "tooltip": "Loss weight of the background: 1 for plain backgrounds, near 0 if they "
-                        "change from photo to photo.",
-                    },
+                "background_weight": auto_inputs.background_weight(
+                    "Loss weight of the background: 1 for plain backgrounds, near 0 if they change from "
+                    "photo to photo."
                 ),
-                "refine": (
-                    "BOOLEAN",
-                    {
-                        "default": False,
-                        "tooltip": "Refine the anchors and their cameras during training: helps if the "
-                        "cameras are not exact, as with photos.",
-                    },
+                "refine": auto_inputs.refinement(
+                    "Refine the anchors and their cameras during training: helps if the cameras are not "
+                    "exact, as with photos."
                 ),
                 "keep_state": (
                     "BOOLEAN",
@@ -177,6 +148,10 @@ class TrainIdentity:
             "hidden": {"node_id": "UNIQUE_ID"},
         }
 
+    @classmethod
+    def VALIDATE_INPUTS(cls, refine: Any = None, input_types: dict[str, str] | None = None) -> bool | str:
+        return auto_inputs.check(cls, "refine", refine, input_types)
+
     def train(
         self,
         model: socket_types.Model,
@@ -191,8 +166,8 @@ class TrainIdentity:
         masks: Tensor | None = None,
         start: Identity | None = None,
         layout: str = "released",
-        background_weight: float = 1.0,
-        refine: bool = False,
+        background_weight: float = -1.0,
+        refine: str | bool = auto_inputs.AUTO,
         keep_state: bool = False,
         perceptual: str = "laplacian",
         identity_weight: float = 0.0,
@@ -200,7 +175,7 @@ class TrainIdentity:
         heads: Tensor | None = None,
         node_id: str | None = None,
     ) -> dict[str, Any]:
-        from ...my3dgen_core import FaceModels, TuningConfig, personalize
+        from ...my3dgen_core import FaceModels, personalize
 
         if model.identities:
             raise ValueError(
@@ -210,23 +185,23 @@ class TrainIdentity:
         photos, hidden = picture_inputs.crops_and_masks(images, masks)
         head_masks = _unless_white(picture_inputs.mask_to_core(heads, photos, "heads"))
         own = _anchors(anchors, len(photos), model, "Train Identity")
+        auto = auto_inputs.AutoValues(model.generator, own.camera_source)
         config = replace(
-            _scaled(TuningConfig(), learning_rate),
-            steps=steps,
+            auto.tuning(auto.recipe.training(auto.exact), steps, learning_rate),
             method=method,
             rank=rank,
             layout=layout,
             batch_size=batch_size,
-            background_weight=background_weight,
-            refine=refine,
+            background_weight=auto.background(background_weight),
+            refine=auto.switch("refine", refine),
             seed=seed,
             perceptual_backbone=perceptual,
-            perceptual_dir=str(host.perceptual_folder()),
+            perceptual_dir=str(host.perceptual_folder(perceptual)),
             identity_weight=identity_weight,
         )
         pack = host.find_face_pack(face_models) if identity_weight > 0 else None
         faces = None if pack is None else FaceModels.from_folder(pack)
-        with host.training(), model.ready(memory=host.TRAINING_MEMORY) as generator:
+        with host.training(), model.ready(memory=host.TRAINING_MEMORY) as generator, ExitStack() as held:
             device = socket_types.device_of(generator)
             shown = photos.to(device)
             ignored = picture_inputs.moved(hidden, device)
@@ -235,7 +210,9 @@ class TrainIdentity:
             if keep_state:
                 started = () if start is None else start.adapter.tensors.values()
                 given = (shown, ignored, on_head, own.ws, own.cameras, *started)
-                state = state_folder(config, generator, str(pack or ""), given)
+                state = held.enter_context(
+                    host.claimed(state_folder(config, generator, str(pack or ""), given))
+                )
                 config = replace(config, checkpoint_dir=str(state))
             identity, warning = run_training(
                 lambda on_step: personalize(
@@ -254,11 +231,12 @@ class TrainIdentity:
                     host.progress(node_id, "training"),
                     photos,
                     similarity_to_first(photos, face_models, faces),
+                    steps,
                 ),
                 node_id,
                 state,
             )
-        text = _report(warning, socket_types.checked_identity(identity), model.generator)
+        text = _report(warning, socket_types.checked_identity(identity), model.generator, auto)
         plot = plots.loss_plot(identity.history)
         return {"ui": host.report(node_id, text), "result": (identity, host.to_host(plot), text)}
 
@@ -290,38 +268,16 @@ class PivotalTuning:
                     socket_types.LATENT,
                     {"tooltip": "Their latents, from Invert Photos on this model."},
                 ),
-                "steps": (
-                    "INT",
-                    {"default": 150, "min": 1, "max": 20000, "tooltip": "Optimizer steps."},
-                ),
+                "steps": auto_inputs.steps(20000, "Optimizer steps."),
                 "method": (
                     ["lora", "full"],
                     {"tooltip": "'lora': a small update. 'full': all weights, as in PTI."},
                 ),
-                "learning_rate": (
-                    "FLOAT",
-                    {
-                        "default": 0.01,
-                        "min": 0.00001,
-                        "max": 1.0,
-                        "step": 0.001,
-                        "round": False,
-                        "tooltip": "Initial rate of the convolutions; the other rates scale with it.",
-                    },
-                ),
-                "seed": (
-                    "INT",
-                    {
-                        "default": 0,
-                        "min": 0,
-                        "max": 2**53,
-                        "control_after_generate": False,
-                        "tooltip": "Same seed, same result.",
-                    },
-                ),
+                "learning_rate": RATE,
+                "seed": auto_inputs.seed("Same seed, same result."),
             },
             "optional": {
-                "masks": ("MASK", {"tooltip": "Pixels to ignore (1), from Align Faces."}),
+                "masks": MASKS,
             },
             "hidden": {"node_id": "UNIQUE_ID"},
         }
@@ -338,7 +294,7 @@ class PivotalTuning:
         masks: Tensor | None = None,
         node_id: str | None = None,
     ) -> dict[str, Any]:
-        from ...my3dgen_core import TuningConfig, pivotal_tune
+        from ...my3dgen_core import pivotal_tune
 
         if len(model.identities) > 1:
             raise ValueError(
@@ -346,7 +302,9 @@ class PivotalTuning:
             )
         photos, hidden = picture_inputs.crops_and_masks(images, masks)
         pivot = _anchors(latents, len(photos), model, "Pivotal Tuning")
-        config = replace(_scaled(TuningConfig(), learning_rate), steps=steps, method=method, seed=seed)
+        auto = auto_inputs.AutoValues(model.generator)
+        base = auto.tuning(auto.recipe.pivotal_tuning(), steps, learning_rate)
+        config = replace(base, method=method, seed=seed)
         below = model.identities[0] if model.identities else None
         with host.training(), model.without_identities().ready(memory=host.TRAINING_MEMORY) as generator:
             device = socket_types.device_of(generator)
@@ -366,6 +324,7 @@ class PivotalTuning:
                     host.progress(node_id, "pivotal tuning"),
                     photos,
                     similarity_to_first(photos, "auto"),
+                    steps,
                 ),
                 node_id,
             )
@@ -373,7 +332,7 @@ class PivotalTuning:
         assert pivot.cameras is not None
         with host.rendering(), tuned.ready(memory=host.RENDER_MEMORY) as generator:
             views = render_views(generator, pivot.ws, pivot.cameras)
-        text = _report(warning, identity, model.generator)
+        text = _report(warning, identity, model.generator, auto)
         result = (identity, socket_types.pictures_to_host(views.image), tuned)
         return {"ui": host.report(node_id, text), "result": result}
 
@@ -384,13 +343,11 @@ def _anchors(anchors: Latents, count: int, model: socket_types.Model, node: str)
     Raises:
         ValueError: they have no cameras, belong to another generator, or are not `count` in number.
     """
-    from ...my3dgen_core import Latents
-
     socket_types.check_latents(anchors, model)
     if anchors.cameras is None:
         raise ValueError(f"{node}: the latents have no cameras. Take them from Invert Photos.")
     socket_types.check_same_count(count, len(anchors), node, "latents")
-    return Latents(anchors.ws.clone(), anchors.cameras.clone(), base_hash=anchors.base_hash)
+    return replace(anchors, ws=anchors.ws.clone(), cameras=anchors.cameras.clone(), losses=None, alphas=None)
 
 
 def _unless_white(heads: Tensor | None) -> Tensor | None:
@@ -398,16 +355,9 @@ def _unless_white(heads: Tensor | None) -> Tensor | None:
     return None if heads is None or bool((heads == 1).all()) else heads
 
 
-def _scaled(config: TuningConfig, rate: float) -> TuningConfig:
-    """Return the settings with this learning rate for the convolutions, and the other rates in proportion."""
-    factor = rate / config.lr
-    others = ("affine_lr", "diff_lr", "full_lr")
-    return replace(config, lr=rate, **{name: getattr(config, name) * factor for name in others})
-
-
-def _report(warning: str, identity: Identity, generator: Any) -> str:
-    """Return a training's warning, if there is one, and the summary of its identity."""
-    return "\n".join(filter(None, [warning, summary(identity, generator)]))
+def _report(warning: str, identity: Identity, generator: Any, auto: auto_inputs.AutoValues) -> str:
+    """Return a training's warning, if there is one, the summary of its identity, and what was chosen."""
+    return "\n".join(filter(None, [warning, summary(identity, generator), str(auto)]))
 
 
 def summary(identity: Identity, generator: Any) -> str:

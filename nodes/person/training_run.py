@@ -105,8 +105,8 @@ def _keep(identity: Identity, total: int, state: Path | None) -> str:
     if state is not None:
         return f"{done} Its state is in {state}: queue the same workflow again to continue from there."
     try:
-        path = host.save_path(CANCELED, ".safetensors")
-        identity.save(path)
+        with host.save_path(CANCELED, ".safetensors") as path:
+            identity.save(path)
     except OSError as error:
         return f"{done} The identity trained so far could not be written: {error}"
     return f"{done} The identity so far is in {path}: open it with Load Identity to use or continue it."

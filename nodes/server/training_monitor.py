@@ -76,6 +76,7 @@ def watch(
     on_step: Callable[..., None],
     photos: Tensor,
     similarity: IdentitySimilarity | None = None,
+    steps: int | None = None,
 ) -> Callable[..., None]:
     """Return an `on_step` that calls the given one and also reports to the page.
 
@@ -84,6 +85,7 @@ def watch(
         on_step: as `host.progress` returns it.
         photos: the training photos [B, 3, H, W] in [-1, 1]; the core's previews show the first of them.
         similarity: similarity to the first photo, measured for each preview.
+        steps: the node's input `steps`, by which the page knows this training again after a reload.
     """
     if node_id is None:
         return on_step
@@ -92,6 +94,7 @@ def watch(
     first: int | None = None
     # All keys are present from the beginning, because the server's thread may read the state at any time.
     state: dict[str, Any] = {"node": node_id, "state": "running", "step": 0, "total": 0, "left": 0.0}
+    state["steps"] = steps
     state |= {"curve": [], "similarity": [], "note": "", "target": _url(photos[:1]), "now": None, "seen": []}
     _keep(node_id, state)
 

@@ -74,7 +74,8 @@ def chain(nodes: dict[str, Any], person: Any, model: Any) -> tuple[torch.Tensor,
     """Inverts, renders, trains, renders the person and the generator again: three lists of pictures."""
     cameras = sys.modules["my3dgen_pack.nodes.socket_types"].Cameras(person[1])
     images = (person[0].permute(0, 2, 3, 1) + 1) / 2
-    latents, _ = nodes["Invert"].invert(model, images, cameras, 2, 4, "w", 0.05, 4, 0, cache=False)
+    inverted = nodes["Invert"].invert(model, images, cameras, 2, 4, "w", 0.05, 4, 0, cache=False)
+    latents, _ = inverted["result"]
     before = nodes["Render"].render(model, latents, "every", 0, 2)["result"][0]
     identity = nodes["TrainIdentity"].train(model, images, latents, 6, "lora", 1, 0.01, 2, 0)["result"][0]
     (personal,) = nodes["ApplyIdentity"].apply(model, identity, 1.0)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import classifiers
 import comfy
 import face_test_pack
 import pytest
@@ -53,17 +55,71 @@ def server(base: Path) -> Iterator[comfy.Server]:
         yield running
 
 
+EXTRA_PATHS = """
+shared:
+  base_path: {shared}
+  my3dgen_generators: heads
+  my3dgen_identities: |
+    people
+    friends
+  my3dgen_directions: directions
+  my3dgen_perceptual: perceptual
+  insightface: faces
+more:
+  insightface_models: {shared}/packs/models
+"""
+
+
+@pytest.fixture(scope="session")
+def shared(base: Path, face_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Model folders outside of ComfyUI, with one file of each kind that `EXTRA_PATHS` names."""
+    shared = tmp_path_factory.mktemp("shared models")
+    for name in ("heads", "people", "friends", "directions", "perceptual", "faces/models", "packs/models"):
+        (shared / name).mkdir(parents=True)
+    shutil.copy(base / "models/my3dgen/generators/tiny.safetensors", shared / "heads" / "shared.safetensors")
+    for name in ("people/anna", "friends/ben", "directions/smile"):
+        (shared / f"{name}.safetensors").touch()
+    for name in ("faces/models/one", "packs/models/two"):
+        (shared / name).symlink_to(face_pack)
+    features = {f"features.{key}": value for key, value in classifiers.alexnet().state_dict().items()}
+    torch.save(features, shared / "perceptual" / "alexnet-random.pth")
+    torch.save(classifiers.random_heads(64, 192, 384, 256, 256), shared / "perceptual" / "alex.pth")
+    return shared
+
+
+@pytest.fixture(scope="session")
+def second(
+    server: comfy.Server, base: Path, shared: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[comfy.Server]:
+    """Another ComfyUI on the same output folder, for several users, with model folders elsewhere.
+
+    Its custom nodes lie behind a link, and the pack's folder has another name. Where core can, its own nodes
+    give float16 pictures.
+    """
+    home = tmp_path_factory.mktemp("second")
+    (home / "custom_nodes").symlink_to(tmp_path_factory.mktemp("linked nodes"))
+    (home / "models" / "my3dgen").mkdir(parents=True)
+    (home / "models" / "my3dgen" / "generators").symlink_to(base / "models" / "my3dgen" / "generators")
+    paths = home / "paths.yaml"
+    paths.write_text(EXTRA_PATHS.format(shared=shared), encoding="utf-8")
+    half = [flag for flag in ("--fp16-intermediates",) if flag in comfy.known_arguments()]
+    with comfy.Server(
+        home,
+        output=server.output,
+        environment={"OMP_NUM_THREADS": "1"},
+        arguments=["--multi-user", "--extra-model-paths-config", str(paths), *half],
+        name="Heads_3D.of-ours",
+    ) as running:
+        yield running
+
+
 @pytest.fixture
 def workflow(root: Path) -> Callable[[str], Prompt]:
     """An API workflow as it ships, with few steps: enough to see that everything runs."""
 
     def load(name: str) -> Prompt:
         prompt = json.loads((root / "workflows" / "api" / f"{name}.json").read_text(encoding="utf-8"))
-        few = {"steps": 2, "shared_steps": 2, "frames": 3, "rows": 2, "at_most": 4}
-        for node in prompt.values():
-            inputs = node["inputs"]
-            inputs.update({key: min(few[key], inputs[key]) for key in few.keys() & inputs.keys()})
-        return prompt
+        return comfy.shorten(prompt, steps=2, shared_steps=2, frames=3, rows=2, at_most=4)
 
     return load
 

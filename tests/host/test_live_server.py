@@ -16,6 +16,7 @@ import pytest
 from live_bodies import hostile_bodies
 from PIL import Image
 from prompts import Prompt, camera, node, render, tiny_prompt
+from trainings import when_training
 
 
 def seen(seed: int, yaw: float = 0.0) -> Prompt:
@@ -124,12 +125,11 @@ def test_while_a_prompt_trains_live_pictures_wait(server: comfy.Server) -> None:
     handle = handle_of(server.run(seen(3)))
     answers: list[tuple[int, bytes]] = []
 
-    def ask_at_ten(kind: str, data: dict[str, object]) -> None:
-        if kind == "progress" and data["node"] == "train" and data["value"] == 10:
-            answers.append(ask(server, head=handle))
-            server.interrupt()
+    def ask_and_cancel() -> None:
+        answers.append(ask(server, head=handle))
+        server.interrupt()
 
-    result = server.run(tiny_prompt(train={"steps": 100_000}), ask_at_ten)
+    result = server.run(tiny_prompt(train={"steps": 100_000}), when_training(server, 10, ask_and_cancel))
     assert result.status == "interrupted"
     status, body = answers[0]
     assert status == 503

@@ -200,7 +200,7 @@ def test_sockets_are_not_changed_by_inverting(
         seed=0,
         masks=torch.zeros(1, 64, 64),
         cache=False,
-    )
+    )["result"]
     assert torch.equal(kept[0], photos)
     assert torch.equal(kept[1], cameras.values)
     assert len(latents) == len(pictures) == 3
@@ -227,7 +227,7 @@ def test_inverting_again_is_answered_from_the_users_folder_unless_switched_off(
     def invert(cache: bool) -> torch.Tensor:
         told.clear()
         cameras = sockets.Cameras(camera_path("swing", 3))
-        return nodes["Invert"].invert(model, photos, cameras, **settings, cache=cache)[0].ws
+        return nodes["Invert"].invert(model, photos, cameras, **settings, cache=cache)["result"][0].ws
 
     plain = invert(cache=False)
     assert not (tmp_path / "user").exists()

@@ -131,7 +131,7 @@ def test_the_nodes_use_the_folders_that_pages_may_name(
             host.find_model(kind, "none.safetensors")
         used |= {f"{place}/my3dgen/{kind}" for place in ("models", "output")}
         assert f"models/my3dgen/{kind}" in str(caught.value)
-    used.add(host.perceptual_folder().relative_to(folders).as_posix())
+    used.add(host.perceptual_folder("lpips_alex").relative_to(folders).as_posix())
     used.add(host.state_folder("training", "1").parent.relative_to(folders).as_posix())
     used.add(host.cache_folder("inversions").relative_to(folders).as_posix())
     for node in nodes.values():

@@ -138,7 +138,7 @@ def test_several_photos_of_one_look_have_one_latent(
     settings = (2, 2, "w+", 0.05, 4, 0)
     found, shown = nodes["Invert"].invert(
         model, photos(3), cameras, *settings, cache=False, one_look=True, refine_cameras=True
-    )
+    )["result"]
     assert len(found) == len(shown) == 3
     assert torch.equal(found.ws[0], found.ws[2])
     assert not torch.equal(found.ws[0, 0], found.ws[0, 1])

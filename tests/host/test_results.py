@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,6 +26,11 @@ pytestmark = pytest.mark.usefixtures("executor", "folders")
 @pytest.fixture
 def host(pack: ModuleType) -> ModuleType:
     return sys.modules["my3dgen_pack.nodes.host"]
+
+
+def refused(host: ModuleType, prefix: str) -> None:
+    with host.save_path(prefix, ".glb"):
+        pass
 
 
 def latents_of(generator: Any, count: int) -> Latents:
@@ -110,7 +117,8 @@ def test_latents_and_identities_that_are_not_finite_go_no_further(
     heads = latents_of(generator, 2)
     huge = Direction("huge", torch.full((32,), 1e18), generator.base_hash())
     with pytest.raises(FloatingPointError, match=r"The latents came out.*number 1 is"):
-        nodes["ApplyDirection"].apply(heads, huge, "mean", 0, 1e30, 1, 0.0, "", "continue", 0.02)
+        unbounded = type(nodes["ApplyDirection"]).apply.__wrapped__  # its bounds allow no such strength
+        unbounded(nodes["ApplyDirection"], heads, huge, "mean", 0, 1e30, 1, 0.0, "", "continue", 0.02)
     person = identity_of(generator, heads)
     next(iter(person.adapter.tensors.values())).view(-1)[0] = torch.nan
     with pytest.raises(FloatingPointError, match=r"The identity's .* came out.*diverged"):
@@ -192,8 +200,8 @@ def test_dates_in_file_names_are_replaced_as_on_the_page(
 ) -> None:
     now = time.struct_time((2031, 3, 7, 4, 5, 9, 4, 66, 0))
     monkeypatch.setattr(time, "localtime", lambda: now)
-    path = host.save_path(prefix, ".glb")
-    assert path == folders / "output" / f"{resolved}_00001_.glb"
+    with host.save_path(prefix, ".glb") as path:
+        assert path == folders / "output" / f"{resolved}_00001_.glb"
 
 
 @pytest.mark.parametrize(
@@ -209,7 +217,8 @@ def test_dates_in_file_names_are_replaced_as_on_the_page(
 def test_what_windows_refuses_in_file_names_is_replaced_and_told(
     host: ModuleType, folders: Path, caplog: pytest.LogCaptureFixture, prefix: str, saved: str
 ) -> None:
-    assert host.save_path(prefix, ".glb") == folders / "output" / f"{saved}_00001_.glb"
+    with host.save_path(prefix, ".glb") as path:
+        assert path == folders / "output" / f"{saved}_00001_.glb"
     told = [message for message in caplog.messages if f"saved as {saved!r}" in message]
     assert len(told) == ("\\" not in prefix)  # a separator of Windows is no fault
 
@@ -217,10 +226,11 @@ def test_what_windows_refuses_in_file_names_is_replaced_and_told(
 def test_a_file_name_that_is_too_long_is_a_message(host: ModuleType) -> None:
     for prefix in ("ids/" + "a" * 300, "é" * 101 + "/head"):
         with pytest.raises(ValueError, match=r"is too long: (300|202) bytes in one part, where 200 fit"):
-            host.save_path(prefix, ".glb")
-    assert host.save_path("ids/" + "é" * 100, ".safetensors").name == "é" * 100 + "_00001_.safetensors"
-    with atomic_path(host.save_path("é" * 100, ".safetensors")) as path:
-        path.write_bytes(b"")
+            refused(host, prefix)
+    with host.save_path("ids/" + "é" * 100, ".safetensors") as path:
+        assert path.name == "é" * 100 + "_00001_.safetensors"
+    with host.save_path("é" * 100, ".safetensors") as path, atomic_path(path) as part:
+        part.write_bytes(b"")
 
 
 @pytest.mark.parametrize(
@@ -231,5 +241,40 @@ def test_a_file_name_outside_the_output_folder_or_none_is_a_message(
     host: ModuleType, folders: Path, prefix: str
 ) -> None:
     with pytest.raises(ValueError, match="outside the output folder"):
-        host.save_path(prefix, ".glb")
+        refused(host, prefix)
     assert not list(folders.rglob("*"))
+
+
+def test_saves_at_the_same_moment_have_numbers_of_their_own(host: ModuleType, folders: Path) -> None:
+    start, count = threading.Barrier(4), 25
+
+    def save(number: int) -> list[Path]:
+        start.wait()
+        saved = []
+        for turn in range(count):
+            with host.save_path("both/head", ".txt") as path:
+                path.write_text(f"{number} {turn}")
+            saved.append(path)
+        return saved
+
+    with ThreadPoolExecutor(4) as pool:
+        saved = list(pool.map(save, range(4)))
+    written = {path: f"{n} {turn}" for n, paths in enumerate(saved) for turn, path in enumerate(paths)}
+    assert len(written) == 4 * count
+    assert {path: path.read_text() for path in (folders / "output" / "both").iterdir()} == written
+
+
+def test_a_save_that_fails_leaves_nothing_and_its_number_is_free(host: ModuleType, folders: Path) -> None:
+    with pytest.raises(OSError, match="full"), host.save_path("head", ".txt"):
+        raise OSError("full")
+    assert list((folders / "output").iterdir()) == []
+    with host.save_path("head", ".txt") as path:
+        assert path.name == "head_00001_.txt"
+
+
+def test_what_a_crash_has_left_of_a_save_is_skipped(host: ModuleType, folders: Path) -> None:
+    with host.save_path("head", ".txt") as path:
+        (left,) = (folders / "output").iterdir()
+    left.touch()
+    with host.save_path("head", ".txt") as path:
+        assert path.name == "head_00002_.txt"

@@ -13,6 +13,7 @@ import pytest
 from node_mappings import node_ids
 from PIL import Image
 from prompts import Prompt, node, path, render, save, tiny_prompt
+from trainings import when_training
 
 
 def pixels(server: comfy.Server, result: comfy.Result, name: str) -> list[np.ndarray]:
@@ -76,20 +77,16 @@ def test_cancelling_stops_the_training_at_once_and_leaves_the_model_clean(server
     bare |= {"plain": render("load"), "keep": save("plain")}
     before = pixels(server, server.run(bare), "keep")
 
-    def steps_begun() -> int:
-        return server.get("/my3dgen/training")["trainings"]["train"]["step"]
-
     canceled: list[int] = []
 
-    def cancel_at_ten(kind: str, data: dict[str, object]) -> None:
-        if kind == "progress" and data["node"] == "train" and data["value"] == 10:
-            server.interrupt()
-            canceled.append(steps_begun())
+    def cancel() -> None:
+        server.interrupt()
+        canceled.append(server.get("/my3dgen/training")["trainings"]["train"]["step"])
 
-    result = server.run(tiny_prompt(train={"steps": 100_000}), cancel_at_ten)
+    result = server.run(tiny_prompt(train={"steps": 100_000}), when_training(server, 10, cancel))
     assert result.status == "interrupted"
     (step,) = canceled
-    assert 10 <= step <= steps_begun() <= step + 1
+    assert 10 <= step <= server.get("/my3dgen/training")["trainings"]["train"]["step"] <= step + 1
 
     bare["plain"] = render("load", batch_size=1)  # the same pictures, not from the cache
     after = pixels(server, server.run(bare), "keep")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import micro
 import pytest
 import torch
 from prompts import node, tiny_prompt
+from trainings import when_training
 
 from my3dgen_core import Identity, Latents, camera_path
 
@@ -106,6 +109,30 @@ def test_a_canceled_training_with_state_goes_on_where_it_was_though_another_ran_
     assert files(folders) == []
 
 
+def test_a_training_whose_state_another_comfyui_uses_has_a_state_of_its_own(
+    train: Any, folders: Path, cancel_at: Any, host: Any
+) -> None:
+    whole = train(steps=3)["result"][0]
+    cancel_at(2)
+    with pytest.raises(CanceledError):
+        train(steps=3, keep_state=True)
+    (first,) = files(folders)
+    with host.claimed(Path(first).parent.absolute()) as state:
+        assert state == folders / Path(first).parent
+        cancel_at(1)
+        with pytest.raises(CanceledError):
+            train(steps=3, keep_state=True)
+        locked = state.with_name(f".{state.name}.lock").relative_to(folders).as_posix()
+        second = first.replace(state.name, f"{state.name}-2")
+        assert files(folders) == sorted([locked, first, second])
+        cancel_at(0)
+        assert train(steps=3, keep_state=True)["result"][0].history == whole.history  # from the second
+        assert files(folders) == sorted([locked, first])
+    assert files(folders) == [first]
+    assert train(steps=3, keep_state=True)["result"][0].history == whole.history
+    assert files(folders) == []
+
+
 def test_a_canceled_training_without_state_writes_the_identity_so_far(
     train: Any, folders: Path, cancel_at: Any, monitor: Any, host: Any
 ) -> None:
@@ -126,8 +153,10 @@ def test_a_canceled_training_without_state_writes_the_identity_so_far(
 def test_a_full_disk_does_not_hide_that_the_training_was_canceled(
     train: Any, cancel_at: Any, monitor: Any, host: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(prefix: str, suffix: str) -> Path:
+    @contextmanager
+    def full(prefix: str, suffix: str) -> Iterator[Path]:
         raise OSError(28, "No space left on device")
+        yield Path()
 
     monkeypatch.setattr(host, "save_path", full)
     cancel_at(1)
@@ -141,7 +170,8 @@ def test_a_diverged_training_returns_its_last_good_identity_with_a_warning(
 ) -> None:
     ended = train(steps=30, learning_rate=1.0, node_id="5", keep_state=True)
     identity, plot, summary = ended["result"]
-    warning, size = summary.split("\n")
+    warning, size, chosen = summary.split("\n")
+    assert chosen.startswith("auto (")
     assert warning.startswith("Warning: The training diverged: its loss was ")
     assert "Lower the learning rates. " in warning
     done = identity.provenance["steps_done"]
@@ -172,13 +202,10 @@ def test_a_training_that_fails_is_not_shown_as_running(
 def test_cancel_in_comfyui_leaves_a_file_and_says_where(
     server: comfy.Server, base: Path, keep_state: bool
 ) -> None:
-    def cancel(kind: str, data: dict[str, Any]) -> None:
-        if kind == "progress" and data["node"] == "train" and data["value"] == 5:
-            server.interrupt()
-
     before = set(files(base / "output"))
     settings = {"steps": 100_000 + keep_state, "keep_state": keep_state}
-    assert server.run(tiny_prompt(train=settings), cancel).status == "interrupted"
+    canceled = server.run(tiny_prompt(train=settings), when_training(server, 5, server.interrupt))
+    assert canceled.status == "interrupted"
     (kept,) = set(files(base / "output")) - before
     note = server.get("/my3dgen/training")["trainings"]["train"]["note"]
     assert note.startswith("Canceled after step ")

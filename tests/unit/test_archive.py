@@ -18,8 +18,10 @@ from PIL import Image
 CORE_BRINGS = {"numpy", "safetensors", "pillow", "scipy", "kornia"}
 """Of our dependencies, those in ComfyUI's own requirements.txt: of 0.3.75 and of 0.29.0."""
 MODULE_OF = {"pillow": "PIL", "scikit-image": "skimage", "scikit-learn": "sklearn"}
-OF_COMFYUI = {"torch", "numpy", "safetensors", "PIL", "scipy", "kornia", "aiohttp", "psutil"}
+OF_COMFYUI = {"torch", "numpy", "safetensors", "PIL", "scipy", "kornia", "aiohttp", "psutil", "av"}
 """Modules that ComfyUI brings, by its requirements.txt."""
+OF_TORCH = {"filelock"}
+"""Modules that PyTorch requires."""
 OPTIONAL = {
     "insightface": "photos: docs/install.md, and the message of FaceModels",
     "onnxruntime": "photos",
@@ -29,6 +31,8 @@ OPTIONAL = {
     "torchmetrics": "the command evaluate",
     "anny": "synthetic heads",
     "warp": "synthetic heads",
+    "xatlas": "textured meshes",
+    "fast_simplification": "meshes of fewer faces",
 }
 """Modules that are imported where they are used, and whose absence is told in a sentence."""
 HOST = {"comfy", "comfy_api", "comfy_execution", "execution", "folder_paths", "nodes", "server"}
@@ -112,7 +116,7 @@ def test_requirements_are_the_dependencies_that_comfyui_does_not_bring(root: Pat
 def test_every_package_that_is_imported_comes_from_somewhere(root: Path, files: list[str]) -> None:
     lines = (root / "requirements.txt").read_text(encoding="utf-8").splitlines()
     listed = {re.split(r"[<>=!~ ]", line)[0] for line in lines if line and not line.startswith("#")}
-    known = OF_COMFYUI | set(OPTIONAL) | {MODULE_OF.get(name, name) for name in listed}
+    known = OF_COMFYUI | OF_TORCH | set(OPTIONAL) | {MODULE_OF.get(name, name) for name in listed}
     used = set()
     for path in (path for path in files if path.endswith(".py")):
         for node in ast.walk(ast.parse((root / path).read_text(encoding="utf-8"))):

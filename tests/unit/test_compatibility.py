@@ -99,10 +99,20 @@ def test_files_are_written_as_they_were(tmp_path: Path) -> None:
         assert files_are_equal(FOLDER / f"{name}.safetensors", tmp_path / f"{name}.safetensors"), name
 
 
-def test_a_workflow_of_the_page_fills_the_inputs_that_it_filled(pack: ModuleType) -> None:
+SAVED = [
+    (FOLDER / "personalize.json", FOLDER / "personalize_api.json"),
+    *((page, page.parents[1] / "api" / page.name) for page in (FOLDER / "workflows" / "page").glob("*.json")),
+]
+"""Workflows as the page saves them, each with its API twin."""
+
+
+@pytest.mark.parametrize(("saved", "twin"), SAVED, ids=lambda path: "/".join(path.parts[-2:]))
+def test_a_workflow_of_the_page_fills_the_inputs_that_it_filled(
+    pack: ModuleType, saved: Path, twin: Path
+) -> None:
     """Saved widget values are positional: read in today's order they are the values of the API twin."""
-    page = json.loads((FOLDER / "personalize.json").read_text(encoding="utf-8"))
-    prompt = json.loads((FOLDER / "personalize_api.json").read_text(encoding="utf-8"))
+    page = json.loads(saved.read_text(encoding="utf-8"))
+    prompt = json.loads(twin.read_text(encoding="utf-8"))
     checked = 0
     for node in page["nodes"]:
         kind = pack.NODE_CLASS_MAPPINGS.get(node["type"])
@@ -111,7 +121,7 @@ def test_a_workflow_of_the_page_fills_the_inputs_that_it_filled(pack: ModuleType
             continue
         inputs = prompt[str(node["id"])]["inputs"]
         groups = kind.INPUT_TYPES()
-        fields = groups["required"] | groups.get("optional", {})
+        fields = groups.get("required", {}) | groups.get("optional", {})
         widgets = [
             name
             for name, (wanted, *options) in fields.items()
@@ -124,4 +134,4 @@ def test_a_workflow_of_the_page_fills_the_inputs_that_it_filled(pack: ModuleType
             if not isinstance(inputs.get(name), list):
                 assert inputs[name] == value, f"{node['type']}.{name}"
                 checked += 1
-    assert checked > 30
+    assert checked > 10

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from vgg import vgg16
+from classifiers import vgg16
 
 from my3dgen_core import CheckpointError
 from my3dgen_core.evaluation import nearness

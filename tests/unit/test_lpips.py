@@ -6,9 +6,8 @@ import pickle
 import micro
 import pytest
 import torch
+from classifiers import alexnet, random_heads, vgg16
 from safetensors.torch import save_file
-from torch import nn
-from vgg import vgg16
 
 from my3dgen_core import (
     CheckpointError,
@@ -27,17 +26,6 @@ CPU = torch.device("cpu")
 FILES = {"lpips_alex": ("alexnet-owt-7be5be79", "alex"), "lpips_vgg": ("vgg16-397923af", "vgg")}
 
 
-def alexnet():
-    """AlexNet's feature layers, as torchvision numbers them."""
-    return nn.Sequential(
-        nn.Conv2d(3, 64, 11, 4, 2), nn.ReLU(), nn.MaxPool2d(3, 2),
-        nn.Conv2d(64, 192, 5, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2),
-        nn.Conv2d(192, 384, 3, padding=1), nn.ReLU(),
-        nn.Conv2d(384, 256, 3, padding=1), nn.ReLU(),
-        nn.Conv2d(256, 256, 3, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2),
-    )  # fmt: skip
-
-
 NETWORKS = {
     "lpips_alex": (alexnet, (1, 4, 7, 9, 11), (64, 192, 384, 256, 256)),
     "lpips_vgg": (vgg16, (3, 8, 15, 22, 29), (64, 128, 256, 512, 512)),
@@ -50,7 +38,7 @@ def weights(request, tmp_path_factory):
     make, _, widths = NETWORKS[request.param]
     torch.manual_seed(0)
     network = make().requires_grad_(False)
-    heads = {f"lin{i}.model.1.weight": torch.rand(1, width, 1, 1) for i, width in enumerate(widths)}
+    heads = random_heads(*widths)
     folder = tmp_path_factory.mktemp(request.param)
     state = {f"features.{key}": value for key, value in network.state_dict().items()}
     classifier, lin = FILES[request.param]

@@ -46,7 +46,11 @@ SIGNATURES = {
         "rays_per_image=1024, perceptual=0.5, perceptual_backbone='laplacian', perceptual_dir=None, "
         "w_noise=0.05, refine_cameras=False, preview_every=25, cache_dir=None)"
     ),
-    "Latents": "(ws, cameras=None, losses=None, alphas=None, base_hash=None)",
+    "Latents": "(ws, cameras=None, losses=None, alphas=None, base_hash=None, camera_source=None)",
+    "Recipe": (
+        "(name, inversion_steps, shared_steps, inversion_lr, single_steps, single_lr, training_steps, "
+        "training_lr, pivotal_steps, pivotal_lr, refine, background_weight, cut_behind)"
+    ),
     "Rendering": "(image, image_raw, depth, mask, features)",
     "TuningConfig": (
         "(steps=400, method='lora', rank=1, layout='released', trainable='paper', batch_size=1, "
@@ -91,6 +95,7 @@ SIGNATURES = {
         "over=None, strength=1.0, face_models=None)"
     ),
     "random_latents": "(generator, seed, n=1, truncation_psi=0.7, batch_size=1024)",
+    "recipe_of": "(generator)",
     "render_between": "(generator, first, second, latents, t, cameras=None, on_step=None)",
     "save_generator": "(generator, path, dtype=torch.float32, *, adapter=None, provenance=None)",
     "save_glb": "(mesh, path)",
@@ -177,7 +182,7 @@ def _input(value: Any) -> list[Any]:
 
 def test_the_public_names_are_these() -> None:
     assert sorted(SIGNATURES) == sorted(my3dgen_core.__all__)
-    assert len(SIGNATURES) == 46
+    assert len(SIGNATURES) == 48
 
 
 @pytest.mark.parametrize("name", SIGNATURES)

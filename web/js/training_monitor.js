@@ -8,7 +8,7 @@ import { after, entryOf, input, place, runsAs } from "./lib/nodes.mjs";
 /**
  * @typedef {[number, number][]} Points step and value
  * @typedef {{node: string, state: "running" | "done" | "stopped", step?: number, total?: number, left?: number,
- *   curve?: Points, similarity?: Points, note?: string, target: string, now: string | null,
+ *   steps?: number, curve?: Points, similarity?: Points, note?: string, target: string, now: string | null,
  *   seen?: [number, string][]}} Training
  */
 
@@ -155,13 +155,13 @@ app.registerExtension({
     api.addEventListener(EVENT, onProgress, /** @type {any} */ ({ signal }));
     signal.addEventListener("abort", () => api.removeEventListener(EVENT, onProgress));
 
-    // After a reload, fetch the state of the training. Node ids repeat across workflows; a different number
-    // of steps means another training.
+    // After a reload, fetch the state of the training. Node ids repeat across workflows; another value of the
+    // input means another training.
     after(node, "onConfigure", async () => {
       try {
         const answer = await api.fetchApi("/my3dgen/training", { signal });
         const training = entryOf(node, /** @type {Record<string, Training>} */ ((await answer.json()).trainings));
-        if (training && training.total === input(node, "steps")?.value) show(training);
+        if (training && training.steps === input(node, "steps")?.value) show(training);
       } catch {
         // The node or the server is gone: nothing to show.
       }
