@@ -116,8 +116,8 @@ def test_latents_and_identities_that_are_not_finite_go_no_further(
 ) -> None:
     heads = latents_of(generator, 2)
     huge = Direction("huge", torch.full((32,), 1e18), generator.base_hash())
+    unbounded = type(nodes["ApplyDirection"]).apply.__wrapped__  # its bounds allow no such strength
     with pytest.raises(FloatingPointError, match=r"The latents came out.*number 1 is"):
-        unbounded = type(nodes["ApplyDirection"]).apply.__wrapped__  # its bounds allow no such strength
         unbounded(nodes["ApplyDirection"], heads, huge, "mean", 0, 1e30, 1, 0.0, "", "continue", 0.02)
     person = identity_of(generator, heads)
     next(iter(person.adapter.tensors.values())).view(-1)[0] = torch.nan
