@@ -32,6 +32,7 @@ demo-real: install
 fixtures: install
 	$(BIN)/python tools/comfy.py
 	$(BIN)/python tools/face_test_pack.py build/face
+	$(BIN)/python tools/mediapipe_wheel.py build/face/mediapipe
 	$(BIN)/python tools/build_renderer.py
 	$(BIN)/python tools/registry_checks.py install
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory node-modules; fi

@@ -2,9 +2,10 @@
 
     python -m benchmarks.alignment [--threads 2] [--rounds 3]
 
-Six photographs of people, six pictures of the demo person, and the photographs upside down, for which every
-stage of the face search runs. Gives wall-clock and processor time, each the median over rounds of the mean
-over photos; on a busy machine only the processor time is meaningful.
+For an InsightFace pack and for MediaPipe's networks, in turns: six photographs of people, six pictures of the
+demo person, and the photographs upside down, for which every stage of the face search runs. Gives wall-clock
+and processor time, each the median over rounds of the mean over photos; on a busy machine only the processor
+time is meaningful.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from face_fixtures import OTHERS, SAME_MAN, models
+from face_fixtures import OTHERS, SAME_MAN, mediapipe_models, models
 from real_photos import photo, photo_path
 
 from my3dgen_core import starter
@@ -37,18 +38,25 @@ def main() -> None:
         "renders": renders[:6],
         "upside down": [np.rot90(photo(name), 2).copy() for name in names],
     }
-    align_faces(piles["photographs"][:1], models())  # load the models and warm up
+    sources = {"pack": models(), "MediaPipe": mediapipe_models()}
+    for networks in sources.values():
+        align_faces(piles["photographs"][:1], networks)  # warm up
     for name, pile in piles.items():
-        walls, works = [], []
+        walls: dict[str, list[float]] = {source: [] for source in sources}
+        works: dict[str, list[float]] = {source: [] for source in sources}
+        kept: dict[str, int] = {}
         for _ in range(options.rounds):
-            wall, work = time.perf_counter(), time.process_time()
-            kept = len(align_faces(pile, models()).kept)
-            walls.append((time.perf_counter() - wall) / len(pile))
-            works.append((time.process_time() - work) / len(pile))
-        print(
-            f"{name:12s} {kept} of {len(pile)} kept, {np.median(walls):.2f} s a photo, "
-            f"{np.median(works):.2f} s of processor time"
-        )
+            for source, networks in sources.items():
+                wall, work = time.perf_counter(), time.process_time()
+                kept[source] = len(align_faces(pile, networks).kept)
+                walls[source].append((time.perf_counter() - wall) / len(pile))
+                works[source].append((time.process_time() - work) / len(pile))
+        for source in sources:
+            print(
+                f"{name:12s} {source:9s} {kept[source]} of {len(pile)} kept, "
+                f"{np.median(walls[source]):.2f} s a photo, "
+                f"{np.median(works[source]):.2f} s of processor time"
+            )
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ from torch import Tensor
 from . import host
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ..my3dgen_core import Generator, Identity, Latents
     from ..my3dgen_core.face import CropTransform
     from ..my3dgen_core.formats.video_file import Clip
@@ -29,6 +31,8 @@ EXACT, ESTIMATED = "exact", "estimated"
 """Values of `Cameras.source` and of the core's `Latents.camera_source`."""
 DIRECTION = "EG3D_DIRECTION"
 CROP = "EG3D_CROP"
+FACE_LANDMARKS = "FACE_LANDMARKS"
+"""Type of ComfyUI's own face landmarks, see `my3dgen_core.face.given_landmarks`."""
 DISTANCE, FIELD_OF_VIEW = 2.7, 13.3738
 """EG3D's own camera: its distance from the head, and its field of view in degrees (focal length 4.2647)."""
 _IN_USE = threading.RLock()
@@ -154,6 +158,8 @@ class Crops:
     """Number of photos that Align Faces received, or of frames that it used."""
     source: ClipFrames | None = None
     """The video from which the photos came, or None."""
+    meshes: tuple[tuple[np.ndarray | None, dict[str, float] | None], ...] = ()
+    """Face mesh [468 or more,3] and weights of expressions of each crop, None where they are not known."""
 
     def __len__(self) -> int:
         return len(self.transforms)

@@ -1,4 +1,4 @@
-"""The photos and face models that tests use: fetched once into build/face (see tools/face_test_pack.py)."""
+"""The photos and face models that tests use: fetched once into build/face by programs in tools/."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / "build" / "face"
 
 
-@lru_cache(maxsize=1)
-def _tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("face_test_pack", ROOT / "tools" / "face_test_pack.py")
+@lru_cache(maxsize=2)
+def _tool(name: str = "face_test_pack") -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -33,6 +33,12 @@ def pack_folder() -> Path:
 def photo_folder() -> Path:
     """The folder with obama.jpg, obama2.jpg, obama3.jpg, biden.jpg, astronaut.png and grace_hopper.jpg."""
     return _tool().fetch_photos(CACHE)
+
+
+@lru_cache(maxsize=1)
+def wheel() -> Path:
+    """The wheel with MediaPipe's face networks."""
+    return _tool("mediapipe_wheel").fetch_wheel(CACHE / "mediapipe")
 
 
 def photo_path(name: str) -> Path:

@@ -19,11 +19,14 @@ from typing import Any
 import build_renderer
 import comfy
 import face_test_pack
+import mediapipe_wheel
 
 ROOT = comfy.ROOT
 WORKFLOW = ROOT / "workflows" / "api" / "personalize.json"
 DEMO_PERSON = ROOT / "my3dgen_core" / "starter" / "demo_person" / "photos"
 FACES = ROOT / "build" / "face"
+WHEEL = FACES / "mediapipe"
+LICENSES = {"demo": mediapipe_wheel.LICENSE_LINE, "real": face_test_pack.LICENSE_LINE}
 
 
 def main() -> int:
@@ -45,8 +48,7 @@ def main() -> int:
 def run(who: str, output: Path, quick: bool) -> None:
     """Copy the photos, run the workflow in a real ComfyUI, and print the summary."""
     base = comfy.make_base(ROOT / "build" / "demo")
-    models = face_test_pack.make_pack(FACES)
-    link(base / "models" / "insightface", models.parents[1])
+    place_face_models(who, base / "models")
     folder = base / "input" / f"{who}_person"
     photos = copy_photos(who, folder)
     prompt = make_prompt(folder.name, who, quick)
@@ -63,12 +65,24 @@ def run(who: str, output: Path, quick: bool) -> None:
                 f"ComfyUI's log: {server.log}"
             )
         print_summary(prompt, result, server, time.monotonic() - began)
+    print(f"\n{LICENSES[who]}")
+
+
+def place_face_models(who: str, models: Path) -> None:
+    """Give ComfyUI face models: MediaPipe's; for real photos a pack, which tells persons apart."""
+    link(models / "my3dgen" / "faces", mediapipe_wheel.fetch_wheel(WHEEL).parent)
+    pack = models / "insightface"
+    if who == "real":
+        link(pack, face_test_pack.make_pack(FACES).parents[1])
+    elif pack.is_symlink():
+        pack.unlink()
 
 
 def link(place: Path, target: Path) -> None:
     """Make `place` a symbolic link to `target`, in place of whatever is there."""
     if place.is_symlink() or place.exists():
         place.unlink() if place.is_symlink() else shutil.rmtree(place)
+    place.parent.mkdir(parents=True, exist_ok=True)
     place.symlink_to(target, target_is_directory=True)
 
 
@@ -116,7 +130,7 @@ class Progress:
 
 
 def print_summary(prompt: dict[str, Any], result: comfy.Result, server: comfy.Server, seconds: float) -> None:
-    """Print the summary: photo report, metrics, sizes, times, files, license of the face models."""
+    """Print the summary: photo report, metrics, sizes, times, files."""
     by_class = {node["class_type"]: name for name, node in prompt.items()}
     print(f"\nPhotos\n{result.text(by_class['My3DGenAlignFaces'])}")
     print("\nResult")
@@ -135,7 +149,6 @@ def print_summary(prompt: dict[str, Any], result: comfy.Result, server: comfy.Se
         else:
             for file in files:
                 print(f"  {file}")
-    print(f"\n{face_test_pack.LICENSE_LINE}")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from .align import AlignedFaces, AlignmentError, align_faces
 from .crop import CropTransform, warp_crops, warp_mask
 from .detect import FaceModels
 from .frame_choice import FrameChoice, choose_frames
+from .mediapipe_models import MediaPipeModels
 from .packs import FaceModelError
 from .paste import paste_back
 from .photo_files import PhotoError, list_photos
@@ -24,6 +25,7 @@ __all__ = [
     "FrameChoice",
     "FrameCut",
     "IdentityNetwork",
+    "MediaPipeModels",
     "PhotoError",
     "align_faces",
     "align_sequence",

@@ -266,15 +266,18 @@ def align_one(
         return None
 
     transform, image, mask = candidate.transform, candidate.image, candidate.mask
-    landmarks = candidate.landmarks
+    landmarks, mesh = candidate.landmarks, candidate.mesh
     if not upright:
         transform = crop_transform(face.points, (height, width), upright=False)
         if landmarks is not None:
             landmarks = transform.to_crop(candidate.transform.to_photo(landmarks))
+        if mesh is not None:
+            places = transform.to_crop(candidate.transform.to_photo(mesh[:, :2]))
+            mesh = np.concatenate([places, mesh[:, 2:]], axis=1)
         image, mask = warp_crop(pixels, transform)
     points = transform.to_crop(face.points)
-    fit = solve_pose(points, landmarks)
-    row.transform, row.points = transform, points
+    fit = solve_pose(points, landmarks, mesh=mesh)
+    row.transform, row.points, row.mesh, row.blendshapes = transform, points, mesh, face.blendshapes
     row.yaw, row.pitch, row.roll = (math.degrees(angle) for angle in angles_of_rotation(fit.rotation))
     if abs(row.yaw) > max_yaw and rejected(
         f"The head is turned {abs(row.yaw):.0f} degrees; {max_yaw:.0f} is the limit."
@@ -314,7 +317,11 @@ def warn_of_occlusion(found: KeptFace) -> None:
     if not part and found.landmarks is not None:
         distances = point_distances(found.landmarks, found.points)
         part = covered_part(
-            distances, found.mirror_distances, padded_gray(found.image, found.mask), found.points
+            distances,
+            found.mirror_distances,
+            padded_gray(found.image, found.mask),
+            found.points,
+            row.mesh is not None,
         )
     if part:
         row.warnings.append(f"Something may cover the {part}.")
@@ -344,7 +351,11 @@ def reference_embedding(reference: Any, models: FaceModels) -> torch.Tensor | No
     if reference is None:
         return None
     if not models.has_recognition:
-        raise FaceModelError("Choosing the nearest face needs an ArcFace network in the face model folder.")
+        raise FaceModelError(
+            "Choosing the nearest face needs an identity network (ArcFace), and these face models have none: "
+            f"{models.describe()}. Choose an InsightFace pack, or another choice of the face."
+        )
+    models = models.for_other_photos
     if isinstance(reference, (np.ndarray, torch.Tensor)) and reference.ndim == 1:
         vector = torch.as_tensor(reference, dtype=torch.float32)
         return vector / vector.norm().clamp(min=1e-9)
@@ -416,7 +427,8 @@ def _compare_photos(kept: list[KeptFace], drop_different: bool, wanted: set[str]
 
 def _solve_poses_jointly(kept: list[KeptFace]) -> None:
     """Replace the poses by those of one face shape shared by all photos."""
-    fits = solve_poses([item.points for item in kept], [item.landmarks for item in kept])
+    meshes = [item.row.mesh for item in kept]
+    fits = solve_poses([item.points for item in kept], [item.landmarks for item in kept], meshes=meshes)
     for item, fit in zip(kept, fits, strict=True):
         item.fit = fit
         item.row.yaw, item.row.pitch, item.row.roll = (

@@ -64,6 +64,10 @@ class Face:
     """Confidence of the detector, 0..1."""
     points: np.ndarray
     """Left eye, right eye, nose, left and right mouth corner [5,2], sides as seen in the upright picture."""
+    mesh: np.ndarray | None = None
+    """Landmarks [468 or more,3] of MediaPipe's face mesh, or None; the third is the depth, smaller nearer."""
+    blendshapes: dict[str, float] | None = None
+    """Weights of expressions by name, if the landmarks came with them."""
 
     @property
     def size(self) -> float:
@@ -153,6 +157,11 @@ class FaceModels:
         return models
 
     @property
+    def for_other_photos(self) -> FaceModels:
+        """Networks that find faces in any picture, such as a reference."""
+        return self
+
+    @property
     def has_landmarks(self) -> bool:
         """True if the 106-landmark network is loaded; poses are better, and false detections are rejected."""
         return self._landmarks is not None
@@ -166,6 +175,11 @@ class FaceModels:
     def has_attributes(self) -> bool:
         """True if the network that estimates age and gender is loaded."""
         return self._attributes is not None
+
+    @property
+    def license(self) -> str:
+        """License of the networks in use, for the report."""
+        return f"InsightFace pack {self.files[DETECTION].parent.name}: for non-commercial research only"
 
     def describe(self) -> str:
         """Return one line for a log: the files and the provider that they run on."""
@@ -248,6 +262,23 @@ class FaceModels:
         assert self._landmarks is not None
         found = self._landmarks.get(np.ascontiguousarray(image[:, :, ::-1]), _FaceDict(bbox=box - 0.5))
         return np.asarray(found, np.float64)[:, :2] + 0.5
+
+    def given_faces(self, index: int, photo_size: tuple[int, int]) -> list[Face] | None:
+        """Return the faces of a photo that are known without detection; None where faces are to be detected.
+
+        Args:
+            index: position of the photo in the batch.
+            photo_size: (height, width) of the photo.
+        """
+        return None
+
+    def second_look(self, pixels: np.ndarray, mesh: np.ndarray) -> np.ndarray | None:
+        """Locate the landmarks of a face mesh again, see `MediaPipeModels`; None without that network."""
+        return None
+
+    def keypoints(self, crop: np.ndarray) -> np.ndarray | None:
+        """Detect eyes, nose and mouth in a crop, see `MediaPipeModels`; None without that network."""
+        return None
 
     def attributes(self, image: np.ndarray, box: np.ndarray) -> dict[str, float] | None:
         """Estimate age and gender of a face.
@@ -418,7 +449,7 @@ def detection_attempts(
             name = f"{size}{border}{rotation}"
             yield (
                 name,
-                [Face(face.box * np.tile(to_photo, 2), face.score, face.points * to_photo) for face in faces],
+                [_moved(face, to_photo, np.zeros(2)) for face in faces],
             )
 
 
@@ -436,7 +467,14 @@ def _rotate_back(face: Face, turns: int, width: int, height: int) -> Face:
         return np.stack([y, height - x], 1)
 
     corners = back(face.box.reshape(2, 2))
-    return Face(np.concatenate([corners.min(0), corners.max(0)]), face.score, back(face.points))
+    mesh = None if face.mesh is None else np.concatenate([back(face.mesh[:, :2]), face.mesh[:, 2:]], axis=1)
+    return Face(
+        np.concatenate([corners.min(0), corners.max(0)]),
+        face.score,
+        back(face.points),
+        mesh,
+        face.blendshapes,
+    )
 
 
 def detect_in_tiles(models: FaceModels, pixels: np.ndarray) -> list[Face]:
@@ -460,9 +498,24 @@ def detect_in_tiles(models: FaceModels, pixels: np.ndarray) -> list[Face]:
         for left in _tile_starts(photo.shape[1], side):
             corner = np.array([left, top])
             for face in models.detect(photo[top : top + side, left : left + side], side):
-                box = (face.box.reshape(2, 2) + corner) * to_photo
-                found.append(Face(box.reshape(4), face.score, (face.points + corner) * to_photo))
+                found.append(_moved(face, to_photo, corner))
     return merge_faces(found)
+
+
+def _moved(face: Face, scale: np.ndarray, corner: np.ndarray) -> Face:
+    """Map a face found in a part of a shrunk photo to the photo.
+
+    Args:
+        face: the face in the part.
+        scale: photo pixels per pixel of the shrunk photo, (x, y).
+        corner: upper left corner of the part in the shrunk photo.
+    """
+    box = ((face.box.reshape(2, 2) + corner) * scale).reshape(4)
+    mesh = face.mesh
+    if mesh is not None:
+        places = (mesh[:, :2] + corner) * scale
+        mesh = np.concatenate([places, mesh[:, 2:] * scale.mean()], axis=1)
+    return Face(box, face.score, (face.points + corner) * scale, mesh, face.blendshapes)
 
 
 def _tile_starts(length: int, side: int) -> list[int]:

@@ -11,6 +11,7 @@ import torch
 from ..common.image_ops import from_uint8
 from .crop import CROP_SIZE, CropTransform, crop_transform, warp_crop
 from .detect import Face, FaceModels, as_uint8, detect_in_tiles, detection_attempts, merge_faces
+from .face_mesh import box_of_mesh, five_points, landmarks_106
 from .recognition import embed, largest
 from .report import FaceReport
 
@@ -20,6 +21,11 @@ Choose = Callable[[list[Face], np.ndarray], Face | None]
 # Mean distance in crop pixels between detector and landmarks: accepted at once, accepted at all. Measured on
 # real photos and renders: good faces 4-10, 60 degrees of yaw 17-20, false detections 48-70.
 GOOD_AGREEMENT, MAX_DISAGREEMENT = 12.0, 28.0
+# Agreement of a face mesh in that of the 106 landmarks: BlazeFace's keypoints are less exact. Half of 200
+# renders have 13 pixels, 99 % less than 50.
+_MESH_DOUBT = 0.5
+NOT_SEEN_AGAIN = 70.0
+"""Agreement of a face mesh whose upright crop shows no face to the detector."""
 # Second detection, upright and at a standard size: input size, zoom of the crop in it, and the movement in
 # crop pixels at which the iteration stops. It reduces the scatter of points between copies of a photo from
 # 2.4 to .7-1.0 pixels.
@@ -48,11 +54,15 @@ class Candidate:
     """Mean distance in crop pixels between the detector's points and the landmarks, or None without them."""
     mirror_distances: np.ndarray | None = None
     """Distances [106] between the landmarks of the crop and of its mirror image, or None without them."""
+    mesh: np.ndarray | None = None
+    """Landmarks [468 or more,3] of MediaPipe's face mesh in the crop, or None."""
 
     @property
     def doubt(self) -> float:
-        """Agreement in pixels, lower is better; without landmarks the detector's score on a similar scale."""
-        return self.agreement if self.agreement is not None else 48 * (1 - self.face.score)
+        """Agreement in pixels, lower is better; without it the detector's score on a similar scale."""
+        if self.agreement is None:
+            return 48 * (1 - self.face.score)
+        return self.agreement * (_MESH_DOUBT if self.mesh is not None else 1.0)
 
 
 def search_face(
@@ -80,6 +90,11 @@ def search_face(
         The accepted face, or None with `row.reason` set.
     """
     row.reason = "No face was found."
+    given = models.given_faces(row.index, (pixels.shape[0], pixels.shape[1]))
+    if given is not None:
+        found = _examine(pixels, row, models, choose, "face_landmarks", given) if given else None
+        row.reason = "" if found else row.reason
+        return found
     best: Candidate | None = None
     seen: list[Face] = []
     for turned in (False, True):
@@ -121,7 +136,7 @@ def _examine(
         row.reason = f"The face asked for is not there: {row.faces} found in the photo."
         return None
     try:
-        return _refine(pixels, face, step, models)
+        return (_refine if face.mesh is None else _refine_mesh)(pixels, face, step, models)
     except ValueError:
         return None  # five points that span no face
 
@@ -167,6 +182,38 @@ def _refine(pixels: np.ndarray, face: Face, step: str, models: FaceModels) -> Ca
     landmarks, mirror_distances = both.mean(0), np.linalg.norm(both[0] - both[1], axis=1)
     agreement = float(point_distances(landmarks, transform.to_crop(face.points)).mean())
     return Candidate(face, step, transform, image, mask, landmarks, agreement, mirror_distances)
+
+
+def _refine_mesh(pixels: np.ndarray, face: Face, step: str, models: FaceModels) -> Candidate:
+    """Locate the landmarks of MediaPipe's face mesh again in a region around them, and check them.
+
+    The check compares them with the keypoints that the detector finds in the upright crop; where it finds no
+    face there, it is none, or it is not upright.
+
+    Raises:
+        ValueError: the landmarks span no face.
+    """
+    assert face.mesh is not None
+    mesh, both = face.mesh, models.second_look(pixels, face.mesh)
+    if both is not None:
+        mesh = both.mean(0)
+    points, landmarks = five_points(mesh), landmarks_106(mesh)
+    transform = crop_transform(points, (pixels.shape[0], pixels.shape[1]))
+    image, mask = warp_crop(pixels, transform)
+    mirror_distances, agreement = None, None
+    if both is not None:
+        apart = landmarks_106(both[0]) - landmarks_106(both[1])
+        mirror_distances = np.linalg.norm(apart, axis=1) * transform.scale
+        keypoints, seen = models.keypoints(padded_gray(image, mask)), transform.to_crop(points)
+        agreement = NOT_SEEN_AGAIN
+        if keypoints is not None:
+            same = np.stack([*seen[:3], seen[3:].mean(0)])
+            agreement = float(np.linalg.norm(keypoints - same, axis=1).mean())
+    inside = np.concatenate([transform.to_crop(mesh[:, :2]), mesh[:, 2:] * transform.scale], axis=1)
+    face = Face(box_of_mesh(mesh), face.score, points, mesh, face.blendshapes)
+    return Candidate(
+        face, step, transform, image, mask, transform.to_crop(landmarks), agreement, mirror_distances, inside
+    )
 
 
 def point_distances(landmarks: np.ndarray, points: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -22,6 +22,7 @@ import torch
 
 from ..camera import FOCAL
 from .crop import CROP_SIZE, weak_perspective
+from .face_mesh import rotation_of_mesh
 
 RADIUS = 2.7
 _PIXELS = FOCAL * CROP_SIZE  # focal length in crop pixels
@@ -100,7 +101,10 @@ class PoseFit:
 
 
 def solve_pose(
-    points: np.ndarray, landmarks: np.ndarray | None = None, sigma: float = SIGMA_DETECTED
+    points: np.ndarray,
+    landmarks: np.ndarray | None = None,
+    sigma: float = SIGMA_DETECTED,
+    mesh: np.ndarray | None = None,
 ) -> PoseFit:
     """Solve the head pose of one crop.
 
@@ -108,12 +112,16 @@ def solve_pose(
         points: detector's points [5,2] in the 512 crop, in edge coordinates.
         landmarks: landmarks [106,2] in the same crop, or None.
         sigma: standard deviation of a point's error in pixels.
+        mesh: landmarks with depth [468 or more,3] in the same crop, or None, see `rotation_of_mesh`.
     """
-    return solve_poses([points], [landmarks], sigma)[0]
+    return solve_poses([points], [landmarks], sigma, [mesh])[0]
 
 
 def solve_poses(
-    points: Sequence[np.ndarray], landmarks: Sequence[np.ndarray | None], sigma: float = SIGMA_DETECTED
+    points: Sequence[np.ndarray],
+    landmarks: Sequence[np.ndarray | None],
+    sigma: float = SIGMA_DETECTED,
+    meshes: Sequence[np.ndarray | None] | None = None,
 ) -> list[PoseFit]:
     """Solve the poses of several crops of one person with one shape, so that their labels agree.
 
@@ -121,6 +129,9 @@ def solve_poses(
         points: detector's points [5,2] of each crop, as for `solve_pose`.
         landmarks: landmarks [106,2] of each crop, or None; they are used only if every crop has them.
         sigma: standard deviation of a point's error in pixels.
+        meshes: landmarks with depth [468 or more,3] of each crop, or None. The rotation is then the mean of
+            the one solved from the points and the one of the mesh, whose errors are independent: the first
+            measures pitch too small, the second yaw.
 
     Returns:
         One pose for each crop.
@@ -131,7 +142,17 @@ def solve_poses(
     for five, many in zip(points, landmarks, strict=True):
         first = np.zeros((0, 2)) if many is None or not dense else np.asarray(many, np.float64)[prior.dense]
         views.append(np.concatenate([first, np.asarray(five, np.float64)[list(prior.detected)]]))
-    return solve_shape_and_poses(np.stack(views), prior, sigma)
+    fits = solve_shape_and_poses(np.stack(views), prior, sigma)
+    return [
+        fit if mesh is None else replace(fit, rotation=_mean_rotation(fit.rotation, rotation_of_mesh(mesh)))
+        for fit, mesh in zip(fits, meshes or [None] * len(fits), strict=True)
+    ]
+
+
+def _mean_rotation(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return the rotation [3,3] in the middle between two."""
+    u, _, vt = np.linalg.svd(one + other)
+    return np.asarray(u * [1.0, 1.0, np.linalg.det(u @ vt)] @ vt)
 
 
 def solve_shape_and_poses(views: np.ndarray, prior: ShapePrior, sigma: float) -> list[PoseFit]:

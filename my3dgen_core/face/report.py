@@ -16,13 +16,15 @@ from ..common.image_ops import to_uint8
 from .crop import CropTransform
 from .pose import project_to_crop, rotation_of_angles
 
+_NOT_IN_JSON = ("thumbnail", "mesh", "blendshapes")  # large, and not for a reader
+
 
 @dataclass
 class FaceReport:
     """Report row of one input of `align_faces`.
 
     Angles are in degrees, lengths in pixels of the photo unless stated otherwise. Values that were not
-    measured are None. All fields but `thumbnail` are written to JSON under their names.
+    measured are None. All fields but `_NOT_IN_JSON` are written to JSON under their names.
     """
 
     index: int
@@ -69,6 +71,10 @@ class FaceReport:
     """Detector's five points [5,2] in the crop."""
     thumbnail: np.ndarray | None = None
     """Small copy [h,w,3] uint8 of a dropped photo."""
+    mesh: np.ndarray | None = None
+    """Landmarks [468 or more,3] of MediaPipe's face mesh in the crop, the third the depth, or None."""
+    blendshapes: dict[str, float] | None = None
+    """Weights of expressions by name, if the landmarks came with them."""
 
     @property
     def face_size(self) -> float:
@@ -79,8 +85,8 @@ class FaceReport:
         return (max(right - left, 0.0) * max(bottom - top, 0.0)) ** 0.5
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all fields but `thumbnail` as plain JSON values."""
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "thumbnail"}
+        """Return all fields but `_NOT_IN_JSON` as plain JSON values."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _NOT_IN_JSON}
         if self.transform is not None:
             values["transform"] = {
                 "matrix": self.transform.matrix.tolist(),

@@ -11,6 +11,7 @@ from .report import FaceReport
 
 YAW, PITCH = 60.0, 30.0  # degrees: range of the plot in either direction
 SIDE, ENOUGH = 12.0, 2  # yaw in degrees above which a view counts as from the side; views wanted of each kind
+FAR, STEP = 20.0, 20  # yaw in degrees beyond which a photo of each side is wanted; step of the counts by yaw
 _BACKGROUND, _GRID, _TEXT, _KEPT = (28, 28, 30), (64, 64, 68), (210, 210, 214), (90, 170, 255)
 
 
@@ -29,7 +30,23 @@ def coverage(report: Sequence[FaceReport]) -> dict[str, int]:
 
 
 def describe_coverage(report: Sequence[FaceReport]) -> str:
-    """Describe in one line how many views there are from each side, and which to add."""
+    """Describe in one line how many views there are from each side and by yaw, and which to add."""
+    yaws = [row.yaw for row in report if row.kept and row.yaw is not None]
+    if not yaws:
+        return _sides(report)
+    edges = range(-int(YAW), int(YAW) + 1, STEP)
+    counts, _ = np.histogram(np.clip(yaws, -YAW, YAW), edges)
+    steps = ", ".join(
+        f"{low:+d} to {high:+d}: {count}" for low, high, count in zip(edges, edges[1:], counts, strict=False)
+    )
+    beyond = {"left": min(yaws) < -FAR, "right": max(yaws) > FAR}
+    lacking = [side for side, there in beyond.items() if not there]
+    far = f" No photo from the {' or the '.join(lacking)} beyond {FAR:.0f} degrees." if lacking else ""
+    return f"{_sides(report)} Yaw in degrees (left is negative): {steps}.{far}"
+
+
+def _sides(report: Sequence[FaceReport]) -> str:
+    """Describe how many views there are from each side, and of which more are wanted."""
     counts = coverage(report)
     text = ", ".join(f"{count} from the {side}" for side, count in counts.items())
     missing = [side for side, count in counts.items() if count < ENOUGH]
@@ -77,7 +94,7 @@ def coverage_plot(report: Sequence[FaceReport], width: int = 512, height: int = 
         size = count / max(counts.max(), 1) * (bottom - middle - 14)
         if count:
             draw.rectangle([across(low) + 1, bottom - size, across(high) - 1, bottom], fill=_KEPT)
-    draw.text((left, 2), describe_coverage(report).replace(". ", ".\n"), fill=_TEXT)
+    draw.text((left, 2), _sides(report).replace(". ", ".\n"), fill=_TEXT)
     return np.asarray(picture)
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from ..person.adapter import DIFF, Adapter
 from ..person.apply import replace_parameters, with_trainable_adapter
 from ..person.identity import Identity
 from ..person.latents import Latents
+from .anchor_refit import OWN_PROBABILITY, SHARED_FRACTION, refit_anchors
 from .camera_refinement import CameraRefinement
 from .divergence import DivergenceCheck
 from .identity_loss import NovelViewIdentity
@@ -75,6 +76,12 @@ class Training:
         shared = bool((ws == ws[:, :1]).all())  # anchors in W stay in W when they are refined
         rows = ws[:, :1] if shared else ws
         self.ws = [one.clone().requires_grad_(config.refine) for one in rows]
+        self.shared: Tensor | None = None
+        """Latent [rows, w_dim] of all photos in a training that shares one; None: each has its own."""
+        if config.anchors == "shared" and bool((rows != rows[:1]).any()):
+            self.shared = rows.mean(0)
+        self._refit_step = max(1, round(SHARED_FRACTION * config.steps))
+        self._steps_on_own = True
         self.cameras = CameraRefinement(anchors.cameras.to(self.device), config.refine)
         if config.background_weight < 1 and heads is None:
             heads = rendered_heads(generator, ws.mean(0, keepdim=True), self.cameras.labels)
@@ -129,8 +136,12 @@ class Training:
             (*tensors, target, self.given.ws, self.given.cameras, *started),
         )
 
-    def advance(self) -> float:
+    def advance(self, on_anchor_step: Callable[[], None] | None = None) -> float:
         """Take one optimizer step and return its loss.
+
+        Args:
+            on_anchor_step: called after each step of `refit_anchors`, which this step may include; if it
+                raises, nothing has changed.
 
         Raises:
             DivergedError: the loss is not finite, or has grown far above its best (`divergence`).
@@ -142,6 +153,11 @@ class Training:
             group["lr"] = rate * decay
         if config.refine and self.done * 4 % config.steps < 4 and self.done:
             self._refine_cameras()
+        if self.shared is not None:
+            if self.done == self._refit_step:
+                self._refit_anchors(on_anchor_step)
+            own = self.draw.places.random() < OWN_PROBABILITY
+            self._steps_on_own = own and self.done >= self._refit_step
         index = self.order.take(config.batch_size)
         flipped = self.mirrored is not None and self.draw.places.random() < 0.25
         self._clear_gradients()
@@ -188,7 +204,7 @@ class Training:
     def _loss(self, index: list[int], flipped: bool) -> Tensor:
         """Return the losses [B] of photos `index`, or of their mirror images."""
         objective = self.objective
-        ws, cameras = self._ws(index), self.cameras.cameras(index)
+        ws, cameras = self._training_ws(index), self.cameras.cameras(index)
         if flipped and self.mirrored is not None:
             objective, cameras = self.mirrored, mirror(cameras)
         planes = self.generator.planes(ws)
@@ -210,12 +226,42 @@ class Training:
             replace_parameters(self.generator, self.adapter.merged_weights(self.parameters)),
         ):
             for row in range(len(raw)):  # the planes of one photo at a time
-                self.cameras.gauss_newton_step(self.generator, self._ws([row]), raw, valid, [row])
+                self.cameras.gauss_newton_step(self.generator, self._latest_ws([row]), raw, valid, [row])
         self.cameras.remove_mean()
+
+    def _refit_anchors(self, on_step: Callable[[], None] | None) -> None:
+        """Optimize all anchors on the current adapter, from the shared latent."""
+        assert self.shared is not None
+        merged = {name: one.detach() for name, one in self.adapter.merged_weights(self.parameters).items()}
+        with replace_parameters(self.generator, merged):
+            ws = refit_anchors(
+                self.generator,
+                self.objective,
+                self.cameras.cameras(),
+                self.shared[None],
+                self.config.anchor_steps,
+                self.config.seed,
+                on_step,
+            )
+        with torch.no_grad():
+            for anchor, found in zip(self.ws, ws, strict=True):
+                anchor.copy_(found)
 
     def _ws(self, index: list[int]) -> Tensor:
         """Return the anchors [B, num_ws, w_dim] of the photos `index`."""
         return torch.stack([self.ws[row] for row in index]).expand(-1, self.generator.num_ws, -1)
+
+    def _training_ws(self, index: list[int]) -> Tensor:
+        """Return the latents [B, num_ws, w_dim] from which the photos `index` are rendered in this step."""
+        if self.shared is None or self._steps_on_own:
+            return self._ws(index)
+        return self.shared.expand(len(index), self.generator.num_ws, -1)
+
+    def _latest_ws(self, index: list[int]) -> Tensor:
+        """Return the best latents [B, num_ws, w_dim] of the photos `index` so far."""
+        if self.shared is None or self.done > self._refit_step:
+            return self._ws(index)
+        return self.shared.expand(len(index), self.generator.num_ws, -1)
 
     def _check(self, loss: float) -> None:
         """Keep a copy of a good state; raise DivergedError with the latest one if the loss runs away."""
@@ -242,16 +288,16 @@ class Training:
 
     @torch.no_grad()
     def preview(self) -> Tensor:
-        """Render the first anchor with the current adapter: [1, 3, R, R]."""
+        """Render the first photo's latent with the current adapter: [1, 3, R, R]."""
         with replace_parameters(self.generator, self.adapter.merged_weights(self.parameters)):
-            return self.generator.render(self._ws([0]), self.cameras.cameras([0])).image
+            return self.generator.render(self._latest_ws([0]), self.cameras.cameras([0])).image
 
     def identity(self) -> Identity:
         """Return the identity trained so far, with the provenance of the training."""
         tensors = {key: tensor.detach() for key, tensor in self.adapter.tensors.items()}
         base_hash = self.generator.base_hash()
         anchors = dataclasses.replace(self.given, base_hash=base_hash)
-        if self.config.refine:
+        if self.config.refine or self.shared is not None:
             with torch.no_grad():
                 ws, cameras = self._ws(list(range(len(self.ws)))).clone(), self.cameras.cameras()
             anchors = dataclasses.replace(anchors, ws=ws, cameras=cameras)
@@ -271,11 +317,15 @@ class Training:
         return Identity(adapter, anchors, base_hash, provenance, list(self.history))
 
     def _optimized(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield the optimized tensors with their names in a checkpoint."""
+        """Yield the tensors that change, with their names in a checkpoint."""
         for key, tensor in self.adapter.tensors.items():
             yield f"adapter/{key}", tensor
-        for row, anchor in enumerate(self.ws if self.config.refine else ()):
+        for row, anchor in enumerate(self.ws if self.config.refine or self.shared is not None else ()):
             yield f"anchors/{row}", anchor
+
+    def _optimizer_state(self) -> dict[Tensor, dict[str, Any]]:
+        """Return the optimizers' states of all tensors that have one."""
+        return {tensor: state for optimizer in self.optimizers for tensor, state in optimizer.state.items()}
 
     def _owner(self, tensor: Tensor) -> torch.optim.Optimizer:
         """Return the optimizer of a tensor."""
@@ -308,9 +358,10 @@ class Training:
     def save(self, folder: Path) -> None:
         """Write the whole state to `STATE_FILE` in a folder, atomically."""
         tensors: dict[str, Tensor] = {}
+        states = self._optimizer_state()
         for name, tensor in self._optimized():
             tensors[name] = tensor.detach().cpu()
-            for key, value in self._owner(tensor).state.get(tensor, {}).items():
+            for key, value in states.get(tensor, {}).items():
                 tensors[f"optimizer/{name}/{key}"] = value.detach().cpu()
         rng_state = self._rng_state()
         tensors["samples"], tensors["angles"] = rng_state.pop("samples"), self.cameras.angles.cpu()
@@ -342,7 +393,7 @@ class Training:
             done, history = int(json.loads(metadata["done"])), json.loads(metadata["history"])
             known = {name: tensors.pop(name) for name, _ in self._optimized()}
             rng_state["samples"], angles = tensors.pop("samples"), tensors.pop("angles")
-        except (SafetensorError, KeyError, ValueError) as error:
+        except (SafetensorError, OSError, KeyError, ValueError) as error:
             raise ValueError(f"{file} cannot be read as the state of a training. {advice}") from error
         if fingerprint != self.fingerprint:
             raise ValueError(f"{file} belongs to a training of other photos or settings. {advice}")

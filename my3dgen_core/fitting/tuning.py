@@ -6,6 +6,7 @@ My3DGen (WACV 2025, section 3), pivotal tuning (PTI, TOG 2022), and full fine-tu
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 from pathlib import Path
 from typing import Any
@@ -53,12 +54,13 @@ def personalize(
     Args:
         generator: not changed, also when `on_step` raises: its weights are bit-identical afterwards.
         images: aligned photos [N, 3, H, H] in [-1, 1], any size.
-        anchors: latents of the photos with cameras, from `invert`; kept as they are, unless `config.refine`.
+        anchors: latents of the photos with cameras, from `invert`; kept as they are, unless `config.refine`
+            or `config.anchors` changes them.
         config: settings.
         masks: [N, 1, H, H], 1 = ignored pixel.
         on_step: progress callback, called after each step as (step, total, losses, preview [1, 3, R, R] or
-            None). An exception it raises ends the training; after `StopAndKeep` the identity trained so far
-            is returned.
+            None), and with the last step again while anchors are optimized. An exception it raises ends the
+            training; after `StopAndKeep` the identity trained so far is returned.
         heads: [N, 1, h, h], 1 = head, for `config.background_weight`; None: masks of the head rendered by the
             generator itself.
         start: identity to continue from, of the same method, rank and layout.
@@ -78,11 +80,16 @@ def personalize(
     with torch.inference_mode(False), torch.enable_grad():
         training = Training(generator, images, anchors, config, masks, heads, start, face_models)
         folder = None if config.checkpoint_dir is None else Path(config.checkpoint_dir)
+
+        def heartbeat() -> None:
+            if on_step is not None:
+                on_step(training.done, config.steps, {"loss": training.history[-1]}, None)
+
         if folder is not None:
             training.restore(folder)
         try:
             while training.done < config.steps:
-                loss = training.advance()
+                loss = training.advance(heartbeat)
                 last = training.done == config.steps
                 if folder is not None and (training.done % config.checkpoint_every == 0 or last):
                     folder = _save_state(training, folder)
@@ -161,8 +168,9 @@ def pivotal_tune(
         kind |= {"over": over.content_hash(), "over_strength": strength}
     try:
         with below:
+            own = dataclasses.replace(config, anchors="own")  # pivots stay as they are
             identity = personalize(
-                generator, images, pivot, config, masks, on_step, heads=heads, face_models=face_models
+                generator, images, pivot, own, masks, on_step, heads=heads, face_models=face_models
             )
     except DivergedError as error:
         if error.identity is not None:

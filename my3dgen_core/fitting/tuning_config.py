@@ -14,6 +14,8 @@ SCHEDULES = ("cosine", "constant")
 """Values of `TuningConfig.schedule`."""
 OPTIMIZERS = ("muon", "adam")
 """Values of `TuningConfig.optimizer`."""
+ANCHORS = ("own", "shared")
+"""Values of `TuningConfig.anchors`."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,13 @@ class TuningConfig:
     a CPU; None: no state is written. Not hashed."""
     checkpoint_every: int = 100
     """Steps between two checkpoints. Not hashed."""
+    anchors: str = "own"
+    """Latents from which photos are rendered. "own": the anchor of each photo, as in the paper. "shared": the
+    mean of the anchors for most of the training, so that views from the mean, which is what one looks at, are
+    trained; then each photo's anchor is optimized anew on the tuned generator (`anchor_steps`), and the rest
+    of the training uses both. See `anchor_refit`. Hashed only if it is not "own"."""
+    anchor_steps: int = 25
+    """With `anchors="shared"`: optimizer steps of each anchor. Hashed with it."""
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -105,6 +114,10 @@ class TuningConfig:
             raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, not {self.schedule!r}.")
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, not {self.optimizer!r}.")
+        if self.anchors not in ANCHORS:
+            raise ValueError(f"anchors must be one of {', '.join(ANCHORS)}, not {self.anchors!r}.")
+        if self.anchor_steps < 1:
+            raise ValueError(f"anchor_steps must be at least 1, not {self.anchor_steps}.")
         if self.steps < 1 or self.batch_size < 1 or self.patch < 0 or self.checkpoint_every < 1:
             raise ValueError("steps, batch_size and checkpoint_every must be at least 1, patch at least 0.")
         if self.identity_weight < 0 or self.identity_every < 1:
@@ -129,6 +142,8 @@ class TuningConfig:
         kept = dataclasses.asdict(self)
         for name in ("preview_every", "checkpoint_dir", "checkpoint_every", "perceptual_dir"):
             del kept[name]
+        if self.anchors == "own":  # settings of trainings before there was a choice keep their fingerprint
+            del kept["anchors"], kept["anchor_steps"]
         return kept
 
 

@@ -16,7 +16,7 @@ from .devices import (
     to_host,
     training,
 )
-from .face_packs import find_face_pack, list_face_packs
+from .face_packs import find_face_models, find_face_pack, list_face_models, list_face_packs
 from .feedback import check_cancelled, interruptions, jpeg, preview, progress, report, send_text
 from .folders import (
     DIRECTIONS,
@@ -55,6 +55,7 @@ __all__ = [
     "check_cancelled",
     "claimed",
     "file_3d",
+    "find_face_models",
     "find_face_pack",
     "find_input_folder",
     "find_model",
@@ -64,6 +65,7 @@ __all__ = [
     "input_root",
     "interruptions",
     "jpeg",
+    "list_face_models",
     "list_face_packs",
     "list_files",
     "list_input_folders",

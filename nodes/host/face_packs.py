@@ -1,4 +1,4 @@
-"""Face packs: folders of ONNX files, as InsightFace keeps them."""
+"""Face models: InsightFace packs, folders of ONNX files, and the wheel with those of MediaPipe."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from pathlib import Path
 
 from . import comfyui
 from .folders import models_root
+
+MEDIAPIPE = "MediaPipe"
+"""Name of MediaPipe's face models among the packs."""
 
 
 def _face_roots() -> list[Path]:
@@ -40,6 +43,54 @@ def _face_packs() -> dict[str, list[Path]]:
 def list_face_packs() -> list[str]:
     """Return the names of the folders with ONNX files under models/insightface/models."""
     return list(_face_packs())
+
+
+def list_face_models() -> list[str]:
+    """Return the names of what finds faces: the packs, and MediaPipe whether or not its wheel is there."""
+    packs = list_face_packs()
+    return packs if MEDIAPIPE in packs else [*packs, MEDIAPIPE]
+
+
+def find_face_models(name: str) -> Path:
+    """Return the folder of a face pack with a face detector, or MediaPipe's wheel.
+
+    Args:
+        name: name of the pack, or "MediaPipe"; "auto" is the first pack, and without one the wheel.
+
+    Raises:
+        FileNotFoundError: what is asked for is missing; the message says how to get it.
+    """
+    from ...my3dgen_core.common.folders import name_key
+    from ...my3dgen_core.face.mediapipe_models import download_command, find_wheel
+
+    packs, folders = _face_packs(), _wheel_folders()
+    if name == "auto" and packs:
+        try:
+            return find_face_pack(name)
+        except FileNotFoundError:
+            if not any(find_wheel(folder) for folder in folders):
+                raise
+    if name != "auto" and (name in packs or name_key(name) != name_key(MEDIAPIPE)):
+        return find_face_pack(name)
+    for folder in folders:
+        wheel = find_wheel(folder)
+        if wheel:
+            return wheel
+    what = "No face models found" if name == "auto" else "MediaPipe's face models are missing"
+    raise FileNotFoundError(
+        f"{what}. This command gets MediaPipe's (35 MB, Apache-2.0; it installs nothing): "
+        f"{download_command(folders[0])} - or put the .onnx files of an InsightFace pack such as buffalo_l "
+        f"into {_face_roots()[0] / 'buffalo_l'}, or use Load Demo Person, which needs none. Searched: "
+        f"{', '.join(str(folder) for folder in (*folders, *_face_roots()))}."
+    )
+
+
+def _wheel_folders() -> list[Path]:
+    """Return the folders in which MediaPipe's wheel may lie."""
+    folders = [models_root() / "my3dgen" / "faces"]
+    if comfyui.folder_paths and "my3dgen_faces" in comfyui.folder_paths.folder_names_and_paths:
+        folders += [Path(folder) for folder in comfyui.folder_paths.get_folder_paths("my3dgen_faces")]
+    return list(dict.fromkeys(folders))
 
 
 def find_face_pack(name: str) -> Path:

@@ -30,6 +30,9 @@ CHOICES: dict[str, str | int] = {
 SIDE_STEP = 64
 """Step of longest_side in Load Photo Folder."""
 SCALED = "If the face was larger in the file, raise longest_side in Load Photo Folder."
+NO_IDENTITY = (
+    "Whether the photos show one person was not checked: these face models have no identity network."
+)
 NO_PARSING = (
     "The head masks are all white: there is no face-parsing model (BiSeNet with 19 classes, .onnx) in the "
     "subfolder 'parsing' of the face models."
@@ -45,8 +48,8 @@ class AlignFaces:
         "landmarks",
         "head pose",
         "camera pose",
-        "portrait",
         "face parsing",
+        "mediapipe",
     ]
     DESCRIPTION = (
         "Finds the face in every photo, or in the frames of a video, crops it as EG3D's training images were "
@@ -89,10 +92,12 @@ class AlignFaces:
                     {"tooltip": "Photos of one person: a batch, or a list of any sizes. Or connect a video."},
                 ),
                 "face_models": (
-                    ["auto", *host.list_face_packs()],
+                    ["auto", *host.list_face_models()],
                     {
-                        "tooltip": "A face pack in models/insightface/models, such as buffalo_l. "
-                        "'auto' uses the first one found."
+                        "tooltip": "A face pack in models/insightface/models, such as buffalo_l, or "
+                        "MediaPipe's wheel in models/my3dgen/faces (Apache-2.0, without an identity "
+                        "network). 'auto' uses face_landmarks if it is connected, else the first pack found, "
+                        "else MediaPipe."
                     },
                 ),
                 "which": (
@@ -176,14 +181,26 @@ class AlignFaces:
                         "tooltip": "Largest number of frames that are chosen as photos from a video.",
                     },
                 ),
+                "face_landmarks": (
+                    socket_types.FACE_LANDMARKS,
+                    {
+                        "tooltip": "Faces of the same photos from Detect Face Landmarks (MediaPipe); no face "
+                        "models are needed then. A pack chosen in face_models adds the identity."
+                    },
+                ),
             },
             "hidden": {"node_id": "UNIQUE_ID"},
         }
 
     @classmethod
-    def VALIDATE_INPUTS(cls, face_models: list[str | None]) -> bool | str:
+    def VALIDATE_INPUTS(
+        cls, face_models: Sequence[str | None] = ("auto",), face_landmarks: Any = None
+    ) -> bool | str:
+        # a connected input arrives as [None]
+        if face_landmarks is not None and (face_models[0] or "auto") == "auto":
+            return True
         try:
-            host.find_face_pack(face_models[0] or "auto")
+            host.find_face_models(face_models[0] or "auto")
         except FileNotFoundError as error:
             return str(error)
         return True
@@ -204,10 +221,11 @@ class AlignFaces:
         masks: list[Tensor] | None = None,
         video: list[Any] | None = None,
         at_most: list[int] | None = None,
+        face_landmarks: list[Any] | None = None,
         node_id: list[str] | None = None,
     ) -> dict[str, Any]:
         from ...my3dgen_core import align_faces
-        from ...my3dgen_core.face import AlignmentError, FaceModels, align_sequence
+        from ...my3dgen_core.face import AlignmentError, align_sequence
         from ...my3dgen_core.face.overrides import read_by_hand
 
         if photos is None and video is None:
@@ -232,11 +250,12 @@ class AlignFaces:
         if not in_order:
             settings |= {"same_person": same_person[0], "drop_different": drop_different[0]}
             settings["by_hand"] = decided
-        models = FaceModels.from_folder(host.find_face_pack(face_models[0]))
         if video is not None:
             if masks is not None:
                 raise ValueError("Masks are drawn on photos, not on a video: disconnect masks.")
-            clip = clip_of(video)
+            if face_landmarks is not None:
+                raise ValueError("face_landmarks is of photos: disconnect it, or connect photos.")
+            clip, models = clip_of(video), _face_models(face_models[0], None, 0)
             if in_order:
                 return _result(node, models, align_clip(clip, models, settings, node))
             return _result(
@@ -246,6 +265,7 @@ class AlignFaces:
                 decided,
             )
         pictures = _pictures(photos, "photos")
+        models = _face_models(face_models[0], face_landmarks, len(pictures))
         drawn = _drawn(masks, pictures)
         named = _named(pictures, names)
         renamed = _tell_apart(named)
@@ -298,7 +318,9 @@ def _result(
     from ...my3dgen_core.common.folders import name_key
     from ...my3dgen_core.face import describe_coverage, format_report
 
-    lines = [format_report(found.report), describe_coverage(found.report)]
+    lines = [format_report(found.report), describe_coverage(found.report), f"{models.license}."]
+    if not models.has_recognition:
+        lines.append(NO_IDENTITY)
     if found.heads is None:
         lines.append(NO_PARSING)
     lines += found.notes
@@ -314,6 +336,7 @@ def _result(
         tuple(row.index for row in kept),
         len(found.report),
         found.source,
+        tuple((row.mesh, row.blendshapes) for row in kept),
     )
     result = (
         found.images,
@@ -328,6 +351,31 @@ def _result(
     text = host.report(node, f"{models.describe()}\n{report}")
     ui = {**text, **host.preview(overview), **found.shown}
     return {"ui": ui_results.remember(node, ui), "result": result}
+
+
+def _face_models(name: str, landmarks: list[Any] | None, photos: int) -> FaceModels:
+    """Load the source of faces: landmarks that are given, an InsightFace pack, or MediaPipe.
+
+    Raises:
+        ValueError: there are other landmarks than photos.
+    """
+    from ...my3dgen_core.face import FaceModels, MediaPipeModels
+    from ...my3dgen_core.face.given_landmarks import GivenLandmarks
+
+    models: FaceModels | None = None
+    if landmarks is None or name != "auto":
+        path = host.find_face_models(name)
+        models = FaceModels.from_folder(path) if path.is_dir() else MediaPipeModels.from_wheel(path)
+    if landmarks is None:
+        assert models is not None
+        return models
+    given = GivenLandmarks.from_values(landmarks, models)
+    if len(given) != photos:
+        raise ValueError(
+            f"face_landmarks has {len(given)} frames for {photos} photos. Connect the same photos to Detect "
+            "Face Landmarks (MediaPipe) and to Align Faces."
+        )
+    return given
 
 
 def _cut(mask: Tensor | None, place: CropTransform) -> Tensor:

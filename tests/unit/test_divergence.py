@@ -113,11 +113,11 @@ def run_away(monkeypatch: pytest.MonkeyPatch, at: int, seen: list[dict[str, torc
     """Let a training explode at a step; `seen` receives its tensors before each step."""
     advance = Training.advance
 
-    def wild(self: Training) -> float:
+    def wild(self: Training, *arguments) -> float:
         seen.append({name: tensor.detach().clone() for name, tensor in self._optimized()})
         if self.done == at:
             self.rates = [1e9 for _ in self.rates]
-        return advance(self)
+        return advance(self, *arguments)
 
     monkeypatch.setattr(Training, "advance", wild)
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from face_fixtures import as_image, first_face, models, portrait
+from face_fixtures import as_image, first_face, mediapipe_models, models, portrait
 from PIL import Image, ImageFilter
 from real_photos import photo
 
@@ -128,17 +128,21 @@ def _in_memory() -> Expected:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("source", ["pack", "MediaPipe"])
 def test_fifty_careless_inputs_are_each_told_the_truth(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    networks = models() if source == "pack" else mediapipe_models()
     expected = _saved(tmp_path) | _in_memory()
+    if source == "MediaPipe":  # without an identity network
+        expected["someone else"] = (*expected["someone else"][:2], "")
     expected |= {f"colors {i}": (_colors(i), False, "") for i in range(50 - len(expected))}
     assert len(expected) == 50
     seen: list[int] = []
     batch = align_faces(
         [(name, source) for name, (source, _, _) in expected.items()],
-        models(),
+        networks,
         on_step=lambda step, total, _, image: seen.append(step),
     )
     wrong = []
@@ -152,7 +156,7 @@ def test_fifty_careless_inputs_are_each_told_the_truth(
     assert bool(torch.isfinite(batch.images).all())
     assert bool(torch.isfinite(batch.cameras).all())
     assert batch.table().endswith(f"{len(batch.kept)} of 50 photos kept.")
-    again = align_faces([(n, s) for n, (s, _, _) in list(expected.items())[:12]], models())
+    again = align_faces([(n, s) for n, (s, _, _) in list(expected.items())[:12]], networks)
     count = len(again.kept)
     assert torch.equal(again.images, batch.images[:count])
     assert torch.equal(again.cameras, batch.cameras[:count])

@@ -21,11 +21,24 @@ def _dots(plot: np.ndarray) -> np.ndarray:
 
 def test_the_message_counts_the_sides_and_names_the_missing_one() -> None:
     report = _report((-30, 0), (-20, 5), (0, 0), (5, 0), (11, 0), (40, 0))
-    assert describe_coverage(report) == (
-        "Views: 2 from the left, 3 from the front, 1 from the right. More photos from the right would help."
+    assert describe_coverage(report).startswith(
+        "Views: 2 from the left, 3 from the front, 1 from the right. More photos from the right would help. "
     )
-    assert describe_coverage(_report((-30, 0), (-20, 5), (0, 0), (5, 0), (20, 0), (40, 0))).endswith("right.")
+    enough = describe_coverage(_report((-30, 0), (-20, 5), (0, 0), (5, 0), (20, 0), (40, 0)))
+    assert enough.startswith("Views: 2 from the left, 2 from the front, 2 from the right. Yaw")
     assert "left and the front and the right" in describe_coverage([])
+
+
+def test_the_message_has_the_photos_by_yaw_and_the_side_without_a_far_one() -> None:
+    message = describe_coverage(_report((-70, 0), (-19, 5), (0, 0), (5, 0), (19, 0), (18, 0)))
+    assert message.endswith(
+        "-60 to -40: 1, -40 to -20: 0, -20 to +0: 1, +0 to +20: 4, +20 to +40: 0, +40 to +60: 0. "
+        "No photo from the right beyond 20 degrees."
+    )
+    assert describe_coverage(_report((0, 0))).endswith(
+        "No photo from the left or the right beyond 20 degrees."
+    )
+    assert "beyond" not in describe_coverage(_report((-21, 0), (21, 0)))
 
 
 def test_a_dot_lies_where_its_camera_stands() -> None:

@@ -58,7 +58,8 @@ SIGNATURES = {
         "full_lr=0.002, schedule='cosine', beta2=0.99, perceptual=0.5, "
         "perceptual_backbone='laplacian', perceptual_dir=None, background_weight=1.0, mirrored=0.0, "
         "identity_weight=0.0, identity_every=4, refine=False, anchor_lr=0.002, seed=0, "
-        "preview_every=25, checkpoint_dir=None, checkpoint_every=100)"
+        "preview_every=25, checkpoint_dir=None, checkpoint_every=100, "
+        "anchors='own', anchor_steps=25)"
     ),
     "align_faces": (
         "(photos, face_models, *, which='largest', reference=None, upright=True, min_photos=1, "

@@ -6,8 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from face_fixtures import models
-from PIL import Image
+from face_fixtures import models, wall_of
 from real_photos import photo
 
 from my3dgen_core.face import AlignmentError, align_faces
@@ -20,23 +19,9 @@ from my3dgen_core.face.detect import (
     merge_faces,
 )
 
-FACE_WIDTH = 232  # of the face in obama.jpg, in pixels
-
-
-def _wall(width: int, height: int, face: int, *places: tuple[int, int]) -> np.ndarray:
-    """A gray photo with the same small portrait at each place."""
-    portrait = Image.fromarray(photo("obama.jpg"))
-    scale = face / FACE_WIDTH
-    size = (round(portrait.width * scale), round(portrait.height * scale))
-    portrait = portrait.resize(size, Image.Resampling.LANCZOS)
-    wall = Image.new("RGB", (width, height), (120, 130, 125))
-    for place in places:
-        wall.paste(portrait, place)
-    return np.array(wall)
-
 
 def test_a_face_below_the_ladders_limit_is_found_in_tiles() -> None:
-    wall = _wall(4000, 1600, 40, (1850, 900))
+    wall = wall_of(4000, 1600, 40, (1850, 900))
     assert not list(detection_attempts(models(), wall))
     (row,) = align_faces([wall], models()).report
     assert row.found_by == "tiles"
@@ -46,7 +31,7 @@ def test_a_face_below_the_ladders_limit_is_found_in_tiles() -> None:
 
 
 def test_a_face_across_tiles_counts_once() -> None:
-    wall = _wall(4000, 1600, 44, (1900, 300), (300, 800), (3700, 900))
+    wall = wall_of(4000, 1600, 44, (1900, 300), (300, 800), (3700, 900))
     faces = detect_in_tiles(models(), wall)
     assert len(faces) == 3
     (row,) = align_faces([wall], models(), which=1).report  # the second from the left
@@ -56,7 +41,7 @@ def test_a_face_across_tiles_counts_once() -> None:
 
 
 def test_photos_that_the_ladder_covers_have_no_tiles() -> None:
-    assert detect_in_tiles(models(), _wall(2048, 1000, 60, (900, 400))) == []
+    assert detect_in_tiles(models(), wall_of(2048, 1000, 60, (900, 400))) == []
 
 
 @pytest.mark.parametrize(
