@@ -19,6 +19,7 @@ from .person.adapter import Adapter
 from .person.apply import personalized
 from .person.blending import mix_persons, render_between
 from .person.identity import Identity, split_snapshot
+from .person.identity_store import IdentityStore
 from .person.latents import Latents, load_latents, save_latents
 from .person.random_latents import mean_latent, random_latents
 
@@ -33,6 +34,7 @@ __all__ = [
     "Generator",
     "GeneratorConfig",
     "Identity",
+    "IdentityStore",
     "InversionConfig",
     "Latents",
     "Recipe",

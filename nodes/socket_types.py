@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import threading
+import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -38,6 +39,8 @@ DISTANCE, FIELD_OF_VIEW = 2.7, 13.3738
 _IN_USE = threading.RLock()
 """Lock held while an identity is applied to a generator's modules."""
 
+_BASE_HASHES: weakref.WeakKeyDictionary[Generator, str] = weakref.WeakKeyDictionary()
+
 
 @dataclass(frozen=True)
 class AppliedIdentity:
@@ -63,6 +66,16 @@ class Model:
         """The bare generator on its present device; use it for its configuration and hash only."""
         return self.patcher.model
 
+    def base_hash(self) -> str:
+        """Return the generator's base hash, computed once: its weights are never written to.
+
+        It reads all weights, on a GPU after copying them to the processor, which takes longer than a picture.
+        """
+        generator = self.generator
+        if generator not in _BASE_HASHES:
+            _BASE_HASHES[generator] = generator.base_hash()
+        return _BASE_HASHES[generator]
+
     def with_identity(self, identity: Identity, strength: float) -> Model:
         """Return the same generator with one more identity.
 
@@ -70,7 +83,7 @@ class Model:
             ValueError: the identity belongs to another generator, or was tuned on top of an identity that is
                 not applied.
         """
-        identity.check_base(self.generator.base_hash())
+        identity.check_base(self.base_hash())
         below = [applied.identity.content_hash() for applied in self.identities]
         needed = identity.base_identity_hash
         if needed is not None and needed not in below:
@@ -340,7 +353,7 @@ def check_base(base_hash: str | None, model: Model, belongs: str) -> None:
         model: the model it is to be used with.
         belongs: start of the error message, such as "These latents belong".
     """
-    expected = model.generator.base_hash()
+    expected = model.base_hash()
     if base_hash is not None and base_hash != expected:
         raise ValueError(
             f"{belongs} to generator {base_hash[:12]}, but the model is {model.name!r} ({expected[:12]}). "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -53,6 +54,24 @@ def read_safetensors(
         if check is not None:
             check(metadata, names)
         return {name: file.get_tensor(name) for name in names if wanted is None or wanted(name)}, metadata
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    """Return the metadata of a safetensors file, reading its header alone; empty if it has none.
+
+    Raises:
+        ValueError: the header is damaged or longer than `LARGEST_HEADER`.
+        OSError: the file cannot be opened.
+    """
+    with open(path, "rb") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        if size > LARGEST_HEADER:
+            raise ValueError(f"its header is said to have {size} bytes, where {LARGEST_HEADER} are allowed")
+        header = json.loads(stream.read(size))
+    metadata = header.get("__metadata__", {}) if isinstance(header, dict) else {}
+    if not isinstance(metadata, dict):
+        raise ValueError("its metadata is damaged")
+    return {str(key): value for key, value in metadata.items() if isinstance(value, str)}
 
 
 def write_safetensors(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from dataclasses import replace
@@ -48,7 +49,7 @@ def _own_folders(kind: str) -> list[Path]:
     return [root / "my3dgen" / kind for root in roots]
 
 
-def _model_folders(kind: str) -> list[Path]:
+def model_folders(kind: str) -> list[Path]:
     """Return the folders searched for a kind of file: the pack's own, then those of extra_model_paths."""
     if comfyui.folder_paths:
         return [Path(folder) for folder in comfyui.folder_paths.get_folder_paths(f"my3dgen_{kind}")]
@@ -64,9 +65,14 @@ def _register_model_folders() -> None:
         comfyui.folder_paths.folder_names_and_paths[f"my3dgen_{kind}"] = (folders, extensions)
 
 
+def extensions_of(kind: str) -> set[str]:
+    """Return the endings of a kind of model file, in lower case."""
+    return _EXTENSIONS[kind]
+
+
 def list_models(kind: str) -> list[str]:
     """Return the names of the files of one kind, for the dropdowns of the Load nodes."""
-    return list_files(_model_folders(kind), _EXTENSIONS[kind])
+    return list_files(model_folders(kind), _EXTENSIONS[kind])
 
 
 def list_files(folders: list[Path], extensions: set[str]) -> list[str]:
@@ -89,12 +95,15 @@ def find_model(kind: str, name: str) -> Path:
     """
     from ...my3dgen_core.common.folders import find_below
 
-    for folder in _model_folders(kind):
-        path = find_below(folder, name)
-        if path is not None and path.is_file():
+    folders = model_folders(kind)
+    # the name as it is first: other spellings are looked for in lists of whole folders
+    exact = (inside(folder, name) for folder in folders)
+    spelled = (find_below(folder, name) for folder in folders)
+    for path in itertools.chain(exact, spelled):
+        if path is not None and os.path.isfile(path):
             return path
     raise FileNotFoundError(
-        f"There is no file {name!r} in {_model_folders(kind)[0]}. Put it there, or choose another file."
+        f"There is no file {name!r} in {model_folders(kind)[0]}. Put it there, or choose another file."
     )
 
 
@@ -157,7 +166,7 @@ def perceptual_folder(name: str) -> Path:
     """Return the first folder that holds the weights of a perceptual distance, or the one they belong in."""
     from ...my3dgen_core.fitting.lpips import has_weights
 
-    folders = _model_folders(PERCEPTUAL)
+    folders = model_folders(PERCEPTUAL)
     return next((folder for folder in folders if has_weights(name, folder)), folders[0])
 
 

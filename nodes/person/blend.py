@@ -157,7 +157,7 @@ class InterpolatePersons:
             for identity, index in ((first, first_index), (second, second_index))
         ]
         for identity in (first, second):
-            identity.check_base(model.generator.base_hash())
+            identity.check_base(model.base_hash())
         t = torch.linspace(0, 1, frames)
         if and_back:
             t = torch.cat((t, t[1:-1].flip(0)))

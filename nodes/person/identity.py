@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import host, socket_types
 from ..server import live_preview, ui_results
+from ..server.identity_files import find_identity, listed, load_identity
 from ..server.live_handles import Mixture
 
 if TYPE_CHECKING:
     from ...my3dgen_core import Identity
-
-
-_STARTER = Path(__file__).resolve().parents[2] / "my3dgen_core" / "starter"
-BUNDLED = {
-    "starter: demo person": _STARTER / "demo_identity.safetensors",
-    "starter: second person": _STARTER / "second_identity.safetensors",
-}
-
-
-def find_identity(name: str) -> Path:
-    """Return the file of an identity that Load Identity lists."""
-    return BUNDLED.get(name) or host.find_model(host.IDENTITIES, name)
 
 
 class SaveIdentity:
@@ -84,10 +72,10 @@ class LoadIdentity:
         return {
             "required": {
                 "file": (
-                    [*BUNDLED, *host.list_models(host.IDENTITIES)],
+                    listed(),
                     {
                         "tooltip": "A bundled identity, or a file in models/my3dgen/identities or "
-                        "output/my3dgen/identities."
+                        "output/my3dgen/identities. The list has the 200 newest; the search field finds all."
                     },
                 )
             },
@@ -105,10 +93,8 @@ class LoadIdentity:
     def load(self, file: str, node_id: str | None = None) -> dict[str, Any]:
         import torch
 
-        from ...my3dgen_core import Identity
-
         with torch.inference_mode(False):
-            identity = socket_types.checked_identity(Identity.load(find_identity(file)))
+            identity = socket_types.checked_identity(load_identity(file))
         face = live_preview.publish(Mixture(identity.anchors), identity, count=len(identity.anchors))
         ui = ui_results.remember(node_id, {"my3dgen_card": card(identity)} | face)
         return {"ui": ui, "result": (identity, identity.anchors)}

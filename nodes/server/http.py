@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +61,24 @@ def handler(answer: Callable[[bytes], Awaitable[Answer]], limit: int = 0) -> Cal
                 found = Answer.error(415, "A request must be of type application/json.")
             else:
                 found = await answer(body)
+        except Exception:  # details go to the log, not to the page
+            log.exception("%s failed", request.path)
+            found = Answer.error(500, "This failed; the server's log says why.")
+        return _response(found)
+
+    return handle
+
+
+def query_handler(answer: Callable[[Mapping[str, str]], Awaitable[Answer]]) -> Callable[[Any], Any]:
+    """Return a handler for aiohttp of requests without a body.
+
+    Args:
+        answer: coroutine function from the parameters of the address to the response.
+    """
+
+    async def handle(request: Any) -> Any:
+        try:
+            found = await answer(request.query)
         except Exception:  # details go to the log, not to the page
             log.exception("%s failed", request.path)
             found = Answer.error(500, "This failed; the server's log says why.")

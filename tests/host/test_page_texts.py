@@ -24,12 +24,15 @@ CORE_NODES = {
     "Load Video",
     "Save Video",
     "Save Image",
+    "Load Image",
+    "Preview Image",
 }
 FOLDERS = {
-    *(f"models/my3dgen/{kind}" for kind in ("generators", "identities", "directions", "perceptual")),
+    *(f"models/my3dgen/{kind}" for kind in ("generators", "identities", "directions", "perceptual", "faces")),
     *(f"output/my3dgen/{kind}" for kind in ("generators", "identities", "directions", "latents", "meshes")),
     "output/my3dgen/training",
     "user/my3dgen/inversions",
+    "user/my3dgen/identity_index",
     "models/insightface/models",
 }
 
@@ -134,12 +137,15 @@ def test_the_nodes_use_the_folders_that_pages_may_name(
     used.add(host.perceptual_folder("lpips_alex").relative_to(folders).as_posix())
     used.add(host.state_folder("training", "1").parent.relative_to(folders).as_posix())
     used.add(host.cache_folder("inversions").relative_to(folders).as_posix())
+    (folders / "models" / "my3dgen" / "identities").mkdir(parents=True)
+    (store,) = sys.modules["my3dgen_pack.nodes.server.identity_files"].stores()
+    used.add(store.index.parent.relative_to(folders).as_posix())
     for node in nodes.values():
         inputs = [field for group in node.INPUT_TYPES().values() for field in group.items()]
         for name, (_, *options) in inputs:
             if name in ("filename_prefix", "prefix"):
                 used.add(Path("output", options[0]["default"]).parent.as_posix())
-    assert used | {"models/insightface/models"} == FOLDERS
+    assert used | {"models/insightface/models", "models/my3dgen/faces"} == FOLDERS
 
 
 def test_the_german_strings_are_those_of_the_nodes(pack: ModuleType, root: Path) -> None:

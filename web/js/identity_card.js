@@ -1,7 +1,8 @@
-// Load Identity: a card with the file's contents after loading, and the face after its head has been rendered.
+// Load Identity: a search field, and a card with the file's contents after loading, and the face after its head has been rendered.
 
 import { app } from "../../../scripts/app.js";
 import { COLORS, box, element, within } from "./lib/element.mjs";
+import { addSearch } from "./lib/identity_search.mjs";
 import { LiveView, head, listen, live, recall, whenIdle } from "./lib/live.mjs";
 import { after, place } from "./lib/nodes.mjs";
 
@@ -40,6 +41,7 @@ app.registerExtension({
       view.ask({ ...mean, quality: "still" });
     };
 
+    addSearch(node, life);
     place(node, "identity_card", root, 190, life);
     whenIdle(draw, signal);
     listen(node, () => setTimeout(draw, 1500)); // in case no event says that the queue is empty

@@ -3,7 +3,7 @@
 export interface Widget {
   name: string;
   value: any;
-  options?: { min?: number; max?: number; serialize?: boolean };
+  options?: { min?: number; max?: number; serialize?: boolean; values?: unknown };
   serialize?: boolean;
   callback?: (value: unknown) => void;
   serializeValue?: () => unknown;
