@@ -110,7 +110,7 @@ class ExtractMesh:
                         "max": 2000000,
                         "step": 1000,
                         "tooltip": "Reduces the mesh to about this many triangles. 0: 20,000 with a texture, "
-                        "else all. The atlas of a texture takes seconds for 40,000, minutes for 200,000.",
+                        "else all. The atlas of a texture takes seconds for 40,000, a minute for 200,000.",
                     },
                 ),
             },
@@ -155,9 +155,9 @@ class ExtractMesh:
             closed = "closed" if mesh.is_watertight else "not closed"
             if textured:
                 mesh = texture_mesh(generator, ws, mesh, int(texture), host.progress(node_id, "view"))
+        value = _for_core(mesh)  # which refuses what is not finite, before a file is written
         with host.save_path(filename_prefix, ".glb") as path:
             save_glb(mesh, path)
-        value = _for_core(mesh)
         pixels = f", texture of {texture} x {texture}" if textured else ""
         size = f"{len(mesh.vertices):,} vertices, {len(mesh.faces):,} faces{pixels}"
         text = f"{size}, {closed}, {path.stat().st_size / 1e6:.1f} MB: {path}"

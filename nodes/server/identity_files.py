@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-import sqlite3
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -62,6 +61,8 @@ def stores() -> list[IdentityStore]:
 
 def _refresh(store: IdentityStore) -> None:
     """Bring a store up to date; while another process keeps its index locked, it stays as it is."""
+    import sqlite3  # here: importing the pack brings nothing that ComfyUI may not have imported
+
     try:
         store.refresh()
     except sqlite3.OperationalError as error:  # an exception here would hide the node

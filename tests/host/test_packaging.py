@@ -18,6 +18,7 @@ import tomllib
 from node_mappings import display_names, node_ids
 
 from my3dgen_core.face.detect import INSTALL_HINT
+from my3dgen_core.face.mediapipe_models import download_command
 
 HOST_MODULES = {"comfy", "comfy_api", "comfy_execution", "execution", "folder_paths", "nodes", "server"}
 
@@ -147,11 +148,12 @@ def test_the_step_for_face_packs_brings_all_that_insightface_needs(root: Path) -
     assert needed - names == {"onnxruntime", "opencv-python"}  # named after the step, for who lacks them
 
 
-def test_the_readme_and_the_message_say_the_same_step(root: Path) -> None:
-    readme = (root / "README.md").read_text(encoding="utf-8")
+def test_pages_and_messages_say_the_same_steps(root: Path) -> None:
+    command = download_command("models/my3dgen/faces").replace('"', "")
+    for page in ("README.md", "docs/install.md"):
+        assert command in (root / page).read_text(encoding="utf-8")
     for arguments in face_step(root):
         text = " ".join(f'"{part}"' if ">" in part else part for part in arguments)
-        assert f"`pip install {text}`" in readme
         assert f"pip install {text}".replace('"insightface>=2"', "insightface") in INSTALL_HINT
 
 

@@ -1,11 +1,8 @@
 """Files of meshes: the colors that a reader of each format shows are those that were rendered."""
 
-import io
-import json
-import struct
-
 import numpy as np
 import pytest
+from glb_files import GlbFile
 from PIL import Image
 
 from my3dgen_core import save_glb
@@ -31,56 +28,31 @@ def textured():
     return mesh, uv, picture
 
 
-def read(path):
-    """The JSON of a .glb, and its accessors and views as a function of a number."""
-    data = path.read_bytes()
-    magic, version, size, length, kind = struct.unpack_from("<4sIII4s", data)
-    assert (magic, version, size, kind) == (b"glTF", 2, len(data), b"JSON")
-    document, blob = json.loads(data[20 : 20 + length]), data[28 + length :]
-    assert struct.unpack_from("<I4s", data, 20 + length) == (len(blob), b"BIN\0")
-
-    def view(number):
-        found = document["bufferViews"][number]
-        return blob[found["byteOffset"] : found["byteOffset"] + found["byteLength"]]
-
-    def accessor(number):
-        found = document["accessors"][number]
-        kind = {5126: "<f4", 5123: "<u2", 5125: "<u4"}[found["componentType"]]
-        width = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4}[found["type"]]
-        values = np.frombuffer(view(found["bufferView"]), kind).reshape(-1, width)
-        assert len(values) == found["count"]
-        return values
-
-    return document, accessor, view
-
-
 def test_gltf_has_linear_vertex_colors_and_an_unlit_material_that_is_no_metal(tmp_path):
     mesh = colored()
     save_glb(mesh, tmp_path / "head.glb")
-    document, accessor, _ = read(tmp_path / "head.glb")
-    (primitive,) = document["meshes"][0]["primitives"]
-    found = accessor(primitive["attributes"]["COLOR_0"]) / 65535
+    stored = GlbFile(tmp_path / "head.glb")
+    assert stored.accessor(stored.primitive["attributes"]["COLOR_0"]).dtype == np.uint16
+    found = stored.attribute("COLOR_0")
     shown = np.asarray(mesh.visual.vertex_colors) / 255
     assert np.abs(found[:, 3] - 1).max() == 0
     assert np.abs(found[:, :3] - srgb_to_linear(shown[:, :3])).max() < 1e-4
     assert np.abs(found[:, :3] - shown[:, :3]).max() > 0.2  # gray is .216 and not .502
-    material = document["materials"][primitive["material"]]
-    assert material["pbrMetallicRoughness"] == {"metallicFactor": 0.0, "roughnessFactor": 1.0}
-    assert "KHR_materials_unlit" in material["extensions"]
-    assert document["extensionsUsed"] == ["KHR_materials_unlit"]
+    assert stored.material["pbrMetallicRoughness"] == {"metallicFactor": 0.0, "roughnessFactor": 1.0}
+    assert "KHR_materials_unlit" in stored.material["extensions"]
+    assert stored.document["extensionsUsed"] == ["KHR_materials_unlit"]
 
 
 def test_gltf_has_the_same_surface_with_its_normals(tmp_path):
     mesh = colored()
     save_glb(mesh, tmp_path / "head.glb")
-    document, accessor, _ = read(tmp_path / "head.glb")
-    primitive = document["meshes"][0]["primitives"][0]
-    assert np.allclose(accessor(primitive["attributes"]["POSITION"]), mesh.vertices)
-    assert np.allclose(accessor(primitive["attributes"]["NORMAL"]), mesh.vertex_normals, atol=1e-6)
-    assert np.array_equal(accessor(primitive["indices"]).reshape(-1, 3), mesh.faces)
-    bounds = document["accessors"][primitive["attributes"]["POSITION"]]
+    stored = GlbFile(tmp_path / "head.glb")
+    assert np.allclose(stored.attribute("POSITION"), mesh.vertices)
+    assert np.allclose(stored.attribute("NORMAL"), mesh.vertex_normals, atol=1e-6)
+    assert np.array_equal(stored.faces, mesh.faces)
+    bounds = stored.document["accessors"][stored.primitive["attributes"]["POSITION"]]
     assert np.allclose((bounds["min"], bounds["max"]), mesh.bounds)
-    assert all(view["byteOffset"] % 4 == 0 for view in document["bufferViews"])
+    assert all(view["byteOffset"] % 4 == 0 for view in stored.document["bufferViews"])
     (again,) = trimesh.load(tmp_path / "head.glb").geometry.values()
     assert len(again.faces) == len(mesh.faces)
 
@@ -88,17 +60,13 @@ def test_gltf_has_the_same_surface_with_its_normals(tmp_path):
 def test_gltf_has_a_texture_as_it_is_counted_from_its_upper_edge_and_no_vertex_colors(tmp_path):
     mesh, uv, picture = textured()
     save_glb(mesh, tmp_path / "head.glb")
-    document, accessor, view = read(tmp_path / "head.glb")
-    primitive = document["meshes"][0]["primitives"][0]
-    assert "COLOR_0" not in primitive["attributes"]  # it would multiply the texture
-    found = accessor(primitive["attributes"]["TEXCOORD_0"])
+    stored = GlbFile(tmp_path / "head.glb")
+    assert "COLOR_0" not in stored.primitive["attributes"]  # it would multiply the texture
+    found = stored.attribute("TEXCOORD_0")
     assert np.allclose(found, np.column_stack((uv[:, 0], 1 - uv[:, 1])))
-    material = document["materials"][0]
-    assert material["pbrMetallicRoughness"]["baseColorTexture"] == {"index": 0}
-    assert "KHR_materials_unlit" in material["extensions"]
-    (image,) = document["images"]
-    stored = Image.open(io.BytesIO(view(image["bufferView"])))
-    assert np.array_equal(np.asarray(stored), np.asarray(picture))
+    assert stored.material["pbrMetallicRoughness"]["baseColorTexture"] == {"index": 0}
+    assert "KHR_materials_unlit" in stored.material["extensions"]
+    assert np.array_equal(stored.texture(), np.asarray(picture))
     (again,) = trimesh.load(tmp_path / "head.glb").geometry.values()
     assert np.allclose(again.visual.uv, uv)
 
