@@ -37,9 +37,12 @@ def shared_steps(most: int, tooltip: str) -> tuple[str, dict[str, Any]]:
     return "INT", options | {"tooltip": f"{tooltip} -1: auto, by the generator; none for a single photo."}
 
 
-def learning_rate(step: float, tooltip: str) -> tuple[str, dict[str, Any]]:
-    """Return the declaration of a learning rate up to 1; 0 is auto."""
-    options = {"default": 0.0, "min": 0.0, "max": 1.0, "step": step, "round": False}
+def learning_rate(tooltip: str) -> tuple[str, dict[str, Any]]:
+    """Return the declaration of a learning rate up to 1; 0 is auto.
+
+    The page cuts numbers to the digits of `step` and `round`, and a rate cut to 0 would be auto.
+    """
+    options = {"default": 0.0, "min": 0.0, "max": 1.0, "step": 1e-5, "round": 1e-5}
     return "FLOAT", options | {"tooltip": f"{tooltip} 0: auto, by the generator."}
 
 

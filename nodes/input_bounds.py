@@ -58,7 +58,7 @@ def _check(name: str, value: Any, kind: str, options: Mapping[str, Any]) -> None
             raise ValueError(f"{name} has {len(value):,} characters, where {LONGEST_TEXT:,} are allowed.")
     elif isinstance(value, int | float) and not isinstance(value, bool):
         low, high = options.get("min", -math.inf), options.get("max", math.inf)
-        if options.get("control_after_generate"):  # the page counts seeds to 2^53, other nodes' to 2^64
+        if "control_after_generate" in options:  # the page counts seeds to 2^53, other nodes' to 2^64
             high = 2**64 - 1
         if not (math.isfinite(value) and low <= value <= high):
             raise ValueError(f"{name} is {value}, but must lie between {low} and {high}.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import platform
 import re
 import shutil
 import tempfile
@@ -80,4 +79,5 @@ def _is_dead(machine: str, process: int, written: float) -> bool:
 
 def _machine() -> str:
     """Return eight hexadecimal digits that tell this machine from others that share a folder."""
-    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+    name = os.uname().nodename if hasattr(os, "uname") else ""  # Windows tells no dead writers anyway
+    return hashlib.sha256(name.encode()).hexdigest()[:8]

@@ -636,13 +636,13 @@ def _is_read_only(error: sqlite3.OperationalError) -> bool:
 def _sql(name: str) -> str:
     """Return a name as SQLite can hold it: surrogates, which stand for bytes of other encodings, escaped."""
     doubled = name.replace("\\", "\\\\")
-    return re.sub("[\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", doubled)
+    return doubled.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _text(stored: str) -> str:
     """Return the name that `_sql` made the stored one of."""
     escapes = r"\\(\\|u[0-9a-f]{4})"
-    return re.sub(escapes, lambda found: chr(int(found[1][1:], 16)) if found[1] != "\\" else "\\", stored)
+    return re.sub(escapes, lambda found: found[0].encode("ascii").decode("unicode_escape"), stored)
 
 
 def _entry(row: tuple[Any, ...]) -> StoredIdentity:

@@ -61,7 +61,7 @@ class Invert:
                     },
                 ),
                 "learning_rate": auto_inputs.learning_rate(
-                    0.005, "Learning rate of the optimizer. 0.05 for few steps, 0.02 for hundreds."
+                    "Learning rate of the optimizer. 0.05 for few steps, 0.02 for hundreds."
                 ),
                 "batch_size": (
                     "INT",

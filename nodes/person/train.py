@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ...my3dgen_core import Identity, Latents
 
 
-RATE = auto_inputs.learning_rate(0.001, "Initial rate of the convolutions; the other rates scale with it.")
+RATE = auto_inputs.learning_rate("Initial rate of the convolutions; the other rates scale with it.")
 """Input `learning_rate` of both nodes."""
 MASKS = ("MASK", {"tooltip": "Pixels to ignore (1), from Align Faces."})
 """Input `masks` of both nodes."""

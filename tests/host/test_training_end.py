@@ -189,7 +189,7 @@ def test_a_training_that_fails_is_not_shown_as_running(
 ) -> None:
     tuning = sys.modules["my3dgen_core.fitting.tuning"]
 
-    def fail(self: Any) -> float:
+    def fail(self: Any, *arguments: Any) -> float:
         raise RuntimeError("the sizes do not fit")
 
     monkeypatch.setattr(tuning.Training, "advance", fail)

@@ -68,6 +68,7 @@ def choices(server: comfy.Server, kind: str, field: str) -> list[str]:
 def test_the_same_training_in_both_keeps_its_state_apart(server: comfy.Server, second: comfy.Server) -> None:
     """Both are canceled as soon as both have begun."""
     states = server.output / "my3dgen" / "training"
+    shutil.rmtree(states, ignore_errors=True)  # states of trainings that other tests left
     prompt = tiny_prompt(photos=BLACK, train={"steps": 100_000, "keep_state": True})
 
     def cancel(kind: str, data: dict[str, Any]) -> None:
@@ -110,7 +111,7 @@ def test_model_folders_of_extra_model_paths_are_searched(
     assert {"shared.safetensors", "tiny.safetensors"} <= set(choices(second, "LoadGenerator", "file"))
     assert {"anna.safetensors", "ben.safetensors"} <= set(choices(second, "LoadIdentity", "file"))
     assert "smile.safetensors" in choices(second, "LoadDirection", "file")
-    assert choices(second, "AlignFaces", "face_models") == ["auto", "one", "two"]
+    assert choices(second, "AlignFaces", "face_models") == ["auto", "one", "two", "MediaPipe"]
     prompt = tiny_prompt(load={"file": "shared.safetensors"}, train={"perceptual": "lpips_alex", "steps": 1})
     result = second.run(prompt)
     assert (result.status, result.error) == ("success", "")
