@@ -104,6 +104,7 @@ class Page:
         """Reloads the page and opens a saved workflow."""
         self.page.reload(wait_until="domcontentloaded")
         self.page.wait_for_function(READY, timeout=60_000)
+        self.page.wait_for_timeout(1000)  # newer pages first restore the workflow that was open
         self.page.evaluate("async (saved) => app.loadGraphData(JSON.parse(saved))", saved)
         self.page.evaluate("() => { app.canvas.ds.scale = 1; app.canvas.ds.offset = [120, 120]; }")
         self.page.wait_for_timeout(300)
