@@ -81,12 +81,12 @@ def browser_path() -> str | None:
 
 
 @contextmanager
-def open_browser(*arguments: str) -> Iterator[Any]:
-    """Open a headless playwright browser, with more command-line arguments for chromium."""
+def open_browser() -> Iterator[Any]:
+    """Open a headless playwright browser."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=browser_path(), args=[*ARGUMENTS, *arguments])
+        browser = playwright.chromium.launch(executable_path=browser_path(), args=ARGUMENTS)
         try:
             yield browser
         finally:

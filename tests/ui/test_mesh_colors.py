@@ -80,10 +80,13 @@ WATCHED = "() => setTimeout(() => { window.watched = (seen) => { window.seen = s
 
 
 @pytest.fixture(scope="module")
-def software() -> Iterator[Any]:
-    """A browser that draws WebGL on the CPU."""
-    with comfy_page.open_browser(*SOFTWARE) as opened:
-        yield opened
+def software(browser: Any) -> Iterator[Any]:
+    """A browser that draws WebGL on the CPU, beside the one of the other tests."""
+    opened = browser.browser_type.launch(
+        executable_path=comfy_page.browser_path(), args=[*comfy_page.ARGUMENTS, *SOFTWARE]
+    )
+    yield opened
+    opened.close()
 
 
 @pytest.fixture(scope="module")
