@@ -176,7 +176,7 @@ def models_of(workflow: str) -> list[dict[str, str]]:
     return [one for node in json.loads(workflow)["nodes"] for one in node["properties"].get("models", [])]
 
 
-@pytest.mark.parametrize(("name", "count"), [("chain_controlnet", 3), ("chain_upscale", 1)])
+@pytest.mark.parametrize(("name", "count"), [("chain_controlnet", 3)])
 def test_model_files_that_are_missing_are_offered_for_download(
     page: Any, root: Path, name: str, count: int
 ) -> None:
