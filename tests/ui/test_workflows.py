@@ -176,7 +176,7 @@ def models_of(workflow: str) -> list[dict[str, str]]:
     return [one for node in json.loads(workflow)["nodes"] for one in node["properties"].get("models", [])]
 
 
-@pytest.mark.parametrize(("name", "count"), [("chain_controlnet", 3)])
+@pytest.mark.parametrize(("name", "count"), [("chain_controlnet", 3), ("chain_upscale", 1)])
 def test_model_files_that_are_missing_are_offered_for_download(
     page: Any, root: Path, name: str, count: int
 ) -> None:
@@ -198,6 +198,7 @@ def test_model_files_that_are_missing_are_offered_for_download(
     assert [button.is_enabled() for button in offered.all()] == [True] * count
     page.keyboard.press("Escape")
     page.evaluate("() => app.graph.clear()")
+    offered.first.wait_for(state="hidden", timeout=10_000)  # a dialog that is closing is not opened again
 
 
 def runs(page: Any, name: str) -> None:
