@@ -195,7 +195,7 @@ class Mesh:
     texture: Tensor | None = None
     """sRGB, [1, H, W, 3] in 0..1."""
     unlit: bool = True
-    """Whether the colors are shown as they are, without light."""
+    """True: the colors are shown as they are, without light."""
 
 
 def make_mesh(

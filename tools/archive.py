@@ -215,7 +215,7 @@ WORDS = re.compile(
     r"pickle\.load|Unpickler|urllib|\brequests\b|http\.client|aiohttp|base64|\bctypes\b|cpp_extension",
     re.IGNORECASE,
 )
-"""What a plain search for suspicious words looks for."""
+"""Suspicious words, for a plain search."""
 REASONS = {
     r"\bre\.compile\(": "a regular expression",
     r"\bsockets?\b": "inputs and outputs of nodes, which ComfyUI calls sockets",

@@ -43,7 +43,7 @@ class Blueprint:
     """Title of the node and name of its file."""
     description: str
     words: tuple[str, ...]
-    """What else people search for."""
+    """Other words to search for it."""
     nodes: Prompt
     """API prompt; inputs that come from outside are left out."""
     inputs: dict[str, tuple[str, ...]]
@@ -81,6 +81,28 @@ ALIGN = own(
     at_most=20,
 )
 
+
+def invert(title: str, model: str, crops: str, refine_cameras: str) -> Prompt:
+    """Return the entry of Invert Photos, from the entries of a model and of Align Faces."""
+    return own(
+        "Invert",
+        title,
+        model=[model, 0],
+        images=[crops, 0],
+        cameras=[crops, 1],
+        steps=0,
+        shared_steps=-1,
+        space="w",
+        learning_rate=0.0,
+        batch_size=4,
+        seed=0,
+        masks=[crops, 2],
+        cache=True,
+        one_look=False,
+        refine_cameras=refine_cameras,
+    )
+
+
 PHOTOS_TO_PERSON = Blueprint(
     "Photos to Person (My3DGen)",
     "Personalizes a 3D head generator with 10 to 50 photos of one person: aligns the faces, inverts the "
@@ -90,23 +112,7 @@ PHOTOS_TO_PERSON = Blueprint(
     {
         "1": GENERATOR,
         "2": ALIGN,
-        "3": own(
-            "Invert",
-            "Invert Photos",
-            model=["1", 0],
-            images=["2", 0],
-            cameras=["2", 1],
-            steps=0,
-            shared_steps=-1,
-            space="w",
-            learning_rate=0.0,
-            batch_size=4,
-            seed=0,
-            masks=["2", 2],
-            cache=True,
-            one_look=False,
-            refine_cameras="auto",
-        ),
+        "3": invert("Invert Photos", model="1", crops="2", refine_cameras="auto"),
         "4": own(
             "TrainIdentity",
             "Train Identity",
@@ -226,23 +232,7 @@ EDIT_PHOTO = Blueprint(
         "2": PERSON,
         "3": own("ApplyIdentity", "Apply Identity", model=["1", 0], identity=["2", 0], strength=1.0),
         "4": ALIGN,
-        "5": own(
-            "Invert",
-            "Invert with the Identity",
-            model=["3", 0],
-            images=["4", 0],
-            cameras=["4", 1],
-            steps=0,
-            shared_steps=-1,
-            space="w",
-            learning_rate=0.0,
-            batch_size=4,
-            seed=0,
-            masks=["4", 2],
-            cache=True,
-            one_look=False,
-            refine_cameras="on",
-        ),
+        "5": invert("Invert with the Identity", model="3", crops="4", refine_cameras="on"),
         "6": own(
             "PivotalTuning",
             "Pivotal Tuning",

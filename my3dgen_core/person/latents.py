@@ -18,7 +18,7 @@ from ..formats.safetensors_file import is_safetensors, read_safetensors, write_s
 
 FORMAT = "my3dgen.latents"
 EXACT, ESTIMATED = "exact", "estimated"
-"""Where cameras come from: chosen or recorded with the picture, or estimated from it."""
+"""Sources of cameras: chosen or recorded with the picture, or estimated from it."""
 FIELDS = ("ws", "cameras", "losses", "alphas")
 """Fields of `Latents` that are tensors of the file, under these names."""
 

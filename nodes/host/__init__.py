@@ -17,7 +17,7 @@ from .devices import (
     training,
 )
 from .face_packs import find_face_models, find_face_pack, list_face_models, list_face_packs
-from .feedback import check_cancelled, interruptions, jpeg, preview, progress, report, send_text
+from .feedback import check_canceled, interruptions, jpeg, preview, progress, report, send_text
 from .folders import (
     DIRECTIONS,
     GENERATORS,
@@ -54,7 +54,7 @@ __all__ = [
     "busy",
     "cache_folder",
     "changed",
-    "check_cancelled",
+    "check_canceled",
     "claimed",
     "extensions_of",
     "file_3d",

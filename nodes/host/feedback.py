@@ -20,7 +20,7 @@ TEXT_INTERVAL = 0.5
 """Seconds between two updates of the text under a node."""
 
 
-def check_cancelled() -> None:
+def check_canceled() -> None:
     """Raise ComfyUI's InterruptProcessingException if the user pressed cancel."""
     if comfyui.folder_paths is not None:
         from comfy import model_management
@@ -29,7 +29,7 @@ def check_cancelled() -> None:
 
 
 def interruptions() -> tuple[type[BaseException], ...]:
-    """Return the exceptions that `check_cancelled` raises, for `except`; none outside ComfyUI."""
+    """Return the exceptions that `check_canceled` raises, for `except`; none outside ComfyUI."""
     if comfyui.folder_paths is None:
         return ()
     from comfy import model_management
@@ -58,7 +58,7 @@ def progress(node_id: str | None, what: str = "") -> Callable[..., None]:
         step: int, total: int, losses: dict[str, float] | None = None, image: Tensor | None = None
     ) -> None:
         nonlocal shown
-        check_cancelled()
+        check_canceled()
         bar.update_absolute(
             step, total, None if image is None else ("JPEG", to_pillow(image), PREVIEW_PIXELS)
         )

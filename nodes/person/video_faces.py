@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Found:
-    """What Align Faces found, in the form of its outputs."""
+    """Findings of Align Faces, in the form of its outputs."""
 
     images: Tensor
     """IMAGE [K,512,512,3]."""

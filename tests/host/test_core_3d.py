@@ -29,7 +29,7 @@ CAMERA = {"yaw": 20.0, "pitch": -10.0, "roll": 15.0, "distance": 3.1, "field_of_
 
 
 def has(kind: str) -> bool:
-    """Whether this ComfyUI has a node."""
+    """Return whether this ComfyUI has a node."""
     return re.search(rf'"{kind}"', NODES) is not None
 
 
@@ -182,7 +182,7 @@ def load_3d(server: comfy.Server, model: str, camera_info: dict[str, Any]) -> Pr
 
 
 def through_ours(server: comfy.Server, source: Prompt, output: int) -> dict[str, Any]:
-    """What Preview 3D gets of a core node's camera, read by Camera from Load 3D and given out again."""
+    """Return what Preview 3D gets of a core node's camera that went through our nodes, in and out."""
     prompt = {
         "source": source,
         "ours": node("CameraFromLoad3D", camera_info=["source", output], distance=2.7, field_of_view=13.3738),

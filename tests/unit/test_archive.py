@@ -16,7 +16,7 @@ import tomllib
 from PIL import Image
 
 CORE_BRINGS = {"numpy", "safetensors", "pillow", "scipy", "kornia"}
-"""Of our dependencies, those in ComfyUI's own requirements.txt: of 0.3.75 and of 0.29.0."""
+"""Dependencies of ours that ComfyUI's own requirements.txt lists: of 0.3.75 and of 0.29.0."""
 MODULE_OF = {"pillow": "PIL", "scikit-image": "skimage", "scikit-learn": "sklearn"}
 OF_COMFYUI = {"torch", "numpy", "safetensors", "PIL", "scipy", "kornia", "aiohttp", "psutil", "av"}
 """Modules that ComfyUI brings, by its requirements.txt."""

@@ -18,7 +18,7 @@ COMMAND = "run `python -m my3dgen_core build-kernels` once"
 
 
 def prompt(root: Path, renderer: str, home: Path) -> dict[str, Any]:
-    """What tests/run_without_processes.py prints, with an empty or a filled home folder."""
+    """Return what tests/run_without_processes.py prints, with an empty or a filled home folder."""
     ran = subprocess.run(
         [sys.executable, "tests/run_without_processes.py", renderer],
         cwd=root,

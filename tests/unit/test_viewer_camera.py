@@ -73,7 +73,7 @@ def _look_at(position: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def _created(yaw: float, pitch: float, distance: float, roll: float, fov: float) -> Info:
-    """What core's Create Camera Info gives for an orbit about the origin, in degrees."""
+    """Return what core's Create Camera Info gives for an orbit about the origin, in degrees."""
     a, b = math.radians(yaw), math.radians(pitch)
     position = distance * np.array([math.sin(a) * math.cos(b), math.sin(b), math.cos(a) * math.cos(b)])
     c, s = math.cos(math.radians(roll)), math.sin(math.radians(roll))
