@@ -174,7 +174,7 @@ def read_viewer(info: Any) -> ViewerCamera:
     sizes = [zoom] if camera.height is None else [zoom, camera.height]
     if camera.fov is not None and not 0 < camera.fov < 180:
         raise ValueError(
-            f"The 3D viewer's field of view is {camera.fov:g} degrees; above 0, below 180 can be."
+            f"The 3D viewer's field of view is {camera.fov:g} degrees; it must lie between 0 and 180."
         )
     if not all(0 < size < math.inf for size in sizes):
         raise ValueError(f"The 3D viewer's zoom or height of view is no number above 0. {NO_CAMERA}")

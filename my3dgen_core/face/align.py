@@ -21,7 +21,7 @@ from .parsing import covered_by_classes, head_mask
 from .photos import Photo, count_photos, read_photos
 from .pose import PoseFit, angles_of_rotation, label_of_rotation, solve_pose, solve_poses
 from .recognition import align_to_template, embed
-from .report import FaceReport, contact_sheet, format_report, report_to_json
+from .report import FaceReport, contact_sheet, format_report, join_reasons, report_to_json
 
 MIN_BOX, SMALL_BOX = 30.0, 64.0  # face size in photo pixels: smaller is dropped, warned of
 BLURRED = 40.0  # variance of the Laplacian: lower is warned of
@@ -173,7 +173,7 @@ def align_faces(
             on_step(index + 1, total, {}, found.image[None] if found else None)
     kept = _compare_photos(kept, drop_different, wanted)
     if len(kept) < max(min_photos, 1):
-        reasons = "; ".join(f"{row.name}: {row.reason}" for row in report if not row.kept)
+        reasons = join_reasons([row for row in report if not row.kept])
         need = f"at least {min_photos} are needed" if min_photos > 1 else "at least one is needed"
         raise AlignmentError(
             f"{len(kept)} of {len(report)} photos can be used, {need}. {reasons}".strip(), report

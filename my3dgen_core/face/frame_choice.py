@@ -14,7 +14,7 @@ from .align import BLURRED, MAX_YAW, NEAR_DUPLICATE, AlignmentError, align_one, 
 from .detect import FaceModels
 from .face_search import chooser
 from .photos import Photo
-from .report import FaceReport
+from .report import FaceReport, join_reasons
 
 _LOOKS = 6  # frames in which a face is searched, for each one that is wanted
 _SOFT = 0.5  # of the median sharpness: faces below are left out
@@ -106,8 +106,7 @@ def choose_frames(
             small = torch.nn.functional.adaptive_avg_pool2d(found.image, 32) / 2
             looks.append(_Look(row, small))
     if not looks:
-        reasons = "; ".join(f"{row.name}: {row.reason}" for row in missed[:5])
-        raise AlignmentError(f"0 of {total} frames can be used. {reasons}".strip(), [])
+        raise AlignmentError(f"0 of {total} frames can be used. {join_reasons(missed[:5])}".strip(), [])
     sharp = _sharp(looks)
     different = _different(sharp)
     taken = _spread(different, at_most)

@@ -144,6 +144,11 @@ def format_report(report: Sequence[FaceReport]) -> str:
     return "\n".join([*lines, f"{kept} of {len(report)} photos kept."])
 
 
+def join_reasons(rows: Sequence[FaceReport]) -> str:
+    """Return one sentence with the names and reasons of rows, an empty text for none."""
+    return "; ".join(f"{row.name}: {row.reason.rstrip('.')}" for row in rows) + "." * bool(rows)
+
+
 def report_to_json(report: Sequence[FaceReport]) -> str:
     """Format the report as a JSON list with one object for each photo."""
     return json.dumps([row.to_dict() for row in report], indent=1)

@@ -32,7 +32,7 @@ from .detect import Face, FaceModels
 from .face_search import Choose, chooser, padded_gray
 from .photos import count_photos, read_photos
 from .pose import angles_of_rotation, label_of_rotation, rotation_of_angles
-from .report import FaceReport
+from .report import FaceReport, join_reasons
 
 SMOOTHING, MAX_GAP = 2.5, 8  # frames
 # Changes per frame beyond which a new shot begins: position in crop pixels, log scale.
@@ -200,8 +200,8 @@ def cut_sequence(
             found = True
             yield cut
     if not found:
-        reasons = "; ".join(f"{row.name}: {row.reason}" for row in report[:5])
-        raise AlignmentError(f"0 of {len(report)} frames can be used. {reasons}".strip(), report)
+        text = f"0 of {len(report)} frames can be used. {join_reasons(report[:5])}"
+        raise AlignmentError(text.strip(), report)
 
 
 @dataclass

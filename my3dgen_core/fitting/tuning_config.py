@@ -102,7 +102,7 @@ class TuningConfig:
     anchors: str = "own"
     """Latents from which photos are rendered. "own": the anchor of each photo, as in the paper. "shared": the
     mean of the anchors for most of the training, so that views from the mean, which is what one looks at, are
-    trained; then each photo's anchor is optimized anew on the tuned generator (`anchor_steps`), and the rest
+    trained; then each photo's anchor is optimized on the tuned generator (`anchor_steps`), and the rest
     of the training uses both. See `anchor_refit`. Hashed only if it is not "own"."""
     anchor_steps: int = 25
     """With `anchors="shared"`: optimizer steps of each anchor. Hashed with it."""

@@ -77,7 +77,7 @@ class Clip(Protocol):
 
 
 class VideoFile:
-    """A `Clip` in a file, decoded anew each time.
+    """A `Clip` in a file, decoded again each time.
 
     Frames are turned upright as the file's display matrix says. Damaged frames are left out, the same ones
     each time.
@@ -184,9 +184,10 @@ class VideoFile:
             return av.open(self._source, mode="r")
         except (av.error.FFmpegError, OSError, ValueError) as error:
             name = f" {os.path.basename(self._source)!r}" if isinstance(self._source, str) else ""
+            reason = getattr(error, "strerror", None) or error
             raise VideoError(
-                f"The video{name} cannot be opened ({error}). It is missing, empty, damaged or of an unknown "
-                "kind: load it again, or convert it to MP4."
+                f"The video{name} cannot be opened ({reason}). It is missing, empty, damaged or of an "
+                "unknown kind: load it again, or convert it to MP4."
             ) from error
 
     @staticmethod

@@ -1,7 +1,7 @@
 """Store of many identities: a folder of files, and an index that finds, checks and serves them.
 
 The files are the truth: tags and the time of `add` are in their metadata. The index is an SQLite file that is
-made anew from the folder whenever it is missing or damaged, so it can be deleted at any time.
+rebuilt from the folder whenever it is missing or damaged, so it can be deleted at any time.
 
 The hash that is checked is the SHA-256 of a file's bytes. It is recorded by `add` and at the first read, and
 compared whenever the file is read again while its size and modification time are as they were. A file whose
@@ -274,7 +274,7 @@ class IdentityStore:
         """Bring the names in the index up to date with the folder; unchanged subfolders are not read.
 
         Args:
-            rebuild: forget the index and read the folder anew. Hashes are recorded again at the next reads.
+            rebuild: forget the index and read the folder again. Hashes are recorded again at the next reads.
         """
         with self._lock:
             if rebuild:
@@ -366,7 +366,7 @@ class IdentityStore:
     # --- Index --------------------------------------------------------------------------------------------
 
     def _use(self, work: Callable[[sqlite3.Connection], Any]) -> Any:
-        """Return work(connection); a damaged index is made anew first, one that is read-only left alone."""
+        """Return work(connection); a damaged index is rebuilt first, one that is read-only left alone."""
         with self._lock:
             try:
                 return work(self._open())
@@ -440,7 +440,7 @@ class IdentityStore:
 
     def _make_anew(self, error: Exception) -> None:
         """Replace a damaged index by an empty one, which the next scan fills."""
-        log.warning("The index %s cannot be used (%s) and is made anew from the folder.", self.index, error)
+        log.warning("The index %s cannot be used (%s) and is rebuilt from the folder.", self.index, error)
         if self._database is not None:
             self._database.close()
         self._database = None

@@ -356,7 +356,7 @@ def test_two_processes_add_to_one_store_and_each_name_is_taken_once(
     ]
     lost = [int(writer.communicate(timeout=300)[0]) for writer in writers]
     assert [writer.returncode for writer in writers] == [0, 0]
-    if not damaged:  # an index that is being made anew locks nobody out
+    if not damaged:  # an index that is being rebuilt locks nobody out
         assert sum(lost) == 12
     store.refresh()
     assert (store.count(), len(store.search(tag="x")), len(store.search(tag="y"))) == (36, 12, 12)

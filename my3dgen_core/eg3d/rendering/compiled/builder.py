@@ -181,4 +181,10 @@ def main(args: argparse.Namespace) -> str:
             libraries.load("cuda", args.folder)
     except KernelError as error:
         lines.append(str(error))
-    return "\n".join((*lines, "The compiled renderer is ready: set `generator.renderer = 'compiled'`."))
+    if args.folder is None:
+        lines.append("The compiled renderer is ready: set `generator.renderer = 'compiled'`.")
+    else:
+        lines.append(
+            f"Nothing looks in {args.folder} by itself: move the libraries to {libraries.default_folder()}."
+        )
+    return "\n".join(lines)
