@@ -89,8 +89,8 @@ def main() -> None:
     args = parser.parse_args()
     generator, face_models = load_generator(), FaceModels.from_folder(args.face_models)
     select_backend(generator, "auto")
-    columns = ("person", "anchors", "views dB", "identity", "photos dB", "mouth and lids %")
-    columns += ("alpha identity", "alpha diversity", "s")
+    columns = ["person", "anchors", "views dB", "identity", "photos dB", "mouth and lids %"]
+    columns += ["alpha identity", "alpha diversity", "s"]
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     for file in args.persons:
         person = read(file)
